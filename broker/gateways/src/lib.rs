@@ -1,0 +1,1 @@
+//! Protocol sessions of a node: the native gateway.

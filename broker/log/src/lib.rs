@@ -1,0 +1,1 @@
+//! A node's durable storage: one journal, memory-mapped segments per group, checkpoints.

@@ -1,0 +1,1 @@
+//! The node process: configuration, certificates, sockets, maintenance, shutdown.

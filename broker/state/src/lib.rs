@@ -1,0 +1,1 @@
+//! What committed entries mean: partition state machines and the catalog, pure folds.

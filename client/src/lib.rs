@@ -1,0 +1,1 @@
+//! The async Rust client of Plimsoll: producer, consumer, admin.

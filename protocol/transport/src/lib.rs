@@ -1,0 +1,1 @@
+//! Connections that carry Plimsoll frames: QUIC, TCP with TLS and plain TCP.

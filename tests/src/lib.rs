@@ -1,0 +1,1 @@
+//! Tests of whole nodes: integration, crash, power loss, hostile input.
