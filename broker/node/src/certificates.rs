@@ -1,0 +1,375 @@
+//! The node's certificate: the operator's own, or one signed by an authority that the node makes
+//! for itself on its first start.
+//!
+//! Files in `DATA/tls/`: `ca.key`, `ca.pem` (ten years), `node.key`, `node.pem` (one year) and
+//! `node.json`, which says for which names and until when. Keys have mode 0600. Nothing is ever
+//! overwritten in place: a new file is written beside the old one and renamed.
+//!
+//! Promise: clients that trust `ca.pem` go on trusting the node when its certificate is renewed.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::config::NodeConfig;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
+const NODE_LIFE: Duration = DAY.saturating_mul(365);
+/// Certificates begin a little in the past, for clients whose clock is behind.
+const BACKDATED: Duration = DAY;
+
+/// What a node shows to its clients.
+#[derive(Clone)]
+pub struct Certificates {
+    /// The certificate chain, PEM.
+    pub chain_pem: String,
+    /// Its private key, PEM.
+    pub key_pem: String,
+    /// The authority that clients should trust, PEM; `None` where the operator brought a
+    /// certificate and did not say who signed it.
+    pub authority_pem: Option<String>,
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificates").field("key_pem", &"(secret)").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no certificate.
+#[derive(Debug, Error)]
+pub enum CertificateError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}; the node keeps its certificate authority there")]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error(
+        "{path} is damaged ({problem}); restore it, or remove the folder {folder} so that a new \
+         authority is made (clients must then trust the new one)"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A name cannot stand in a certificate.
+    #[error("`{name}` of `tls_names` cannot be put into a certificate: {problem}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// Why not.
+        problem: String,
+    },
+    /// Making keys or signing failed, which is not expected to happen.
+    #[error("cannot make a certificate: {0}")]
+    Crypto(#[from] rcgen::Error),
+}
+
+/// What the current node certificate is good for.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+struct NodeFacts {
+    names: Vec<String>,
+    ends_unix_s: u64,
+}
+
+/// Loads the configured certificate, or loads, makes or renews the self-made one.
+///
+/// `listen` is the address clients dial, `now` decides about renewal.
+///
+/// # Errors
+/// Where a file cannot be read, written or understood.
+pub fn prepare(
+    config: &NodeConfig,
+    listen: SocketAddr,
+    now: SystemTime,
+) -> Result<Certificates, CertificateError> {
+    if let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) {
+        return Ok(Certificates {
+            chain_pem: read(certificate)?,
+            key_pem: read(key)?,
+            authority_pem: config.tls_authority.as_deref().map(read).transpose()?,
+        });
+    }
+    let folder = config.data.join("tls");
+    fs::create_dir_all(&folder)
+        .map_err(|source| CertificateError::Unwritable { path: folder.clone(), source })?;
+    let authority = Authority::load_or_make(&folder, now)?;
+    let names = names(config, listen);
+    let facts_path = folder.join("node.json");
+    let renew_at = unix_seconds(now + config.tls_renew_before);
+    let facts: Option<NodeFacts> =
+        fs::read(&facts_path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let (key_path, chain_path) = (folder.join("node.key"), folder.join("node.pem"));
+    let good = facts.is_some_and(|facts| {
+        facts.ends_unix_s > renew_at && names.iter().all(|name| facts.names.contains(name))
+    });
+    if good && let (Ok(key_pem), Ok(chain_pem)) = (read(&key_path), read(&chain_path)) {
+        return Ok(Certificates { chain_pem, key_pem, authority_pem: Some(authority.pem) });
+    }
+    let key = KeyPair::generate()?;
+    let chain_pem = authority.sign(&key, &names, now)?;
+    let key_pem = key.serialize_pem();
+    let facts = NodeFacts { names, ends_unix_s: unix_seconds(now + NODE_LIFE) };
+    let facts = serde_json::to_vec_pretty(&facts).expect("facts are plain data");
+    // The facts go last: a crash before them makes the next start sign once more.
+    let _ = fs::remove_file(&facts_path);
+    write(&key_path, key_pem.as_bytes(), 0o600)?;
+    write(&chain_path, chain_pem.as_bytes(), 0o644)?;
+    write(&facts_path, &facts, 0o644)?;
+    Ok(Certificates { chain_pem, key_pem, authority_pem: Some(authority.pem) })
+}
+
+/// The names that clients may dial, the constant ones first, without repetition.
+fn names(config: &NodeConfig, listen: SocketAddr) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    if !listen.ip().is_unspecified() {
+        names.push(listen.ip().to_string());
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if !host.is_empty() && host.chars().all(plain) {
+        names.push(host);
+    }
+    names.extend(config.tls_names.0.iter().cloned());
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
+struct Authority {
+    pem: String,
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn load_or_make(folder: &Path, now: SystemTime) -> Result<Self, CertificateError> {
+        let (key_path, pem_path) = (folder.join("ca.key"), folder.join("ca.pem"));
+        let key = match fs::read_to_string(&key_path) {
+            Ok(pem) => KeyPair::from_pem(&pem).map_err(|error| CertificateError::Damaged {
+                path: key_path,
+                folder: folder.to_owned(),
+                problem: error.to_string(),
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if pem_path.exists() {
+                    return Err(CertificateError::Damaged {
+                        path: key_path,
+                        folder: folder.to_owned(),
+                        problem: "it is missing, though ca.pem is there".to_owned(),
+                    });
+                }
+                let key = KeyPair::generate()?;
+                write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
+                key
+            }
+            Err(source) => return Err(CertificateError::Unreadable { path: key_path, source }),
+        };
+        let params = Self::params(&key, now)?;
+        let pem = match fs::read_to_string(&pem_path) {
+            Ok(pem) if pem.contains("BEGIN CERTIFICATE") => pem,
+            // Missing after a crash between the two files, or emptied: the key is what counts.
+            Ok(_) => Self::write_new(&params, &key, &pem_path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::write_new(&params, &key, &pem_path)?
+            }
+            Err(source) => return Err(CertificateError::Unreadable { path: pem_path, source }),
+        };
+        Ok(Self { pem, params, key })
+    }
+
+    fn write_new(
+        params: &CertificateParams,
+        key: &KeyPair,
+        path: &Path,
+    ) -> Result<String, CertificateError> {
+        let pem = params.self_signed(key)?.pem();
+        write(path, pem.as_bytes(), 0o644)?;
+        Ok(pem)
+    }
+
+    /// The authority's own certificate, but for its dates a pure function of its key: a later start
+    /// signs under the same name without reading the old certificate.
+    fn params(key: &KeyPair, now: SystemTime) -> Result<CertificateParams, CertificateError> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        let der = key.subject_public_key_info();
+        let tail: String =
+            der[der.len().saturating_sub(4)..].iter().map(|byte| format!("{byte:02x}")).collect();
+        params.distinguished_name.remove(DnType::CommonName);
+        params.distinguished_name.push(DnType::OrganizationName, "Plimsoll");
+        params.distinguished_name.push(DnType::CommonName, format!("Plimsoll authority {tail}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        set_life(&mut params, now, AUTHORITY_LIFE);
+        Ok(params)
+    }
+
+    fn sign(
+        &self,
+        key: &KeyPair,
+        names: &[String],
+        now: SystemTime,
+    ) -> Result<String, CertificateError> {
+        for name in names {
+            CertificateParams::new(vec![name.clone()]).map_err(|error| {
+                CertificateError::BadName { name: name.clone(), problem: error.to_string() }
+            })?;
+        }
+        let mut params = CertificateParams::new(names.to_vec())?;
+        params.distinguished_name.remove(DnType::CommonName);
+        params.distinguished_name.push(DnType::CommonName, "Plimsoll node");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        set_life(&mut params, now, NODE_LIFE);
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        Ok(params.signed_by(key, &issuer)?.pem())
+    }
+}
+
+fn set_life(params: &mut CertificateParams, now: SystemTime, life: Duration) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    params.not_before = epoch + now.saturating_sub(BACKDATED);
+    params.not_after = epoch + (now + life);
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn read(path: impl AsRef<Path>) -> Result<String, CertificateError> {
+    let path = path.as_ref();
+    fs::read_to_string(path)
+        .map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
+}
+
+/// Writes a file under a temporary name with its final mode, syncs it, and renames it.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
+    let new = path.with_extension("new");
+    let attempt = || {
+        let _ = fs::remove_file(&new);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    };
+    attempt().map_err(|source| CertificateError::Unwritable { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn config(folder: &Path) -> NodeConfig {
+        NodeConfig { data: folder.to_owned(), ..NodeConfig::default() }
+    }
+
+    fn later(days: u32) -> SystemTime {
+        SystemTime::now() + DAY * days
+    }
+
+    fn listen() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 7420))
+    }
+
+    #[test]
+    fn a_second_start_keeps_authority_and_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = prepare(&config(folder.path()), listen(), later(0)).unwrap();
+        let second = prepare(&config(folder.path()), listen(), later(1)).unwrap();
+        assert_eq!(first.authority_pem, second.authority_pem);
+        assert_eq!(first.chain_pem, second.chain_pem);
+        assert_eq!(first.key_pem, second.key_pem);
+    }
+
+    #[test]
+    fn keys_are_readable_by_their_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(&config(folder.path()), listen(), later(0)).unwrap();
+        for name in ["ca.key", "node.key"] {
+            let mode = fs::metadata(folder.path().join("tls").join(name)).unwrap().permissions();
+            assert_eq!(mode.mode() & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_near_its_end_is_renewed_under_the_same_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = prepare(&config(folder.path()), listen(), later(0)).unwrap();
+        let renewed = prepare(&config(folder.path()), listen(), later(340)).unwrap();
+        assert_ne!(first.chain_pem, renewed.chain_pem);
+        assert_eq!(first.authority_pem, renewed.authority_pem);
+    }
+
+    #[test]
+    fn a_new_name_makes_a_new_certificate_and_a_bad_name_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = prepare(&config(folder.path()), listen(), later(0)).unwrap();
+        let mut named = config(folder.path());
+        named.set("tls_names", "broker.example.org", "test").unwrap();
+        let second = prepare(&named, listen(), later(0)).unwrap();
+        assert_ne!(first.chain_pem, second.chain_pem);
+        let listening = SocketAddr::from(([10, 1, 2, 3], 7420));
+        assert_ne!(prepare(&named, listening, later(0)).unwrap().chain_pem, second.chain_pem);
+    }
+
+    #[test]
+    fn a_damaged_authority_key_is_refused_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(&config(folder.path()), listen(), later(0)).unwrap();
+        let key = folder.path().join("tls/ca.key");
+        fs::write(&key, "rubbish").unwrap();
+        let problem = prepare(&config(folder.path()), listen(), later(0)).unwrap_err();
+        assert!(problem.to_string().contains("ca.key is damaged"), "{problem}");
+        assert_eq!(fs::read_to_string(&key).unwrap(), "rubbish");
+        fs::remove_file(&key).unwrap();
+        let problem = prepare(&config(folder.path()), listen(), later(0)).unwrap_err();
+        assert!(problem.to_string().contains("it is missing"), "{problem}");
+    }
+
+    #[test]
+    fn own_files_are_used_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = prepare(&config(folder.path()), listen(), later(0)).unwrap();
+        let mut own = config(&folder.path().join("other"));
+        own.tls_certificate = Some(folder.path().join("tls/node.pem"));
+        own.tls_key = Some(folder.path().join("tls/node.key"));
+        let loaded = prepare(&own, listen(), later(0)).unwrap();
+        assert_eq!(loaded.chain_pem, made.chain_pem);
+        assert_eq!(loaded.authority_pem, None);
+        assert!(!folder.path().join("other").exists(), "nothing is made beside own files");
+        own.tls_key = Some(folder.path().join("absent.key"));
+        assert!(prepare(&own, listen(), later(0)).unwrap_err().to_string().contains("absent.key"));
+    }
+}
