@@ -1,0 +1,168 @@
+//! Stable error codes, ordered by who can do something about them, and the body of an error frame.
+
+use std::fmt;
+
+/// Defines the codes once: number, blame and meaning beside each name.
+macro_rules! error_codes {
+    ($($(#[doc = $doc:literal])* $name:ident = $number:literal),+ $(,)?) => {
+        /// Why a request failed. Numbers are never reused; `protocol/FORMAT.md` has the table.
+        ///
+        /// 1xx: the request itself. 2xx: topics. 3xx: produced batches. 4xx: placement. 5xx: limits.
+        /// 6xx: the node's own trouble.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum ErrorCode {
+            $($(#[doc = $doc])* $name,)+
+            /// A code that this build does not know: the other side is newer.
+            Unrecognised(u16),
+        }
+
+        impl ErrorCode {
+            /// Every code that this build knows, by number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The number on the wire.
+            #[must_use]
+            pub fn number(self) -> u16 {
+                match self {
+                    $(Self::$name => $number,)+
+                    Self::Unrecognised(number) => number,
+                }
+            }
+
+            /// The code with this number.
+            #[must_use]
+            pub fn from_number(number: u16) -> Self {
+                match number {
+                    $($number => Self::$name,)+
+                    number => Self::Unrecognised(number),
+                }
+            }
+
+            /// Its name, as in the table.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                    Self::Unrecognised(_) => "Unrecognised",
+                }
+            }
+
+            /// What it means, as in the table.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),*).trim_ascii(),)+
+                    Self::Unrecognised(_) => "A code that this build does not know.",
+                }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The frame or its body cannot be read.
+    MalformedFrame = 100,
+    /// No API has this key.
+    UnknownApi = 101,
+    /// The API or the protocol exists, but not in this version.
+    UnsupportedVersion = 102,
+    /// The frame is larger than the limit in force.
+    FrameTooLarge = 103,
+    /// The first request of a connection must be Hello.
+    HelloRequired = 104,
+    /// A field has a value that is not allowed.
+    InvalidArgument = 105,
+    /// The text is not a topic name.
+    InvalidTopicName = 106,
+    /// The client asked for another cluster.
+    WrongCluster = 107,
+    /// No topic has this name.
+    UnknownTopic = 200,
+    /// A topic of this name exists already.
+    TopicExists = 201,
+    /// The topic has no partition of this number.
+    UnknownPartition = 202,
+    /// A configuration key or value is not allowed.
+    InvalidConfig = 203,
+    /// The offset is below the log start or above the high watermark.
+    OffsetOutOfRange = 204,
+    /// The topic or the node would have more partitions than allowed.
+    TooManyPartitions = 205,
+    /// The batch is damaged, or its counts are wrong.
+    CorruptBatch = 300,
+    /// The batch is larger than allowed, as sent or after decompression.
+    BatchTooLarge = 301,
+    /// A batch before this one is missing.
+    OutOfOrderSequence = 302,
+    /// A newer life of the same producer has taken over.
+    StaleProducerEpoch = 303,
+    /// The producer is not known here (any more).
+    UnknownProducer = 304,
+    /// The compression is not known.
+    UnsupportedCompression = 305,
+    /// The batch was stored before, but where is no longer known.
+    DuplicateSequence = 306,
+    /// Another node leads the partition, or none does yet.
+    NotLeader = 400,
+    /// The partition is being woken; try again at once.
+    NotReady = 401,
+    /// The node has as many connections as it allows.
+    TooManyConnections = 500,
+    /// Too many requests or bytes are waiting.
+    TooManyInFlight = 501,
+    /// The connection has as many subscriptions as allowed.
+    TooManySubscriptions = 502,
+    /// The disk is nearly full: reading works, producing does not.
+    LowDiskSpace = 503,
+    /// The node is going down.
+    ShuttingDown = 600,
+    /// The partition shows damage and is shut off until it is repaired.
+    Quarantined = 601,
+    /// The node's storage failed.
+    StorageFailed = 602,
+    /// The time is over; whether the request took effect is unknown.
+    Timeout = 603,
+    /// A bug of the node.
+    Internal = 604,
+}
+
+impl ErrorCode {
+    /// Whether the same request, sent again after a pause and perhaps to another node, may succeed.
+    #[must_use]
+    pub fn is_retriable(self) -> bool {
+        matches!(
+            self,
+            Self::NotLeader
+                | Self::NotReady
+                | Self::TooManyConnections
+                | Self::TooManyInFlight
+                | Self::TooManySubscriptions
+                | Self::LowDiskSpace
+                | Self::ShuttingDown
+                | Self::Timeout
+        )
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_codes_are_one_to_one() {
+        let mut seen = std::collections::BTreeSet::new();
+        for &code in ErrorCode::ALL {
+            assert!(seen.insert(code.number()), "{code} has a number twice");
+            assert_eq!(ErrorCode::from_number(code.number()), code);
+        }
+        for number in 0..=u16::MAX {
+            assert_eq!(ErrorCode::from_number(number).number(), number);
+        }
+    }
+}
