@@ -1,0 +1,189 @@
+//! The state of a partition: what its committed entries add up to, besides the records themselves.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use plimsoll_protocol::batch::{BatchHeader, EntryKind};
+use plimsoll_protocol::ids::{LogId, LogIndex, Offset, Term};
+
+use crate::decode::{DecodeStateError, StateReader};
+use crate::producers::{PRODUCERS_MAX, ProducerTable};
+
+/// Newest version of [`PartitionState::encode`]'s format.
+const VERSION: u8 = 1;
+
+/// How far a group has folded its log, and who its members are. Part of every group's state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// The last entry that was folded.
+    pub applied: Option<LogId>,
+    /// The offset after the last committed record.
+    pub high_watermark: Offset,
+    /// The last membership entry: its id and its body, which only the replication crate reads.
+    pub membership: Option<(LogId, Bytes)>,
+}
+
+impl Progress {
+    /// Moves on by one entry.
+    ///
+    /// # Panics
+    /// When the entry is not after the last one, or its records do not begin at the high watermark:
+    /// either is a bug that would let replicas differ.
+    pub fn advance(&mut self, header: &BatchHeader, body: &Bytes) {
+        let id = header.log_id();
+        if let Some(applied) = self.applied {
+            assert!(
+                id.index > applied.index && id.term >= applied.term,
+                "entry {id} cannot be applied after {applied}"
+            );
+        }
+        match header.kind {
+            EntryKind::Records => {
+                assert_eq!(
+                    header.base_offset, self.high_watermark,
+                    "records of entry {id} do not begin at the high watermark"
+                );
+                self.high_watermark = header.end_offset();
+            }
+            EntryKind::Membership => self.membership = Some((id, body.clone())),
+            EntryKind::Blank | EntryKind::Control => {}
+        }
+        self.applied = Some(id);
+    }
+
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        put_log_id(out, self.applied);
+        out.put_u64_le(self.high_watermark.0);
+        match &self.membership {
+            None => out.put_u8(0),
+            Some((id, body)) => {
+                put_log_id(out, Some(*id));
+                out.put_u32_le(u32::try_from(body.len()).expect("an entry is far below 4 GiB"));
+                out.put_slice(body);
+            }
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut StateReader<'_>) -> Result<Self, DecodeStateError> {
+        let applied = log_id(reader)?;
+        let high_watermark = Offset(reader.u64()?);
+        let membership = match log_id(reader)? {
+            None => None,
+            Some(id) => Some((id, reader.owned_bytes()?)),
+        };
+        Ok(Self { applied, high_watermark, membership })
+    }
+}
+
+fn put_log_id(out: &mut BytesMut, id: Option<LogId>) {
+    match id {
+        None => out.put_u8(0),
+        Some(id) => {
+            out.put_u8(1);
+            out.put_u64_le(id.term.0);
+            out.put_u64_le(id.index.0);
+        }
+    }
+}
+
+fn log_id(reader: &mut StateReader<'_>) -> Result<Option<LogId>, DecodeStateError> {
+    if !reader.flag()? {
+        return Ok(None);
+    }
+    Ok(Some(LogId::new(Term(reader.u64()?), LogIndex(reader.u64()?))))
+}
+
+/// What applying a records entry gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Offset of the entry's first record (of the next record, for an entry without any).
+    pub base_offset: Offset,
+    /// The offset after the last committed record, this entry included.
+    pub high_watermark: Offset,
+    /// When the leader took the entry, unix ms.
+    pub append_time_ms: i64,
+}
+
+/// The fold of a partition's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartitionState {
+    progress: Progress,
+    producers: ProducerTable,
+}
+
+impl PartitionState {
+    /// The state of an empty log.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How far the log is folded.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// What is remembered of the producers.
+    #[must_use]
+    pub fn producers(&self) -> &ProducerTable {
+        &self.producers
+    }
+
+    /// Folds one committed entry; `body` is what follows the header.
+    ///
+    /// # Panics
+    /// As [`Progress::advance`].
+    pub fn apply(&mut self, header: &BatchHeader, body: &Bytes) -> Applied {
+        let base_offset = self.progress.high_watermark;
+        self.progress.advance(header, body);
+        self.producers.record(header);
+        Applied {
+            base_offset,
+            high_watermark: self.progress.high_watermark,
+            append_time_ms: header.append_time_ms,
+        }
+    }
+
+    /// The state as bytes: the same state gives the same bytes. Nothing protects them; who stores
+    /// them adds a checksum.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(VERSION);
+        self.progress.encode(&mut out);
+        self.producers.encode(&mut out);
+        out.freeze()
+    }
+
+    /// Reads what [`PartitionState::encode`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are not an encoded state of a version this build knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeStateError> {
+        let mut reader = StateReader::new(bytes);
+        check_version(&mut reader, VERSION)?;
+        let progress = Progress::decode(&mut reader)?;
+        let producers = ProducerTable::decode(&mut reader, PRODUCERS_MAX)?;
+        reader.finish()?;
+        Ok(Self { progress, producers })
+    }
+
+    /// Only the progress of an encoded state, without building the rest.
+    ///
+    /// # Errors
+    /// As [`PartitionState::decode`], for the part that is read.
+    pub fn decode_progress(bytes: &[u8]) -> Result<Progress, DecodeStateError> {
+        let mut reader = StateReader::new(bytes);
+        check_version(&mut reader, VERSION)?;
+        Progress::decode(&mut reader)
+    }
+}
+
+pub(crate) fn check_version(
+    reader: &mut StateReader<'_>,
+    known: u8,
+) -> Result<(), DecodeStateError> {
+    match reader.u8()? {
+        version if version == known => Ok(()),
+        version => Err(DecodeStateError::UnknownVersion { version, known }),
+    }
+}
