@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+use bytes::BytesMut;
+use thiserror::Error;
+
+use crate::ids::NodeId;
+use crate::wire::{Decode, DecodeError, Encode, Reader, wire_struct};
+
 /// Defines the codes once: number, blame and meaning beside each name.
 macro_rules! error_codes {
     ($($(#[doc = $doc:literal])* $name:ident = $number:literal),+ $(,)?) => {
@@ -147,6 +153,73 @@ impl ErrorCode {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name(), self.number())
+    }
+}
+
+impl Encode for ErrorCode {
+    fn encode(&self, out: &mut BytesMut) {
+        self.number().encode(out);
+    }
+}
+
+impl Decode for ErrorCode {
+    const BYTES_MIN: usize = 2;
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        u16::decode(reader).map(Self::from_number)
+    }
+}
+
+wire_struct! {
+    /// The body of an error frame: what happened, and what helps.
+    #[derive(Error)]
+    #[error("{message}")]
+    pub struct ErrorResponse {
+        /// The stable code, for programs.
+        pub code: ErrorCode,
+        /// What happened, to what, and what to do, for people.
+        pub message: String,
+        /// With `NotLeader`: the leader, when known.
+        pub leader: Option<LeaderHint>,
+        /// With `OffsetOutOfRange`: the nearest offset that can be read. With `OutOfOrderSequence`:
+        /// the sequence that is expected.
+        pub offset: Option<u64>,
+    }
+}
+
+wire_struct! {
+    /// Where a partition's leader is.
+    pub struct LeaderHint {
+        /// The leader.
+        pub node: NodeId,
+        /// Host and port where it can be reached.
+        pub address: String,
+    }
+}
+
+impl ErrorResponse {
+    /// An error with a message and no details.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), leader: None, offset: None }
+    }
+
+    /// The same error with the leader.
+    #[must_use]
+    pub fn with_leader(self, node: NodeId, address: impl Into<String>) -> Self {
+        Self { leader: Some(LeaderHint { node, address: address.into() }), ..self }
+    }
+
+    /// The same error with an offset or sequence.
+    #[must_use]
+    pub fn with_offset(self, offset: u64) -> Self {
+        Self { offset: Some(offset), ..self }
+    }
+}
+
+impl From<DecodeError> for ErrorResponse {
+    fn from(error: DecodeError) -> Self {
+        Self::new(error.code(), error.to_string())
     }
 }
 

@@ -17,7 +17,10 @@
 //! what remains before it is used. The crate knows no socket, file, clock, thread or random source
 //! (`clippy.toml` holds that).
 
+pub mod api;
 pub mod batch;
 pub mod error;
+pub mod frame;
 pub mod ids;
 pub mod varint;
+pub mod wire;

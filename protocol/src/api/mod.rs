@@ -1,0 +1,156 @@
+//! What can be asked of a node: a key, a request and a response per API.
+//!
+//! A connection begins with [`HelloRequest`]. A request is a frame with the API's key and version; its
+//! answer repeats key, version and correlation id. An unknown API or version is answered by an error
+//! frame, and the connection stays usable.
+
+mod consume;
+mod hello;
+mod node;
+mod produce;
+mod topic_config;
+mod topics;
+
+pub use consume::{
+    CreditRequest, Delivery, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
+    StartPosition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
+};
+pub use hello::{
+    ApiVersions, HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN, check_api,
+    negotiate_protocol, negotiate_version, supported_apis,
+};
+pub use node::{Counter, NodeStatusRequest, NodeStatusResponse, PingRequest};
+pub use produce::{
+    AckLevel, InitProducerRequest, ProduceRequest, ProduceResponse, ProducerIdentity,
+};
+pub use topic_config::{
+    BATCH_BYTES_MAX_CEILING, ConfigError, ConfigKey, TOPIC_CONFIG_KEYS, TopicConfig,
+};
+pub use topics::{
+    AlterTopicRequest, ConfigChange, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, Durability, ListTopicsRequest, ListTopicsResponse, PartitionCondition,
+    PartitionInfo, TopicInfo,
+};
+
+use crate::wire::{Decode, Encode, wire_struct};
+
+/// A request: what it is called, and what answers it.
+pub trait Request: Encode + Decode {
+    /// The API it belongs to.
+    const API: ApiKey;
+    /// The version of its body.
+    const VERSION: u8;
+    /// The body of the answer.
+    type Response: Encode + Decode;
+}
+
+macro_rules! api_keys {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, versions $min:literal to $max:literal;)+) => {
+        /// The APIs that this build knows.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum ApiKey { $($(#[$doc])* $name = $number),+ }
+
+        impl ApiKey {
+            /// Every API, by number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The API with this number.
+            #[must_use]
+            pub fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)+ _ => None }
+            }
+
+            /// Its name, as in `protocol/FORMAT.md`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name)),+ }
+            }
+
+            /// Lowest and highest version that this build reads.
+            #[must_use]
+            pub fn versions(self) -> (u8, u8) {
+                match self { $(Self::$name => ($min, $max)),+ }
+            }
+        }
+    };
+}
+
+api_keys! {
+    /// Opens a connection: versions, limits, who is who.
+    Hello = 0, versions 1 to 1;
+    /// Asks for a sign of life.
+    Ping = 1, versions 1 to 1;
+    /// Lists topics.
+    ListTopics = 2, versions 1 to 1;
+    /// Shows a topic and its partitions.
+    DescribeTopic = 3, versions 1 to 1;
+    /// Creates a topic.
+    CreateTopic = 4, versions 1 to 1;
+    /// Changes a topic's configuration or adds partitions.
+    AlterTopic = 5, versions 1 to 1;
+    /// Deletes a topic with its records.
+    DeleteTopic = 6, versions 1 to 1;
+    /// Gives a producer its id and epoch.
+    InitProducer = 7, versions 1 to 1;
+    /// Stores one batch.
+    Produce = 8, versions 1 to 1;
+    /// Reads batches once.
+    Fetch = 9, versions 1 to 1;
+    /// Has batches pushed as they come.
+    Subscribe = 10, versions 1 to 1;
+    /// Allows a subscription more bytes. Not answered.
+    Credit = 11, versions 1 to 1;
+    /// Ends a subscription.
+    Unsubscribe = 12, versions 1 to 1;
+    /// Finds offsets.
+    ListOffsets = 13, versions 1 to 1;
+    /// Shows a node's counters.
+    NodeStatus = 14, versions 1 to 1;
+}
+
+impl ApiKey {
+    /// The number on the wire.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// Whether a request of this API is answered when it succeeds.
+    #[must_use]
+    pub fn is_answered(self) -> bool {
+        self != Self::Credit
+    }
+}
+
+impl From<ApiKey> for u16 {
+    fn from(api: ApiKey) -> Self {
+        api.number()
+    }
+}
+
+impl std::fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+wire_struct! {
+    /// The body of an answer that says no more than "done".
+    pub struct Done {}
+}
+
+/// Ties a request to its key, its version and its answer.
+macro_rules! request {
+    ($request:ty, $key:ident, $version:literal -> $response:ty) => {
+        impl $crate::api::Request for $request {
+            const API: $crate::api::ApiKey = $crate::api::ApiKey::$key;
+            const VERSION: u8 = $version;
+            type Response = $response;
+        }
+    };
+}
+pub(crate) use request;
+
+#[cfg(test)]
+mod tests;
