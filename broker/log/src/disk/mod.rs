@@ -44,15 +44,17 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn create(&self, path: &str, mode: Mode) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &str, mode: Mode) -> io::Result<Arc<dyn DiskFile>>;
-    /// Replaces `to` by `from` in one step; durable after [`Disk::sync_dir`].
+    /// Replaces `to` by `from`, a name in the same directory, in one step; durable after
+    /// [`Disk::sync_dir`].
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a name. Open files and maps of it stay readable.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Names in a directory, without `.` and `..`, sorted.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
-    /// Creates a directory and its parents; no error where it exists.
+    /// Creates a directory and its parents; no error where it exists. Each is durable after
+    /// [`Disk::sync_dir`] of its own parent.
     fn create_dir_all(&self, dir: &str) -> io::Result<()>;
-    /// Makes the names of a directory durable.
+    /// Makes the names in a directory durable; the root is the empty path.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Whether a name exists.
     fn exists(&self, path: &str) -> io::Result<bool>;

@@ -80,7 +80,7 @@ impl RealFile {
     }
 
     /// For file systems without `fallocate`: zeros behind the end, so that space is really taken.
-    fn allocate_by_writing(&self, bytes: u64) -> io::Result<()> {
+    pub(super) fn allocate_by_writing(&self, bytes: u64) -> io::Result<()> {
         let zeros = AlignedBuffer::new(ZERO_STEP_BYTES);
         let mut end = self.len()?;
         while end < bytes {

@@ -53,7 +53,7 @@ impl RealMapping {
         Ok(Self { map, bytes, file })
     }
 
-    fn read_through_file(&self, range: Range<u64>) -> io::Result<()> {
+    pub(super) fn read_through_file(&self, range: Range<u64>) -> io::Result<()> {
         let mut scratch = vec![0; SCRATCH_BYTES];
         let mut at = range.start;
         while at < range.end {
