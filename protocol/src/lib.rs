@@ -21,6 +21,8 @@ pub mod api;
 pub mod batch;
 pub mod error;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ids;
 pub mod varint;
 pub mod wire;

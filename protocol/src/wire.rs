@@ -353,6 +353,27 @@ macro_rules! wire_struct {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct $name { $($(#[$field_doc])* pub $field: $kind),* }
 
+        impl $name {
+            /// Names and types of the fields in the order of their bytes, as `protocol/FORMAT.md`
+            /// shows them.
+            #[doc(hidden)]
+            pub const LAYOUT: &str =
+                concat!(stringify!($name), $("\n  ", stringify!($field), ": ", stringify!($kind)),*);
+        }
+
+        #[cfg(test)]
+        impl $crate::wire::any::Any for $name {
+            fn any() -> proptest::strategy::BoxedStrategy<Self> {
+                use proptest::strategy::Strategy;
+                (
+                    proptest::strategy::Just(()),
+                    $(<$kind as $crate::wire::any::Any>::any(),)*
+                )
+                    .prop_map(|((), $($field,)*)| Self { $($field),* })
+                    .boxed()
+            }
+        }
+
         impl $crate::wire::Encode for $name {
             fn encode(&self, _out: &mut bytes::BytesMut) {
                 $(self.$field.encode(_out);)*
@@ -383,6 +404,14 @@ macro_rules! wire_enum {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum $name { $($(#[$variant_doc])* $variant = $number),+ }
+
+        #[cfg(test)]
+        impl $crate::wire::any::Any for $name {
+            fn any() -> proptest::strategy::BoxedStrategy<Self> {
+                use proptest::strategy::Strategy;
+                proptest::sample::select(Self::ALL).boxed()
+            }
+        }
 
         impl $name {
             /// Every value, in order.
@@ -426,6 +455,60 @@ macro_rules! wire_enum {
 }
 
 pub(crate) use {wire_enum, wire_struct};
+
+/// A strategy for each type that has a place in a body; the macros above add the structs.
+#[cfg(test)]
+pub(crate) mod any {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::ErrorCode;
+
+    pub(crate) trait Any: Sized + std::fmt::Debug {
+        fn any() -> BoxedStrategy<Self>;
+    }
+
+    macro_rules! any_of {
+        ($($kind:ty = $strategy:expr;)+) => {$(
+            impl Any for $kind {
+                fn any() -> BoxedStrategy<Self> {
+                    $strategy.boxed()
+                }
+            }
+        )+};
+    }
+
+    any_of! {
+        u8 = any::<u8>();
+        u16 = any::<u16>();
+        u32 = any::<u32>();
+        u64 = any::<u64>();
+        i64 = any::<i64>();
+        bool = any::<bool>();
+        String = ".{0,8}";
+        Offset = any::<u64>().prop_map(Self);
+        Term = any::<u64>().prop_map(Self);
+        GroupId = any::<u64>().prop_map(Self);
+        NodeId = any::<u64>().prop_map(Self);
+        ProducerId = any::<u64>().prop_map(Self);
+        PartitionIndex = any::<u32>().prop_map(Self);
+        CorrelationId = any::<u32>().prop_map(Self);
+        TopicName = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}".prop_map(|s| Self::internal(&s).unwrap());
+        ErrorCode = any::<u16>().prop_map(Self::from_number);
+    }
+
+    impl<T: Any + 'static> Any for Option<T> {
+        fn any() -> BoxedStrategy<Self> {
+            prop::option::of(T::any()).boxed()
+        }
+    }
+
+    impl<T: Any + 'static> Any for Vec<T> {
+        fn any() -> BoxedStrategy<Self> {
+            prop::collection::vec(T::any(), 0..4).boxed()
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,342 @@
+//! What the fuzzer runs, and what a plain test runs over seeded random and mutated inputs. Each
+//! function takes any bytes and panics only when a promise of a decoder is broken.
+
+pub mod samples;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::api::*;
+use crate::batch::{
+    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchHeader, BatchLimits, Compression, EntryKind,
+    PushOutcome, RecordBatch, iterate_batches, validate_produced,
+};
+use crate::error::ErrorResponse;
+use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameFlags, FrameHeader, encode_frame};
+use crate::ids::{CorrelationId, Offset, ProducerId};
+use crate::wire::{Decode, Encode, decode_all, encode_to_bytes};
+use samples::Sample;
+
+/// One entry of the fuzzer.
+pub struct Target {
+    /// Its name, as in `protocol/fuzz/fuzz_targets`.
+    pub name: &'static str,
+    /// What it runs.
+    pub run: fn(&[u8]),
+    /// Inputs worth mutating.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "batch", run: batch, seeds: sample_batches },
+    Target { name: "records", run: records, seeds: sample_sections },
+    Target { name: "frame", run: frame, seeds: sample_frames },
+    Target { name: "api", run: api, seeds: sample_bodies },
+];
+
+/// Small enough for a bomb to show as a broken promise, not as a slow run.
+fn limits() -> BatchLimits {
+    BatchLimits {
+        batch_bytes_max: 1 << 20,
+        record_count_max: 10_000,
+        records_bytes_max: 1 << 20,
+        headers_per_record_max: 64,
+    }
+}
+
+/// Any bytes as a produced batch and as a payload of batches; then once more with the checksum
+/// mended, as an attacker would.
+pub fn batch(data: &[u8]) {
+    check_batch(data);
+    for found in iterate_batches(Bytes::copy_from_slice(data)).flatten() {
+        assert_eq!(found.body.len(), found.header.body_bytes());
+        read_records(&found);
+    }
+    if let Ok(mut header) = BatchHeader::parse(data) {
+        assert_eq!(&header.to_bytes()[..], &data[..BATCH_HEADER_BYTES]);
+        let mut mended = data.to_vec();
+        header.batch_length = data.len() as u32;
+        header.body_crc = header.compute_body_crc(&data[BATCH_HEADER_BYTES..]);
+        mended[..BATCH_HEADER_BYTES].copy_from_slice(&header.to_bytes());
+        check_batch(&mended);
+        header.seal(7);
+        assert!(header.check_header_crc(7));
+    }
+}
+
+/// What a broker accepts, a consumer reads in full.
+fn check_batch(data: &[u8]) {
+    let Ok(header) = validate_produced(data, &limits()) else { return };
+    assert_eq!(header.batch_length as usize, data.len());
+    let (batch, rest) = RecordBatch::parse(Bytes::copy_from_slice(data)).expect("accepted");
+    assert!(rest.is_empty());
+    batch.check_body_crc().expect("accepted");
+    let (read, error) = read_records(&batch);
+    assert_eq!((read, error), (header.record_count, None));
+}
+
+fn read_records(batch: &RecordBatch) -> (u32, Option<BatchError>) {
+    let mut records = match batch.records(limits().records_bytes_max as usize) {
+        Ok(records) => records,
+        Err(error) => return (0, Some(error)),
+    };
+    let mut views = records.clone();
+    let mut read = 0;
+    loop {
+        match (records.next(), views.next_view()) {
+            (Some(Ok(owned)), Some(Ok((offset, view)))) => {
+                assert_eq!((owned.offset, &owned.record), (offset, &view.to_record()));
+                read += 1;
+            }
+            (Some(Err(error)), Some(Err(same))) => {
+                assert_eq!(error, same);
+                assert!(records.next().is_none());
+                return (read, Some(error));
+            }
+            (None, None) => return (read, None),
+            (owned, view) => panic!("iterators differ: {owned:?}, {view:?}"),
+        }
+    }
+}
+
+/// Bytes as a records section: the first says how it is compressed, then a count and a claimed size
+/// of two and three bytes. Records that are read survive being built into a batch anew.
+pub fn records(data: &[u8]) {
+    let Some((&[compression, c0, c1, s0, s1, s2], section)) = data.split_first_chunk() else {
+        return;
+    };
+    let compression = match compression % 3 {
+        0 => Compression::None,
+        1 => Compression::Lz4,
+        _ => Compression::Zstd,
+    };
+    let header = BatchHeader {
+        batch_length: (BATCH_HEADER_BYTES + section.len()) as u32,
+        kind: EntryKind::Records,
+        record_count: u32::from_le_bytes([c0, c1, 0, 0]),
+        records_bytes: u32::from_le_bytes([s0, s1, s2, 0]),
+        base_offset: Offset(1000),
+        compression,
+        ..BatchHeader::default()
+    };
+    let batch = RecordBatch { header, body: Bytes::copy_from_slice(section) };
+    read_records(&batch);
+    let Ok(records) = batch.records(limits().records_bytes_max as usize) else { return };
+    let Ok(records) = records.collect::<Result<Vec<_>, _>>() else { return };
+    let mut builder = BatchBuilder::new(BatchLimits {
+        headers_per_record_max: u32::MAX,
+        ..BatchLimits::default()
+    });
+    for record in &records {
+        assert_eq!(builder.push(&record.record), Ok(PushOutcome::Added));
+    }
+    let rebuilt = builder.finish(ProducerId(1), 0, 0, compression);
+    let (rebuilt, _) = RecordBatch::parse(rebuilt).expect("just built");
+    let reread = rebuilt.records(usize::MAX).expect("just built");
+    assert!(
+        reread.map(|r| r.expect("just built").record).eq(records.into_iter().map(|r| r.record))
+    );
+}
+
+/// Any bytes as a stream of frames.
+pub fn frame(data: &[u8]) {
+    let mut rest = data;
+    while let Some((head, following)) = rest.split_first_chunk::<FRAME_HEADER_BYTES>() {
+        let max_frame_bytes = 1 << 16;
+        let Ok(header) = FrameHeader::parse(head, max_frame_bytes) else { return };
+        assert!(header.frame_bytes() <= max_frame_bytes as usize);
+        let mut again = [0; FRAME_HEADER_BYTES];
+        header.write_to(&mut again);
+        assert_eq!(&again, head);
+        let Some((content, following)) = following.split_at_checked(header.content_bytes()) else {
+            return;
+        };
+        let frame = Frame::from_content(header, Bytes::copy_from_slice(content));
+        assert_eq!(frame.payload.len(), header.payload_bytes());
+        let _ = frame.decode_response::<ProduceRequest>();
+        let _ = check_api(header.api, header.version);
+        rest = following;
+    }
+}
+
+/// Calls `$each!(Type)` for every type that can be the body of a frame.
+macro_rules! for_each_body {
+    ($each:ident) => {
+        $each! {
+            HelloRequest,
+            HelloResponse,
+            PingRequest,
+            Done,
+            ListTopicsRequest,
+            ListTopicsResponse,
+            DescribeTopicRequest,
+            DescribeTopicResponse,
+            CreateTopicRequest,
+            TopicInfo,
+            AlterTopicRequest,
+            DeleteTopicRequest,
+            InitProducerRequest,
+            ProducerIdentity,
+            ProduceRequest,
+            ProduceResponse,
+            FetchRequest,
+            FetchResponse,
+            SubscribeRequest,
+            SubscribeResponse,
+            Delivery,
+            CreditRequest,
+            UnsubscribeRequest,
+            ListOffsetsRequest,
+            ListOffsetsResponse,
+            NodeStatusRequest,
+            NodeStatusResponse,
+            ErrorResponse
+        }
+    };
+}
+#[cfg(test)]
+pub(crate) use for_each_body;
+
+/// A body: the first byte chooses its type, the rest is decoded. What is accepted has one encoding.
+pub fn api(data: &[u8]) {
+    let Some((&selector, body)) = data.split_first() else { return };
+    fn check<T: Encode + Decode>(body: &[u8]) {
+        match decode_all::<T>(body) {
+            Ok(value) => {
+                let again = encode_to_bytes(&value);
+                assert_eq!(&again[..], body, "a second encoding was accepted");
+            }
+            Err(error) => assert!(error.at <= body.len()),
+        }
+    }
+    macro_rules! checks {
+        ($($kind:ty),+) => { [$(check::<$kind> as fn(&[u8])),+] };
+    }
+    let checks = for_each_body!(checks);
+    checks[usize::from(selector) % checks.len()](body);
+    if let Ok(request) = decode_all::<CreateTopicRequest>(body) {
+        let _ = request.config.validate();
+    }
+    if let Ok(request) = decode_all::<AlterTopicRequest>(body) {
+        let _ = TopicConfig::default().with_changes(&request.changes);
+    }
+}
+
+/// The sample records as a batch.
+#[must_use]
+pub fn sample_batch(compression: Compression) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchLimits::default());
+    for record in samples::records() {
+        assert_eq!(builder.push(&record), Ok(PushOutcome::Added));
+    }
+    builder.finish(ProducerId(77), 4, 1_000_000, compression)
+}
+
+const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+
+fn sample_batches() -> Vec<Vec<u8>> {
+    COMPRESSIONS.iter().map(|&compression| sample_batch(compression).to_vec()).collect()
+}
+
+fn sample_sections() -> Vec<Vec<u8>> {
+    let section = |&compression: &Compression| {
+        let (batch, _) = RecordBatch::parse(sample_batch(compression)).expect("just built");
+        let mut input = vec![batch.header.compression as u8];
+        input.extend_from_slice(&batch.header.record_count.to_le_bytes()[..2]);
+        input.extend_from_slice(&batch.header.records_bytes.to_le_bytes()[..3]);
+        input.extend_from_slice(&batch.body);
+        input
+    };
+    COMPRESSIONS.iter().map(section).collect()
+}
+
+fn sample_bodies() -> Vec<Vec<u8>> {
+    macro_rules! bodies {
+        ($($kind:ty),+) => { vec![$(encode_to_bytes(&<$kind>::sample())),+] };
+    }
+    let with_selector = |(selector, body): (usize, Bytes)| {
+        let mut input = vec![selector as u8];
+        input.extend_from_slice(&body);
+        input
+    };
+    for_each_body!(bodies).into_iter().enumerate().map(with_selector).collect()
+}
+
+/// A frame with the sample of this body; `payload` is carried behind it.
+fn sample_frame<T: Encode + Sample>(api: ApiKey, flags: FrameFlags, payload: &[u8]) -> Vec<u8> {
+    let correlation = CorrelationId(0x0102_0304);
+    let mut out: BytesMut = encode_frame(api, 1, flags, correlation, &T::sample(), payload.len());
+    out.extend_from_slice(payload);
+    out.to_vec()
+}
+
+/// A frame of every kind, by name.
+#[must_use]
+pub fn named_frames() -> Vec<(String, Vec<u8>)> {
+    fn both<R: Request + Sample>(request_payload: &[u8], payload: &[u8]) -> [(String, Vec<u8>); 2]
+    where
+        R::Response: Sample,
+    {
+        let name = |what: &str| format!("{}-{what}", R::API);
+        [
+            (name("request"), sample_frame::<R>(R::API, FrameFlags::REQUEST, request_payload)),
+            (name("response"), sample_frame::<R::Response>(R::API, FrameFlags::RESPONSE, payload)),
+        ]
+    }
+    let batch = sample_batch(Compression::None);
+    let none: &[u8] = &[];
+    let mut frames: Vec<_> = [
+        both::<HelloRequest>(none, none),
+        both::<PingRequest>(none, none),
+        both::<ListTopicsRequest>(none, none),
+        both::<DescribeTopicRequest>(none, none),
+        both::<CreateTopicRequest>(none, none),
+        both::<AlterTopicRequest>(none, none),
+        both::<DeleteTopicRequest>(none, none),
+        both::<InitProducerRequest>(none, none),
+        both::<ProduceRequest>(&batch, none),
+        both::<FetchRequest>(none, &batch),
+        both::<SubscribeRequest>(none, none),
+        both::<CreditRequest>(none, none),
+        both::<UnsubscribeRequest>(none, none),
+        both::<ListOffsetsRequest>(none, none),
+        both::<NodeStatusRequest>(none, none),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|(name, _)| name != "Credit-response")
+    .collect();
+    let subscribe = ApiKey::Subscribe;
+    frames.extend([
+        ("push".into(), sample_frame::<Delivery>(subscribe, FrameFlags::PUSH, &batch)),
+        (
+            "push-error".into(),
+            sample_frame::<ErrorResponse>(subscribe, FrameFlags::PUSH_ERROR, none),
+        ),
+        ("error".into(), sample_frame::<ErrorResponse>(ApiKey::Produce, FrameFlags::ERROR, none)),
+    ]);
+    frames
+}
+
+fn sample_frames() -> Vec<Vec<u8>> {
+    named_frames().into_iter().map(|(_, frame)| frame).collect()
+}
+
+/// The layout of every body and of what lies in bodies, for the test that keeps
+/// `protocol/FORMAT.md` true.
+#[must_use]
+pub fn layouts() -> Vec<&'static str> {
+    macro_rules! layouts {
+        ($($kind:ty),+) => { vec![$(<$kind>::LAYOUT),+] };
+    }
+    let mut layouts = for_each_body!(layouts);
+    layouts.extend([
+        ApiVersions::LAYOUT,
+        PartitionInfo::LAYOUT,
+        TopicConfig::LAYOUT,
+        ConfigChange::LAYOUT,
+        Counter::LAYOUT,
+        crate::error::LeaderHint::LAYOUT,
+    ]);
+    layouts
+}

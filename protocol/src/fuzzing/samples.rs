@@ -1,0 +1,213 @@
+//! One value of every body, with every optional field present: the seeds of the fuzzer, and what the
+//! committed bytes in `tests/golden` decode to. A value here is never changed, only added.
+
+use bytes::Bytes;
+
+use crate::api::*;
+use crate::batch::{Header, Record};
+use crate::error::{ErrorCode, ErrorResponse};
+use crate::ids::{
+    CorrelationId, GroupId, NodeId, Offset, PartitionIndex, ProducerId, Term, TopicName,
+};
+
+/// A type with a sample.
+pub trait Sample {
+    /// The sample.
+    fn sample() -> Self;
+}
+
+/// Records of every shape: full, value only, tombstone, empty, times out of the ordinary.
+#[must_use]
+pub fn records() -> Vec<Record> {
+    let full = Record {
+        key: Some(Bytes::from_static(b"ship-7")),
+        value: Some(Bytes::from_static(
+            b"loaded to the line, loaded to the line, loaded to the line",
+        )),
+        headers: vec![
+            Header { name: "trace".into(), value: Bytes::from_static(b"4bf92f35") },
+            Header { name: "größe".into(), value: Bytes::new() },
+        ],
+        timestamp_ms: 1_750_000_000_000,
+        deliver_at_ms: Some(1_750_000_060_000),
+        expires_at_ms: Some(1_750_003_600_000),
+        priority: Some(200),
+        group_key: Some(Bytes::from_static(b"harbour")),
+    };
+    vec![
+        full.clone(),
+        Record::new("plain").with_timestamp_ms(1_750_000_000_001),
+        Record { value: None, ..full.clone() },
+        Record::new(Bytes::new()),
+        Record::default().with_timestamp_ms(-1),
+        Record { timestamp_ms: i64::MIN, deliver_at_ms: Some(i64::MAX), headers: vec![], ..full },
+    ]
+}
+
+fn topic() -> TopicName {
+    TopicName::internal("orders.eu-west_1").expect("a plain name")
+}
+
+macro_rules! samples {
+    ($($kind:ty = $value:expr;)+) => {$(
+        impl Sample for $kind {
+            fn sample() -> Self {
+                $value
+            }
+        }
+    )+};
+}
+
+samples! {
+    Done = Done {};
+    HelloRequest = HelloRequest {
+        protocol_min: 1,
+        protocol_max: 3,
+        client_name: "plimsoll-client".into(),
+        client_version: "0.1.0".into(),
+        cluster_id: Some("0123456789abcdef0123456789abcdef".into()),
+    };
+    HelloResponse = HelloResponse {
+        protocol: 1,
+        node_id: NodeId(1),
+        cluster_id: "0123456789abcdef0123456789abcdef".into(),
+        server_version: "0.1.0".into(),
+        max_frame_bytes: 16 << 20,
+        batch_bytes_max: 8 << 20,
+        apis: vec![
+            ApiVersions { api: 0, min: 1, max: 1 },
+            ApiVersions { api: 8, min: 1, max: 2 },
+        ],
+    };
+    PingRequest = PingRequest {};
+    ListTopicsRequest = ListTopicsRequest { prefix: Some("orders.".into()) };
+    ListTopicsResponse = ListTopicsResponse { topics: vec![TopicInfo::sample()] };
+    DescribeTopicRequest = DescribeTopicRequest { topic: topic() };
+    DescribeTopicResponse = DescribeTopicResponse {
+        topic: TopicInfo::sample(),
+        partitions: vec![
+            PartitionInfo {
+                partition: PartitionIndex(0),
+                group_id: GroupId(12),
+                leader: Some(NodeId(1)),
+                term: Term(3),
+                log_start_offset: Offset(1000),
+                high_watermark: Offset(2000),
+                log_end_offset: Offset(2001),
+                bytes: 123_456_789,
+                segments: 2,
+                condition: PartitionCondition::Awake,
+            },
+            PartitionInfo {
+                partition: PartitionIndex(1),
+                group_id: GroupId(13),
+                leader: None,
+                term: Term(0),
+                log_start_offset: Offset(0),
+                high_watermark: Offset(0),
+                log_end_offset: Offset(0),
+                bytes: 0,
+                segments: 0,
+                condition: PartitionCondition::Quarantined,
+            },
+        ],
+    };
+    CreateTopicRequest = CreateTopicRequest {
+        topic: topic(),
+        partitions: 12,
+        replicas: 3,
+        config: TopicInfo::sample().config,
+        if_not_exists: true,
+    };
+    AlterTopicRequest = AlterTopicRequest {
+        topic: topic(),
+        partitions: Some(24),
+        changes: vec![
+            ConfigChange { key: "retention-ms".into(), value: Some("7d".into()) },
+            ConfigChange { key: "durability".into(), value: None },
+        ],
+    };
+    DeleteTopicRequest = DeleteTopicRequest { topic: topic() };
+    TopicInfo = TopicInfo {
+        name: topic(),
+        topic_id: 5,
+        partitions: 12,
+        replicas: 3,
+        config: TopicConfig {
+            durability: Durability::Memory,
+            retention_ms: Some(3_600_000),
+            retention_bytes: Some(10 << 30),
+            segment_bytes: 64 << 20,
+            batch_bytes_max: 1 << 20,
+        },
+        created_ms: 1_750_000_000_000,
+    };
+    InitProducerRequest = InitProducerRequest { existing: Some(ProducerIdentity::sample()) };
+    ProducerIdentity = ProducerIdentity { producer_id: ProducerId(77), epoch: 4 };
+    ProduceRequest = ProduceRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        acks: AckLevel::Quorum,
+    };
+    ProduceResponse = ProduceResponse {
+        base_offset: Offset(1 << 40),
+        reached: AckLevel::Leader,
+        durability: Durability::Memory,
+        duplicate: true,
+        append_time_ms: 1_750_000_000_123,
+    };
+    FetchRequest = FetchRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        from: Offset(1500),
+        max_bytes: 1 << 20,
+        max_wait_ms: 500,
+    };
+    FetchResponse = FetchResponse {
+        high_watermark: Offset(2000),
+        log_start_offset: Offset(1000),
+        next_offset: Offset(1600),
+    };
+    SubscribeRequest = SubscribeRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        start: StartPosition::Offset(Offset(1500)),
+        max_frame_bytes: 1 << 20,
+        credit_bytes: 16 << 20,
+    };
+    SubscribeResponse = SubscribeResponse {
+        start_offset: Offset(1500),
+        high_watermark: Offset(2000),
+        log_start_offset: Offset(1000),
+    };
+    Delivery = Delivery { high_watermark: Offset(2000), next_offset: Offset(1600) };
+    CreditRequest = CreditRequest { subscription: CorrelationId(9), bytes: 1 << 20 };
+    UnsubscribeRequest = UnsubscribeRequest { subscription: CorrelationId(9) };
+    ListOffsetsRequest = ListOffsetsRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        positions: vec![
+            StartPosition::Earliest,
+            StartPosition::Latest,
+            StartPosition::Offset(Offset(7)),
+            StartPosition::Time(1_750_000_000_000),
+        ],
+    };
+    ListOffsetsResponse = ListOffsetsResponse {
+        offsets: vec![Offset(1000), Offset(2000), Offset(1000), Offset(1234)],
+    };
+    NodeStatusRequest = NodeStatusRequest {};
+    NodeStatusResponse = NodeStatusResponse {
+        node_id: NodeId(1),
+        cluster_id: "0123456789abcdef0123456789abcdef".into(),
+        version: "0.1.0".into(),
+        uptime_ms: 86_400_000,
+        counters: vec![
+            Counter { name: "journal_writes".into(), value: 12_345 },
+            Counter { name: "unwritten_bytes".into(), value: 0 },
+        ],
+    };
+    ErrorResponse = ErrorResponse::new(ErrorCode::NotLeader, "node 2 leads partition 3 of \"orders\"")
+        .with_leader(NodeId(2), "10.0.0.2:7420")
+        .with_offset(1500);
+}
