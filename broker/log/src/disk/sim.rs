@@ -38,6 +38,7 @@ pub use self::recording::{Record, Recording, Replay};
 use self::faults::{Faults, Verdict};
 use self::handle::SimFile;
 use self::medium::{Medium, Node, parent};
+use self::pages::PAGE;
 use super::{Disk, DiskFile, Mode};
 
 /// Space of a disk that was given no capacity: more than any test fills.
@@ -110,10 +111,14 @@ impl State {
         }
     }
 
-    /// A file's name now, for faults that name a path.
-    fn path_of(&self, file: FileId) -> String {
+    /// The same for a call on an open file, which faults know by the name it has now.
+    fn begin_on(&mut self, operation: Operation, file: FileId) -> io::Result<Verdict> {
+        if self.faults.are_none() {
+            return self.begin(operation, "");
+        }
         let named = self.medium.names.iter().find(|(_, node)| **node == Node::File(file));
-        named.map_or_else(String::new, |(path, _)| path.clone())
+        let path = named.map_or_else(String::new, |(path, _)| path.clone());
+        self.begin(operation, &path)
     }
 
     fn check_space(&self, more: u64) -> io::Result<()> {
@@ -125,7 +130,7 @@ impl State {
 
     fn make_resident(&mut self, file: FileId, range: Range<u64>) {
         let pages = self.resident.entry(file).or_default();
-        let (first, end) = (range.start as usize / 4096, (range.end as usize).div_ceil(4096));
+        let (first, end) = (range.start as usize / PAGE, (range.end as usize).div_ceil(PAGE));
         if pages.len() < end {
             pages.resize(end, false);
         }
@@ -137,7 +142,7 @@ impl State {
             return 0;
         }
         let pages = self.resident.get(&file).map_or(&[][..], Vec::as_slice);
-        let touched = range.start as usize / 4096..(range.end as usize).div_ceil(4096);
+        let touched = range.start as usize / PAGE..(range.end as usize).div_ceil(PAGE);
         touched.filter(|&page| !pages.get(page).copied().unwrap_or(false)).count() as u64
     }
 }

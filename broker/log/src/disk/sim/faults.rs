@@ -106,6 +106,10 @@ impl Verdict {
 }
 
 impl Faults {
+    pub(super) fn are_none(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     pub(super) fn add(&mut self, fault: Fault) {
         self.faults.push(fault);
     }

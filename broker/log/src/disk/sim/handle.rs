@@ -84,8 +84,7 @@ impl DiskFile for SimFile {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.handle.shared.lock();
-        let path = state.path_of(self.file());
-        state.begin(Operation::Allocate, &path)?.check()?;
+        state.begin_on(Operation::Allocate, self.file())?.check()?;
         let now = state.medium.inode(self.file()).current.len();
         if bytes <= now {
             return Ok(());
@@ -105,8 +104,7 @@ impl DiskFile for SimFile {
             parts => parts.concat().into(),
         };
         let mut state = self.handle.shared.lock();
-        let path = state.path_of(self.file());
-        let verdict = state.begin(Operation::Write, &path)?;
+        let verdict = state.begin_on(Operation::Write, self.file())?;
         let direct = self.mode == Mode::Direct;
         if verdict.error == Some(Errno::IO) && direct {
             self.leave_torn(&mut state, offset, &data);
@@ -135,8 +133,7 @@ impl DiskFile for SimFile {
         self.check_aligned(offset, buffer)?;
         let range = offset..offset + buffer.len() as u64;
         let mut state = self.handle.shared.lock();
-        let path = state.path_of(self.file());
-        state.begin(Operation::Read, &path)?.check()?;
+        state.begin_on(Operation::Read, self.file())?.check()?;
         if !state.faults.is_readable(self.file(), &range) {
             return Err(Errno::IO.into());
         }
@@ -154,8 +151,7 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.handle.shared.lock();
-        let path = state.path_of(self.file());
-        let verdict = state.begin(Operation::Sync, &path)?;
+        let verdict = state.begin_on(Operation::Sync, self.file())?;
         if verdict.error == Some(Errno::IO) {
             state.carry_out(Op::LoseUnsynced { file: self.file() });
         }
@@ -167,8 +163,7 @@ impl DiskFile for SimFile {
 
     fn map(&self, bytes: u64) -> io::Result<Arc<dyn Mapping>> {
         let mut state = self.handle.shared.lock();
-        let path = state.path_of(self.file());
-        state.begin(Operation::Map, &path)?.check()?;
+        state.begin_on(Operation::Map, self.file())?.check()?;
         if bytes > state.medium.inode(self.file()).current.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -209,8 +204,7 @@ impl Mapping for SimMapping {
         );
         let mut state = self.handle.shared.lock();
         let file = self.handle.file;
-        let path = state.path_of(file);
-        state.begin(Operation::Read, &path)?.check()?;
+        state.begin_on(Operation::Read, file)?.check()?;
         if !state.faults.is_readable(file, &range) {
             return Err(Errno::IO.into());
         }

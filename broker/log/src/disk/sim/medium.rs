@@ -9,7 +9,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::pages::Pages;
+use super::pages::{PAGE, Pages};
 
 /// A file's number on its medium. Never used again; a name is only a reference to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -289,7 +289,7 @@ impl Medium {
     pub(super) fn used_bytes(&self) -> u64 {
         self.live_files()
             .iter()
-            .map(|file| self.inode(*file).current.len().next_multiple_of(4096))
+            .map(|file| self.inode(*file).current.len().next_multiple_of(PAGE as u64))
             .sum()
     }
 
