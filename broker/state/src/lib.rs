@@ -13,6 +13,7 @@
 //! is a result like any other; applying never fails.
 
 pub mod admission;
+pub mod catalog;
 mod decode;
 pub mod partition;
 pub mod producers;

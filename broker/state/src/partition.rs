@@ -3,8 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset, Term};
+use plimsoll_protocol::wire::{Decode, Encode, Reader};
 
-use crate::decode::{DecodeStateError, StateReader};
+use crate::decode::{DecodeStateError, check_version, versioned};
 use crate::producers::{PRODUCERS_MAX, ProducerTable};
 
 /// Newest version of [`PartitionState::encode`]'s format.
@@ -56,18 +57,17 @@ impl Progress {
             None => out.put_u8(0),
             Some((id, body)) => {
                 put_log_id(out, Some(*id));
-                out.put_u32_le(u32::try_from(body.len()).expect("an entry is far below 4 GiB"));
-                out.put_slice(body);
+                body.encode(out);
             }
         }
     }
 
-    pub(crate) fn decode(reader: &mut StateReader<'_>) -> Result<Self, DecodeStateError> {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeStateError> {
         let applied = log_id(reader)?;
-        let high_watermark = Offset(reader.u64()?);
+        let high_watermark = Offset::decode(reader)?;
         let membership = match log_id(reader)? {
             None => None,
-            Some(id) => Some((id, reader.owned_bytes()?)),
+            Some(id) => Some((id, Bytes::decode(reader)?)),
         };
         Ok(Self { applied, high_watermark, membership })
     }
@@ -84,11 +84,11 @@ fn put_log_id(out: &mut BytesMut, id: Option<LogId>) {
     }
 }
 
-fn log_id(reader: &mut StateReader<'_>) -> Result<Option<LogId>, DecodeStateError> {
-    if !reader.flag()? {
+fn log_id(reader: &mut Reader<'_>) -> Result<Option<LogId>, DecodeStateError> {
+    if !bool::decode(reader)? {
         return Ok(None);
     }
-    Ok(Some(LogId::new(Term(reader.u64()?), LogIndex(reader.u64()?))))
+    Ok(Some(LogId::new(Term::decode(reader)?, LogIndex(u64::decode(reader)?))))
 }
 
 /// What applying a records entry gave.
@@ -159,12 +159,11 @@ impl PartitionState {
     /// # Errors
     /// When the bytes are not an encoded state of a version this build knows.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeStateError> {
-        let mut reader = StateReader::new(bytes);
-        check_version(&mut reader, VERSION)?;
-        let progress = Progress::decode(&mut reader)?;
-        let producers = ProducerTable::decode(&mut reader, PRODUCERS_MAX)?;
-        reader.finish()?;
-        Ok(Self { progress, producers })
+        versioned(bytes, VERSION, |reader| {
+            let progress = Progress::decode(reader)?;
+            let producers = ProducerTable::decode(reader, PRODUCERS_MAX)?;
+            Ok(Self { progress, producers })
+        })
     }
 
     /// Only the progress of an encoded state, without building the rest.
@@ -172,18 +171,8 @@ impl PartitionState {
     /// # Errors
     /// As [`PartitionState::decode`], for the part that is read.
     pub fn decode_progress(bytes: &[u8]) -> Result<Progress, DecodeStateError> {
-        let mut reader = StateReader::new(bytes);
+        let mut reader = Reader::new(bytes);
         check_version(&mut reader, VERSION)?;
         Progress::decode(&mut reader)
-    }
-}
-
-pub(crate) fn check_version(
-    reader: &mut StateReader<'_>,
-    known: u8,
-) -> Result<(), DecodeStateError> {
-    match reader.u8()? {
-        version if version == known => Ok(()),
-        version => Err(DecodeStateError::UnknownVersion { version, known }),
     }
 }

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{BufMut, BytesMut};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogIndex, Offset, ProducerId};
+use plimsoll_protocol::wire::{Decode, Reader};
 
-use crate::decode::{DecodeStateError, StateReader};
+use crate::decode::{DecodeStateError, count};
 
 /// Batches remembered per producer. A producer that keeps more unanswered batches of one partition
 /// in flight can get [`Verdict::DuplicateUnknown`] for a retry.
@@ -213,41 +214,47 @@ impl ProducerTable {
 
     /// Reads what [`ProducerTable::encode`] wrote.
     pub(crate) fn decode(
-        reader: &mut StateReader<'_>,
+        reader: &mut Reader<'_>,
         producers_max: usize,
     ) -> Result<Self, DecodeStateError> {
-        let count = reader.count("producers", PRODUCER_BYTES_MIN)?;
         let mut table = Self::new(producers_max);
         let mut previous = None;
-        for _ in 0..count {
-            let id = ProducerId(reader.u64()?);
+        for _ in 0..count(reader, PRODUCER_BYTES_MIN)? {
+            let id = ProducerId::decode(reader)?;
             if !id.is_some() || previous.is_some_and(|p| p >= id) {
-                return Err(DecodeStateError::Invalid { what: "producer ids in order" });
+                return Err(DecodeStateError::Invalid { rule: "producer ids rise from 1" });
             }
             previous = Some(id);
-            let epoch = reader.u32()?;
-            let next_sequence = reader.u64()?;
-            let last_index = LogIndex(reader.u64()?);
-            let batches = usize::from(reader.u8()?);
-            if batches > RECENT_BATCHES {
-                return Err(DecodeStateError::Invalid { what: "number of remembered batches" });
+            let producer = Producer::decode(reader)?;
+            if table.by_age.insert(producer.last_index, id).is_some() {
+                return Err(DecodeStateError::Invalid { rule: "an entry has one producer" });
             }
-            let mut recent = VecDeque::with_capacity(batches);
-            for _ in 0..batches {
-                recent.push_back(StoredBatch {
-                    base_sequence: reader.u64()?,
-                    record_count: reader.u32()?,
-                    base_offset: Offset(reader.u64()?),
-                    append_time_ms: reader.u64()?.cast_signed(),
-                });
-            }
-            if table.by_age.insert(last_index, id).is_some() {
-                return Err(DecodeStateError::Invalid { what: "two producers of one entry" });
-            }
-            table.producers.insert(id, Producer { epoch, next_sequence, last_index, recent });
+            table.producers.insert(id, producer);
         }
         table.evict();
         Ok(table)
+    }
+}
+
+impl Producer {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeStateError> {
+        let epoch = u32::decode(reader)?;
+        let next_sequence = u64::decode(reader)?;
+        let last_index = LogIndex(u64::decode(reader)?);
+        let batches = usize::from(u8::decode(reader)?);
+        if batches > RECENT_BATCHES {
+            return Err(DecodeStateError::Invalid { rule: "at most 8 batches are remembered" });
+        }
+        let mut recent = VecDeque::with_capacity(batches);
+        for _ in 0..batches {
+            recent.push_back(StoredBatch {
+                base_sequence: u64::decode(reader)?,
+                record_count: u32::decode(reader)?,
+                base_offset: Offset::decode(reader)?,
+                append_time_ms: i64::decode(reader)?,
+            });
+        }
+        Ok(Self { epoch, next_sequence, last_index, recent })
     }
 }
 
