@@ -1,0 +1,206 @@
+//! The figures of one workload: the object that `--json` prints, one line each.
+
+use plimsoll_protocol::api::Durability;
+use plimsoll_transport::TransportKind;
+use serde::{Serialize, Serializer};
+
+use crate::journal_write::JournalWrite;
+use crate::options::{Plan, Workload};
+use crate::percentiles::Percentiles;
+
+/// What was measured, with the settings that it holds for. A figure that a workload does not have
+/// is `null`; a figure that only some workloads have is left out of the others.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What was measured.
+    #[serde(serialize_with = "workload")]
+    pub workload: Workload,
+    /// How bytes travelled.
+    #[serde(serialize_with = "transport")]
+    pub transport: TransportKind,
+    /// What the acknowledgements meant; `null` for the raw stream.
+    #[serde(serialize_with = "durability")]
+    pub durability: Option<Durability>,
+    /// Bytes of one record's value.
+    pub record_bytes: u32,
+    /// Records in one batch.
+    pub batch_records: u32,
+    /// Producers, and consumers.
+    pub producers: u32,
+    /// Partitions.
+    pub partitions: u32,
+    /// Records that were counted.
+    pub records: u64,
+    /// Time that they took; for `restart` and `idle` the time to the first acknowledged produce.
+    pub seconds: f64,
+    /// Records per second; `null` where there is no load.
+    pub records_per_s: Option<f64>,
+    /// Millions of bytes of values per second.
+    pub mb_per_s: Option<f64>,
+    /// Latency of the workload's unit: see its module.
+    pub latency_us: Option<Percentiles>,
+    /// The raw stream of the same kind, measured before and after in the same run; the mean.
+    pub limit_mb_per_s: Option<f64>,
+    /// `mb_per_s / limit_mb_per_s`.
+    pub ratio_to_limit: Option<f64>,
+    /// `latency`: one 4 KiB journal write, measured before and after in the same run. `null`
+    /// against a node whose disk is not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal_write_us: Option<Option<JournalWrite>>,
+    /// `restart` and `idle`: from the start of the process to the first acknowledged produce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_s: Option<f64>,
+    /// `idle`: memory of the node's process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ProcessMemory>,
+}
+
+/// Memory of a process in millions of bytes, from `/proc/PID/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ProcessMemory {
+    /// What no file stands behind: `RssAnon + RssShmem`. The figure that counts.
+    pub resident_mb: f64,
+    /// With the mapped files, which are page cache and can be dropped at any time: `VmRSS`.
+    pub resident_with_files_mb: f64,
+}
+
+/// The load that was counted: what it carried and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Throughput {
+    /// Records.
+    pub records: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+impl Throughput {
+    /// Millions of bytes per second.
+    pub fn mb_per_s(&self) -> f64 {
+        self.bytes as f64 / 1e6 / self.seconds
+    }
+
+    /// Records per second.
+    pub fn records_per_s(&self) -> f64 {
+        self.records as f64 / self.seconds
+    }
+}
+
+impl Report {
+    /// A report with the plan's settings and no figures yet.
+    pub fn new(plan: &Plan) -> Self {
+        let broker = plan.workload != Workload::Transport;
+        Self {
+            workload: plan.workload,
+            transport: plan.transport,
+            durability: broker.then_some(plan.durability),
+            record_bytes: plan.record_bytes,
+            batch_records: plan.batch_records,
+            producers: plan.producers,
+            partitions: plan.partitions,
+            records: 0,
+            seconds: 0.0,
+            records_per_s: None,
+            mb_per_s: None,
+            latency_us: None,
+            limit_mb_per_s: None,
+            ratio_to_limit: None,
+            journal_write_us: None,
+            restart_s: None,
+            memory: None,
+        }
+    }
+
+    /// Puts in the throughput, and the limit where one was measured.
+    pub fn with_throughput(mut self, found: Throughput, limit_mb_per_s: Option<f64>) -> Self {
+        self.records = found.records;
+        self.seconds = rounded(found.seconds, 6);
+        self.records_per_s = Some(rounded(found.records_per_s(), 1));
+        self.mb_per_s = Some(rounded(found.mb_per_s(), 3));
+        self.limit_mb_per_s = limit_mb_per_s.map(|limit| rounded(limit, 3));
+        self.ratio_to_limit = limit_mb_per_s.map(|limit| rounded(found.mb_per_s() / limit, 4));
+        self
+    }
+
+    /// One line of JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers, words and options always serialize")
+    }
+}
+
+/// `figure` with so many decimals: a file of figures is read by people too.
+pub(crate) fn rounded(figure: f64, decimals: i32) -> f64 {
+    let scale = 10f64.powi(decimals);
+    (figure * scale).round() / scale
+}
+
+fn workload<S: Serializer>(workload: &Workload, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(workload.name())
+}
+
+fn transport<S: Serializer>(kind: &TransportKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.name())
+}
+
+fn durability<S: Serializer>(found: &Option<Durability>, serializer: S) -> Result<S::Ok, S::Error> {
+    found.map(Durability::as_str).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+
+    const NAMED_BY_THE_ISSUE: [&str; 14] = [
+        "workload",
+        "transport",
+        "durability",
+        "record_bytes",
+        "batch_records",
+        "producers",
+        "partitions",
+        "records",
+        "seconds",
+        "records_per_s",
+        "mb_per_s",
+        "latency_us",
+        "limit_mb_per_s",
+        "ratio_to_limit",
+    ];
+
+    fn report(workload: Workload) -> Report {
+        Report::new(&Options::default().plans(workload)[0])
+    }
+
+    fn fields(report: &Report) -> Vec<String> {
+        let value: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        value.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn every_object_has_every_field() {
+        let mut expected = NAMED_BY_THE_ISSUE.map(str::to_owned);
+        expected.sort();
+        for workload in Workload::ALL {
+            let mut found = fields(&report(workload));
+            found.sort();
+            assert_eq!(found, expected, "{workload}");
+        }
+    }
+
+    #[test]
+    fn a_journal_write_that_could_not_be_measured_is_null() {
+        let mut latency = report(Workload::Latency);
+        latency.journal_write_us = Some(None);
+        assert!(latency.to_json().contains(r#""journal_write_us":null"#));
+    }
+
+    #[test]
+    fn ratio_is_throughput_over_limit() {
+        let found = Throughput { records: 1_000, bytes: 1_000_000, seconds: 0.5 };
+        let report = report(Workload::Produce).with_throughput(found, Some(4.0));
+        assert_eq!((report.mb_per_s, report.ratio_to_limit), (Some(2.0), Some(0.5)));
+        assert_eq!(report.records_per_s, Some(2_000.0));
+    }
+}

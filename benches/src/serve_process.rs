@@ -1,0 +1,191 @@
+//! A node in a process of its own: `plimsoll serve` as a child, so that it can be killed without
+//! warning and its memory measured alone.
+//!
+//! Everything it writes lies in one directory: its data in `data/`, its context in `config/`, what
+//! it printed in `serve.log`. It is killed when dropped.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::report::ProcessMemory;
+
+/// How to start a node: the same command, directory and ports each time.
+#[derive(Debug, Clone)]
+pub struct ServeCommand {
+    binary: PathBuf,
+    directory: PathBuf,
+    address: SocketAddr,
+    plaintext: SocketAddr,
+    arguments: Vec<String>,
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct ServeProcess {
+    child: Child,
+    log: PathBuf,
+}
+
+impl ServeCommand {
+    /// A node of `binary` that keeps everything in `directory`, on free ports of 127.0.0.1.
+    pub fn new(binary: &Path, directory: &Path) -> io::Result<Self> {
+        let address = free_address()?;
+        let mut plaintext = free_address()?;
+        while plaintext == address {
+            plaintext = free_address()?;
+        }
+        Ok(Self {
+            binary: binary.to_owned(),
+            directory: directory.to_owned(),
+            address,
+            plaintext,
+            arguments: Vec::new(),
+        })
+    }
+
+    /// Adds an argument of `serve`.
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Where it listens for QUIC and TLS.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it listens for plaintext TCP.
+    pub fn plaintext_address(&self) -> SocketAddr {
+        self.plaintext
+    }
+
+    /// Its data directory.
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Starts it. It listens some time after this returns; a client dials until it does.
+    pub fn start(&self) -> anyhow::Result<ServeProcess> {
+        let log = self.directory.join("serve.log");
+        let output = File::options().create(true).append(true).open(&log)?;
+        let child = Command::new(&self.binary)
+            .arg("serve")
+            .arg("--data")
+            .arg(self.data_directory())
+            .args(["--listen", &self.address.to_string()])
+            .args(["--listen-plaintext", &self.plaintext.to_string()])
+            .args(&self.arguments)
+            .env("PLIMSOLL_CONFIG_DIR", self.directory.join("config"))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot start {} serve", self.binary.display()))?;
+        Ok(ServeProcess { child, log })
+    }
+}
+
+impl ServeProcess {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails with what it printed when it has ended by itself.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the node ended with {status}; it said:\n{}", self.output()),
+        }
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub fn kill(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    /// Asks it to end (SIGTERM) and waits for it.
+    pub fn terminate(mut self) -> io::Result<ExitStatus> {
+        let id = i32::try_from(self.child.id()).map_err(io::Error::other)?;
+        let id = rustix::process::Pid::from_raw(id).ok_or(io::ErrorKind::NotFound)?;
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        self.child.wait()
+    }
+
+    /// What it printed in all its lives.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its memory now.
+    pub fn memory(&self) -> anyhow::Result<ProcessMemory> {
+        let file = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+        process_memory(&status).with_context(|| format!("{file} has no memory figures"))
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for ServeProcess {
+    fn drop(&mut self) {
+        // It may have ended already, and there is nobody to tell.
+        let _ = self.end();
+    }
+}
+
+/// A port of 127.0.0.1 that is free for UDP and for TCP.
+fn free_address() -> io::Result<SocketAddr> {
+    const TRIES: usize = 64;
+    for _ in 0..TRIES {
+        let stream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = stream.local_addr()?;
+        if UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "found no port free for both UDP and TCP"))
+}
+
+fn process_memory(status: &str) -> Option<ProcessMemory> {
+    let megabytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib * 1024.0 / 1e6)
+    };
+    Some(ProcessMemory {
+        resident_mb: megabytes("RssAnon")? + megabytes("RssShmem")?,
+        resident_with_files_mb: megabytes("VmRSS")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_beside_page_cache_is_anonymous_and_shared() {
+        let status = "Name:\tplimsoll\nVmRSS:\t   30000 kB\nRssAnon:\t   10000 kB\n\
+                      RssFile:\t   19000 kB\nRssShmem:\t    1000 kB\n";
+        let memory = process_memory(status).unwrap();
+        assert!((memory.resident_mb - 11.264).abs() < 1e-9);
+        assert!((memory.resident_with_files_mb - 30.72).abs() < 1e-9);
+        assert_eq!(process_memory("Name:\tplimsoll\n"), None);
+    }
+
+    #[test]
+    fn a_free_address_can_be_bound_for_both() {
+        let address = free_address().unwrap();
+        let _stream = TcpListener::bind(address).unwrap();
+        let _datagrams = UdpSocket::bind(address).unwrap();
+    }
+}

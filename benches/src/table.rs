@@ -1,0 +1,120 @@
+//! What a person reads: the machine, the settings, the figures in columns, the command that
+//! repeats each.
+
+use std::fmt::Write as _;
+
+use crate::machine::Machine;
+use crate::options::Plan;
+use crate::report::Report;
+
+/// A column: its heading, and its cell of a report (`None` where there is nothing to say).
+type Column = (&'static str, fn(&Report) -> Option<String>);
+
+const COLUMNS: [Column; 19] = [
+    ("workload", |report| Some(report.workload.name().to_owned())),
+    ("transport", |report| Some(report.transport.to_string())),
+    ("durability", |report| report.durability.map(|found| found.to_string())),
+    ("partitions", |report| report.durability.map(|_| grouped(u64::from(report.partitions)))),
+    ("records", |report| (report.records > 0).then(|| grouped(report.records))),
+    ("seconds", |report| Some(format!("{:.3}", report.seconds))),
+    ("records/s", |report| report.records_per_s.map(|found| grouped(found.round() as u64))),
+    ("MB/s", |report| report.mb_per_s.map(|found| format!("{found:.1}"))),
+    ("limit MB/s", |report| report.limit_mb_per_s.map(|found| format!("{found:.1}"))),
+    ("of limit", |report| report.ratio_to_limit.map(|found| format!("{found:.2}"))),
+    ("p50 us", |report| report.latency_us.map(|found| tenths(found.p50))),
+    ("p99 us", |report| report.latency_us.map(|found| tenths(found.p99))),
+    ("p99.9 us", |report| report.latency_us.map(|found| tenths(found.p999))),
+    ("max us", |report| report.latency_us.map(|found| tenths(found.max))),
+    ("journal p50 us", |report| report.journal_write_us.flatten().map(|found| tenths(found.p50))),
+    ("journal p99 us", |report| report.journal_write_us.flatten().map(|found| tenths(found.p99))),
+    ("restart s", |report| report.restart_s.map(|found| format!("{found:.3}"))),
+    ("resident MB", |report| report.memory.map(|found| tenths(found.resident_mb))),
+    ("with files MB", |report| report.memory.map(|found| tenths(found.resident_with_files_mb))),
+];
+
+/// The lines above the figures: machine and settings.
+pub fn heading(machine: &Machine, plans: &[Plan]) -> String {
+    let mut text = format!("machine   {machine}\n");
+    for plan in plans {
+        let _ = writeln!(text, "repeat    {}", plan.command());
+    }
+    text
+}
+
+/// The figures in columns. A column that is empty in all reports is left out.
+pub fn figures(reports: &[Report]) -> String {
+    let columns: Vec<Vec<String>> = COLUMNS
+        .iter()
+        .filter_map(|(heading, cell)| {
+            let cells: Vec<_> = reports.iter().map(cell).collect();
+            cells.iter().any(Option::is_some).then(|| {
+                let blank = || "-".to_owned();
+                let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(blank));
+                std::iter::once((*heading).to_owned()).chain(cells).collect()
+            })
+        })
+        .collect();
+    let mut text = String::new();
+    for row in 0..=reports.len() {
+        let mut line = String::new();
+        for (index, column) in columns.iter().enumerate() {
+            let width = column.iter().map(String::len).max().unwrap_or(0);
+            let cell = &column[row];
+            // Words to the left, figures to the right.
+            let _ = if index < 3 {
+                write!(line, "{cell:<width$}  ")
+            } else {
+                write!(line, "{cell:>width$}  ")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// `1234567` as `1,234,567`.
+pub fn grouped(figure: u64) -> String {
+    let digits = figure.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn tenths(figure: f64) -> String {
+    format!("{figure:.1}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Options, Workload};
+    use crate::report::Throughput;
+
+    #[test]
+    fn thousands_are_grouped() {
+        let texts: Vec<_> = [0, 999, 1_000, 1_234_567].map(grouped).into();
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn columns_line_up_and_empty_ones_are_left_out() {
+        let plan = Options::default().plans(Workload::Produce).remove(0);
+        let found = Throughput { records: 2_000_000, bytes: 2_000_000_000, seconds: 4.0 };
+        let reports = [
+            Report::new(&plan).with_throughput(found, Some(1_000.0)),
+            Report::new(&plan).with_throughput(Throughput { seconds: 40.0, ..found }, None),
+        ];
+        let text = figures(&reports);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].ends_with("of limit"), "{text}");
+        assert!(lines[1].ends_with("0.50") && lines[2].ends_with('-'), "{text}");
+        assert_eq!(lines[0].len(), lines[1].len(), "{text}");
+    }
+}
