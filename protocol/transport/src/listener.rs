@@ -1,0 +1,391 @@
+//! Accepting connections: QUIC and TLS on one port number, or plain TCP on a port of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::closing::quic_reason;
+use crate::config::{TransportConfig, TransportKind};
+use crate::connection::Connection;
+use crate::dial::{TLS_BUFFER_BYTES, tune};
+use crate::quic::{self, ServerConfigs};
+use crate::shared_tcp::SharedTcp;
+use crate::tls::{ALPN, ServerTls};
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1024;
+/// Tries to find a port number that is free for both TCP and UDP when port 0 was asked for.
+const PORT_TRIES: usize = 32;
+/// A fatal TLS alert "unexpected message": what a peer that spoke plaintext is answered.
+const UNEXPECTED_MESSAGE_ALERT: &[u8] = &[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x0a];
+
+/// Why an address could not be listened on.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Somebody else listens there.
+    #[error(
+        "{protocol} port {address} is already in use: stop the other process or choose another \
+         address"
+    )]
+    InUse {
+        /// Where.
+        address: SocketAddr,
+        /// `TCP` or `UDP`.
+        protocol: &'static str,
+    },
+    /// This user may not listen there.
+    #[error("no permission to listen on {protocol} {address}: ports below 1024 need a privilege")]
+    Permission {
+        /// Where.
+        address: SocketAddr,
+        /// `TCP` or `UDP`.
+        protocol: &'static str,
+    },
+    /// The machine does not have this address.
+    #[error("this machine has no address {address}: choose one that it has, or 0.0.0.0 for all")]
+    NoSuchAddress {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The system refused otherwise.
+    #[error("cannot listen on {protocol} {address}: {source}")]
+    Other {
+        /// Where.
+        address: SocketAddr,
+        /// `TCP` or `UDP`.
+        protocol: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    fn new(address: SocketAddr, protocol: &'static str, source: io::Error) -> BindError {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { address, protocol },
+            io::ErrorKind::PermissionDenied => BindError::Permission { address, protocol },
+            io::ErrorKind::AddrNotAvailable => BindError::NoSuchAddress { address },
+            _ => BindError::Other { address, protocol, source },
+        }
+    }
+}
+
+/// Why a connection that began did not come about. It concerns that peer alone.
+#[derive(Debug, Error)]
+pub enum HandshakeError {
+    /// The peer took too long.
+    #[error("{peer} did not finish its {kind} handshake within {after:?}")]
+    TimedOut {
+        /// Who.
+        peer: SocketAddr,
+        /// By which carrier.
+        kind: TransportKind,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The peer does not speak TLS on the TLS port.
+    #[error("{peer} speaks no TLS on the TLS port (plaintext client, or a scan)")]
+    NotTls {
+        /// Who.
+        peer: SocketAddr,
+    },
+    /// The peer did not offer the protocol.
+    #[error("{peer} did not offer the protocol plimsoll/1 (ALPN)")]
+    WrongProtocol {
+        /// Who.
+        peer: SocketAddr,
+    },
+    /// The handshake failed otherwise; most often the peer does not trust this certificate.
+    #[error("handshake with {peer} failed: {reason}")]
+    Failed {
+        /// Who.
+        peer: SocketAddr,
+        /// What was said.
+        reason: String,
+    },
+}
+
+/// Accepts connections. To be shared in an `Arc` where several tasks need it.
+#[derive(Debug)]
+pub struct Listener {
+    sockets: Sockets,
+    config: TransportConfig,
+    local: SocketAddr,
+    handshakes: Arc<Semaphore>,
+    closed: watch::Sender<bool>,
+}
+
+enum Sockets {
+    /// QUIC on UDP and TLS on TCP, with the same port number.
+    Secure { endpoint: quinn::Endpoint, servers: ServerConfigs, tcp: TcpListener, tls: TlsAcceptor },
+    /// Plain TCP.
+    Plaintext { tcp: TcpListener },
+}
+
+impl std::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Sockets::Secure { .. } => "Secure",
+            Sockets::Plaintext { .. } => "Plaintext",
+        })
+    }
+}
+
+impl Listener {
+    /// Listens for QUIC (UDP) and TLS (TCP) on one address. With port 0 both get the same free
+    /// port number. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`] by cause.
+    pub fn bind(
+        address: SocketAddr,
+        tls: &ServerTls,
+        config: TransportConfig,
+    ) -> Result<Listener, BindError> {
+        let servers = ServerConfigs::new(&config, tls);
+        let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            let tcp = tcp_listener(address)?;
+            let local = tcp.local_addr().map_err(|error| BindError::new(address, "TCP", error))?;
+            match quic::listen(local, &config, tls, &servers) {
+                Ok(endpoint) => {
+                    let tls = TlsAcceptor::from(Arc::clone(&tls.stream));
+                    let sockets = Sockets::Secure { endpoint, servers, tcp, tls };
+                    return Ok(Self::new(sockets, local, config));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+                Err(error) => return Err(BindError::new(local, "UDP", error)),
+            }
+        }
+    }
+
+    /// Listens for plain TCP: no encryption, no proof of identity. Only where the user asked for
+    /// it by name. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`] by cause.
+    pub fn bind_plaintext(
+        address: SocketAddr,
+        config: TransportConfig,
+    ) -> Result<Listener, BindError> {
+        let tcp = tcp_listener(address)?;
+        let local = tcp.local_addr().map_err(|error| BindError::new(address, "TCP", error))?;
+        Ok(Self::new(Sockets::Plaintext { tcp }, local, config))
+    }
+
+    fn new(sockets: Sockets, local: SocketAddr, config: TransportConfig) -> Listener {
+        let handshakes = Arc::new(Semaphore::new(config.handshakes_max.clamp(1, 65_536)));
+        Listener { sockets, config, local, handshakes, closed: watch::channel(false).0 }
+    }
+
+    /// The address listened on, with the port that was given for port 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next connection that begins; `None` after [`Self::close`]. Waits while as many
+    /// handshakes are going on as are allowed. May be cancelled.
+    pub async fn accept(&self) -> Option<Incoming> {
+        let mut closed = self.closed.subscribe();
+        let next = async {
+            let permit = Arc::clone(&self.handshakes).acquire_owned().await.ok()?;
+            match &self.sockets {
+                Sockets::Plaintext { tcp } => {
+                    let (stream, peer) = accept_tcp(tcp).await;
+                    Some(self.incoming(Begun::Tcp(stream), peer, permit))
+                }
+                Sockets::Secure { endpoint, servers, tcp, tls } => tokio::select! {
+                    incoming = endpoint.accept() => {
+                        let incoming = incoming?;
+                        let peer = incoming.remote_address();
+                        let server = servers.for_peer(peer);
+                        Some(self.incoming(Begun::Quic { incoming, server }, peer, permit))
+                    }
+                    (stream, peer) = accept_tcp(tcp) => {
+                        Some(self.incoming(Begun::Tls(stream, tls.clone()), peer, permit))
+                    }
+                },
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => None,
+            incoming = next => incoming,
+        }
+    }
+
+    fn incoming(&self, begun: Begun, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Incoming {
+        Incoming { begun, peer, config: self.config.clone(), _permit: permit }
+    }
+
+    /// Takes no further connections; those that are open go on.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+        if let Sockets::Secure { endpoint, .. } = &self.sockets {
+            endpoint.set_server_config(None);
+        }
+    }
+
+    /// Ends every QUIC connection of this listener and waits until the peers were told. TCP and
+    /// TLS connections belong to whoever holds them.
+    pub async fn shut_down(&self, code: u32, reason: &str) {
+        self.close();
+        if let Sockets::Secure { endpoint, .. } = &self.sockets {
+            endpoint.close(quinn::VarInt::from_u32(code), reason.as_bytes());
+            endpoint.wait_idle().await;
+        }
+    }
+}
+
+fn tcp_listener(address: SocketAddr) -> Result<TcpListener, BindError> {
+    let bind = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            // Not every system has dual-stack sockets; one that has not serves IPv6 alone.
+            let _ = socket.set_only_v6(false);
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    bind().map_err(|error| BindError::new(address, "TCP", error))
+}
+
+/// Errors of `accept` concern the connection that failed, or a lack of file handles that passes.
+async fn accept_tcp(tcp: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match tcp.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a TCP connection");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// A connection that has begun and that nobody has looked at yet. Holds one of the listener's
+/// slots for handshakes. Dropping it refuses it.
+#[derive(Debug)]
+pub struct Incoming {
+    begun: Begun,
+    peer: SocketAddr,
+    config: TransportConfig,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Begun {
+    Quic { incoming: quinn::Incoming, server: Arc<quinn::ServerConfig> },
+    Tls(TcpStream, TlsAcceptor),
+    Tcp(TcpStream),
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Begun::Quic { .. } => "Quic",
+            Begun::Tls(..) => "Tls",
+            Begun::Tcp(_) => "Tcp",
+        })
+    }
+}
+
+impl Incoming {
+    /// Who it is from: for limits per address. A QUIC address is unproven until the handshake is
+    /// done.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// By which carrier.
+    #[must_use]
+    pub fn kind(&self) -> TransportKind {
+        match self.begun {
+            Begun::Quic { .. } => TransportKind::Quic,
+            Begun::Tls(..) => TransportKind::Tls,
+            Begun::Tcp(_) => TransportKind::Tcp,
+        }
+    }
+
+    /// Turns the peer away without a handshake.
+    pub fn refuse(self) {
+        if let Begun::Quic { incoming, .. } = self.begun {
+            incoming.refuse();
+        }
+    }
+
+    /// Does the handshake. To be run in a task of its own.
+    ///
+    /// # Errors
+    /// [`HandshakeError`] by cause; within `handshake_timeout` in any case.
+    pub async fn handshake(self) -> Result<Connection, HandshakeError> {
+        let Incoming { begun, peer, config, _permit } = self;
+        let after = config.handshake_timeout;
+        let (kind, outcome) = match begun {
+            Begun::Tcp(stream) => {
+                tune(&stream, &config);
+                return Ok(Connection::tcp(SharedTcp::new(stream), peer, &config));
+            }
+            Begun::Tls(stream, acceptor) => {
+                let handshake = handshake_tls(stream, peer, &acceptor, &config);
+                (TransportKind::Tls, timeout(after, handshake).await)
+            }
+            Begun::Quic { incoming, server } => {
+                let handshake = handshake_quic(incoming, server, peer, &config);
+                (TransportKind::Quic, timeout(after, handshake).await)
+            }
+        };
+        outcome.unwrap_or(Err(HandshakeError::TimedOut { peer, kind, after }))
+    }
+}
+
+async fn handshake_quic(
+    incoming: quinn::Incoming,
+    server: Arc<quinn::ServerConfig>,
+    peer: SocketAddr,
+    config: &TransportConfig,
+) -> Result<Connection, HandshakeError> {
+    let failed = |error: quinn::ConnectionError| HandshakeError::Failed {
+        peer,
+        reason: quic_reason(&error).text,
+    };
+    let connection = incoming.accept_with(server).map_err(failed)?.await.map_err(failed)?;
+    Ok(Connection::quic(connection, None, config))
+}
+
+async fn handshake_tls(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: &TlsAcceptor,
+    config: &TransportConfig,
+) -> Result<Connection, HandshakeError> {
+    let failed = |error: io::Error| HandshakeError::Failed { peer, reason: error.to_string() };
+    tune(&stream, config);
+    let mut first = [0];
+    let count = stream.peek(&mut first).await.map_err(failed)?;
+    // Every TLS connection begins with a handshake record.
+    if count > 0 && first != [0x16] {
+        // Best effort: the peer is told in the language of this port, then it is over.
+        let _ = stream.try_write(UNEXPECTED_MESSAGE_ALERT);
+        return Err(HandshakeError::NotTls { peer });
+    }
+    let mut stream = acceptor.accept(SharedTcp::new(stream)).await.map_err(failed)?;
+    if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+        return Err(HandshakeError::WrongProtocol { peer });
+    }
+    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+    Ok(Connection::tls(stream.into(), peer, config))
+}

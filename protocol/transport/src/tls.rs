@@ -1,0 +1,185 @@
+//! Identity and trust: certificates from PEM, TLS 1.3 only, ALPN required, no early data.
+//!
+//! The same two values serve QUIC and TLS over TCP.
+
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use ring::digest;
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use thiserror::Error;
+
+use crate::fingerprint::{Fingerprint, FingerprintVerifier};
+
+/// Protocol name that both ends must offer in the TLS handshake.
+pub const ALPN: &[u8] = b"plimsoll/1";
+
+/// Why certificates or keys could not be used.
+#[derive(Debug, Error)]
+pub enum TlsConfigError {
+    /// The text holds no certificate.
+    #[error("no certificate in the PEM text: expected a BEGIN CERTIFICATE block")]
+    NoCertificate,
+    /// The text holds no private key.
+    #[error("no private key in the PEM text: expected a BEGIN PRIVATE KEY block")]
+    NoPrivateKey,
+    /// The PEM text is damaged.
+    #[error("the PEM text cannot be read: {0}")]
+    Pem(String),
+    /// The certificate or key is refused by the TLS library.
+    #[error("the certificate or key cannot be used: {0}")]
+    Rejected(#[from] rustls::Error),
+}
+
+/// AES-128-GCM first: the least CPU per byte of the suites of TLS 1.3 where AES is in hardware.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    use rustls::crypto::ring::{cipher_suite, default_provider};
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        ..default_provider()
+    })
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+    let chain = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TlsConfigError::Pem(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(TlsConfigError::NoCertificate);
+    }
+    Ok(chain)
+}
+
+/// What a listener proves itself with.
+#[derive(Clone)]
+pub struct ServerTls {
+    pub(crate) stream: Arc<rustls::ServerConfig>,
+    pub(crate) quic: Arc<QuicServerConfig>,
+    /// Derived from the private key, so that it is the same after a restart: peers of the life
+    /// before then learn by a stateless reset that their connection is gone.
+    pub(crate) reset_seed: [u8; 32],
+}
+
+impl std::fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerTls")
+    }
+}
+
+impl ServerTls {
+    /// From a certificate chain (the node's own first, its authority may follow) and its key, both
+    /// PEM text.
+    ///
+    /// # Errors
+    /// When either text holds none, cannot be read, or the two do not belong together.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<ServerTls, TlsConfigError> {
+        let chain = certificates(chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            rustls::pki_types::pem::Error::NoItemsFound => TlsConfigError::NoPrivateKey,
+            other => TlsConfigError::Pem(other.to_string()),
+        })?;
+        Self::from_der(chain, key)
+    }
+
+    /// From a certificate chain and a PKCS #8 key in DER, as rcgen makes them.
+    ///
+    /// # Errors
+    /// When the certificate and the key do not belong together or cannot be read.
+    pub fn from_pkcs8(
+        chain: Vec<Vec<u8>>,
+        key_pkcs8: Vec<u8>,
+    ) -> Result<ServerTls, TlsConfigError> {
+        let chain = chain.into_iter().map(CertificateDer::from).collect();
+        Self::from_der(chain, PrivatePkcs8KeyDer::from(key_pkcs8).into())
+    }
+
+    fn from_der(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<ServerTls, TlsConfigError> {
+        let mut seed = digest::Context::new(&digest::SHA256);
+        seed.update(b"plimsoll quic stateless reset");
+        seed.update(key.secret_der());
+        let mut reset_seed = [0; 32];
+        reset_seed.copy_from_slice(seed.finish().as_ref());
+
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // No early data, and no tickets that would allow to resume: a reconnect is rare and must
+        // see the present certificate.
+        config.max_early_data_size = 0;
+        config.send_tls13_tickets = 0;
+        let stream = Arc::new(config);
+        let quic = QuicServerConfig::try_from(Arc::clone(&stream))
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(ServerTls { stream, quic: Arc::new(quic), reset_seed })
+    }
+}
+
+/// Whom a dialer trusts.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub(crate) stream: Arc<rustls::ClientConfig>,
+    pub(crate) quic: Arc<QuicClientConfig>,
+}
+
+impl std::fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientTls")
+    }
+}
+
+impl ClientTls {
+    /// Trusts what the authorities in this PEM text have signed for the name that is dialed.
+    ///
+    /// # Errors
+    /// When the text holds no certificate or one that cannot be an authority.
+    pub fn trusting_pem(authorities: &[u8]) -> Result<ClientTls, TlsConfigError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(authorities)? {
+            roots.add(certificate)?;
+        }
+        let config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self::from_config(config)
+    }
+
+    /// Trusts the node whose own certificate has this SHA-256 fingerprint, whatever name was
+    /// dialed, or a certificate for the dialed name that is signed by an authority which has this
+    /// fingerprint and which the node sends along.
+    ///
+    /// # Errors
+    /// When the TLS library refuses the configuration.
+    pub fn trusting_fingerprint(fingerprint: Fingerprint) -> Result<ClientTls, TlsConfigError> {
+        let provider = provider();
+        let verifier = FingerprintVerifier::new(fingerprint, Arc::clone(&provider));
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        Self::from_config(config)
+    }
+
+    fn from_config(mut config: rustls::ClientConfig) -> Result<ClientTls, TlsConfigError> {
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.enable_early_data = false;
+        config.resumption = rustls::client::Resumption::disabled();
+        let stream = Arc::new(config);
+        let quic = QuicClientConfig::try_from(Arc::clone(&stream))
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(ClientTls { stream, quic: Arc::new(quic) })
+    }
+}
