@@ -1,1 +1,103 @@
-//! The async Rust client of Plimsoll: producer, consumer, admin.
+//! The async Rust client of Plimsoll: producer, consumer, admin, and typed values over them.
+//!
+//! # Send and receive
+//! ```no_run
+//! use plimsoll_client::{Client, ClientConfig, NewTopic, Record, StartPosition};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! // The context that `plimsoll serve` left in ~/.config/plimsoll; or ClientConfig::new(address, trust).
+//! let client = Client::connect(ClientConfig::from_context()?).await?;
+//! let mut orders = NewTopic::new("orders").partitions(12);
+//! orders.if_not_exists = true;
+//! client.admin().create_topic(orders).await?;
+//!
+//! let producer = client.producer("orders").build().await?;
+//! // Returns when the record is on stable storage of a majority.
+//! let ack = producer.send(Record::new("two of the blue").with_key("customer-7")).await?;
+//! println!("partition {} offset {:?}", ack.partition, ack.offset);
+//!
+//! // Many at once: queue them, then await them together.
+//! let mut acks = Vec::new();
+//! for n in 0..1000 {
+//!     acks.push(producer.enqueue(Record::new(format!("order {n}"))).await?);
+//! }
+//! for ack in acks {
+//!     if let Err(error) = ack.await {
+//!         // is_definite(): certainly not stored. Otherwise it may be: a timeout is not a failure.
+//!         eprintln!("{error} (certain: {})", error.is_definite());
+//!     }
+//! }
+//! producer.close().await?;
+//!
+//! let mut consumer = client.consumer("orders").from(StartPosition::Earliest).build().await?;
+//! while let Some(record) = consumer.next().await {
+//!     let record = record?;
+//!     println!("{}/{}: {:?}", record.partition, record.offset, record.record.value);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Values of your own types
+//! ```no_run
+//! use plimsoll_client::{Client, TypedConsumer, TypedProducer};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Order {
+//!     customer: u64,
+//!     pieces: u32,
+//! }
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let orders: TypedProducer<Order> = TypedProducer::new(client.producer("orders").build().await?);
+//! let order = Order { customer: 7, pieces: 2 };
+//! orders.send(Some("7".into()), &order).await?;
+//!
+//! let mut orders: TypedConsumer<Order> =
+//!     TypedConsumer::new(client.consumer("orders").build().await?);
+//! while let Some(order) = orders.next().await {
+//!     if let Some(order) = order?.value {
+//!         println!("{} pieces for {}", order.pieces, order.customer);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it promises
+//! - A record whose future gave an `Ack` of level `Quorum` is as durable as its topic says.
+//! - A batch that is sent again is stored once; records of one producer to one partition keep their
+//!   order.
+//! - Memory is bounded by `buffer_bytes` of each producer and consumer.
+//! - An error says whether the record is certainly not stored, or whether that is unknown.
+
+mod admin;
+mod channel;
+mod client;
+mod config;
+mod consumer;
+pub mod context;
+mod error;
+mod link;
+mod partitioner;
+mod producer;
+mod typed;
+
+pub use admin::{Admin, Fetched, NewTopic};
+pub use client::Client;
+pub use config::{ClientConfig, Trust};
+pub use consumer::{ConsumedBatch, ConsumedRecord, Consumer, ConsumerBuilder, Progress};
+pub use error::{BuildError, ConnectError, ConsumeError, RequestError, SendError, ServerError};
+pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
+pub use plimsoll_protocol::api::{
+    AckLevel, ConfigChange, Durability, PartitionInfo, StartPosition, TopicConfig, TopicInfo,
+};
+pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
+pub use plimsoll_protocol::error::ErrorCode;
+pub use plimsoll_protocol::ids::Offset;
+pub use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
+pub use producer::{Ack, AckFuture, Producer, ProducerBuilder, ProducerOptions};
+pub use typed::{
+    Codec, Json, Typed, TypedConsumeError, TypedConsumer, TypedProducer, TypedSendError,
+};

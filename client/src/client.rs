@@ -1,0 +1,120 @@
+//! The entry: a client holds one connection per node and hands out producers, consumers and the
+//! admin.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use plimsoll_protocol::api::Request;
+use tokio::time::timeout;
+
+use crate::admin::Admin;
+use crate::config::ClientConfig;
+use crate::consumer::ConsumerBuilder;
+use crate::error::{ConnectError, RequestError};
+use crate::link::{Dialer, Link};
+use crate::producer::ProducerBuilder;
+
+/// A connection to a Plimsoll cluster. Cloning is cheap; the connections end with the last clone,
+/// producer and consumer.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+/// What a client, its producers and consumers have in common.
+pub(crate) struct Shared {
+    dialer: Dialer,
+    /// Live links by address. One attempt at a time per client: whoever waits gets its outcome.
+    links: tokio::sync::Mutex<HashMap<String, Arc<Link>>>,
+}
+
+impl Client {
+    /// Connects to a node.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used, nobody answers, the certificate is not trusted, or
+    /// the node refuses.
+    pub async fn connect(config: ClientConfig) -> Result<Self, ConnectError> {
+        let shared = Arc::new(Shared {
+            dialer: Dialer::new(config)?,
+            links: tokio::sync::Mutex::new(HashMap::new()),
+        });
+        shared.link(None).await?;
+        Ok(Self { shared })
+    }
+
+    /// A producer for a topic, to be configured and built.
+    pub fn producer(&self, topic: impl Into<String>) -> ProducerBuilder {
+        ProducerBuilder::new(Arc::clone(&self.shared), topic.into())
+    }
+
+    /// A consumer of a topic, to be configured and built.
+    pub fn consumer(&self, topic: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(Arc::clone(&self.shared), topic.into())
+    }
+
+    /// Topics, offsets, status.
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.shared))
+    }
+
+    /// Name of the cluster that the node belongs to.
+    ///
+    /// # Errors
+    /// When the connection was lost and cannot be made again.
+    pub async fn cluster_id(&self) -> Result<String, ConnectError> {
+        Ok(self.shared.link(None).await?.hello().cluster_id.clone())
+    }
+}
+
+impl Shared {
+    pub(crate) fn config(&self) -> &ClientConfig {
+        self.dialer.config()
+    }
+
+    /// The live link to a node (by default the configured one), dialed anew if it was lost.
+    pub(crate) async fn link(&self, address: Option<&str>) -> Result<Arc<Link>, ConnectError> {
+        let address = address.unwrap_or(&self.config().address);
+        let mut links = self.links.lock().await;
+        if let Some(link) = links.get(address)
+            && !link.is_closed()
+        {
+            return Ok(Arc::clone(link));
+        }
+        links.remove(address);
+        let link = Arc::new(self.dialer.dial(address).await?);
+        links.insert(address.to_owned(), Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// Sends one request to the configured node and awaits its answer.
+    pub(crate) async fn request<R>(&self, request: R) -> Result<R::Response, RequestError>
+    where
+        R: Request + Send + Sync + 'static,
+    {
+        Ok(self.request_with_payload(request).await?.0)
+    }
+
+    /// As [`Shared::request`], with the answer's payload.
+    pub(crate) async fn request_with_payload<R>(
+        &self,
+        request: R,
+    ) -> Result<(R::Response, Bytes), RequestError>
+    where
+        R: Request + Send + Sync + 'static,
+    {
+        let after = self.config().request_timeout;
+        let link = self.link(None).await?;
+        match timeout(after, link.control().request(request)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(RequestError::Timeout { after }),
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("address", &self.shared.config().address).finish()
+    }
+}

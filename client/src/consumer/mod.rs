@@ -1,0 +1,378 @@
+//! The consumer: records of some or all partitions of a topic, pushed by the node.
+
+mod subscription;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use plimsoll_protocol::api::{DescribeTopicRequest, StartPosition};
+use plimsoll_protocol::batch::{BatchLimits, Record, RecordBatch, RecordIter};
+use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::client::Shared;
+use crate::error::{BuildError, ConsumeError};
+use subscription::{Event, Subscription};
+
+/// Frames that wait between the partitions' tasks and the consumer's caller.
+const FRAMES_WAITING_MAX: usize = 8;
+const FRAME_BYTES_MAX: usize = 1 << 20;
+const FRAME_BYTES_MIN: usize = 64 << 10;
+
+/// Configures a [`Consumer`].
+#[derive(Clone)]
+pub struct ConsumerBuilder {
+    shared: Arc<Shared>,
+    topic: String,
+    start: StartPosition,
+    partitions: Option<Vec<u32>>,
+    buffer_bytes: usize,
+    bounded: bool,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(shared: Arc<Shared>, topic: String) -> Self {
+        let (start, buffer_bytes) = (StartPosition::Earliest, 64 << 20);
+        Self { shared, topic, start, partitions: None, buffer_bytes, bounded: false }
+    }
+
+    /// Where each partition begins. Default: earliest.
+    #[must_use]
+    pub fn from(mut self, start: StartPosition) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Which partitions. Default: all that the topic has when the consumer is built.
+    #[must_use]
+    pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
+        self.partitions = Some(partitions.into_iter().collect());
+        self
+    }
+
+    /// Bytes of records that may wait to be taken, in all partitions, 1 MiB..=4 GiB. Default
+    /// 64 MiB. The node stops pushing when they are used up.
+    #[must_use]
+    pub fn buffer_bytes(mut self, buffer_bytes: usize) -> Self {
+        self.buffer_bytes = buffer_bytes;
+        self
+    }
+
+    /// Ends each partition at the high watermark that it has now, instead of waiting for more.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.bounded = true;
+        self
+    }
+
+    /// Looks the topic up and subscribes to its partitions.
+    ///
+    /// # Errors
+    /// An unknown topic or partition, an option out of bounds, no connection. What goes wrong in a
+    /// single partition later comes through [`Consumer::next`].
+    pub async fn build(self) -> Result<Consumer, BuildError> {
+        let option = |option, reason: String| Err(BuildError::Option { option, reason });
+        if !((1 << 20)..=(4 << 30)).contains(&self.buffer_bytes) {
+            return option("buffer_bytes", "allowed are 1 MiB to 4 GiB".to_owned());
+        }
+        let topic: TopicName = match self.topic.parse() {
+            Ok(topic) => topic,
+            Err(error) => return option("topic", format!("{error}")),
+        };
+        let described =
+            self.shared.request(DescribeTopicRequest { topic: topic.clone() }).await?.topic;
+        let mut partitions = self.partitions.unwrap_or_else(|| (0..described.partitions).collect());
+        partitions.sort_unstable();
+        partitions.dedup();
+        if let Some(unknown) = partitions.iter().find(|at| **at >= described.partitions) {
+            let reason = format!("partition {unknown} of a topic with {}", described.partitions);
+            return option("partitions", reason);
+        }
+        let share = self.buffer_bytes / partitions.len().max(1);
+        let frame_bytes = (share / 2).clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX);
+        let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
+        let mut tasks = JoinSet::new();
+        for partition in &partitions {
+            let subscription = Subscription {
+                shared: Arc::clone(&self.shared),
+                topic: topic.clone(),
+                partition: PartitionIndex(*partition),
+                start: self.start,
+                frame_bytes: u32::try_from(frame_bytes).expect("at most 1 MiB"),
+                credit_bytes: share.max(2 * frame_bytes) as u64,
+                bounded: self.bounded,
+                events: events.clone(),
+            };
+            tasks.spawn(subscription.run());
+        }
+        let decompressed_max = BatchLimits::default().records_bytes_max as usize;
+        Ok(Consumer {
+            topic,
+            receiver,
+            current: None,
+            progress: partitions.into_iter().map(Progress::new).collect(),
+            decompressed_max,
+            _tasks: tasks,
+        })
+    }
+}
+
+/// A record with its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConsumedRecord {
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset.
+    pub offset: Offset,
+    /// When the node took it, in milliseconds since 1970 (UTC).
+    pub append_time_ms: i64,
+    /// Key, value, headers, timestamp. They share the memory of the frame that they came in.
+    pub record: Record,
+}
+
+/// A whole batch with its place: cheaper than single records.
+#[derive(Debug, Clone)]
+pub struct ConsumedBatch {
+    /// Its partition.
+    pub partition: u32,
+    /// The batch, its checksum checked. It may begin below the offset that was asked for.
+    pub batch: RecordBatch,
+    /// The first offset of the batch that belongs to what was asked for.
+    pub from: Offset,
+    /// The offset after the last one that does.
+    pub until: Offset,
+}
+
+/// How far a consumer is in one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The partition.
+    pub partition: u32,
+    /// The offset after the last record that was handed out; `None` before the first news.
+    pub position: Option<Offset>,
+    /// The high watermark when the node last said it.
+    pub high_watermark: Option<Offset>,
+}
+
+impl Progress {
+    fn new(partition: u32) -> Self {
+        Self { partition, position: None, high_watermark: None }
+    }
+
+    /// Records that are stored and not yet handed out, as far as is known.
+    pub fn lag(&self) -> Option<u64> {
+        Some(self.high_watermark?.0.saturating_sub(self.position?.0))
+    }
+}
+
+/// Records of a topic's partitions, each partition in order, as a [`Stream`].
+///
+/// It reconnects by itself and goes on at the next offset. An error of a partition ends only that
+/// partition; the stream ends when all partitions have ended.
+pub struct Consumer {
+    topic: TopicName,
+    receiver: mpsc::Receiver<Event>,
+    current: Option<Current>,
+    progress: Vec<Progress>,
+    decompressed_max: usize,
+    /// Aborted when the consumer is dropped.
+    _tasks: JoinSet<()>,
+}
+
+/// The frame that is being handed out.
+struct Current {
+    partition: u32,
+    rest: Bytes,
+    from: Offset,
+    until: Offset,
+    batch: Option<(RecordIter, i64)>,
+}
+
+impl Consumer {
+    /// The next record. `None` when all partitions have ended.
+    ///
+    /// # Errors
+    /// What ended a partition; the others go on with the next call.
+    pub async fn next(&mut self) -> Option<Result<ConsumedRecord, ConsumeError>> {
+        poll_fn(|context| self.poll_record(context)).await
+    }
+
+    /// The next whole batch. `None` when all partitions have ended.
+    ///
+    /// # Errors
+    /// As [`Consumer::next`].
+    pub async fn next_batch(&mut self) -> Option<Result<ConsumedBatch, ConsumeError>> {
+        poll_fn(|context| self.poll_batch(context)).await
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        self.topic.as_str()
+    }
+
+    /// How far each partition is.
+    pub fn progress(&self) -> &[Progress] {
+        &self.progress
+    }
+
+    /// Whether everything that is known to be stored was handed out.
+    pub fn is_caught_up(&self) -> bool {
+        self.progress.iter().all(|progress| progress.lag() == Some(0))
+    }
+
+    fn poll_record(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<ConsumedRecord, ConsumeError>>> {
+        loop {
+            if let Some(record) = self.next_of_current() {
+                return Poll::Ready(Some(record));
+            }
+            if self.current.as_ref().is_none_or(|current| current.rest.is_empty()) {
+                match ready!(self.poll_frame(context)) {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(None),
+                }
+            }
+            if let Err(error) = self.open_next_batch() {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    fn next_of_current(&mut self) -> Option<Result<ConsumedRecord, ConsumeError>> {
+        let current = self.current.as_mut()?;
+        let (records, append_time_ms) = current.batch.as_mut()?;
+        let partition = current.partition;
+        let Some(delivered) = records.next() else {
+            current.batch = None;
+            return None;
+        };
+        match delivered {
+            Ok(delivered) if delivered.offset < current.until => {
+                let append_time_ms = *append_time_ms;
+                self.moved(partition, Offset(delivered.offset.0 + 1));
+                let (offset, record) = (delivered.offset, delivered.record);
+                Some(Ok(ConsumedRecord { partition, offset, append_time_ms, record }))
+            }
+            Ok(_) => {
+                current.batch = None;
+                None
+            }
+            Err(error) => {
+                current.batch = None;
+                let (offset, reason) = (current.from, error.to_string().into());
+                Some(Err(ConsumeError::Damaged { partition, offset, reason }))
+            }
+        }
+    }
+
+    /// Begins the next batch of the current frame, if there is one.
+    fn open_next_batch(&mut self) -> Result<(), ConsumeError> {
+        let decompressed_max = self.decompressed_max;
+        let Some(current) = self.current.as_mut() else { return Ok(()) };
+        if current.rest.is_empty() {
+            return Ok(());
+        }
+        let (partition, from) = (current.partition, current.from);
+        let damaged = |offset, reason: String| ConsumeError::Damaged {
+            partition,
+            offset,
+            reason: reason.into(),
+        };
+        let (batch, rest) = RecordBatch::parse(std::mem::take(&mut current.rest))
+            .map_err(|error| damaged(from, error.to_string()))?;
+        current.rest = rest;
+        let offset = batch.header.base_offset;
+        let mut records =
+            batch.records(decompressed_max).map_err(|error| damaged(offset, error.to_string()))?;
+        records.skip_to(from).map_err(|error| damaged(offset, error.to_string()))?;
+        current.batch = Some((records, batch.header.append_time_ms));
+        Ok(())
+    }
+
+    fn poll_batch(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<ConsumedBatch, ConsumeError>>> {
+        loop {
+            if let Some(current) = self.current.as_mut()
+                && !current.rest.is_empty()
+            {
+                let (partition, from, until) = (current.partition, current.from, current.until);
+                return Poll::Ready(Some(
+                    match RecordBatch::parse(std::mem::take(&mut current.rest)) {
+                        Ok((batch, rest)) => {
+                            current.rest = rest;
+                            self.moved(partition, batch.header.end_offset().min(until));
+                            Ok(ConsumedBatch { partition, batch, from, until })
+                        }
+                        Err(error) => Err(ConsumeError::Damaged {
+                            partition,
+                            offset: from,
+                            reason: error.to_string().into(),
+                        }),
+                    },
+                ));
+            }
+            match ready!(self.poll_frame(context)) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Takes the next news from the partitions' tasks.
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<(), ConsumeError>>> {
+        let Some(event) = ready!(self.receiver.poll_recv(context)) else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(match event {
+            Event::Began { partition, start, high_watermark } => {
+                self.moved(partition, start);
+                self.saw_high_watermark(partition, high_watermark);
+                Ok(())
+            }
+            Event::Batches { partition, payload, from, until, high_watermark } => {
+                self.saw_high_watermark(partition, high_watermark);
+                self.current = Some(Current { partition, rest: payload, from, until, batch: None });
+                Ok(())
+            }
+            Event::Failed(error) => Err(error),
+        }))
+    }
+
+    fn place(&mut self, partition: u32) -> &mut Progress {
+        let place = self.progress.binary_search_by_key(&partition, |progress| progress.partition);
+        &mut self.progress[place.expect("news come only of this consumer's partitions")]
+    }
+
+    fn moved(&mut self, partition: u32, position: Offset) {
+        self.place(partition).position = Some(position);
+    }
+
+    fn saw_high_watermark(&mut self, partition: u32, high_watermark: Offset) {
+        self.place(partition).high_watermark = Some(high_watermark);
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<ConsumedRecord, ConsumeError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_record(context)
+    }
+}
+
+impl std::fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consumer").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,312 @@
+//! One task per partition that keeps its subscription alive and hands frames to the consumer.
+//!
+//! Backpressure: the task waits for room in the consumer's channel before it reads on; over QUIC the
+//! stream's flow control then stops the node, over TCP and TLS it is the credit that is given back
+//! only for frames that were taken.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use plimsoll_protocol::api::{
+    CreditRequest, Delivery, StartPosition, SubscribeRequest, SubscribeResponse,
+};
+use plimsoll_protocol::batch::{RecordBatch, iterate_batches};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::frame::{Frame, encode_request};
+use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
+use plimsoll_transport::{FrameReceiver, FrameSender};
+use tokio::sync::mpsc;
+
+use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
+use crate::client::Shared;
+use crate::error::{ConsumeError, RequestError, ServerError};
+use crate::link::{Backoff, Link};
+
+/// What a partition's task tells the consumer.
+pub(super) enum Event {
+    /// The subscription stands.
+    Began { partition: u32, start: Offset, high_watermark: Offset },
+    /// Whole batches, checked; records in `from..until` are wanted. Empty: caught up.
+    Batches { partition: u32, payload: Bytes, from: Offset, until: Offset, high_watermark: Offset },
+    /// The partition has ended with this.
+    Failed(ConsumeError),
+}
+
+/// See the module.
+pub(super) struct Subscription {
+    pub(super) shared: Arc<Shared>,
+    pub(super) topic: TopicName,
+    pub(super) partition: PartitionIndex,
+    pub(super) start: StartPosition,
+    pub(super) frame_bytes: u32,
+    pub(super) credit_bytes: u64,
+    pub(super) bounded: bool,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+/// Where the task is.
+struct Place {
+    /// Where the next attempt begins.
+    start: StartPosition,
+    /// The first offset not yet handed on, once it is known.
+    next: Option<Offset>,
+    /// Where a bounded consumer ends.
+    end: Option<Offset>,
+}
+
+/// How one attempt ended.
+enum Ended {
+    /// Try again: the connection or the node failed for now.
+    Lost(String),
+    /// The node must be another one.
+    Moved(Option<String>),
+    /// Nobody takes the records any more.
+    Unwanted,
+    /// A bounded consumer has all it wanted.
+    Complete,
+    /// For good.
+    Failed(ConsumeError),
+}
+
+/// Where frames of a subscription come from.
+enum Source {
+    /// A stream of its own. The sender is kept so that the stream stays open.
+    Stream { receiver: Box<FrameReceiver>, _sender: Box<FrameSender>, _link: Arc<Link> },
+    /// The connection's one stream.
+    Shared {
+        frames: mpsc::UnboundedReceiver<Result<Frame, ChannelClosed>>,
+        channel: Arc<Channel>,
+        correlation: CorrelationId,
+        _link: Arc<Link>,
+    },
+}
+
+impl Subscription {
+    pub(super) async fn run(self) {
+        let mut backoff = Backoff::new(self.shared.config().reconnect_pause);
+        let mut place = Place { start: self.start, next: None, end: None };
+        let mut leader: Option<String> = None;
+        loop {
+            let before = place.next;
+            let ended = match self.attempt(&mut place, leader.as_deref()).await {
+                Ok(ended) | Err(ended) => ended,
+            };
+            if place.next != before {
+                backoff.reset();
+            }
+            match ended {
+                Ended::Lost(reason) => {
+                    tracing::debug!(topic = %self.topic, partition = %self.partition, reason,
+                        "subscription lost, subscribing again");
+                }
+                Ended::Moved(address) => leader = address,
+                Ended::Unwanted | Ended::Complete => return,
+                Ended::Failed(error) => {
+                    // A consumer that is gone needs no news.
+                    let _ = self.events.send(Event::Failed(error)).await;
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_pause()) => {}
+                () = self.events.closed() => return,
+            }
+        }
+    }
+
+    /// Subscribes and hands frames on until something ends it.
+    async fn attempt(&self, place: &mut Place, leader: Option<&str>) -> Result<Ended, Ended> {
+        let lost = |error: RequestError| match error.is_retriable() {
+            true => Ended::Lost(error.to_string()),
+            false => self.refused(error, place.next),
+        };
+        let link = self.shared.link(leader).await.map_err(|error| lost(error.into()))?;
+        let mut source = self.subscribe(&link, place.start).await.map_err(lost)?;
+        let frame = source.next().await?;
+        let (began, _) = decode_answer::<SubscribeRequest>(frame)
+            .map_err(|error| self.ended_by(error, place.next))?;
+        let began: SubscribeResponse = began;
+        let next = place.next.unwrap_or(began.start_offset);
+        place.next = Some(next);
+        place.start = StartPosition::Offset(next);
+        if self.bounded {
+            place.end.get_or_insert(began.high_watermark);
+        }
+        let (start, high_watermark) = (next, began.high_watermark);
+        self.tell(Event::Began { partition: self.partition.0, start, high_watermark }).await?;
+        loop {
+            let next = place.next.unwrap_or_default();
+            if place.end.is_some_and(|end| next >= end) {
+                return Ok(Ended::Complete);
+            }
+            let frame = tokio::select! {
+                frame = source.next() => frame?,
+                () = self.events.closed() => return Ok(Ended::Unwanted),
+            };
+            self.hand_on(frame, &mut source, place).await?;
+        }
+    }
+
+    async fn hand_on(
+        &self,
+        frame: Frame,
+        source: &mut Source,
+        place: &mut Place,
+    ) -> Result<(), Ended> {
+        let next = place.next.unwrap_or_default();
+        if frame.header.flags.is_error() {
+            let refusal: ErrorResponse = frame
+                .decode_body()
+                .map_err(|error| Ended::Lost(format!("unreadable refusal: {error}")))?;
+            return Err(self.ended_by(ServerError::from(refusal).into(), place.next));
+        }
+        let delivery: Delivery = frame
+            .decode_body()
+            .map_err(|error| Ended::Lost(format!("unreadable delivery: {error}")))?;
+        let bytes = frame.payload.len() as u64;
+        self.check(&frame.payload)?;
+        let until = place.end.unwrap_or(Offset(u64::MAX));
+        self.tell(Event::Batches {
+            partition: self.partition.0,
+            payload: frame.payload,
+            from: next,
+            until,
+            high_watermark: delivery.high_watermark,
+        })
+        .await?;
+        let moved = delivery.next_offset.max(next);
+        place.next = Some(moved);
+        place.start = StartPosition::Offset(moved);
+        source.took(bytes).await
+    }
+
+    /// Checks every batch here, in the partition's own task, so that the caller's need not.
+    fn check(&self, payload: &Bytes) -> Result<(), Ended> {
+        for batch in iterate_batches(payload.clone()) {
+            let checked = batch.and_then(|batch: RecordBatch| batch.check_body_crc());
+            if let Err(error) = checked {
+                // Damaged on its way or at the node: another attempt tells which.
+                return Err(Ended::Lost(format!("damaged batch: {error}")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), Ended> {
+        self.events.send(event).await.map_err(|_| Ended::Unwanted)
+    }
+
+    async fn subscribe(
+        &self,
+        link: &Arc<Link>,
+        start: StartPosition,
+    ) -> Result<Source, RequestError> {
+        let mut request = SubscribeRequest {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            start,
+            max_frame_bytes: self.frame_bytes,
+            credit_bytes: 0,
+        };
+        if let Some((mut sender, receiver)) = link.subscription_stream().await? {
+            let head = encode_request(CorrelationId(1), &request, 0).freeze();
+            sender.send(head, &[]).await.map_err(|error| RequestError::ConnectionLost {
+                reason: error.to_string().into(),
+            })?;
+            let (receiver, sender) = (Box::new(receiver), Box::new(sender));
+            return Ok(Source::Stream { receiver, _sender: sender, _link: Arc::clone(link) });
+        }
+        request.credit_bytes = self.credit_bytes;
+        let channel = Arc::clone(link.control());
+        let (taker, frames) = mpsc::unbounded_channel();
+        let correlation = channel.send(&request, &[], Waiter::Many(taker)).await?;
+        Ok(Source::Shared { frames, channel, correlation, _link: Arc::clone(link) })
+    }
+
+    fn ended_by(&self, error: RequestError, wanted: Option<Offset>) -> Ended {
+        match error {
+            RequestError::Refused(refusal) if refusal.code == ErrorCode::NotLeader => {
+                Ended::Moved(refusal.leader.map(|(_, address)| address))
+            }
+            error if error.is_retriable() => Ended::Lost(error.to_string()),
+            error => self.refused(error, wanted),
+        }
+    }
+
+    fn refused(&self, error: RequestError, wanted: Option<Offset>) -> Ended {
+        let partition = self.partition.0;
+        match error {
+            RequestError::Refused(refusal) if refusal.code == ErrorCode::OffsetOutOfRange => {
+                let wanted = wanted.or(match self.start {
+                    StartPosition::Offset(offset) => Some(offset),
+                    _ => None,
+                });
+                match (wanted, refusal.detail) {
+                    (Some(wanted), Some(log_start)) if wanted.0 < log_start => {
+                        Ended::Failed(ConsumeError::OffsetOutOfRange {
+                            partition,
+                            wanted,
+                            log_start: Offset(log_start),
+                        })
+                    }
+                    _ => Ended::Failed(ConsumeError::Refused { partition, source: refusal }),
+                }
+            }
+            RequestError::Refused(source) => {
+                Ended::Failed(ConsumeError::Refused { partition, source })
+            }
+            error => Ended::Failed(ConsumeError::Refused {
+                partition,
+                source: ServerError {
+                    code: ErrorCode::Internal,
+                    message: error.to_string(),
+                    leader: None,
+                    detail: None,
+                },
+            }),
+        }
+    }
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Frame, Ended> {
+        match self {
+            Self::Stream { receiver, .. } => match receiver.recv().await {
+                Ok(Some(frame)) => Ok(frame),
+                Ok(None) => Err(Ended::Lost("the node ended the stream".to_owned())),
+                Err(error) => Err(Ended::Lost(error.to_string())),
+            },
+            Self::Shared { frames, .. } => match frames.recv().await {
+                Some(Ok(frame)) => Ok(frame),
+                Some(Err(closed)) => Err(Ended::Lost(closed.reason.to_string())),
+                None => Err(Ended::Lost("the connection ended".to_owned())),
+            },
+        }
+    }
+
+    /// A frame with this many payload bytes was taken: the node may push as many more.
+    async fn took(&mut self, bytes: u64) -> Result<(), Ended> {
+        let Self::Shared { channel, correlation, .. } = self else { return Ok(()) };
+        if bytes == 0 {
+            return Ok(());
+        }
+        let credit = CreditRequest { subscription: *correlation, bytes };
+        channel.send_one_way(&credit).await.map_err(|closed| Ended::Lost(closed.reason.to_string()))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if let Self::Shared { channel, correlation, .. } = self {
+            channel.forget(*correlation);
+            let (channel, subscription) = (Arc::clone(channel), *correlation);
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move {
+                    let request = plimsoll_protocol::api::UnsubscribeRequest { subscription };
+                    // The connection may be gone; then so is the subscription.
+                    let _ = channel.request(request).await;
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! One task per partition that numbers batches, sends them and deals with what comes back.
+//!
+//! The rules that keep "stored once, in order":
+//! - A batch keeps its sequence and its bytes for as long as it may have been stored.
+//! - After any failure nothing new is sent until all answers of the old attempts are in (or their
+//!   stream is gone); then everything unacknowledged is sent again, oldest first.
+//! - A sequence is given to other records only if the node certainly does not have it; else the
+//!   driver goes on under a new epoch, and what may be stored is reported as unknown.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use plimsoll_protocol::api::{
+    AckLevel, Durability, InitProducerRequest, ProduceRequest, ProducerIdentity,
+};
+use plimsoll_protocol::batch::{Compression, set_producer};
+use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+
+use super::completion::{BatchAck, Completion};
+use super::lane::{Answer, Lane, OpenBatch};
+use super::options::ProducerOptions;
+use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
+use crate::client::Shared;
+use crate::error::{RequestError, SendError};
+use crate::link::{Backoff, Link};
+
+/// See the module.
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    options: Arc<ProducerOptions>,
+    topic: TopicName,
+    /// The stream to the leader, with the link that keeps it open.
+    stream: Option<(Arc<Link>, Arc<Channel>)>,
+    /// Where the leader was last seen; `None`: the configured node.
+    leader: Option<String>,
+    identity: ProducerIdentity,
+    next_sequence: u64,
+    in_flight: VecDeque<InFlight>,
+    next_attempt: u64,
+    /// Something in `in_flight` must be sent again before anything new.
+    resend: bool,
+    /// A new epoch is needed before anything is sent.
+    renew: bool,
+    backoff: Backoff,
+    answers: Vec<Answer>,
+}
+
+/// A numbered batch without outcome.
+struct InFlight {
+    bytes: Bytes,
+    base_sequence: u64,
+    record_count: u32,
+    completion: Arc<Completion>,
+    opened_at: Instant,
+    /// The attempt whose answer is awaited.
+    awaiting: Option<(u64, Instant)>,
+    /// An earlier attempt ended without an answer: the node may have it.
+    maybe_stored: bool,
+}
+
+impl Driver {
+    /// Starts the task. It ends when its lane is closed and drained.
+    pub(crate) fn start(
+        shared: Arc<Shared>,
+        lane: Arc<Lane>,
+        options: Arc<ProducerOptions>,
+        topic: TopicName,
+        identity: ProducerIdentity,
+    ) {
+        let backoff = Backoff::new(shared.config().reconnect_pause);
+        let driver = Self {
+            shared,
+            lane,
+            options,
+            topic,
+            stream: None,
+            leader: None,
+            identity,
+            next_sequence: 0,
+            in_flight: VecDeque::new(),
+            next_attempt: 1,
+            resend: false,
+            renew: false,
+            backoff,
+            answers: Vec::new(),
+        };
+        tokio::spawn(driver.run());
+    }
+
+    async fn run(mut self) {
+        loop {
+            self.look_at_answers();
+            self.give_up_what_is_too_old();
+            if (self.resend || self.renew) && self.nothing_awaited() {
+                self.recover().await;
+                continue;
+            }
+            let mut look_again = None;
+            while !self.resend && !self.renew {
+                match self.lane.next_batch(self.in_flight.len()) {
+                    Ok(batch) => self.send_new(batch).await,
+                    Err(due) => {
+                        look_again = due;
+                        break;
+                    }
+                }
+            }
+            if self.in_flight.is_empty() && self.lane.is_drained() {
+                return;
+            }
+            if !((self.resend || self.renew) && self.nothing_awaited()) {
+                self.wait(look_again).await;
+            }
+        }
+    }
+
+    fn nothing_awaited(&self) -> bool {
+        self.in_flight.iter().all(|batch| batch.awaiting.is_none())
+    }
+
+    /// Sleeps until the lane has news, an answer is overdue, or something becomes too old.
+    async fn wait(&mut self, look_again: Option<Instant>) {
+        let request_timeout = self.shared.config().request_timeout;
+        let overdue = self.in_flight.iter().find_map(|batch| batch.awaiting);
+        let overdue = overdue.map(|(_, since)| since + request_timeout);
+        let too_old = self.lane.oldest().map(|since| since + self.options.delivery_timeout);
+        let deadline = [look_again, overdue, too_old].into_iter().flatten().min();
+        let Some(deadline) = deadline else {
+            self.lane.wake.notified().await;
+            return;
+        };
+        let woken = tokio::time::timeout_at(deadline.into(), self.lane.wake.notified()).await;
+        if woken.is_err()
+            && overdue.is_some_and(|due| due <= Instant::now())
+            && let Some((_, channel)) = self.stream.take()
+        {
+            // Its end answers every attempt on it: they are sent again on a new stream.
+            channel.close("no answer from the node in time");
+        }
+    }
+
+    async fn send_new(&mut self, batch: OpenBatch) {
+        let record_count = batch.builder.record_count();
+        let base_sequence = self.next_sequence;
+        let ProducerIdentity { producer_id, epoch } = self.identity;
+        let compression = self.options.compression;
+        let builder = batch.builder;
+        let finish = move || builder.finish(producer_id, epoch, base_sequence, compression);
+        let bytes = if compression == Compression::None {
+            finish()
+        } else {
+            match tokio::task::spawn_blocking(finish).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    let reason = format!("compression failed: {error}").into();
+                    batch.completion.complete(Err(SendError::NotSent { reason }));
+                    self.lane.resolve(1, batch.completion.failure());
+                    return;
+                }
+            }
+        };
+        self.next_sequence += u64::from(record_count);
+        self.in_flight.push_back(InFlight {
+            bytes,
+            base_sequence,
+            record_count,
+            completion: batch.completion,
+            opened_at: batch.opened_at,
+            awaiting: None,
+            maybe_stored: false,
+        });
+        if let Err(error) = self.transmit(self.in_flight.len() - 1).await {
+            tracing::debug!(partition = self.lane.partition, %error, "batch must be sent again");
+            self.resend = true;
+        }
+    }
+
+    /// Sends one batch of `in_flight`. An error means that this attempt never left.
+    async fn transmit(&mut self, place: usize) -> Result<(), RequestError> {
+        let channel = self.channel().await?;
+        let attempt = self.next_attempt;
+        self.next_attempt += 1;
+        let request = ProduceRequest {
+            topic: self.topic.clone(),
+            partition: PartitionIndex(self.lane.partition),
+            acks: self.options.acks,
+        };
+        let batch = &mut self.in_flight[place];
+        batch.awaiting = Some((attempt, Instant::now()));
+        let (lane, completion) = (Arc::clone(&self.lane), Arc::clone(&batch.completion));
+        let waiter = Waiter::Once(Box::new(move |answer| {
+            let outcome = take_answer(answer, lane.partition, &completion);
+            lane.answered(Answer { attempt, outcome });
+        }));
+        let payload = [batch.bytes.clone()];
+        match channel.send(&request, &payload, waiter).await {
+            Ok(_) => Ok(()),
+            Err(closed) => {
+                // The frame may have left in part or whole before the stream broke.
+                let batch = &mut self.in_flight[place];
+                batch.awaiting = None;
+                batch.maybe_stored = true;
+                self.stream = None;
+                Err(closed.into())
+            }
+        }
+    }
+
+    async fn channel(&mut self) -> Result<Arc<Channel>, RequestError> {
+        if let Some((_, channel)) = &self.stream
+            && !channel.is_closed()
+        {
+            return Ok(Arc::clone(channel));
+        }
+        self.stream = None;
+        let link = self.shared.link(self.leader.as_deref()).await?;
+        let channel = link.produce_channel().await?;
+        self.stream = Some((link, Arc::clone(&channel)));
+        Ok(channel)
+    }
+
+    fn look_at_answers(&mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        self.lane.take_answers(&mut answers);
+        for answer in answers.drain(..) {
+            let place = self.in_flight.iter().position(
+                |batch| matches!(batch.awaiting, Some((attempt, _)) if attempt == answer.attempt),
+            );
+            let Some(place) = place else { continue };
+            self.in_flight[place].awaiting = None;
+            if let Err(error) = answer.outcome {
+                self.failed(place, error);
+            } else {
+                self.backoff.reset();
+            }
+        }
+        self.answers = answers;
+        self.pop_resolved();
+    }
+
+    /// Batches leave `in_flight` in order, so that `resolved` counts a prefix.
+    fn pop_resolved(&mut self) {
+        let (mut count, mut failure) = (0, None);
+        while self.in_flight.front().is_some_and(|batch| batch.completion.is_done()) {
+            if let Some(batch) = self.in_flight.pop_front() {
+                count += 1;
+                failure = failure.or(batch.completion.failure());
+            }
+        }
+        if count > 0 {
+            self.lane.resolve(count, failure);
+        }
+    }
+
+    fn is_first_open(&self, place: usize) -> bool {
+        self.in_flight.iter().take(place).all(|batch| batch.completion.is_done())
+    }
+
+    fn failed(&mut self, place: usize, error: RequestError) {
+        let refusal = match error {
+            RequestError::Refused(refusal) => refusal,
+            error => {
+                tracing::debug!(partition = self.lane.partition, %error, "attempt without answer");
+                self.in_flight[place].maybe_stored = true;
+                self.resend = true;
+                return;
+            }
+        };
+        match refusal.code {
+            ErrorCode::NotLeader => {
+                self.leader = refusal.leader.map(|(_, address)| address);
+                self.stream = None;
+                self.resend = true;
+            }
+            ErrorCode::Timeout => {
+                self.in_flight[place].maybe_stored = true;
+                self.resend = true;
+            }
+            // The batch before it has not been taken yet: this one follows it again.
+            ErrorCode::OutOfOrderSequence if !self.is_first_open(place) => self.resend = true,
+            ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer => {
+                // The node does not know what this driver has been told is stored, or an unknown
+                // outcome turned out not to be continued: only a new epoch goes on from here.
+                self.renew = true;
+                self.resend = true;
+            }
+            ErrorCode::StaleProducerEpoch => self.fenced(),
+            code if code.is_retriable() => self.resend = true,
+            _ => {
+                let last = place + 1 == self.in_flight.len();
+                let batch = &self.in_flight[place];
+                batch.completion.complete(Err(SendError::Refused(refusal)));
+                if last && !batch.maybe_stored {
+                    self.next_sequence = batch.base_sequence;
+                } else {
+                    self.renew = true;
+                }
+            }
+        }
+    }
+
+    fn fenced(&mut self) {
+        for batch in self.lane.refuse(SendError::Fenced) {
+            batch.completion.complete(Err(SendError::Fenced));
+            self.lane.resolve(1, Some(SendError::Fenced));
+        }
+        for batch in &self.in_flight {
+            batch.completion.complete(Err(SendError::Fenced));
+        }
+        (self.resend, self.renew) = (false, false);
+    }
+
+    fn give_up_what_is_too_old(&mut self) {
+        let Some(limit) = Instant::now().checked_sub(self.options.delivery_timeout) else { return };
+        let reason = format!("no acknowledgement within {:?}", self.options.delivery_timeout);
+        for batch in &self.in_flight {
+            if batch.opened_at < limit && batch.awaiting.is_none() && !batch.completion.is_done() {
+                batch.completion.complete(Err(given_up(batch.maybe_stored, &reason)));
+                self.renew = true;
+            }
+        }
+        self.pop_resolved();
+        if self.in_flight.is_empty() {
+            for batch in self.lane.take_older_than(limit) {
+                batch.completion.complete(Err(given_up(false, &reason)));
+                self.lane.resolve(1, batch.completion.failure());
+            }
+        }
+    }
+
+    /// After a pause: a new epoch where one is needed, then everything unacknowledged again.
+    async fn recover(&mut self) {
+        tokio::time::sleep(self.backoff.next_pause()).await;
+        self.give_up_what_is_too_old();
+        if self.renew
+            && let Err(error) = self.take_new_epoch().await
+        {
+            tracing::debug!(partition = self.lane.partition, %error, "no new producer epoch yet");
+            return;
+        }
+        for place in 0..self.in_flight.len() {
+            if self.in_flight[place].completion.is_done() {
+                continue;
+            }
+            if let Err(error) = self.transmit(place).await {
+                tracing::debug!(partition = self.lane.partition, %error, "sending again failed");
+                return;
+            }
+        }
+        self.resend = false;
+    }
+
+    async fn take_new_epoch(&mut self) -> Result<(), RequestError> {
+        let request = InitProducerRequest { existing: Some(self.identity.clone()) };
+        self.identity = self.shared.request(request).await?;
+        let reason = "the node lost track of this producer after a failure";
+        for batch in self.in_flight.iter().filter(|batch| batch.maybe_stored) {
+            batch.completion.complete(Err(given_up(true, reason)));
+        }
+        self.pop_resolved();
+        self.next_sequence = 0;
+        for batch in &mut self.in_flight {
+            if batch.completion.is_done() {
+                continue;
+            }
+            let mut bytes = BytesMut::from(batch.bytes.as_ref());
+            let ProducerIdentity { producer_id, epoch } = self.identity;
+            set_producer(&mut bytes, producer_id, epoch, self.next_sequence)
+                .expect("the batch was built by this driver");
+            batch.bytes = bytes.freeze();
+            batch.base_sequence = self.next_sequence;
+            self.next_sequence += u64::from(batch.record_count);
+        }
+        self.renew = false;
+        self.resend = true;
+        Ok(())
+    }
+}
+
+impl Drop for Driver {
+    /// Reached early only when the runtime ends: nobody may wait for ever.
+    fn drop(&mut self) {
+        let reason = "the client's runtime ended";
+        for batch in &self.in_flight {
+            batch.completion.complete(Err(given_up(true, reason)));
+        }
+        let closed = SendError::NotSent { reason: reason.into() };
+        for batch in self.lane.refuse(closed.clone()) {
+            batch.completion.complete(Err(closed.clone()));
+        }
+    }
+}
+
+fn given_up(maybe_stored: bool, reason: &str) -> SendError {
+    let reason: Arc<str> = reason.into();
+    if maybe_stored { SendError::OutcomeUnknown { reason } } else { SendError::NotSent { reason } }
+}
+
+/// Runs in the task that reads the stream: sets the outcome of a stored batch at once.
+fn take_answer(
+    answer: Result<plimsoll_protocol::frame::Frame, ChannelClosed>,
+    partition: u32,
+    completion: &Completion,
+) -> Result<(), RequestError> {
+    let frame = answer.map_err(RequestError::from)?;
+    let stored = match decode_answer::<ProduceRequest>(frame) {
+        Ok((stored, _)) => BatchAck {
+            partition,
+            base_offset: (stored.reached != AckLevel::None).then_some(stored.base_offset),
+            reached: stored.reached,
+            durability: stored.durability,
+            duplicate: stored.duplicate,
+        },
+        Err(RequestError::Refused(refusal)) if refusal.code == ErrorCode::DuplicateSequence => {
+            BatchAck {
+                partition,
+                base_offset: None,
+                reached: AckLevel::Quorum,
+                durability: Durability::Durable,
+                duplicate: true,
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    completion.complete(Ok(stored));
+    Ok(())
+}
