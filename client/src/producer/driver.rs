@@ -293,7 +293,15 @@ impl Driver {
             _ => {
                 let last = place + 1 == self.in_flight.len();
                 let batch = &self.in_flight[place];
-                batch.completion.complete(Err(SendError::Refused(refusal)));
+                let outcome = if batch.maybe_stored {
+                    given_up(
+                        true,
+                        &format!("sent again after a lost answer and refused: {refusal}"),
+                    )
+                } else {
+                    SendError::Refused(refusal)
+                };
+                batch.completion.complete(Err(outcome));
                 if last && !batch.maybe_stored {
                     self.next_sequence = batch.base_sequence;
                 } else {
