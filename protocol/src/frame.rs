@@ -184,13 +184,13 @@ impl FrameHeader {
     /// Size of the payload, in bytes.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
-        self.content_bytes() - self.body_bytes()
+        self.content_bytes().saturating_sub(self.body_bytes())
     }
 
     /// Size of body and payload together: what follows the header on the stream.
     #[must_use]
     pub fn content_bytes(&self) -> usize {
-        (self.frame_length - HEADER_REST_BYTES) as usize
+        self.frame_length.saturating_sub(HEADER_REST_BYTES) as usize
     }
 
     /// Size of the whole frame.

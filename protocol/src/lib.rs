@@ -16,6 +16,32 @@
 //! at hand, or, for a compressed section, of the bytes it has produced; every length is checked against
 //! what remains before it is used. The crate knows no socket, file, clock, thread or random source
 //! (`clippy.toml` holds that).
+//!
+//! # A batch from the producer to the consumer
+//! ```
+//! use plimsoll_protocol::batch::*;
+//! use plimsoll_protocol::ids::ProducerId;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let limits = BatchLimits::default();
+//! let mut builder = BatchBuilder::new(limits.clone());
+//! let record = Record::new("loaded to the line").with_key("ship-7").with_timestamp_ms(1_750_000_000_000);
+//! assert_eq!(builder.push(&record)?, PushOutcome::Added);
+//! let sent = builder.finish(ProducerId(1), 0, 0, Compression::Lz4);
+//!
+//! // The broker checks it, and gives it its place beside the producer's bytes.
+//! let header = validate_produced(&sent, &limits)?;
+//! assert_eq!(header.record_count, 1);
+//!
+//! // The consumer reads slices of what it received.
+//! for batch in iterate_batches(sent) {
+//!     for delivered in batch?.records(limits.records_bytes_max as usize)? {
+//!         assert_eq!(delivered?.record, record);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod api;
 pub mod batch;

@@ -51,7 +51,7 @@ wire_struct! {
 wire_struct! {
     /// Where a batch was stored.
     pub struct ProduceResponse {
-        /// Offset of its first record.
+        /// Offset of its first record; without meaning when `reached` is [`AckLevel::None`].
         pub base_offset: Offset,
         /// How far it had got when this was sent.
         pub reached: AckLevel,
