@@ -1,6 +1,8 @@
 //! The producer against a node of one partition that fails on a script: whatever happens, what was
 //! acknowledged is stored once and in order, and what was reported as not stored is not stored.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -204,7 +206,9 @@ async fn reply<R: Request>(frame: &Frame, response: &R::Response, sender: &mut F
 /// Sends `count` numbered records, three to a batch, and checks every outcome against the log.
 async fn check(script: impl Fn(usize) -> Act + Send + Sync + 'static, count: usize) -> Vec<bool> {
     let (node, address) = Node::start(script).await;
-    let client = Client::connect(ClientConfig::plaintext(address)).await.unwrap();
+    let mut config = ClientConfig::plaintext(address);
+    config.reconnect_pause = std::time::Duration::from_millis(1);
+    let client = Client::connect(config).await.unwrap();
     let producer = client.producer("t").batch_records(3).build().await.unwrap();
     let mut futures = Vec::new();
     for number in 0..count {
