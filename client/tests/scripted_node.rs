@@ -301,7 +301,7 @@ async fn any_mix_of_faults_keeps_the_rules() {
                 1 => Act::StoreAndBreak,
                 2 => Act::Refuse(ErrorCode::NotReady),
                 3 => Act::Refuse(ErrorCode::BatchTooLarge),
-                4 if attempt % 3 == 0 => Act::Refuse(ErrorCode::Timeout),
+                4 if attempt.is_multiple_of(3) => Act::Refuse(ErrorCode::Timeout),
                 _ => Act::Store,
             }
         };
@@ -327,9 +327,11 @@ async fn a_full_buffer_is_an_error_for_who_does_not_wait() {
     // Nothing is ever answered: the first attempt waits for ever on the other side.
     let (_node, address) = Node::start(|_| Act::Refuse(ErrorCode::NotReady)).await;
     let client = Client::connect(ClientConfig::plaintext(address)).await.unwrap();
-    let mut options = plimsoll_client::ProducerOptions::default();
-    options.buffer_bytes = 64 << 10;
-    options.delivery_timeout = std::time::Duration::from_millis(200);
+    let options = plimsoll_client::ProducerOptions {
+        buffer_bytes: 64 << 10,
+        delivery_timeout: std::time::Duration::from_millis(200),
+        ..Default::default()
+    };
     let producer = client.producer("t").options(options).build().await.unwrap();
     let record = Record::new(vec![0; 40_000]);
     let first = producer.try_enqueue(&record).unwrap();
