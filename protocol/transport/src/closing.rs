@@ -68,10 +68,9 @@ impl Closing {
         }
     }
 
-    /// Notes that a half has seen the end of the connection.
-    pub(crate) fn ended(&self, text: &str) {
+    /// Notes that a half has seen the end of the connection; the first reason stays.
+    pub(crate) fn ended(&self, by: ClosedBy, text: &str) {
         if let Closing::Stream(stream) = self {
-            let by = if text.starts_with("the peer") { ClosedBy::Peer } else { ClosedBy::Failure };
             stream.settle(CloseReason { by, code: 0, text: text.to_owned() });
         }
     }
@@ -113,6 +112,10 @@ impl StreamClosing {
     }
 }
 
+/// What quinn says on a connection whose endpoint has ended by an error of its socket; the socket
+/// of a dialed connection does so when the peer's port is closed.
+pub(crate) const ENDPOINT_LOST: &str = "endpoint driver future was dropped";
+
 pub(crate) fn quic_reason(error: &quinn::ConnectionError) -> CloseReason {
     use quinn::ConnectionError as E;
     match error {
@@ -133,13 +136,11 @@ pub(crate) fn quic_reason(error: &quinn::ConnectionError) -> CloseReason {
             code: 0,
             text: "this side closed the connection".to_owned(),
         },
-        E::TransportError(error) if error.reason == "endpoint driver future was dropped" => {
-            CloseReason {
-                by: ClosedBy::Failure,
-                code: 0,
-                text: "the peer's port is closed; is the node running?".to_owned(),
-            }
-        }
+        E::TransportError(error) if error.reason == ENDPOINT_LOST => CloseReason {
+            by: ClosedBy::Failure,
+            code: 0,
+            text: "the peer's port is closed; is the node running?".to_owned(),
+        },
         other => CloseReason { by: ClosedBy::Failure, code: 0, text: other.to_string() },
     }
 }

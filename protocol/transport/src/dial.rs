@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::closing::ENDPOINT_LOST;
 use crate::config::{TransportConfig, TransportKind};
 use crate::connection::Connection;
 use crate::quic::{self, QuicDialError};
@@ -227,9 +228,11 @@ fn quic_failure(
             let after = config.idle_timeout;
             return DialError::TimedOut { address, kind: TransportKind::Quic, after };
         }
-        E::TransportError(error) if error.reason == "endpoint driver future was dropped" => {
+        E::TransportError(error) if error.reason == ENDPOINT_LOST => {
             return DialError::Refused { address };
         }
+        // Nobody here closes a connection that is being made but the endpoint that has ended.
+        E::LocallyClosed => return DialError::Refused { address },
         E::TransportError(error) => (u64::from(error.code), error.reason.clone()),
         E::ConnectionClosed(close) => {
             (u64::from(close.error_code), String::from_utf8_lossy(&close.reason).into_owned())

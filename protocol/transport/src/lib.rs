@@ -22,6 +22,7 @@ mod closing;
 mod config;
 mod connection;
 mod dial;
+mod dialed_socket;
 mod fingerprint;
 mod listener;
 mod quic;

@@ -209,6 +209,7 @@ impl Listener {
                         let incoming = incoming?;
                         let peer = incoming.remote_address();
                         let server = servers.for_peer(peer);
+                        let incoming = Box::new(incoming);
                         Some(self.incoming(Begun::Quic { incoming, server }, peer, permit))
                     }
                     (stream, peer) = accept_tcp(tcp) => {
@@ -287,7 +288,7 @@ pub struct Incoming {
 }
 
 enum Begun {
-    Quic { incoming: quinn::Incoming, server: Arc<quinn::ServerConfig> },
+    Quic { incoming: Box<quinn::Incoming>, server: Arc<quinn::ServerConfig> },
     Tls(TcpStream, TlsAcceptor),
     Tcp(TcpStream),
 }
@@ -344,7 +345,7 @@ impl Incoming {
                 (TransportKind::Tls, timeout(after, handshake).await)
             }
             Begun::Quic { incoming, server } => {
-                let handshake = handshake_quic(incoming, server, peer, &config);
+                let handshake = handshake_quic(*incoming, server, peer, &config);
                 (TransportKind::Quic, timeout(after, handshake).await)
             }
         };
@@ -378,7 +379,9 @@ async fn handshake_tls(
     let count = stream.peek(&mut first).await.map_err(failed)?;
     // Every TLS connection begins with a handshake record.
     if count > 0 && first != [0x16] {
-        // Best effort: the peer is told in the language of this port, then it is over.
+        // Best effort: the peer is told in the language of this port. What it has sent is read
+        // first, because closing a socket with unread bytes discards what was written to it.
+        let _ = stream.try_read(&mut [0; 4096]);
         let _ = stream.try_write(UNEXPECTED_MESSAGE_ALERT);
         return Err(HandshakeError::NotTls { peer });
     }

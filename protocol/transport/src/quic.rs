@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::config::{
     MtuUpperBound, STREAMS_BEFORE_ADMISSION, TransportConfig, WINDOW_BEFORE_ADMISSION,
 };
+use crate::dialed_socket::DialedSocket;
 use crate::tls::{ClientTls, ServerTls};
 
 /// Largest UDP payload on a loopback interface of 65,536 bytes over IPv6.
@@ -186,8 +187,7 @@ impl quinn::ConnectionIdGenerator for RandomCids {
 
 /// Makes an endpoint for one connection to `peer` and begins the handshake.
 ///
-/// The socket is connected, so that the kernel reports a peer whose port is closed at once
-/// instead of leaving it to a timeout, while dialing and also later when the peer has died.
+/// A peer whose port is closed is noticed at once, while dialing and later: [`DialedSocket`].
 pub(crate) fn dial(
     peer: SocketAddr,
     server_name: &str,
@@ -203,10 +203,11 @@ pub(crate) fn dial(
     let reset_key = ring::rand::generate::<[u8; 64]>(&ring::rand::SystemRandom::new())
         .map_err(|_| QuicDialError::Socket(io::Error::other("no random numbers")))?
         .expose();
-    let endpoint = quinn::Endpoint::new(
+    let socket = DialedSocket::new(socket.into()).map_err(QuicDialError::Socket)?;
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(
         endpoint_config(config, &reset_key),
         None,
-        UdpSocket::from(socket),
+        Arc::new(socket),
         Arc::new(TokioRuntime),
     )
     .map_err(QuicDialError::Socket)?;

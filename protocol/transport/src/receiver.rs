@@ -14,11 +14,13 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadHalf};
 use tokio_rustls::TlsStream;
 
-use crate::closing::Closing;
+use crate::closing::{ClosedBy, Closing};
 use crate::shared_tcp::SharedTcp;
 
-/// Read ahead of complete frames, and what one system call takes when frames are small.
+/// Read ahead of complete frames, and what one system call takes when frames are small. A block
+/// begins smaller and grows when reads fill it, so that a quiet connection costs little.
 const BLOCK_BYTES: usize = 64 << 10;
+const BLOCK_BYTES_AT_FIRST: usize = 4 << 10;
 /// A smaller frame is copied out of the block, so that it does not keep the whole block alive.
 const SLICE_BYTES_MIN: usize = BLOCK_BYTES / 4;
 /// The length field itself, which `frame_length` does not count.
@@ -152,8 +154,9 @@ impl FrameReceiver {
         if !matches!(self.source, Source::Quic { .. }) {
             match &outcome {
                 Ok(Some(_)) => {}
-                Ok(None) => self.closing.ended("the peer ended the stream"),
-                Err(error) => self.closing.ended(&error.to_string()),
+                Ok(None) => self.closing.ended(ClosedBy::Peer, "the peer ended the stream"),
+                Err(RecvError::Closed { reason }) => self.closing.ended(ClosedBy::Peer, reason),
+                Err(error) => self.closing.ended(ClosedBy::Failure, &error.to_string()),
             }
         }
         outcome
@@ -191,11 +194,11 @@ impl FrameReceiver {
             }
             Source::Tcp(stream) => {
                 buffer.reserve(BLOCK_BYTES);
-                stream.read_buf(buffer).await.map_err(RecvError::Io)
+                stream.read_buf(buffer).await.map_err(io_error)
             }
             Source::Tls(stream) => {
                 buffer.reserve(BLOCK_BYTES);
-                stream.read_buf(buffer).await.map_err(RecvError::Io)
+                stream.read_buf(buffer).await.map_err(io_error)
             }
         }
     }
@@ -238,10 +241,28 @@ async fn recv_bytes<S: AsyncRead + Unpin>(
         if let Some(frame) = frames.take()? {
             return Ok(Some(frame));
         }
-        let count = stream.read_buf(&mut frames.space()).await.map_err(RecvError::Io)?;
+        let mut space = frames.space();
+        let room = space.remaining_mut();
+        let count = stream.read_buf(&mut space).await.map_err(io_error)?;
         if count == 0 {
             return frames.end();
         }
+        if count == room {
+            frames.block_bytes = BLOCK_BYTES.min(frames.block_bytes * 4);
+        }
+    }
+}
+
+fn io_error(error: io::Error) -> RecvError {
+    match error.kind() {
+        // TLS without its closing alert: a peer that was killed, or somebody cut the wire.
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => {
+            RecvError::Closed { reason: "the peer ended it without a goodbye".to_owned() }
+        }
+        _ => RecvError::Io(error),
     }
 }
 
@@ -259,6 +280,8 @@ struct FrameParser {
     max_frame_bytes: u32,
     /// Bytes from the start of a frame on, while `large` is `None`.
     block: BytesMut,
+    /// How large the next block will be.
+    block_bytes: usize,
     /// A frame too large for the block, being received into a buffer of its own.
     large: Option<LargeFrame>,
     largest_frame_bytes: usize,
@@ -278,6 +301,7 @@ impl FrameParser {
         FrameParser {
             max_frame_bytes,
             block: BytesMut::new(),
+            block_bytes: BLOCK_BYTES_AT_FIRST,
             large: None,
             largest_frame_bytes: 0,
             tls_is_suspect,
@@ -331,8 +355,8 @@ impl FrameParser {
             return (&mut large.bytes).limit(free.min(missing));
         }
         // Reuses the same memory once the frames that were sliced from it are gone.
-        if self.block.capacity() - self.block.len() < BLOCK_BYTES / 4 {
-            self.block.reserve(BLOCK_BYTES);
+        if self.block.capacity() - self.block.len() < self.block_bytes / 4 {
+            self.block.reserve(self.block_bytes);
         }
         let free = self.block.capacity() - self.block.len();
         (&mut self.block).limit(free)

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::io::{AsyncWrite, WriteHalf};
 use tokio_rustls::TlsStream;
 
-use crate::closing::Closing;
+use crate::closing::{ClosedBy, Closing};
 use crate::shared_tcp::SharedTcp;
 
 /// Slices handed to one `writev`.
@@ -194,7 +194,7 @@ impl FrameSender {
 }
 
 fn failed(error: io::Error, closing: &Closing) -> SendError {
-    closing.ended(&error.to_string());
+    closing.ended(ClosedBy::Failure, &error.to_string());
     match error.kind() {
         io::ErrorKind::BrokenPipe
         | io::ErrorKind::ConnectionReset

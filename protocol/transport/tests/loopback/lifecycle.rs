@@ -1,14 +1,15 @@
 //! Streams and connections that end: half-close, close with a reason, a dead peer, many streams.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use plimsoll_transport::{
-    ClosedBy, Connection, DialError, OpenError, RecvError, SendError, TransportConfig,
+    ClosedBy, Connection, DialError, Listener, OpenError, RecvError, SendError, TransportConfig,
     TransportKind,
 };
 use tokio::time::timeout;
 
-use crate::pair::{KINDS, PATIENCE, frame, identity, listen, pair, stream};
+use crate::pair::{Identity, KINDS, PATIENCE, frame, identity, listen, pair, stream};
 
 #[tokio::test]
 async fn half_close_leaves_the_other_direction_open() {
@@ -168,13 +169,24 @@ async fn quic_and_tls_share_one_port_number() {
     }
 }
 
-#[tokio::test]
-async fn a_restarted_node_ends_the_connections_of_its_former_life() {
+/// A node that stops without a word, as a killed process: its runtime is gone, and its sockets.
+async fn killed_node() -> (Identity, SocketAddr, Connection) {
     let identity = identity();
     let config =
         TransportConfig { keep_alive: Some(Duration::from_millis(50)), ..Default::default() };
-    let listener = listen(TransportKind::Quic, &identity, &config);
+    let life = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let listener = {
+        let _inside = life.enter();
+        listen(TransportKind::Quic, &identity, &config)
+    };
     let address = listener.local_addr();
+    let accepting = life.spawn(async move {
+        let connection = listener.accept().await.unwrap().handshake().await.unwrap();
+        let (mut sender, mut receiver) = connection.accept().await.unwrap().unwrap();
+        receiver.recv().await.unwrap().unwrap();
+        sender.send(frame(1, b"hello", b""), &[]).await.unwrap();
+        receiver.recv().await
+    });
     let dial = Connection::dial(
         TransportKind::Quic,
         address,
@@ -182,26 +194,36 @@ async fn a_restarted_node_ends_the_connections_of_its_former_life() {
         Some(&identity.client),
         &config,
     );
-    // The first life is a runtime of its own, which stops without a word, as a killed process.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    drop(listener);
-    let first = {
-        let _inside = runtime.enter();
+    let dialed = dial.await.unwrap();
+    // Both sides are done with the handshake before the node goes.
+    let (mut sender, mut receiver) = dialed.open().await.unwrap();
+    sender.send(frame(1, b"hello", b""), &[]).await.unwrap();
+    receiver.recv().await.unwrap().unwrap();
+    assert!(!accepting.is_finished());
+    life.shutdown_background();
+    (identity, address, dialed)
+}
+
+#[tokio::test]
+async fn a_killed_node_is_noticed_by_its_closed_port() {
+    let (_identity, _address, dialed) = killed_node().await;
+    let reason = timeout(Duration::from_secs(10), dialed.closed()).await.unwrap();
+    assert_eq!(reason.by, ClosedBy::Failure, "{reason:?}");
+}
+
+#[tokio::test]
+async fn a_restarted_node_ends_the_connections_of_its_former_life() {
+    let (identity, address, dialed) = killed_node().await;
+    let config = TransportConfig::default();
+    let second = timeout(PATIENCE, async {
         loop {
-            match plimsoll_transport::Listener::bind(address, &identity.server, config.clone()) {
+            match Listener::bind(address, &identity.server, config.clone()) {
                 Ok(listener) => break listener,
                 Err(_) => tokio::task::yield_now().await,
             }
         }
-    };
-    let accepting = runtime.spawn(async move {
-        let connection = first.accept().await.unwrap().handshake().await.unwrap();
-        (first, connection)
     });
-    let dialed = dial.await.unwrap();
-    let kept = accepting.await.unwrap();
-    runtime.shutdown_background();
-    drop(kept);
-    let reason = timeout(PATIENCE, dialed.closed()).await.unwrap();
-    assert_ne!(reason.by, ClosedBy::Here, "{reason:?}");
+    let _second = second.await.unwrap();
+    let reason = timeout(Duration::from_secs(10), dialed.closed()).await.unwrap();
+    assert_eq!(reason.by, ClosedBy::Failure, "{reason:?}");
 }
