@@ -5,10 +5,10 @@
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use plimsoll_bench::values::Values;
+use plimsoll_bench::values::{Values, push};
 use plimsoll_protocol::batch::{
-    BATCH_HEADER_BYTES, BODY_CRC_FROM, BatchHeader, BatchLimits, Compression, RecordBatch,
-    body_crc, validate_produced,
+    BATCH_HEADER_BYTES, BODY_CRC_FROM, BatchBuilder, BatchHeader, BatchLimits, Compression,
+    RecordBatch, body_crc, validate_produced,
 };
 use plimsoll_protocol::ids::ProducerId;
 
@@ -20,8 +20,9 @@ fn main() {
 const SHAPES: [(u32, u32); 4] = [(1, 100), (1_000, 100), (1_000, 1_000), (100, 10_000)];
 
 fn finished((records, bytes): (u32, u32), compression: Compression) -> Bytes {
-    let batch = Values::new(bytes, 7).batch(records, &BatchLimits::default());
-    batch.expect("the shapes fit a batch").finish(ProducerId(1), 0, 0, compression)
+    let mut batch = BatchBuilder::new(BatchLimits::default());
+    Values::new(bytes, 7).fill(&mut batch, records).expect("the shapes fit a batch");
+    batch.finish(ProducerId(1), 0, 0, compression)
 }
 
 fn counters((records, bytes): (u32, u32)) -> (ItemsCount, BytesCount) {
@@ -34,7 +35,8 @@ fn build(bencher: Bencher<'_, '_>, shape: (u32, u32)) {
     let mut values = Values::new(shape.1, 7);
     let limits = BatchLimits::default();
     bencher.counter(items).counter(bytes).bench_local(|| {
-        let batch = values.batch(shape.0, &limits).expect("the shapes fit a batch");
+        let mut batch = BatchBuilder::with_capacity(limits.clone(), values.batch_bytes(shape.0));
+        values.fill(&mut batch, shape.0).expect("the shapes fit a batch");
         batch.finish(ProducerId(1), 0, 0, Compression::None)
     });
 }
@@ -52,9 +54,13 @@ fn validate(bencher: Bencher<'_, '_>, shape: (u32, u32)) {
 
 #[divan::bench(args = [Compression::Lz4, Compression::Zstd])]
 fn validate_compressed(bencher: Bencher<'_, '_>, compression: Compression) {
-    let shape = (1_000, 1_000);
-    let (items, bytes) = counters(shape);
-    let batch = finished(shape, compression);
+    let (items, bytes) = counters((1_000, 1_000));
+    let mut batch = BatchBuilder::new(BatchLimits::default());
+    for number in 0..1_000 {
+        let value = format!("record {number} of a thousand; ").repeat(40);
+        push(&mut batch, &value.as_bytes()[..1_000], 0).expect("it fits");
+    }
+    let batch = batch.finish(ProducerId(1), 0, 0, compression);
     let limits = BatchLimits::default();
     bencher
         .counter(items)

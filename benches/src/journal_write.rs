@@ -42,7 +42,7 @@ pub struct JournalProbe {
 impl JournalProbe {
     /// Makes the file in a new directory inside `directory`.
     pub fn new(directory: &Path) -> io::Result<Self> {
-        let disk = RealDisk::open(&directory.join("journal-write"), OpenOptions::default())
+        let disk = RealDisk::open(directory.join("journal-write"), OpenOptions::default())
             .map_err(io::Error::other)?;
         let file = disk.create(FILE, Mode::Direct)?;
         file.allocate(FILE_BYTES)?;

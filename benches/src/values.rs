@@ -5,7 +5,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use plimsoll_protocol::batch::{
-    BATCH_HEADER_BYTES, BatchBuilder, BatchLimits, PushError, PushOutcome, RecordView,
+    BATCH_HEADER_BYTES, BatchBuilder, PushError, PushOutcome, RecordView,
 };
 
 /// Bytes that values are cut from, besides one value's length.
@@ -45,31 +45,28 @@ impl Values {
         &self.pool[self.at..self.at + self.length]
     }
 
-    /// A batch of `count` values, stamped with the present time.
+    /// Puts `count` values, stamped with the present time, into an empty batch.
     ///
     /// # Errors
-    /// When the records do not fit a batch.
-    pub fn batch(
-        &mut self,
-        count: u32,
-        limits: &BatchLimits,
-    ) -> Result<BatchBuilder, BatchTooLarge> {
+    /// When they do not fit.
+    pub fn fill(&mut self, batch: &mut BatchBuilder, count: u32) -> Result<(), BatchTooLarge> {
         let timestamp_ms = unix_ms();
-        let mut batch = empty_batch(count, self.length, limits);
         for _ in 0..count {
-            push(&mut batch, self.next_value(), timestamp_ms)?;
+            push(batch, self.next_value(), timestamp_ms)?;
         }
-        Ok(batch)
+        Ok(())
+    }
+
+    /// Room that `count` values take in a batch, at most.
+    pub fn batch_bytes(&self, count: u32) -> usize {
+        BATCH_HEADER_BYTES + count as usize * (self.length + RECORD_OVERHEAD_BYTES)
     }
 }
 
-/// An empty batch with room for `count` values of `length` bytes.
-pub fn empty_batch(count: u32, length: usize, limits: &BatchLimits) -> BatchBuilder {
-    let bytes = BATCH_HEADER_BYTES + count as usize * (length + RECORD_OVERHEAD_BYTES);
-    BatchBuilder::with_capacity(limits.clone(), bytes.min(limits.batch_bytes_max as usize))
-}
-
 /// Adds a record that must fit.
+///
+/// # Errors
+/// When it does not.
 pub fn push(
     batch: &mut BatchBuilder,
     value: &[u8],
@@ -113,6 +110,8 @@ pub fn unix_ms() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use plimsoll_protocol::batch::BatchLimits;
+
     use super::*;
 
     #[test]
@@ -134,9 +133,12 @@ mod tests {
 
     #[test]
     fn a_batch_that_no_topic_takes_is_refused_with_the_flag_to_change() {
-        let refused = Values::new(1_000, 1).batch(100_000, &BatchLimits::default()).unwrap_err();
-        assert!(refused.to_string().contains("--batch-records"), "{refused}");
-        let batch = Values::new(1_000, 1).batch(1_000, &BatchLimits::default()).unwrap();
+        let mut values = Values::new(1_000, 1);
+        let mut batch = BatchBuilder::new(BatchLimits::default());
+        values.fill(&mut batch, 1_000).unwrap();
         assert_eq!(batch.record_count(), 1_000);
+        assert!(batch.bytes() <= values.batch_bytes(1_000));
+        let refused = values.fill(&mut batch, 100_000).unwrap_err();
+        assert!(refused.to_string().contains("--batch-records"), "{refused}");
     }
 }
