@@ -9,23 +9,24 @@ use plimsoll_transport::{
     TransportKind,
 };
 
-pub const KINDS: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
+pub(crate) const KINDS: [TransportKind; 3] =
+    [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
 
 /// Far above what any step takes; only a hang gets there.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
 /// A self-signed certificate for `localhost`.
-pub struct Identity {
-    pub server: ServerTls,
-    pub client: ClientTls,
-    pub certificate_der: Vec<u8>,
+pub(crate) struct Identity {
+    pub(crate) server: ServerTls,
+    pub(crate) client: ClientTls,
+    pub(crate) certificate_der: Vec<u8>,
 }
 
-pub fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let certificate = made.cert.pem();
     let key = made.signing_key.serialize_pem();
@@ -36,20 +37,24 @@ pub fn identity() -> Identity {
     }
 }
 
-pub fn listen(kind: TransportKind, identity: &Identity, config: &TransportConfig) -> Listener {
+pub(crate) fn listen(
+    kind: TransportKind,
+    identity: &Identity,
+    config: &TransportConfig,
+) -> Listener {
     match kind {
         TransportKind::Tcp => Listener::bind_plaintext(loopback(), config.clone()).unwrap(),
         _ => Listener::bind(loopback(), &identity.server, config.clone()).unwrap(),
     }
 }
 
-pub struct Pair {
-    pub dialed: Connection,
-    pub accepted: Connection,
+pub(crate) struct Pair {
+    pub(crate) dialed: Connection,
+    pub(crate) accepted: Connection,
     _listener: Listener,
 }
 
-pub async fn pair(kind: TransportKind, config: &TransportConfig) -> Pair {
+pub(crate) async fn pair(kind: TransportKind, config: &TransportConfig) -> Pair {
     let identity = identity();
     let listener = listen(kind, &identity, config);
     let (dialed, accepted) = tokio::join!(
@@ -63,7 +68,7 @@ pub async fn pair(kind: TransportKind, config: &TransportConfig) -> Pair {
 
 /// A stream with both its ends. QUIC shows a stream to the peer with its first frame only, so one
 /// frame is exchanged.
-pub async fn stream(pair: &Pair) -> [(FrameSender, FrameReceiver); 2] {
+pub(crate) async fn stream(pair: &Pair) -> [(FrameSender, FrameReceiver); 2] {
     let mut near = pair.dialed.open().await.unwrap();
     near.0.send(frame(0, b"open", b""), &[]).await.unwrap();
     let mut far = pair.accepted.accept().await.unwrap().unwrap();
@@ -72,7 +77,7 @@ pub async fn stream(pair: &Pair) -> [(FrameSender, FrameReceiver); 2] {
 }
 
 /// A frame's bytes, written out by hand so that the drawing in FORMAT.md is tested too.
-pub fn frame(correlation: u32, body: &[u8], payload: &[u8]) -> Bytes {
+pub(crate) fn frame(correlation: u32, body: &[u8], payload: &[u8]) -> Bytes {
     let mut bytes = BytesMut::new();
     bytes.put_u32_le(u32::try_from(12 + body.len() + payload.len()).unwrap());
     bytes.put_u32_le(u32::try_from(body.len()).unwrap());
@@ -86,7 +91,7 @@ pub fn frame(correlation: u32, body: &[u8], payload: &[u8]) -> Bytes {
 }
 
 /// The head of a frame whose payload follows separately.
-pub fn head(correlation: u32, body: &[u8], payload_bytes: usize) -> Bytes {
+pub(crate) fn head(correlation: u32, body: &[u8], payload_bytes: usize) -> Bytes {
     let mut bytes = BytesMut::from(&frame(correlation, body, b"")[..]);
     let length = u32::try_from(12 + body.len() + payload_bytes).unwrap();
     bytes[..4].copy_from_slice(&length.to_le_bytes());
@@ -94,7 +99,7 @@ pub fn head(correlation: u32, body: &[u8], payload_bytes: usize) -> Bytes {
 }
 
 /// Bytes that differ from place to place, so that a shifted copy is noticed.
-pub fn pattern(length: usize, seed: u64) -> Bytes {
+pub(crate) fn pattern(length: usize, seed: u64) -> Bytes {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut bytes = BytesMut::with_capacity(length + 8);
     while bytes.len() < length {
