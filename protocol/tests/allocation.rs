@@ -38,7 +38,7 @@ fn built(records: usize, value: &[u8], compression: Compression) -> Bytes {
 
 /// The same body under a header that claims another size, with a right checksum.
 fn claiming(batch: &Bytes, records_bytes: u32, body: &[u8]) -> Vec<u8> {
-    let mut header = BatchHeader::parse(batch).unwrap();
+    let mut header = BatchHeader::parse(batch).expect("a batch that was just built");
     header.batch_length = (BATCH_HEADER_BYTES + body.len()) as u32;
     header.records_bytes = records_bytes;
     header.body_crc = header.compute_body_crc(body);

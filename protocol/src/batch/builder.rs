@@ -8,7 +8,8 @@ use super::BatchLimits;
 use super::compression::Compression;
 use super::error::BatchError;
 use super::header::{BATCH_HEADER_BYTES, BODY_CRC_FROM, BatchHeader, EntryKind, body_crc};
-use super::record::{HEADERS_PER_RECORD_CEILING, RecordEncoding, RecordView};
+use super::record::RecordView;
+use super::record_codec::{HEADERS_PER_RECORD_CEILING, RecordEncoding};
 use crate::ids::ProducerId;
 
 /// What became of a record that was pushed.

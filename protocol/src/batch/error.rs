@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::compression::DecompressError;
-use super::record::RecordError;
+use super::record_codec::RecordError;
 use crate::error::ErrorCode;
 
 /// Why bytes are not a valid batch.

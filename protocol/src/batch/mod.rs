@@ -13,6 +13,7 @@ mod compression;
 mod error;
 mod header;
 mod record;
+mod record_codec;
 mod validate;
 
 use bytes::Bytes;
@@ -24,13 +25,13 @@ pub use header::{
     BATCH_FORMAT_VERSION, BATCH_HEADER_BYTES, BODY_CRC_FROM, BatchHeader, EntryKind, body_crc,
 };
 pub use record::{
-    DeliveredRecord, EncodedHeaders, HEADERS_PER_RECORD_CEILING, Header, HeaderName, HeadersView,
-    Record, RecordError, RecordView,
+    DeliveredRecord, EncodedHeaders, Header, HeaderName, HeadersView, Record, RecordView,
 };
+pub use record_codec::{HEADERS_PER_RECORD_CEILING, RecordError};
 pub use validate::validate_produced;
 
 use crate::ids::Offset;
-use record::RecordSpan;
+use record_codec::RecordSpan;
 
 /// How large a batch may be. A producer keeps these limits, a broker checks them.
 #[derive(Debug, Clone, PartialEq, Eq)]

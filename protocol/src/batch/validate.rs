@@ -6,7 +6,7 @@ use super::BatchLimits;
 use super::compression::Compression;
 use super::error::BatchError;
 use super::header::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
-use super::record::RecordSpan;
+use super::record_codec::RecordSpan;
 
 /// Checks everything about one produced batch: sizes, version, reserved bits, the body checksum, and
 /// each record. Nothing is allocated per record; a compressed section is decompressed once, within
