@@ -1,1 +1,48 @@
-//! Raft groups over the log: openraft's log store, state machine and the host of a node's groups.
+//! Raft groups over the log: openraft's log storage, state machine and network, and the host of a
+//! node's groups.
+//!
+//! ```text
+//!  Host                     which groups are awake; sleep, deletion, shutdown
+//!   └ Group                 one lock: admission, time stamp, proposal bound to a term
+//!      ├ Published          high watermark and catalog, for readers; outlives sleep
+//!      └ Awake              only while somebody writes
+//!          ├ Shared         fold and admission under one short lock; StateSource of the log
+//!          └ openraft core ─┬─ LogStore ──► GroupLog ──► journal
+//!                           └─ StateMachine ──► Shared: folds, publishes, answers
+//! ```
+//!
+//! A batch goes: `Group::produce` admits it and sends it to openraft's core, which gives it term
+//! and index and calls `LogStore::append`; when the journal has it, openraft commits and hands it
+//! to `StateMachine::apply`, which folds it, publishes the high watermark and completes the
+//! producer's oneshot. Nothing on that way copies the records.
+//!
+//! Invariants: a batch is proposed only after admission in the same term; `save_vote` returns only
+//! when everything queued before it is durable; a group has at most one Raft instance; readers see
+//! records before their producer hears that they are stored.
+
+mod clock;
+mod config;
+mod error;
+mod fold;
+mod group;
+mod host;
+mod log_store;
+mod membership;
+mod network;
+mod pending;
+mod reply;
+mod shared;
+mod snapshot;
+mod state_machine;
+mod types;
+mod wake;
+
+pub use clock::{Clock, SystemClock};
+pub use config::HostConfig;
+pub use error::{NotLeader, OpenGroupError, ProduceError, ProposeError};
+pub use fold::GroupKind;
+pub use group::{Group, GroupStatus};
+pub use host::Host;
+pub use pending::{PendingProduce, Produced};
+pub use snapshot::{GroupSnapshot, SnapshotError};
+pub use types::Member;

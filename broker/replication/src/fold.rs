@@ -1,0 +1,97 @@
+//! The folded state of a group, by what the group is.
+
+use bytes::Bytes;
+use plimsoll_log::LogEntry;
+use plimsoll_protocol::ids::GroupId;
+use plimsoll_state::DecodeStateError;
+use plimsoll_state::catalog::{CatalogReply, CatalogState};
+use plimsoll_state::partition::{PartitionState, Progress};
+use plimsoll_state::producers::ProducerTable;
+
+/// What a group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupKind {
+    /// Group 0: topics and ids.
+    Catalog,
+    /// A partition of a topic.
+    Partition,
+}
+
+impl GroupKind {
+    /// What the group of this id is.
+    #[must_use]
+    pub fn of(id: GroupId) -> Self {
+        if id == GroupId::CATALOG { Self::Catalog } else { Self::Partition }
+    }
+
+    /// The progress of an encoded state, without decoding the rest.
+    pub(crate) fn decode_progress(self, bytes: &[u8]) -> Result<Progress, DecodeStateError> {
+        match self {
+            Self::Catalog => CatalogState::decode_progress(bytes),
+            Self::Partition => PartitionState::decode_progress(bytes),
+        }
+    }
+}
+
+/// A group's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fold {
+    Catalog(CatalogState),
+    Partition(PartitionState),
+}
+
+impl Fold {
+    pub(crate) fn empty(kind: GroupKind) -> Self {
+        match kind {
+            GroupKind::Catalog => Self::Catalog(CatalogState::new()),
+            GroupKind::Partition => Self::Partition(PartitionState::new()),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> GroupKind {
+        match self {
+            Self::Catalog(_) => GroupKind::Catalog,
+            Self::Partition(_) => GroupKind::Partition,
+        }
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        match self {
+            Self::Catalog(state) => state.progress(),
+            Self::Partition(state) => state.progress(),
+        }
+    }
+
+    /// What is remembered of producers; the catalog remembers none.
+    pub(crate) fn producers(&self) -> Option<&ProducerTable> {
+        match self {
+            Self::Catalog(_) => None,
+            Self::Partition(state) => Some(state.producers()),
+        }
+    }
+
+    /// Folds one committed entry; a command gets its answer.
+    pub(crate) fn apply(&mut self, entry: &LogEntry) -> Option<CatalogReply> {
+        match self {
+            Self::Catalog(state) => state.apply(&entry.header, &entry.body),
+            Self::Partition(state) => {
+                state.apply(&entry.header, &entry.body);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        match self {
+            Self::Catalog(state) => state.encode(),
+            Self::Partition(state) => state.encode(),
+        }
+    }
+
+    pub(crate) fn decode(kind: GroupKind, bytes: &[u8]) -> Result<Self, DecodeStateError> {
+        match kind {
+            GroupKind::Catalog => CatalogState::decode(bytes).map(Self::Catalog),
+            GroupKind::Partition => PartitionState::decode(bytes).map(Self::Partition),
+        }
+    }
+}

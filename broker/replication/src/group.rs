@@ -1,0 +1,312 @@
+//! One group: its log for readers, its Raft instance, while it is awake, for writers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use plimsoll_log::GroupLog;
+use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply};
+use plimsoll_state::producers::Verdict;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+
+use crate::error::{OpenGroupError, ProduceError, ProposeError};
+use crate::fold::GroupKind;
+use crate::host::Surroundings;
+use crate::pending::{PendingProduce, Produced, refused};
+use crate::reply::Reply;
+use crate::shared::{Begin, Published};
+use crate::types::Proposal;
+use crate::wake::{Awake, abandon, lay_to_rest, wake};
+
+/// One Raft group of this node. It sleeps while nobody writes to it; writing wakes it.
+#[derive(Debug)]
+pub struct Group {
+    kind: GroupKind,
+    log: Arc<GroupLog>,
+    published: Published,
+    around: Arc<Surroundings>,
+    /// The Raft instance, while there is one. Whoever holds the lock decides what is proposed next:
+    /// batches are admitted and proposed in one order.
+    awake: Arc<Mutex<Option<Awake>>>,
+    /// When it was last used, in milliseconds of the monotonic clock.
+    used_ms: AtomicU64,
+    deleted: AtomicBool,
+}
+
+/// What a group is doing, for people to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// Whether it has a Raft instance.
+    pub awake: bool,
+    /// Who leads it, when it is awake.
+    pub leader: Option<NodeId>,
+    /// The term of that leader; asleep, the last term that was voted in.
+    pub term: Term,
+    /// Proposals whose outcome is not known yet.
+    pub outstanding: usize,
+}
+
+impl Group {
+    pub(crate) fn new(kind: GroupKind, log: Arc<GroupLog>, around: Arc<Surroundings>) -> Arc<Self> {
+        let group = Self {
+            kind,
+            log,
+            published: Published::new(),
+            awake: Arc::default(),
+            used_ms: AtomicU64::new(0),
+            deleted: AtomicBool::new(false),
+            around,
+        };
+        group.touch();
+        Arc::new(group)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.log.id()
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> GroupKind {
+        self.kind
+    }
+
+    /// Its log, for readers. Records below the high watermark are committed.
+    #[must_use]
+    pub fn log(&self) -> &Arc<GroupLog> {
+        &self.log
+    }
+
+    /// The offset after the last committed record, as it moves. Goes on over the group's sleep.
+    #[must_use]
+    pub fn high_watermark(&self) -> watch::Receiver<Offset> {
+        self.published.high_watermark.subscribe()
+    }
+
+    /// The catalog as of now; empty for a partition.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.published.catalog.borrow().clone()
+    }
+
+    /// The catalog, as it changes.
+    #[must_use]
+    pub fn watch_catalog(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.published.catalog.subscribe()
+    }
+
+    /// What it is doing. Does not wake it; waits while it is being woken.
+    pub async fn status(&self) -> GroupStatus {
+        match self.awake.lock().await.as_ref() {
+            Some(awake) => GroupStatus {
+                awake: true,
+                leader: Some(self.around.node),
+                term: Term(awake.term),
+                outstanding: awake.shared.outstanding(),
+            },
+            None => GroupStatus {
+                awake: false,
+                leader: None,
+                term: self.log.vote().map_or(Term(0), |vote| vote.term),
+                outstanding: 0,
+            },
+        }
+    }
+
+    /// Admits a batch and proposes it. When this returns, its place among the batches of the
+    /// partition is settled; await the [`PendingProduce`] for its outcome. Batches of one producer
+    /// must be handed in one after the other, in the order of their sequences.
+    ///
+    /// `batch` is a whole batch that was validated, `header` its header.
+    ///
+    /// # Errors
+    /// When the batch is refused, or the group cannot be woken. Nothing was proposed then.
+    ///
+    /// # Panics
+    /// When the group is not a partition.
+    pub async fn produce(
+        self: &Arc<Self>,
+        batch: Bytes,
+        mut header: BatchHeader,
+    ) -> Result<PendingProduce, ProduceError> {
+        assert_eq!(self.kind, GroupKind::Partition, "batches go to partitions");
+        let mut awake = self.awake().await?;
+        let group = awake.as_ref().expect("awake() returned");
+        loop {
+            match group.shared.begin(&header) {
+                Begin::Propose => break,
+                Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
+                Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
+                Begin::Doubtful => group.shared.certain().await,
+            }
+        }
+        // From here on the reply must be over, whatever happens: nothing may come in between.
+        let (reply, outcome) = Reply::new(group.shared.clone());
+        header.kind = EntryKind::Records;
+        header.append_time_ms = self.around.clock.unix_ms();
+        let proposal = Proposal { header, body: batch.slice(BATCH_HEADER_BYTES..) };
+        let sent = group.raft.write(proposal).with_leader(group.term).responder(reply).await;
+        if let Err(fatal) = sent {
+            return Err(self.stopped(&mut awake, fatal).await.into());
+        }
+        Ok(PendingProduce::proposed(outcome))
+    }
+
+    /// Carries out a command of the catalog, and waits for its answer. A refusal is an answer.
+    ///
+    /// # Errors
+    /// When the command did not enter the log, or its outcome is unknown.
+    ///
+    /// # Panics
+    /// When the group is not the catalog.
+    pub async fn command(
+        self: &Arc<Self>,
+        command: CatalogCommand,
+    ) -> Result<CatalogReply, ProposeError> {
+        assert_eq!(self.kind, GroupKind::Catalog, "commands go to the catalog");
+        let outcome = {
+            let mut awake = self.awake().await?;
+            let group = awake.as_ref().expect("awake() returned");
+            let proposal = Proposal::control(command.encode(), self.around.clock.unix_ms());
+            group.shared.begin_control();
+            let (reply, outcome) = Reply::new(group.shared.clone());
+            let sent = group.raft.write(proposal).with_leader(group.term).responder(reply).await;
+            if let Err(fatal) = sent {
+                return Err(self.stopped(&mut awake, fatal).await.into());
+            }
+            outcome
+        };
+        match outcome.await {
+            Ok(Ok(response)) => {
+                Ok(*response.data.reply.expect("every control entry of the catalog is answered"))
+            }
+            Ok(Err(error)) => Err(refused(error).into()),
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// Wakes the group if it sleeps. Those who come while it is being woken share the attempt.
+    ///
+    /// # Errors
+    /// When it cannot be woken.
+    pub async fn wake(self: &Arc<Self>) -> Result<(), OpenGroupError> {
+        self.awake().await.map(drop)
+    }
+
+    /// The lock, with a Raft instance behind it.
+    async fn awake(self: &Arc<Self>) -> Result<OwnedMutexGuard<Option<Awake>>, OpenGroupError> {
+        self.touch();
+        let guard = self.awake.clone().lock_owned().await;
+        if guard.is_some() {
+            return Ok(guard);
+        }
+        // A task of its own: a caller that goes away must not leave half a Raft instance behind.
+        let group = self.clone();
+        let waking = tokio::spawn(async move {
+            let mut guard = guard;
+            group.check_usable()?;
+            let awake =
+                wake(&group.log, group.kind, group.published.clone(), &group.around).await?;
+            *guard = Some(awake);
+            Ok(guard)
+        });
+        waking.await.map_err(|panic| OpenGroupError::Storage {
+            group: self.id(),
+            source: Arc::new(panic),
+        })?
+    }
+
+    fn check_usable(&self) -> Result<(), OpenGroupError> {
+        if self.deleted.load(Ordering::Acquire) {
+            return Err(OpenGroupError::Deleted { group: self.id() });
+        }
+        if self.around.closed.load(Ordering::Acquire) {
+            return Err(OpenGroupError::ShuttingDown);
+        }
+        Ok(())
+    }
+
+    /// The Raft instance ended by itself: the next use tries to wake the group anew, and says what
+    /// is wrong with it.
+    async fn stopped(
+        &self,
+        awake: &mut Option<Awake>,
+        fatal: openraft::errors::Fatal<crate::types::Types>,
+    ) -> OpenGroupError {
+        tracing::error!(group = %self.id(), error = %fatal, "a group's Raft instance stopped");
+        if let Some(stopped) = awake.take() {
+            abandon(&stopped.raft, &self.log).await;
+        }
+        match self.log.is_quarantined() {
+            Some(source) => OpenGroupError::Quarantined { group: self.id(), source },
+            None => OpenGroupError::Storage { group: self.id(), source: Arc::new(fatal) },
+        }
+    }
+
+    fn touch(&self) {
+        let now = self.around.clock.monotonic().as_millis();
+        self.used_ms.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether it has a Raft instance, or is getting or losing one.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.awake.try_lock().map_or(true, |awake| awake.is_some())
+    }
+
+    /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.
+    pub(crate) async fn sleep_if_idle(self: Arc<Self>, idle_for: Duration) -> bool {
+        let Ok(mut guard) = self.awake.clone().try_lock_owned() else { return false };
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
+        let idle = self.around.clock.monotonic().saturating_sub(used) >= idle_for;
+        if !idle || guard.as_ref().is_none_or(|awake| awake.shared.outstanding() > 0) {
+            return false;
+        }
+        let awake = guard.take().expect("it was just looked at");
+        // A task of its own, for the same reason as in waking.
+        let asleep = tokio::spawn(async move {
+            lay_to_rest(awake, &self.log).await;
+            drop(guard);
+        });
+        asleep.await.is_ok()
+    }
+
+    /// Waits for what is in flight, for at most `drain`, then drops the Raft instance.
+    pub(crate) async fn shut_down(self: Arc<Self>, drain: Duration) {
+        let mut guard = self.awake.clone().lock_owned().await;
+        if let Some(awake) = guard.take() {
+            let _ = tokio::time::timeout(drain, awake.shared.idle()).await;
+            lay_to_rest(awake, &self.log).await;
+        }
+    }
+
+    /// Drops the Raft instance and keeps nothing, as a killed process would.
+    pub(crate) async fn abandon(self: Arc<Self>) {
+        if let Some(awake) = self.awake.clone().lock_owned().await.take() {
+            abandon(&awake.raft, &self.log).await;
+        }
+    }
+
+    /// As [`Group::abandon`], and the group can never be woken again.
+    pub(crate) async fn delete(self: Arc<Self>) {
+        self.deleted.store(true, Ordering::Release);
+        self.abandon().await;
+    }
+}
+
+fn verdict_to_outcome(verdict: Verdict) -> Result<PendingProduce, ProduceError> {
+    match verdict {
+        Verdict::Duplicate { base_offset, append_time_ms } => {
+            Ok(PendingProduce::known(Produced::before(base_offset, append_time_ms)))
+        }
+        Verdict::DuplicateUnknown => Err(ProduceError::DuplicateSequence),
+        Verdict::OutOfOrder { expected } => Err(ProduceError::OutOfOrderSequence { expected }),
+        Verdict::StaleEpoch { current } => Err(ProduceError::StaleProducerEpoch { current }),
+        Verdict::UnknownProducer => Err(ProduceError::UnknownProducer),
+        Verdict::Accept => unreachable!("an accepted batch is proposed"),
+    }
+}

@@ -1,0 +1,229 @@
+//! All groups of a node: which are awake, and when they go back to sleep.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use plimsoll_log::{GroupOptions, Store};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::config::HostConfig;
+use crate::error::OpenGroupError;
+use crate::fold::GroupKind;
+use crate::group::Group;
+
+/// What every group needs from the node.
+pub(crate) struct Surroundings {
+    pub(crate) node: NodeId,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: HostConfig,
+    pub(crate) raft: Arc<openraft::Config>,
+    /// No group is woken any more.
+    pub(crate) closed: AtomicBool,
+}
+
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// The groups of one node.
+///
+/// A group that sleeps and that nobody holds costs nothing here: only what the log keeps of it.
+#[derive(Debug)]
+pub struct Host {
+    store: Arc<Store>,
+    around: Arc<Surroundings>,
+    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+}
+
+impl Host {
+    /// The host of `store`'s groups. Nothing is woken yet.
+    ///
+    /// # Panics
+    /// When the configuration is outside its bounds: a bug of the caller, which parses it.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        node: NodeId,
+        clock: Arc<dyn Clock>,
+        config: HostConfig,
+    ) -> Arc<Self> {
+        let raft = config.raft().expect("the intervals are constants that fit each other");
+        let around = Surroundings { node, clock, config, raft, closed: AtomicBool::new(false) };
+        Arc::new(Self { store, around: Arc::new(around), groups: Mutex::default() })
+    }
+
+    /// The store beneath.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.around.node
+    }
+
+    /// The node's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.around.clock
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<GroupId, Arc<Group>>> {
+        self.groups.lock().expect("nothing panics while it holds the map of groups")
+    }
+
+    /// The group, awake. Creates it, with one voter, this node, if it does not exist, and gives it
+    /// these options if it has others.
+    ///
+    /// # Errors
+    /// When it cannot be created or woken.
+    pub async fn group(
+        &self,
+        id: GroupId,
+        kind: GroupKind,
+        options: GroupOptions,
+    ) -> Result<Arc<Group>, OpenGroupError> {
+        let group = self.open(id, kind, options)?;
+        group.wake().await?;
+        Ok(group)
+    }
+
+    /// The group as it is, awake or asleep, for readers of its log: its high watermark stands at 0
+    /// until it was awake once in this life of the node.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn open(
+        &self,
+        id: GroupId,
+        kind: GroupKind,
+        options: GroupOptions,
+    ) -> Result<Arc<Group>, OpenGroupError> {
+        if self.around.closed.load(Ordering::Acquire) {
+            return Err(OpenGroupError::ShuttingDown);
+        }
+        let mut groups = self.groups();
+        if let Some(group) = groups.get(&id) {
+            if group.log().options() != options {
+                self.store.set_options(id, options);
+            }
+            return Ok(group.clone());
+        }
+        let log = self
+            .store
+            .create_group(id, options)
+            .map_err(|error| OpenGroupError::Storage { group: id, source: Arc::new(error) })?;
+        if log.options() != options {
+            self.store.set_options(id, options);
+        }
+        let group = Group::new(kind, log, self.around.clone());
+        groups.insert(id, group.clone());
+        Ok(group)
+    }
+
+    /// The group, if it is awake or somebody holds it.
+    #[must_use]
+    pub fn held(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.groups().get(&id).cloned()
+    }
+
+    /// How many groups are awake or held by somebody.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.groups().len()
+    }
+
+    /// The offset up to which a group is known to be committed, without waking it: nothing for a
+    /// group that does not exist or that has no state yet.
+    ///
+    /// # Errors
+    /// When the stored state cannot be read.
+    pub fn committed_offset(&self, id: GroupId) -> Result<Option<Offset>, OpenGroupError> {
+        if let Some(group) = self.held(id) {
+            let offset = *group.high_watermark().borrow();
+            if offset > Offset(0) {
+                return Ok(Some(offset));
+            }
+        }
+        let Some(log) = self.store.group(id) else { return Ok(None) };
+        let stored = log
+            .state()
+            .map_err(|error| OpenGroupError::Storage { group: id, source: Arc::new(error) })?;
+        let Some((_, bytes)) = stored else { return Ok(None) };
+        let progress = GroupKind::of(id)
+            .decode_progress(&bytes)
+            .map_err(|source| OpenGroupError::DamagedState { group: id, source })?;
+        Ok(Some(progress.high_watermark))
+    }
+
+    /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight.
+    /// Returns how many.
+    pub async fn sleep_idle(&self, idle_for: Duration) -> usize {
+        let groups: Vec<_> = self.groups().values().cloned().collect();
+        let mut asleep = 0;
+        for group in groups {
+            asleep += usize::from(group.sleep_if_idle(idle_for).await);
+        }
+        self.forget_sleepers();
+        asleep
+    }
+
+    /// Drops groups that sleep and that nobody else holds.
+    fn forget_sleepers(&self) {
+        self.groups().retain(|_, group| Arc::strong_count(group) > 1 || group.is_awake());
+    }
+
+    /// Deletes a group with all that is stored of it. Returns when the deletion is durable.
+    ///
+    /// # Errors
+    /// When the store failed.
+    pub async fn delete(&self, id: GroupId) -> Result<(), OpenGroupError> {
+        let group = self.groups().remove(&id);
+        if let Some(group) = group {
+            group.delete().await;
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.store.delete_group(
+            id,
+            Box::new(move |outcome| {
+                let _ = sender.send(outcome);
+            }),
+        );
+        match receiver.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(OpenGroupError::Storage { group: id, source }),
+            Err(_) => Err(OpenGroupError::ShuttingDown),
+        }
+    }
+
+    /// Ends all groups: waits for what is in flight, leaves their state with the log. Nothing can be
+    /// woken afterwards.
+    pub async fn shutdown(&self) {
+        self.around.closed.store(true, Ordering::Release);
+        let drain = self.around.config.drain_timeout;
+        for group in self.take_all() {
+            group.shut_down(drain).await;
+        }
+    }
+
+    /// Ends all groups as a killed process would: nothing is waited for or stored.
+    pub async fn abort(&self) {
+        self.around.closed.store(true, Ordering::Release);
+        for group in self.take_all() {
+            group.abandon().await;
+        }
+    }
+
+    fn take_all(&self) -> Vec<Arc<Group>> {
+        std::mem::take(&mut *self.groups()).into_values().collect()
+    }
+}

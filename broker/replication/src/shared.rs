@@ -1,0 +1,264 @@
+//! What the tasks of an awake group share: its fold, its admission, and what it publishes.
+//!
+//! The fold and the admission change together under one short lock, so a batch is always either in
+//! flight or stored, never neither.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use plimsoll_log::{GroupLog, LogEntry, StateSource};
+use plimsoll_protocol::batch::BatchHeader;
+use plimsoll_protocol::ids::{LogId, Offset};
+use plimsoll_state::admission::{Admission, Admitted, ProposalToken};
+use plimsoll_state::catalog::Catalog;
+use plimsoll_state::partition::Progress;
+use plimsoll_state::producers::Verdict;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::fold::{Fold, GroupKind};
+use crate::types::Applied;
+
+/// What a group shows to readers. It outlives the group's sleep.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) high_watermark: watch::Sender<Offset>,
+    pub(crate) catalog: watch::Sender<Arc<Catalog>>,
+}
+
+impl Published {
+    pub(crate) fn new() -> Self {
+        Self {
+            high_watermark: watch::Sender::new(Offset(0)),
+            catalog: watch::Sender::new(Arc::default()),
+        }
+    }
+
+    fn publish_offset(&self, offset: Offset) {
+        self.high_watermark.send_if_modified(|published| {
+            let higher = offset > *published;
+            *published = offset.max(*published);
+            higher
+        });
+    }
+}
+
+/// What becomes of a batch that wants to be proposed.
+pub(crate) enum Begin {
+    /// Propose it now. It counts as outstanding until its [`crate::reply::Reply`] is over.
+    Propose,
+    /// The same batch is in flight: this is its outcome.
+    InFlight(oneshot::Receiver<Applied>),
+    /// It is judged without a proposal.
+    Verdict(Verdict),
+    /// A proposal's outcome is unknown: wait for [`Shared::certain`].
+    Doubtful,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Proposals whose reply is not over.
+    outstanding: AtomicUsize,
+    /// Told when something was applied or is over, while somebody waits for it.
+    moved: Notify,
+    published: Published,
+    log: Arc<GroupLog>,
+}
+
+struct State {
+    fold: Fold,
+    admission: Admission,
+    /// A proposal may or may not be in the log: nothing is admitted until all of it is applied.
+    doubtful: bool,
+    /// The catalog changed since it was last published.
+    catalog_changed: bool,
+    /// Retries that wait for a batch in flight.
+    waiting: BTreeMap<ProposalToken, Vec<oneshot::Sender<Applied>>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("outstanding", &self.outstanding).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(fold: Fold, published: Published, log: Arc<GroupLog>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                fold,
+                admission: Admission::new(),
+                doubtful: false,
+                catalog_changed: true,
+                waiting: BTreeMap::new(),
+            }),
+            outstanding: AtomicUsize::new(0),
+            moved: Notify::new(),
+            published,
+            log,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the fold, save for a broken fold")
+    }
+
+    pub(crate) fn kind(&self) -> GroupKind {
+        self.state().fold.kind()
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.state().fold.progress().clone()
+    }
+
+    /// The fold as bytes, with its progress.
+    pub(crate) fn encode(&self) -> (Progress, Bytes) {
+        let state = self.state();
+        (state.fold.progress().clone(), state.fold.encode())
+    }
+
+    /// Replaces the fold: a snapshot was installed. What was in flight is answered by nobody.
+    pub(crate) fn replace(&self, fold: Fold) {
+        let mut state = self.state();
+        state.fold = fold;
+        state.catalog_changed = true;
+        state.admission.reset();
+        state.waiting.clear();
+    }
+
+    /// Judges a batch and, when it is to be proposed, counts it as outstanding and in flight.
+    pub(crate) fn begin(&self, header: &BatchHeader) -> Begin {
+        let mut state = self.state();
+        if state.doubtful {
+            return Begin::Doubtful;
+        }
+        let State { fold, admission, waiting, .. } = &mut *state;
+        let producers = fold.producers().expect("only partitions take batches");
+        match admission.admit(producers, header) {
+            Admitted::Verdict(Verdict::Accept) => {
+                admission.proposed(header);
+                self.outstanding.fetch_add(1, Ordering::Relaxed);
+                Begin::Propose
+            }
+            Admitted::Verdict(verdict) => Begin::Verdict(verdict),
+            Admitted::InFlightDuplicate(token) => {
+                let (sender, receiver) = oneshot::channel();
+                waiting.entry(token).or_default().push(sender);
+                Begin::InFlight(receiver)
+            }
+        }
+    }
+
+    /// Counts a control entry as outstanding.
+    pub(crate) fn begin_control(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A proposal ended. Unless it was committed, its batch may or may not be in the log.
+    pub(crate) fn proposal_over(&self, committed: bool) {
+        if !committed {
+            let mut state = self.state();
+            state.doubtful = true;
+            state.waiting.clear();
+        }
+        self.outstanding.fetch_sub(1, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Waits until no proposal is outstanding.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let moved = self.moved.notified();
+            if self.outstanding() == 0 {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Waits until it is known what the log holds, so that admission can begin anew: nothing is
+    /// outstanding, and everything in the log is applied.
+    pub(crate) async fn certain(&self) {
+        loop {
+            let moved = self.moved.notified();
+            if self.outstanding() == 0 {
+                let last = self.log.bounds().last;
+                let mut state = self.state();
+                if !state.doubtful {
+                    return;
+                }
+                if state.fold.progress().applied >= last {
+                    state.admission.reset();
+                    state.doubtful = false;
+                    return;
+                }
+            }
+            moved.await;
+        }
+    }
+
+    /// Folds one committed entry. Returns what it gave, and the retries that wait for the same.
+    pub(crate) fn apply(&self, entry: &LogEntry) -> (Applied, Vec<oneshot::Sender<Applied>>) {
+        let header = &entry.header;
+        let mut state = self.state();
+        let base_offset = state.fold.progress().high_watermark;
+        let reply = state.fold.apply(entry);
+        state.catalog_changed |= reply.is_some();
+        let mut waiting = Vec::new();
+        if header.producer_id.is_some()
+            && let Some(token) = state.admission.applied(header)
+            && !state.waiting.is_empty()
+        {
+            waiting = state.waiting.remove(&token).unwrap_or_default();
+        }
+        let append_time_ms = header.append_time_ms;
+        (Applied { base_offset, append_time_ms, reply: reply.map(Box::new) }, waiting)
+    }
+
+    /// Shows readers what was applied.
+    pub(crate) fn publish(&self) {
+        let applied = {
+            let mut state = self.state();
+            let state = &mut *state;
+            let progress = state.fold.progress();
+            self.published.publish_offset(progress.high_watermark);
+            if let Fold::Catalog(catalog) = &state.fold
+                && std::mem::take(&mut state.catalog_changed)
+            {
+                self.published.catalog.send_replace(Arc::new(catalog.catalog().clone()));
+            }
+            progress.applied
+        };
+        if let Some(applied) = applied {
+            self.log.applied(applied);
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// Stores the state with the log, to be found again when the group wakes.
+    pub(crate) fn store(&self) {
+        let (progress, bytes) = self.encode();
+        self.store_as(progress.applied, bytes);
+    }
+
+    /// Stores a state that was encoded earlier.
+    pub(crate) fn store_as(&self, applied: Option<LogId>, bytes: Bytes) {
+        if let Some(applied) = applied {
+            self.log.put_state(applied, bytes);
+        }
+    }
+}
+
+impl StateSource for Shared {
+    fn encode_state(&self) -> Option<(LogId, Bytes)> {
+        let (progress, bytes) = self.encode();
+        progress.applied.map(|applied| (applied, bytes))
+    }
+}
