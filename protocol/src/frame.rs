@@ -329,7 +329,11 @@ pub fn encode_error(request: &FrameHeader, error: &ErrorResponse) -> BytesMut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ApiKey, PingRequest};
+    use proptest::prelude::*;
+
+    use crate::api::{ApiKey, FetchRequest, FetchResponse, PingRequest};
+    use crate::error::ErrorCode;
+    use crate::wire::any::Any;
 
     fn header() -> FrameHeader {
         FrameHeader {
@@ -392,5 +396,64 @@ mod tests {
         assert_eq!(header.payload_bytes(), 1000);
         assert_eq!(header.body_bytes(), out.len() - FRAME_HEADER_BYTES);
         assert_eq!((header.api, header.version), (ApiKey::Ping.number(), 1));
+    }
+
+    /// What a reader makes of the bytes of a stream that holds one frame.
+    fn read(stream: &[u8]) -> Result<Frame, FrameError> {
+        let header = FrameHeader::parse(stream.first_chunk().unwrap(), 1 << 20)?;
+        let content = Bytes::copy_from_slice(&stream[FRAME_HEADER_BYTES..]);
+        Ok(Frame::from_content(header, content))
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive(
+            correlation: u32,
+            request in FetchRequest::any(),
+            response in FetchResponse::any(),
+            error in ErrorResponse::any(),
+            payload in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let correlation = CorrelationId(correlation);
+            let mut stream = encode_request(correlation, &request, payload.len());
+            stream.extend_from_slice(&payload);
+            let asked = read(&stream).unwrap();
+            prop_assert_eq!(asked.header.correlation, correlation);
+            prop_assert_eq!(asked.decode_body::<FetchRequest>(), Ok(request));
+            prop_assert_eq!(&asked.payload[..], &payload[..]);
+
+            let stream = encode_response::<FetchRequest>(correlation, &response, 0);
+            let answer = read(&stream).unwrap();
+            prop_assert_eq!(answer.decode_response::<FetchRequest>(), Ok(response));
+            let mismatch = answer.decode_response::<PingRequest>();
+            prop_assert!(matches!(mismatch, Err(ResponseError::Mismatch { .. })));
+
+            let refused = read(&encode_error(&asked.header, &error)).unwrap();
+            prop_assert_eq!(
+                refused.decode_response::<FetchRequest>(),
+                Err(ResponseError::Refused(Box::new(error)))
+            );
+        }
+
+        #[test]
+        fn headers_are_refused_or_written_back(bytes: [u8; FRAME_HEADER_BYTES], max: u32) {
+            if let Ok(header) = FrameHeader::parse(&bytes, max) {
+                let mut again = [0; FRAME_HEADER_BYTES];
+                header.write_to(&mut again);
+                prop_assert_eq!(again, bytes);
+                prop_assert!(header.frame_bytes() as u64 <= u64::from(max));
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_answer_is_told_from_a_refusal() {
+        let error = ErrorResponse::new(ErrorCode::NotReady, "the partition is being woken");
+        let mut header = header();
+        header.api = ApiKey::Ping.number();
+        let good = read(&encode_error(&header, &error)).unwrap();
+        let cut = Frame { body: good.body.slice(..3), ..good };
+        let malformed = cut.decode_response::<PingRequest>();
+        assert!(matches!(malformed, Err(ResponseError::Malformed(_))));
     }
 }
