@@ -426,7 +426,8 @@ mod tests {
             let answer = read(&stream).unwrap();
             prop_assert_eq!(answer.decode_response::<FetchRequest>(), Ok(response));
             let mismatch = answer.decode_response::<PingRequest>();
-            prop_assert!(matches!(mismatch, Err(ResponseError::Mismatch { .. })));
+            let is_mismatch = matches!(mismatch, Err(ResponseError::Mismatch { .. }));
+            prop_assert!(is_mismatch);
 
             let refused = read(&encode_error(&asked.header, &error)).unwrap();
             prop_assert_eq!(
