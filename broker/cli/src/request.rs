@@ -1,0 +1,80 @@
+//! A request that was refused or got no answer, in words and as an exit code.
+
+use plimsoll_client::RequestError;
+use plimsoll_protocol::error::ErrorCode;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Why `doing` ("create topic `orders`") did not happen, and what to do.
+pub(crate) fn request_failure(doing: &str, error: &RequestError) -> Failure {
+    let exit = match error {
+        RequestError::Connect(_) => Exit::Unreachable,
+        RequestError::Refused(refusal) => exit_of(refusal.code),
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, format!("cannot {doing}: {error}"));
+    match error.code().and_then(hint_for) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// The exit code of a refusal.
+pub(crate) fn exit_of(code: ErrorCode) -> Exit {
+    match code {
+        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => Exit::NotFound,
+        _ => Exit::Failed,
+    }
+}
+
+/// What a user of this binary can do about a refusal, where that is more than the node can know.
+pub(crate) fn hint_for(code: ErrorCode) -> Option<&'static str> {
+    Some(match code {
+        ErrorCode::UnknownTopic => {
+            "`plimsoll topic list` shows the topics, `plimsoll topic create NAME` makes one"
+        }
+        ErrorCode::UnknownPartition => {
+            "`plimsoll topic describe NAME` shows the partitions, which are counted from 0"
+        }
+        ErrorCode::TopicExists => {
+            "`--if-not-exists` accepts a topic that is there, `plimsoll topic alter` changes it"
+        }
+        ErrorCode::InvalidConfig => "`plimsoll topic create --help` lists the settings",
+        ErrorCode::OffsetOutOfRange => {
+            "`--from earliest` begins at the first record there is; a time in milliseconds is \
+             written with an @ before it"
+        }
+        ErrorCode::LowDiskSpace => {
+            "free some space on the node's disk, delete topics, or shorten their retention with \
+             `plimsoll topic alter NAME --config retention-ms=1h`"
+        }
+        ErrorCode::Quarantined => {
+            "stop the node and run `plimsoll log verify DIR` on its data directory to see the damage"
+        }
+        ErrorCode::UnsupportedVersion => "use a client and a node of the same version",
+        ErrorCode::Internal => "please report it with what the node logged at that moment",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_client::ServerError;
+
+    #[test]
+    fn unknown_topic_is_not_found() {
+        let refusal = ServerError {
+            code: ErrorCode::UnknownTopic,
+            message: "there is no topic `orders`".to_owned(),
+            leader: None,
+            detail: None,
+        };
+        let failure = request_failure("describe topic orders", &RequestError::Refused(refusal));
+        assert_eq!(failure.exit(), Exit::NotFound);
+        let text = failure.to_string();
+        assert!(text.starts_with("cannot describe topic orders: there is no topic"), "{text}");
+        assert!(text.contains("plimsoll topic create"), "{text}");
+    }
+}

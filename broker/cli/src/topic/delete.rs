@@ -1,0 +1,82 @@
+//! `plimsoll topic delete`: asks before it destroys.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Args;
+use plimsoll_client::RequestError;
+use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::ids::TopicName;
+
+use crate::connection::ConnectionArgs;
+use crate::exit::Exit;
+use crate::failure::{Failure, note};
+use crate::request::request_failure;
+
+const AFTER_HELP: &str = "\
+Examples:
+  plimsoll topic delete orders
+  plimsoll topic delete orders clicks --yes
+  plimsoll topic delete scratch --yes --if-exists";
+
+/// Delete topics with all their records
+///
+/// Asks first on a terminal; elsewhere --yes is needed. Subscriptions of a deleted topic end with
+/// an error. The records cannot be brought back.
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(super) struct DeleteArgs {
+    /// The topics
+    #[arg(required = true, value_name = "TOPIC")]
+    topics: Vec<TopicName>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Succeed when there is no such topic
+    #[arg(long)]
+    if_exists: bool,
+}
+
+impl DeleteArgs {
+    pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
+        if !self.yes && !self.confirmed()? {
+            return Err(Failure::new(Exit::Failed, "nothing was deleted: not confirmed"));
+        }
+        let admin = connection.connect().await?.admin();
+        for (deleted, topic) in self.topics.iter().enumerate() {
+            match admin.delete_topic(topic.as_str()).await {
+                Ok(()) => note(&format!("deleted topic {topic}")),
+                Err(error) if self.if_exists && is_unknown(&error) => {
+                    note(&format!("there is no topic {topic}"));
+                }
+                Err(error) => {
+                    let failure = request_failure(&format!("delete topic {topic}"), &error);
+                    return Err(if deleted > 0 {
+                        failure.with_exit(Exit::Partly)
+                    } else {
+                        failure
+                    });
+                }
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    fn confirmed(&self) -> Result<bool, Failure> {
+        let names: Vec<_> = self.topics.iter().map(TopicName::as_str).collect();
+        let names = names.join(", ");
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(Failure::new(Exit::Usage, format!("not deleting {names} without --yes"))
+                .hint("there is no terminal to ask on; add --yes if it is meant"));
+        }
+        let _ = write!(io::stderr(), "Delete {names} and all records in it? [y/N] ");
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot read an answer: {error}"))
+        })?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+}
+
+fn is_unknown(error: &RequestError) -> bool {
+    error.code() == Some(ErrorCode::UnknownTopic)
+}
