@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use plimsoll_client::{Client, ClientConfig, NewTopic, StartPosition, TopicConfig, Trust};
-use plimsoll_node::{Node, NodeConfig};
+use plimsoll_node::Node;
+use plimsoll_node::config::NodeConfig;
 use plimsoll_transport::TransportKind;
 
 use crate::options::Plan;
@@ -38,16 +39,16 @@ impl<'a> Bed<'a> {
         let node = runtimes.node().spawn(Node::start(node_config)).await??;
         let config = match plan.transport {
             TransportKind::Tcp => {
-                let address = node.plaintext_addr().context("plaintext was asked for")?;
+                let address = node.tcp_addr().context("plaintext was asked for")?;
                 ClientConfig::plaintext(address.to_string())
             }
             transport => {
-                let authority = node.authority_pem().context("the authority is self-made")?;
+                let authority = node.ca_pem().context("the authority is self-made")?;
                 let trust = Trust::CaPem(authority.to_owned());
                 ClientConfig { transport, ..ClientConfig::new(node.addr().to_string(), trust) }
             }
         };
-        let raw = RawStreams::new(directory, runtimes.node(), runtimes.clients())?;
+        let raw = RawStreams::new(directory, runtimes.node())?;
         Ok(Self { plan, runtimes, config, node: Some(node), raw: Some(raw) })
     }
 
@@ -60,14 +61,14 @@ impl<'a> Bed<'a> {
         directory: &Path,
     ) -> anyhow::Result<Self> {
         let raw = is_local(&config.address)
-            .then(|| RawStreams::new(directory, runtimes.node(), runtimes.clients()))
+            .then(|| RawStreams::new(directory, runtimes.node()))
             .transpose()?;
         Ok(Self { plan, runtimes, config: config.clone(), node: None, raw })
     }
 
     /// A client with a connection of its own.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        connect(self.runtimes, self.config.clone()).await
+        Ok(Client::connect(self.config.clone()).await?)
     }
 
     /// Makes a topic with the plan's partitions and durability.
@@ -118,11 +119,6 @@ impl<'a> Bed<'a> {
         }
         Ok(())
     }
-}
-
-/// Connects from the clients' runtime, where the connection's tasks then run.
-pub(crate) async fn connect(runtimes: &Runtimes, config: ClientConfig) -> anyhow::Result<Client> {
-    Ok(runtimes.clients().spawn(Client::connect(config)).await??)
 }
 
 /// The mean of the limit before and after; `None` where there is none.

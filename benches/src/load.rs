@@ -62,8 +62,7 @@ impl<'a> Load<'a> {
                 in_flight_max: IN_FLIGHT_PER_PARTITION,
                 ..ProducerOptions::default()
             };
-            let build = client.producer(topic).options(options).build();
-            let producer = bed.runtimes.clients().spawn(build).await??;
+            let producer = client.producer(topic).options(options).build().await?;
             producers.push(LoadProducer {
                 producer,
                 partitions: partitions_of(index, plan.producers, plan.partitions),
@@ -126,7 +125,7 @@ impl<'a> Load<'a> {
     {
         let mut sending = JoinSet::new();
         for (producer, records) in self.producers.drain(..).zip(shares) {
-            sending.spawn_on(send(producer, *records), self.bed.runtimes.clients());
+            sending.spawn(send(producer, *records));
         }
         let mut all = Latencies::new();
         while let Some(done) = sending.join_next().await {

@@ -79,6 +79,20 @@ impl Workload {
             Self::Idle => "resident memory of an idle node, without and with partitions",
         }
     }
+
+    /// What the workload's latency is the latency of; `None` where it has none.
+    pub fn latency_of(self) -> Option<&'static str> {
+        match self {
+            Self::Produce | Self::Partitions => {
+                Some("a batch, from handing it to the client to its acknowledgement")
+            }
+            Self::Consume => Some("a consumer's wait for its next batch"),
+            Self::EndToEnd => Some("a record, from its send to its delivery"),
+            Self::Latency => Some("a record, from when it was due to its acknowledgement"),
+            Self::Singles => Some("a window, from its first send to its last acknowledgement"),
+            Self::Restart | Self::Transport | Self::Idle => None,
+        }
+    }
 }
 
 impl fmt::Display for Workload {

@@ -11,8 +11,8 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use bytes::{Bytes, BytesMut};
-use plimsoll_node::NodeConfig;
 use plimsoll_node::certificates;
+use plimsoll_node::config::NodeConfig;
 use plimsoll_transport::{
     ClientTls, Connection, FrameReceiver, FrameSender, Listener, ServerTls, TransportConfig,
     TransportKind,
@@ -97,21 +97,20 @@ impl Shape {
 /// Both ends of raw streams on this machine.
 #[derive(Debug)]
 pub(crate) struct RawStreams {
+    /// Where the accepting ends run; the dialing ones run where [`RawStreams::measure`] does.
     node: Handle,
-    clients: Handle,
     server_tls: ServerTls,
     client_tls: ClientTls,
 }
 
 impl RawStreams {
     /// Makes a certificate in `directory` and is ready.
-    pub(crate) fn new(directory: &Path, node: &Handle, clients: &Handle) -> anyhow::Result<Self> {
+    pub(crate) fn new(directory: &Path, node: &Handle) -> anyhow::Result<Self> {
         let config = NodeConfig { data: directory.join("raw-stream"), ..NodeConfig::default() };
         let made = certificates::prepare(&config, loopback(), SystemTime::now())?;
         let authority = made.authority_pem.context("a self-made certificate has an authority")?;
         Ok(Self {
             node: node.clone(),
-            clients: clients.clone(),
             server_tls: ServerTls::from_pem(made.chain_pem.as_bytes(), made.key_pem.as_bytes())?,
             client_tls: ClientTls::trusting_pem(authority.as_bytes())?,
         })
@@ -124,20 +123,16 @@ impl RawStreams {
         let accepting = self.node.spawn(accept_connections(Arc::clone(&listener), shape));
         let mut connections = Vec::new();
         for _ in 0..shape.connections {
-            let tls = self.client_tls.clone();
-            let dial = async move {
-                let config = TransportConfig::default();
-                Connection::dial(shape.kind, address, "127.0.0.1", Some(&tls), &config).await
-            };
-            connections.push(self.clients.spawn(dial).await??);
+            let (tls, config) = (Some(&self.client_tls), TransportConfig::default());
+            let dial = Connection::dial(shape.kind, address, "127.0.0.1", tls, &config);
+            connections.push(dial.await?);
         }
 
         let began = Instant::now();
         let mut streams = JoinSet::new();
         for connection in &connections {
             for _ in 0..shape.streams_per_connection {
-                let stream = dialing_end(connection.clone(), shape);
-                streams.spawn_on(stream, &self.clients);
+                streams.spawn(dialing_end(connection.clone(), shape));
             }
         }
         let mut bytes = 0;
@@ -262,7 +257,7 @@ mod tests {
     fn bytes_arrive_over_every_transport_and_both_ways() {
         let directory = tempfile::tempdir().unwrap();
         let runtimes = Runtimes::new(Layout::Split).unwrap();
-        let raw = RawStreams::new(directory.path(), runtimes.node(), runtimes.clients()).unwrap();
+        let raw = RawStreams::new(directory.path(), runtimes.node()).unwrap();
         for kind in [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp] {
             for direction in [Direction::ToNode, Direction::FromNode] {
                 let shape = Shape {

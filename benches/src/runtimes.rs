@@ -29,19 +29,18 @@ impl Runtimes {
         Ok(Self { clients: Some(build("bench")?), node })
     }
 
-    /// Where producers, consumers and dialing ends of raw streams run.
-    pub(crate) fn clients(&self) -> &Handle {
-        self.clients.as_ref().expect("present until dropped").handle()
-    }
-
     /// Where the node and the accepting ends of raw streams run.
     pub(crate) fn node(&self) -> &Handle {
-        self.node.as_ref().map_or(self.clients(), Runtime::handle)
+        self.node.as_ref().unwrap_or(self.clients()).handle()
     }
 
-    /// Runs the measurement itself, which mostly waits for tasks.
+    /// Runs the measurement; what it spawns runs where the clients do.
     pub(crate) fn block_on<F: Future>(&self, measurement: F) -> F::Output {
         self.clients().block_on(measurement)
+    }
+
+    fn clients(&self) -> &Runtime {
+        self.clients.as_ref().expect("present until dropped")
     }
 }
 

@@ -1,8 +1,8 @@
 //! A node in a process of its own: `plimsoll serve` as a child, so that it can be killed without
 //! warning and its memory measured alone.
 //!
-//! Everything it writes lies in one directory: its data in `data/`, its context in `config/`, what
-//! it printed in `serve.log`. It is killed when dropped.
+//! Everything it writes lies in one directory: its data in `data/`, what it printed in `serve.log`.
+//! It leaves no context for other clients. It is killed when dropped.
 
 use std::fs::File;
 use std::io;
@@ -10,9 +10,20 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, bail};
+use plimsoll_client::{Client, ClientConfig, Trust};
+use plimsoll_transport::TransportKind;
 
 use crate::report::ProcessMemory;
+
+/// A dial that is not answered by then is begun anew: the node was not yet there.
+const DIAL: Duration = Duration::from_millis(200);
+/// Between two dials: the node that starts needs the cores too.
+const DIAL_PAUSE: Duration = Duration::from_millis(1);
+/// A node that does not answer by then never will.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How to start a node: the same command, directory and ports each time.
 #[derive(Debug, Clone)]
@@ -69,18 +80,59 @@ impl ServeCommand {
         self.directory.join("data")
     }
 
+    /// How to reach it over `transport`.
+    ///
+    /// # Errors
+    /// Before its first start it has no authority that could be trusted.
+    pub fn client_config(&self, transport: TransportKind) -> io::Result<ClientConfig> {
+        if transport == TransportKind::Tcp {
+            return Ok(ClientConfig::plaintext(self.plaintext.to_string()));
+        }
+        let authority = self.data_directory().join("tls").join("ca.pem");
+        let trust = Trust::CaPem(std::fs::read_to_string(authority)?);
+        Ok(ClientConfig { transport, ..ClientConfig::new(self.address.to_string(), trust) })
+    }
+
+    /// Dials the process, which was just started, until it answers.
+    ///
+    /// # Errors
+    /// When it has ended, or does not answer for two minutes; with what it printed.
+    pub async fn connect(
+        &self,
+        process: &mut ServeProcess,
+        transport: TransportKind,
+    ) -> anyhow::Result<Client> {
+        let began = Instant::now();
+        loop {
+            process.check_alive()?;
+            let problem = match self.client_config(transport) {
+                Err(error) => error.to_string(),
+                Ok(config) => {
+                    let config = ClientConfig { connect_timeout: DIAL, ..config };
+                    match Client::connect(config).await {
+                        Ok(client) => return Ok(client),
+                        Err(error) => error.to_string(),
+                    }
+                }
+            };
+            if began.elapsed() > PATIENCE {
+                bail!("the node does not answer: {problem}; it said:\n{}", process.output());
+            }
+            tokio::time::sleep(DIAL_PAUSE).await;
+        }
+    }
+
     /// Starts it. It listens some time after this returns; a client dials until it does.
     pub fn start(&self) -> anyhow::Result<ServeProcess> {
         let log = self.directory.join("serve.log");
         let output = File::options().create(true).append(true).open(&log)?;
         let child = Command::new(&self.binary)
-            .arg("serve")
+            .args(["serve", "--no-context", "--log", "warn"])
             .arg("--data")
             .arg(self.data_directory())
             .args(["--listen", &self.address.to_string()])
             .args(["--listen-plaintext", &self.plaintext.to_string()])
             .args(&self.arguments)
-            .env("PLIMSOLL_CONFIG_DIR", self.directory.join("config"))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -1,9 +1,7 @@
-//! What a person reads: the machine, the settings, the figures in columns, the command that
-//! repeats each.
+//! What a person reads: the figures in columns, and the command that repeats each.
 
 use std::fmt::Write as _;
 
-use crate::machine::Machine;
 use crate::options::Plan;
 use crate::report::Report;
 
@@ -32,11 +30,15 @@ const COLUMNS: [Column; 19] = [
     ("with files MB", |report| report.memory.map(|found| tenths(found.resident_with_files_mb))),
 ];
 
-/// The lines above the figures: machine and settings.
-pub fn heading(machine: &Machine, plans: &[Plan]) -> String {
-    let mut text = format!("machine   {machine}\n");
+/// The lines below the figures of one workload: what its latency is, and the command that repeats
+/// each row.
+pub fn footing(plans: &[Plan]) -> String {
+    let mut text = String::new();
+    if let Some(latency) = plans.first().and_then(|plan| plan.workload.latency_of()) {
+        let _ = writeln!(text, "latency of {latency}");
+    }
     for plan in plans {
-        let _ = writeln!(text, "repeat    {}", plan.command());
+        let _ = writeln!(text, "repeat: {}", plan.command());
     }
     text
 }

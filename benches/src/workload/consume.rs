@@ -57,8 +57,7 @@ async fn consume_all(bed: &Bed<'_>, stored: u64) -> anyhow::Result<(Throughput, 
     let mut reading = JoinSet::new();
     for (index, client) in (0..).zip(clients) {
         let partitions = partitions_of(index, consumers, plan.partitions);
-        let reader = read_to_end(client, partitions, value_bytes);
-        reading.spawn_on(reader, bed.runtimes.clients());
+        reading.spawn(read_to_end(client, partitions, value_bytes));
     }
     let (mut records, mut all) = (0, Latencies::new());
     while let Some(done) = reading.join_next().await {

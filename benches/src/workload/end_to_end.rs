@@ -60,7 +60,7 @@ async fn round(bed: &Bed<'_>, topic: &'static str) -> anyhow::Result<(Throughput
             touched,
             wanted: plan.records + touched,
         };
-        reading.spawn_on(reader.read(), bed.runtimes.clients());
+        reading.spawn(reader.read());
     }
     // The records that woke the partitions must not be in the figures.
     total.wait_for(|total| *total == touched).await?;

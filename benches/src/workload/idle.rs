@@ -15,7 +15,6 @@ use plimsoll_protocol::api::PartitionCondition;
 
 use crate::options::{Options, Plan};
 use crate::report::{ProcessMemory, Report, rounded};
-use crate::runtimes::Runtimes;
 use crate::serve_process::ServeProcess;
 use crate::served::Served;
 use crate::values::Values;
@@ -33,17 +32,16 @@ const SETTLED_MB: f64 = 0.1;
 pub(super) async fn measure(
     plan: &Plan,
     options: &Options,
-    runtimes: &Runtimes,
     directory: &Path,
     screen: Screen<'_>,
 ) -> anyhow::Result<Report> {
-    let served = Served::new(plan, options, runtimes, directory)?;
+    let served = Served::new(plan, options, directory)?;
     let (mut process, mut took) = served.start(None).await?;
     let topic = (plan.partitions > 0).then_some(TOPIC);
     if topic.is_some() {
         screen(Event::Step(&format!("touching {} partitions", plan.partitions)));
         served.create_topic(TOPIC).await?;
-        touch(&served, plan, runtimes).await?;
+        touch(&served, plan).await?;
         screen(Event::Step("waiting until all partitions sleep"));
         wait_for_sleep(&served).await?;
     }
@@ -64,19 +62,15 @@ pub(super) async fn measure(
 }
 
 /// One record into each partition.
-async fn touch(served: &Served<'_>, plan: &Plan, runtimes: &Runtimes) -> anyhow::Result<()> {
+async fn touch(served: &Served<'_>, plan: &Plan) -> anyhow::Result<()> {
     let value = Values::new(plan.record_bytes, 1).next_value().to_vec();
     for first in (0..plan.partitions).step_by(PARTITIONS_PER_CLIENT as usize) {
         let partitions = first..(first + PARTITIONS_PER_CLIENT).min(plan.partitions);
-        let (client, value) = (served.client().await?, value.clone());
-        let sending = runtimes.clients().spawn(async move {
-            let producer = client.producer(TOPIC).build().await?;
-            let sends =
-                partitions.map(|partition| producer.send_to(partition, Record::new(value.clone())));
-            try_join_all(sends).await?;
-            anyhow::Ok(producer.close().await?)
-        });
-        sending.await??;
+        let producer = served.client().await?.producer(TOPIC).build().await?;
+        let sends =
+            partitions.map(|partition| producer.send_to(partition, Record::new(value.clone())));
+        try_join_all(sends).await?;
+        producer.close().await?;
     }
     Ok(())
 }

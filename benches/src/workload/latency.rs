@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use bytes::Bytes;
 use plimsoll_client::{Producer, Record};
+use tokio::runtime::Handle;
 
 use crate::bed::Bed;
 use crate::journal_write::JournalProbe;
@@ -36,25 +37,23 @@ pub(super) async fn measure(
     let plan = bed.plan;
     let rate = plan.rate.context("a plan of latency has a rate")?;
     bed.create_topic(TOPIC).await?;
-    let client = bed.client().await?;
-    let build = client.producer(TOPIC).build();
-    let producer = bed.runtimes.clients().spawn(build).await??;
+    let producer = bed.client().await?.producer(TOPIC).build().await?;
     let mut probe = local.map(JournalProbe::new).transpose()?;
     let mut values = Values::new(plan.record_bytes, 1);
 
     screen(Event::Step("warming up"));
-    (values, _) = send_slice(bed, &producer, values, WARM_UP_RECORDS, rate).await?;
+    (values, _) = send_slice(&producer, values, WARM_UP_RECORDS, rate).await?;
     screen(Event::Step("measuring journal writes and the broker in turns"));
     let mut all = Latencies::new();
     let mut seconds = 0.0;
     for slice in 0..SLICES {
         let records = plan.records / SLICES + u64::from(slice < plan.records % SLICES);
         if let Some(idle) = probe.take() {
-            probe = Some(write_slice(bed, idle, records.max(1), rate).await?);
+            probe = Some(write_slice(idle, records.max(1), rate).await?);
         }
         let began = Instant::now();
         let latencies;
-        (values, latencies) = send_slice(bed, &producer, values, records, rate).await?;
+        (values, latencies) = send_slice(&producer, values, records, rate).await?;
         seconds += began.elapsed().as_secs_f64();
         all.merge(&latencies);
     }
@@ -71,14 +70,13 @@ pub(super) async fn measure(
 
 /// The schedule is kept by a thread of its own, which no other task can delay.
 async fn send_slice(
-    bed: &Bed<'_>,
     producer: &Producer,
     mut values: Values,
     records: u64,
     rate: NonZeroU32,
 ) -> anyhow::Result<(Values, Latencies)> {
-    let (producer, runtime) = (producer.clone(), bed.runtimes.clients().clone());
-    let sending = bed.runtimes.clients().spawn_blocking(move || {
+    let (producer, runtime) = (producer.clone(), Handle::current());
+    let sending = tokio::task::spawn_blocking(move || {
         let mut latencies = Latencies::new();
         let pacer = Pacer::new(rate);
         for index in 0..records {
@@ -93,12 +91,11 @@ async fn send_slice(
 }
 
 async fn write_slice(
-    bed: &Bed<'_>,
     mut probe: JournalProbe,
     writes: u64,
     rate: NonZeroU32,
 ) -> anyhow::Result<JournalProbe> {
-    let writing = bed.runtimes.clients().spawn_blocking(move || {
+    let writing = tokio::task::spawn_blocking(move || {
         probe.measure(writes, rate)?;
         anyhow::Ok(probe)
     });

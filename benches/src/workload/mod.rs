@@ -36,7 +36,7 @@ pub(crate) async fn measure(
         Workload::Restart => {
             return restart::measure(plan, options, runtimes, directory, screen).await;
         }
-        Workload::Idle => return idle::measure(plan, options, runtimes, directory, screen).await,
+        Workload::Idle => return idle::measure(plan, options, directory, screen).await,
         _ => load::check(plan)?,
     }
     screen(Event::Step("starting the node"));

@@ -30,7 +30,7 @@ pub(super) async fn measure(
     screen: Screen<'_>,
 ) -> anyhow::Result<Report> {
     crate::load::check(plan)?;
-    let served = Served::new(plan, options, runtimes, directory)?;
+    let served = Served::new(plan, options, directory)?;
     let (mut process, _) = served.start(None).await?;
     served.create_topic(TOPIC).await?;
     screen(Event::Step(&format!("filling {} MB", plan.value_bytes() / 1_000_000)));

@@ -30,8 +30,7 @@ async fn round(bed: &Bed<'_>, topic: &str) -> anyhow::Result<(Throughput, Latenc
     bed.create_topic(topic).await?;
     let mut producers = Vec::new();
     for _ in 0..plan.producers {
-        let build = bed.client().await?.producer(topic).build();
-        producers.push(bed.runtimes.clients().spawn(build).await??);
+        producers.push(bed.client().await?.producer(topic).build().await?);
     }
     let mut values = Values::new(plan.record_bytes, 1);
     let began = Instant::now();
@@ -41,8 +40,7 @@ async fn round(bed: &Bed<'_>, topic: &str) -> anyhow::Result<(Throughput, Latenc
         let records =
             plan.records / tasks_in_all + u64::from(u64::from(index) < plan.records % tasks_in_all);
         let value = Bytes::copy_from_slice(values.next_value());
-        let task = send_windows(producer.clone(), value, records, plan.window);
-        tasks.spawn_on(task, bed.runtimes.clients());
+        tasks.spawn(send_windows(producer.clone(), value, records, plan.window));
     }
     let mut all = Latencies::new();
     while let Some(done) = tasks.join_next().await {

@@ -13,7 +13,7 @@ pub(super) async fn measure(
     runtimes: &Runtimes,
     directory: &Path,
 ) -> anyhow::Result<Report> {
-    let raw = RawStreams::new(directory, runtimes.node(), runtimes.clients())?;
+    let raw = RawStreams::new(directory, runtimes.node())?;
     let (mut bytes, mut seconds) = (0, 0.0);
     for direction in [Direction::ToNode, Direction::FromNode] {
         let shape = Shape::of(plan, direction);

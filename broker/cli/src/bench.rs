@@ -1,0 +1,282 @@
+//! `plimsoll bench`: the words of the command line for the harness in `plimsoll-bench`, and its
+//! figures on the screen: columns for people, one JSON object per line for programs.
+//!
+//! With `--json` standard output carries objects and nothing else; the machine, the settings and
+//! the progress go to standard error.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use plimsoll_bench::{Durability, Event, Layout, Options, Plan, Report, Workload, table};
+
+use crate::connection::ConnectionArgs;
+use crate::exit::Exit;
+use crate::failure::{Failure, note};
+use crate::output::Output;
+use crate::quantity::parse_bytes;
+
+const AFTER_HELP: &str = "\
+Without --connect or --context an embedded node is measured, in a temporary directory on a real disk.
+Each figure stands beside its limit: the raw stream through the same socket code, in the same run.
+
+Examples:
+  plimsoll bench produce consume
+  plimsoll bench produce --transport tcp --durability memory --json
+  plimsoll bench partitions --partitions 1,1000
+  plimsoll bench latency --rate 500 --connect broker.example.org:7420 --ca ca.pem
+  plimsoll bench restart --bytes 10GB";
+
+/// Measure throughput, latency, restart and memory, each beside its limit
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(crate) struct BenchArgs {
+    /// What is measured, one after the other
+    #[arg(required = true, value_name = "WORKLOAD")]
+    workloads: Vec<WorkloadArg>,
+    /// What an acknowledgement means: `durable` (journaled) or `memory` [default: durable]
+    #[arg(long, value_name = "KIND", value_parser = parse_durability)]
+    durability: Option<Durability>,
+    /// Producers, and consumers, each with a connection of its own [default: 2]
+    #[arg(long, value_name = "N")]
+    producers: Option<NonZeroU32>,
+    /// Partitions [default: 2]; for `partitions` and `idle` a list, measured one by one
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    partitions: Vec<u32>,
+    /// Bytes of a record's value [default: 1000; of single records 100]
+    #[arg(long, value_name = "N")]
+    record_bytes: Option<NonZeroU32>,
+    /// Records in a batch [default: 1000; for `partitions` 100]
+    #[arg(long, value_name = "N")]
+    batch_records: Option<NonZeroU32>,
+    /// Records in all [default: by workload]
+    #[arg(long, value_name = "N")]
+    records: Option<u64>,
+    /// With how much `restart` fills its partitions [default: 10GB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
+    bytes: Option<u64>,
+    /// Records per second of `latency` [default: 1000] and `end-to-end` [default: no limit]
+    #[arg(long, value_name = "N")]
+    rate: Option<NonZeroU32>,
+    /// Tasks of `singles` [default: 64]
+    #[arg(long, value_name = "N")]
+    tasks: Option<NonZeroU32>,
+    /// Records that each task of `singles` awaits together [default: 16]
+    #[arg(long, value_name = "N")]
+    window: Option<NonZeroU32>,
+    /// Where the temporary directory of the embedded node is made [default: on a real disk]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["connect", "context"])]
+    data_dir: Option<PathBuf>,
+    /// Runtimes of the embedded node and the clients: `shared`, or `split` [default: shared]
+    #[arg(long, value_name = "KIND", value_parser = parse_layout, hide_short_help = true)]
+    layout: Option<Layout>,
+    /// One JSON object per line and workload
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// A [`Workload`] as clap lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct WorkloadArg(Workload);
+
+impl ValueEnum for WorkloadArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: &[WorkloadArg] = &{
+            let mut all = [WorkloadArg(Workload::ALL[0]); Workload::ALL.len()];
+            let mut at = 0;
+            while at < all.len() {
+                all[at] = WorkloadArg(Workload::ALL[at]);
+                at += 1;
+            }
+            all
+        };
+        ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.name()).help(self.0.summary()))
+    }
+}
+
+fn parse_durability(word: &str) -> Result<Durability, String> {
+    match word {
+        "durable" => Ok(Durability::Durable),
+        "memory" => Ok(Durability::Memory),
+        _ => Err("write durable or memory".to_owned()),
+    }
+}
+
+fn parse_layout(word: &str) -> Result<Layout, String> {
+    match word {
+        "shared" => Ok(Layout::Shared),
+        "split" => Ok(Layout::Split),
+        _ => Err("write shared or split".to_owned()),
+    }
+}
+
+impl BenchArgs {
+    pub(crate) fn run(self) -> Result<Exit, Failure> {
+        let workloads: Vec<_> = self.workloads.iter().map(|word| word.0).collect();
+        let options = self.options()?;
+        plimsoll_node::raise_file_limit();
+        let screen = Mutex::new(BenchScreen::new(self.json));
+        let lock = || screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured =
+            plimsoll_bench::run(&workloads, &options, &|event: Event<'_>| lock().show(&event));
+        // What was measured before a failure holds, so it is shown.
+        lock().end()?;
+        measured?;
+        Ok(Exit::Done)
+    }
+
+    fn options(&self) -> Result<Options, Failure> {
+        let elsewhere = self.connection.connect.is_some() || self.connection.context.is_some();
+        let connect = elsewhere.then(|| self.connection.config()).transpose()?;
+        let transport = connect.as_ref().map(|config| config.transport);
+        let binary = std::env::current_exe()
+            .map_err(|error| Failure::new(Exit::Failed, format!("where am I? {error}")))?;
+        Ok(Options {
+            transport: transport.or(self.connection.transport),
+            durability: self.durability,
+            producers: self.producers,
+            partitions: self.partitions.clone(),
+            record_bytes: self.record_bytes,
+            batch_records: self.batch_records,
+            records: self.records,
+            bytes: self.bytes,
+            rate: self.rate,
+            tasks: self.tasks,
+            window: self.window,
+            connect,
+            data_dir: self.data_dir.clone(),
+            layout: self.layout,
+            binary: Some(binary),
+        })
+    }
+}
+
+/// Shows what happens: progress on standard error, figures on standard output.
+struct BenchScreen {
+    json: bool,
+    output: Output,
+    /// The first failure to write; nothing is written after it.
+    written: Result<(), Failure>,
+    spinner: ProgressBar,
+    /// Of the workload that is being measured.
+    plans: Vec<Plan>,
+    reports: Vec<Report>,
+}
+
+impl BenchScreen {
+    fn new(json: bool) -> Self {
+        let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+        let style = ProgressStyle::with_template("{spinner} {elapsed:>4}  {msg}");
+        spinner.set_style(style.expect("the template is a constant"));
+        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        let output = Output::stdout();
+        Self { json, output, written: Ok(()), spinner, plans: vec![], reports: vec![] }
+    }
+
+    fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Machine(machine) => self.tell(&format!("machine: {machine}")),
+            Event::Note(text) => self.tell(&format!("note: {text}")),
+            Event::Step(text) => self.spinner.set_message((*text).to_owned()),
+            Event::Plan(plan) => {
+                let another = self.plans.last().is_some_and(|last| last.workload != plan.workload);
+                if another {
+                    self.show_figures();
+                }
+                self.plans.push((*plan).clone());
+                if self.json {
+                    self.tell(&format!("repeat: {}", plan.command()));
+                }
+            }
+            Event::Report(report) if self.json => self.write(&report.to_json()),
+            Event::Report(report) => self.reports.push((*report).clone()),
+        }
+    }
+
+    /// The columns of one workload, when all its plans are measured.
+    fn show_figures(&mut self) {
+        let (plans, reports) = (std::mem::take(&mut self.plans), std::mem::take(&mut self.reports));
+        if !reports.is_empty() {
+            self.write("");
+            self.write(table::figures(&reports).trim_end());
+            self.write(table::footing(&plans[..reports.len()]).trim_end());
+        }
+    }
+
+    fn tell(&mut self, text: &str) {
+        if self.json {
+            self.spinner.suspend(|| note(text));
+        } else {
+            self.write(text);
+        }
+    }
+
+    /// One line or several, at once: the next may take minutes.
+    fn write(&mut self, text: &str) {
+        let Self { output, written, spinner, .. } = self;
+        if written.is_ok() {
+            *written = spinner.suspend(|| output.line(text).and_then(|()| output.flush()));
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        self.show_figures();
+        self.spinner.finish_and_clear();
+        std::mem::replace(&mut self.written, Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn parse(line: &str) -> Result<BenchArgs, clap::Error> {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Ok(Line::try_parse_from(words)?.bench)
+    }
+
+    #[test]
+    fn workloads_and_settings_are_read() {
+        let args = parse("produce end-to-end --partitions 1,10 --durability memory --json").unwrap();
+        assert_eq!(args.workloads, [WorkloadArg(Workload::Produce), WorkloadArg(Workload::EndToEnd)]);
+        let options = args.options().unwrap();
+        assert_eq!(options.partitions, [1, 10]);
+        assert_eq!(options.durability, Some(Durability::Memory));
+        assert!(options.connect.is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "",
+            "throughput",
+            "produce --producers 0",
+            "produce --durability maybe",
+            "produce --connect a:1 --data-dir /tmp",
+            "restart --records 5 --bytes 10GB",
+        ] {
+            parse(line).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse("restart --bytes 1GB").unwrap().bytes, Some(1_000_000_000));
+    }
+}
