@@ -9,6 +9,7 @@ use tokio_rustls::TlsStream;
 
 use crate::closing::{CloseReason, Closing};
 use crate::config::{TransportConfig, TransportKind};
+use crate::read_ahead::ReadAhead;
 use crate::receiver::FrameReceiver;
 use crate::sender::FrameSender;
 use crate::shared_tcp::SharedTcp;
@@ -100,11 +101,11 @@ impl Connection {
     }
 
     pub(crate) fn tls(
-        stream: TlsStream<SharedTcp>,
+        stream: TlsStream<ReadAhead>,
         peer: SocketAddr,
         config: &TransportConfig,
     ) -> Connection {
-        let closing = Arc::new(Closing::stream(stream.get_ref().0.clone()));
+        let closing = Arc::new(Closing::stream(stream.get_ref().0.socket().clone()));
         let (read, write) = tokio::io::split(stream);
         let sender = FrameSender::tls(write, Arc::clone(&closing));
         let receiver = FrameReceiver::tls(read, config.max_frame_bytes, Arc::clone(&closing));

@@ -15,6 +15,7 @@ use crate::closing::ENDPOINT_LOST;
 use crate::config::{TransportConfig, TransportKind};
 use crate::connection::Connection;
 use crate::quic::{self, QuicDialError};
+use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
 use crate::tls::{ALPN, ClientTls};
 
@@ -162,8 +163,10 @@ async fn dial_tls(
         .map_err(|_| DialError::ServerName(server_name.to_owned()))?;
     let socket = connect(address, config).await?;
     let connector = TlsConnector::from(std::sync::Arc::clone(&tls.stream));
-    let mut stream =
-        connector.connect(name, socket).await.map_err(|error| tls_failure(address, &error))?;
+    let mut stream = connector
+        .connect(name, ReadAhead::new(socket))
+        .await
+        .map_err(|error| tls_failure(address, &error))?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
         return Err(DialError::WrongProtocol { address });
     }

@@ -26,6 +26,7 @@ mod dialed_socket;
 mod fingerprint;
 mod listener;
 mod quic;
+mod read_ahead;
 mod receiver;
 mod sender;
 mod shared_tcp;

@@ -17,6 +17,7 @@ use crate::config::{TransportConfig, TransportKind};
 use crate::connection::Connection;
 use crate::dial::{TLS_BUFFER_BYTES, tune};
 use crate::quic::{self, ServerConfigs};
+use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
 use crate::tls::{ALPN, ServerTls};
 
@@ -385,7 +386,8 @@ async fn handshake_tls(
         let _ = stream.try_write(UNEXPECTED_MESSAGE_ALERT);
         return Err(HandshakeError::NotTls { peer });
     }
-    let mut stream = acceptor.accept(SharedTcp::new(stream)).await.map_err(failed)?;
+    let mut stream =
+        acceptor.accept(ReadAhead::new(SharedTcp::new(stream))).await.map_err(failed)?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
         return Err(HandshakeError::WrongProtocol { peer });
     }

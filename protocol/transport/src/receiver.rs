@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadHalf};
 use tokio_rustls::TlsStream;
 
 use crate::closing::{ClosedBy, Closing};
+use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
 
 /// Read ahead of complete frames, and what one system call takes when frames are small. A block
@@ -72,7 +73,7 @@ pub struct FrameReceiver {
 enum Source {
     Quic { stream: quinn::RecvStream, pieces: Pieces },
     Tcp(SharedTcp),
-    Tls(ReadHalf<TlsStream<SharedTcp>>),
+    Tls(ReadHalf<TlsStream<ReadAhead>>),
 }
 
 /// Pieces of the stream that were taken from quinn and not yet parsed.
@@ -125,7 +126,7 @@ impl FrameReceiver {
     }
 
     pub(crate) fn tls(
-        stream: ReadHalf<TlsStream<SharedTcp>>,
+        stream: ReadHalf<TlsStream<ReadAhead>>,
         max_frame_bytes: u32,
         closing: Arc<Closing>,
     ) -> Self {

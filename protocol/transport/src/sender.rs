@@ -18,6 +18,7 @@ use tokio::io::{AsyncWrite, WriteHalf};
 use tokio_rustls::TlsStream;
 
 use crate::closing::{ClosedBy, Closing};
+use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
 
 /// Slices handed to one `writev`.
@@ -59,7 +60,7 @@ pub struct FrameSender {
 enum Sink {
     Quic(quinn::SendStream),
     Tcp(SharedTcp),
-    Tls(WriteHalf<TlsStream<SharedTcp>>),
+    Tls(WriteHalf<TlsStream<ReadAhead>>),
 }
 
 impl FrameSender {
@@ -71,7 +72,7 @@ impl FrameSender {
         Self::new(Sink::Tcp(stream), closing)
     }
 
-    pub(crate) fn tls(stream: WriteHalf<TlsStream<SharedTcp>>, closing: Arc<Closing>) -> Self {
+    pub(crate) fn tls(stream: WriteHalf<TlsStream<ReadAhead>>, closing: Arc<Closing>) -> Self {
         Self::new(Sink::Tls(stream), closing)
     }
 
