@@ -1,0 +1,28 @@
+//! Checkpoints: for each group exactly where its log ends in the segments, so that the journal before
+//! is no longer needed.
+//!
+//! [`codec`] knows the bytes, [`file`] writes a checkpoint so that it is there in full or not at all,
+//! and finds the newest valid one.
+
+use plimsoll_protocol::ids::GroupId;
+
+use crate::entry::Marks;
+use crate::segment::{SegmentId, SegmentInfo};
+
+pub(crate) mod codec;
+pub(crate) mod file;
+
+pub(crate) use file::CheckpointFile;
+
+/// Number of a checkpoint; the first one of a store is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckpointSeq(pub u64);
+
+/// What a checkpoint holds of one group, beside its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupRecord {
+    pub(crate) group: GroupId,
+    pub(crate) marks: Marks,
+    pub(crate) next_segment: SegmentId,
+    pub(crate) segments: Vec<SegmentInfo>,
+}

@@ -1,0 +1,187 @@
+//! What a group's log is made of: entries, votes, and the marks kept beside the entries.
+
+use bytes::Bytes;
+use plimsoll_protocol::batch::{BatchHeader, EntryKind};
+use plimsoll_protocol::ids::{LogId, LogIndex, NodeId, Offset, Term};
+
+use crate::config::GroupOptions;
+
+/// One entry of a log: the 96-byte header, filled, and the bytes behind it. Cloning is cheap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Kind, term and index are the caller's; the base offset is filled by the log.
+    pub header: BatchHeader,
+    /// Bytes 96 to the end of the batch.
+    pub body: Bytes,
+}
+
+impl LogEntry {
+    /// An entry that is not records.
+    #[must_use]
+    pub fn new(kind: EntryKind, id: LogId, body: Bytes) -> Self {
+        let mut header = BatchHeader::for_entry(kind, &body);
+        header.term = id.term;
+        header.index = id.index;
+        Self { header, body }
+    }
+
+    /// Term and index.
+    #[must_use]
+    pub fn id(&self) -> LogId {
+        self.header.log_id()
+    }
+
+    /// Bytes it takes in a segment.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.header.batch_length)
+    }
+}
+
+/// What a node has promised in a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vote {
+    /// The term.
+    pub term: Term,
+    /// Whom it was given to.
+    pub voted_for: NodeId,
+    /// Whether that node is known to be the leader.
+    pub committed: bool,
+}
+
+/// What a group knows beside its entries, at one moment of its history. The front holds it as of the
+/// last call, the materialiser as of what it has written; both get there by the same
+/// [`Change`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) options: GroupOptions,
+    pub(crate) vote: Option<Vote>,
+    pub(crate) committed: Option<LogId>,
+    /// Entries up to here are no longer Raft's to resend.
+    pub(crate) purged: Option<LogId>,
+    /// The last entry that was ever appended and not truncated, purged or not.
+    pub(crate) last: Option<LogId>,
+    /// First offset that can be read.
+    pub(crate) start_offset: Offset,
+    /// First index whose entry is kept in a segment or the cache.
+    pub(crate) start_index: LogIndex,
+    /// Offset of the next record.
+    pub(crate) end_offset: Offset,
+}
+
+impl Marks {
+    pub(crate) fn new(options: GroupOptions) -> Self {
+        Self {
+            options,
+            vote: None,
+            committed: None,
+            purged: None,
+            last: None,
+            start_offset: Offset(0),
+            start_index: LogIndex(0),
+            end_offset: Offset(0),
+        }
+    }
+
+    /// Index of the entry that comes next.
+    pub(crate) fn next_index(&self) -> LogIndex {
+        self.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1))
+    }
+
+    /// Puts a change into effect. Entries are noted by [`Marks::appended`] one by one.
+    pub(crate) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Entries(entries) => {
+                for entry in entries {
+                    self.appended(&entry.header);
+                }
+            }
+            Change::Vote(vote) => self.vote = Some(*vote),
+            Change::Committed(id) => self.committed = Some(*id),
+            Change::Cut(cut) => {
+                self.last = cut.last;
+                self.end_offset = cut.end_offset;
+            }
+            Change::Purge(id) => self.purged = self.purged.max(Some(*id)),
+            Change::Start(start) => {
+                self.start_offset = start.offset;
+                self.start_index = LogIndex(start.dropped.index.0 + 1);
+                self.purged = self.purged.max(Some(start.dropped));
+            }
+            Change::Reset(reset) => {
+                self.last = Some(reset.last);
+                self.purged = Some(reset.last);
+                self.start_index = LogIndex(reset.last.index.0 + 1);
+                self.start_offset = reset.offset;
+                self.end_offset = reset.offset;
+            }
+            Change::Create(options) | Change::Options(options) => self.options = *options,
+            Change::Delete => {}
+        }
+    }
+
+    pub(crate) fn appended(&mut self, header: &BatchHeader) {
+        self.last = Some(header.log_id());
+        self.end_offset = header.end_offset();
+    }
+}
+
+/// One change of a group, in the order of the store's queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    Create(GroupOptions),
+    Options(GroupOptions),
+    Delete,
+    Entries(Vec<LogEntry>),
+    Vote(Vote),
+    Committed(LogId),
+    Cut(Cut),
+    Purge(LogId),
+    Start(Start),
+    Reset(Reset),
+}
+
+/// The end of the log was taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// What is then the last entry.
+    pub(crate) last: Option<LogId>,
+    /// Where the next record then goes.
+    pub(crate) end_offset: Offset,
+    /// Entries past `last` that were written later have at least this term.
+    pub(crate) min_term: Term,
+}
+
+/// The beginning of the log was taken away by retention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// First offset that can then be read.
+    pub(crate) offset: Offset,
+    /// The last entry that went.
+    pub(crate) dropped: LogId,
+}
+
+/// The whole log was taken away; it goes on after `last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reset {
+    pub(crate) last: LogId,
+    pub(crate) offset: Offset,
+}
+
+impl Change {
+    /// Bytes of records and other entries that it carries.
+    pub(crate) fn entry_bytes(&self) -> u64 {
+        match self {
+            Self::Entries(entries) => entries.iter().map(LogEntry::bytes).sum(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it may use the journal's reserve: everything but records.
+    pub(crate) fn is_small(&self) -> bool {
+        match self {
+            Self::Entries(entries) => entries.iter().all(|e| e.header.kind != EntryKind::Records),
+            _ => true,
+        }
+    }
+}

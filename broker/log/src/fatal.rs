@@ -1,0 +1,91 @@
+//! The end of a store: the first failed write or sync of what must be durable. Nothing is retried,
+//! every later completion gets the same error.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use thiserror::Error;
+
+/// Why a store stopped.
+#[derive(Debug, Error)]
+pub enum FatalError {
+    /// The medium failed.
+    #[error(
+        "{operation} of {path} failed: {source}; the store stopped, because it can no longer say what \
+         is on stable storage. Check the disk, then start again: what was acknowledged is kept"
+    )]
+    Medium {
+        /// What was being done.
+        operation: &'static str,
+        /// To which file, relative to the data directory.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store was closed before this was done.
+    #[error("the store was closed")]
+    Closed,
+}
+
+impl FatalError {
+    pub(crate) fn medium(operation: &'static str, path: &str, source: io::Error) -> Self {
+        Self::Medium { operation, path: path.to_owned(), source }
+    }
+}
+
+/// Called with the outcome once an operation is durable, in the order of the operations.
+pub type Completion = Box<dyn FnOnce(Result<(), Arc<FatalError>>) + Send>;
+
+/// Told once, by the thread that saw the failure.
+pub(crate) type OnFatal = Box<dyn Fn(&FatalError) + Send + Sync>;
+
+/// Holds the first fatal error.
+pub(crate) struct FatalState {
+    first: OnceLock<Arc<FatalError>>,
+    on_fatal: OnFatal,
+}
+
+impl FatalState {
+    pub(crate) fn new(on_fatal: OnFatal) -> Self {
+        Self { first: OnceLock::new(), on_fatal }
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<FatalError>> {
+        self.first.get().cloned()
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.first.get().is_some()
+    }
+
+    /// Notes the first error and tells of it; a later one changes nothing.
+    pub(crate) fn raise(&self, error: FatalError) -> Arc<FatalError> {
+        let error = Arc::new(error);
+        if self.first.set(error.clone()).is_ok() {
+            tracing::error!(%error, "storage failed");
+            (self.on_fatal)(&error);
+        }
+        self.get().expect("it was just set, here or before")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn only_the_first_error_is_told() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let counter = told.clone();
+        let state = FatalState::new(Box::new(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }));
+        assert!(!state.is_set());
+        state.raise(FatalError::medium("sync", "a", io::Error::other("EIO")));
+        let again = state.raise(FatalError::Closed);
+        assert!(matches!(*again, FatalError::Medium { .. }));
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+    }
+}

@@ -1,0 +1,225 @@
+//! What callers see of a group at once: the marks as of the last call, and the entries that are not
+//! yet in a segment or not yet applied.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
+
+use super::error::Quarantined;
+use crate::entry::{Cut, LogEntry, Marks, Reset};
+
+/// Guarded by one mutex that is never held across I/O.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) marks: Marks,
+    /// Raised by every truncation, so that news of the log before it is not taken for news of the
+    /// log after it.
+    pub(crate) epoch: u64,
+    /// Entries up to `marks.last`, without gaps. Invariant: holds every entry from `written` on.
+    cache: VecDeque<LogEntry>,
+    cached_bytes: u64,
+    /// Entries below this index are in segments.
+    written: LogIndex,
+    /// Entries below this index were applied.
+    applied: LogIndex,
+    pub(crate) state: StateSlot,
+    pub(crate) quarantined: Option<Quarantined>,
+    pub(crate) deleted: bool,
+}
+
+/// A group's folded state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StateSlot {
+    None,
+    /// In memory: small, or not yet in a checkpoint.
+    Held(LogId, Bytes),
+    /// In the newest checkpoint.
+    Stored(LogId),
+}
+
+impl Front {
+    pub(crate) fn new(marks: Marks, state: StateSlot) -> Self {
+        Self {
+            written: marks.next_index(),
+            applied: LogIndex(0),
+            marks,
+            epoch: 0,
+            cache: VecDeque::new(),
+            cached_bytes: 0,
+            state,
+            quarantined: None,
+            deleted: false,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Quarantined> {
+        self.quarantined.clone().map_or(Ok(()), Err)
+    }
+
+    /// Index of the first cached entry; the next index where nothing is cached.
+    pub(crate) fn cached_from(&self) -> LogIndex {
+        self.cache.front().map_or(self.marks.next_index(), |entry| entry.header.index)
+    }
+
+    /// The cached entry with this index.
+    pub(crate) fn cached(&self, index: LogIndex) -> Option<&LogEntry> {
+        let at = index.0.checked_sub(self.cached_from().0)?;
+        self.cache.get(usize::try_from(at).ok()?)
+    }
+
+    /// The cached entries from this index on, which must not lie before the cache.
+    pub(crate) fn cached_after(&self, index: LogIndex) -> impl Iterator<Item = &LogEntry> {
+        let at = (index.0 - self.cached_from().0) as usize;
+        self.cache.range(at.min(self.cache.len())..)
+    }
+
+    /// Position in the cache of the entry that holds this offset, if the cache reaches back so far.
+    pub(crate) fn cached_at_offset(
+        &self,
+        offset: Offset,
+    ) -> Option<impl Iterator<Item = &LogEntry>> {
+        let first = self.cache.front()?;
+        if offset < first.header.base_offset {
+            return None;
+        }
+        let at = self.cache.partition_point(|entry| entry.header.end_offset() <= offset);
+        Some(self.cache.range(at..))
+    }
+
+    /// Takes in entries that follow the last one; their base offsets are filled.
+    pub(crate) fn append(&mut self, entries: &[LogEntry]) {
+        for entry in entries {
+            self.marks.appended(&entry.header);
+            self.cached_bytes += entry.bytes();
+            self.cache.push_back(entry.clone());
+        }
+    }
+
+    pub(crate) fn cut(&mut self, cut: &Cut) {
+        self.epoch += 1;
+        let next = cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
+        while self.cache.back().is_some_and(|entry| entry.header.index >= next) {
+            self.cached_bytes -= self.cache.pop_back().map_or(0, |entry| entry.bytes());
+        }
+        self.written = self.written.min(next);
+        self.applied = self.applied.min(next);
+        self.forget_allocation();
+    }
+
+    pub(crate) fn reset(&mut self, reset: &Reset) {
+        self.epoch += 1;
+        self.cache = VecDeque::new();
+        self.cached_bytes = 0;
+        self.written = LogIndex(reset.last.index.0 + 1);
+        self.applied = self.written;
+    }
+
+    /// Entries below `next` of this epoch are in segments.
+    pub(crate) fn written(&mut self, epoch: u64, next: LogIndex, cache_bytes_max: u64) {
+        if epoch == self.epoch {
+            self.written = self.written.max(next);
+            self.shrink(cache_bytes_max);
+        }
+    }
+
+    /// Entries up to `index` were applied.
+    pub(crate) fn applied(&mut self, index: LogIndex, cache_bytes_max: u64) {
+        self.applied = self.applied.max(LogIndex(index.0 + 1));
+        self.shrink(cache_bytes_max);
+    }
+
+    /// Whether the entry with this index is in a segment and was applied.
+    pub(crate) fn is_written_and_applied(&self, index: LogIndex) -> bool {
+        index < self.written && index < self.applied
+    }
+
+    fn shrink(&mut self, cache_bytes_max: u64) {
+        while let Some(first) = self.cache.front() {
+            let index = first.header.index;
+            let unneeded = index < self.applied || self.cached_bytes > cache_bytes_max;
+            if index >= self.written || !unneeded {
+                break;
+            }
+            self.cached_bytes -= first.bytes();
+            self.cache.pop_front();
+        }
+        self.forget_allocation();
+    }
+
+    /// A group at rest keeps no buffer.
+    fn forget_allocation(&mut self) {
+        if self.cache.is_empty() {
+            self.cache = VecDeque::new();
+        }
+    }
+
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.cached_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_protocol::batch::EntryKind;
+    use plimsoll_protocol::ids::Term;
+
+    use super::*;
+    use crate::config::GroupOptions;
+
+    fn entry(index: u64) -> LogEntry {
+        let id = LogId::new(Term(1), LogIndex(index));
+        LogEntry::new(EntryKind::Blank, id, Bytes::from_static(b"body"))
+    }
+
+    fn front(entries: u64) -> Front {
+        let mut front = Front::new(Marks::new(GroupOptions::default()), StateSlot::None);
+        front.append(&(0..entries).map(entry).collect::<Vec<_>>());
+        front
+    }
+
+    #[test]
+    fn an_entry_leaves_once_it_is_written_and_applied() {
+        let mut front = front(4);
+        front.written(0, LogIndex(3), u64::MAX);
+        assert_eq!(front.cached_from(), LogIndex(0));
+        front.applied(LogIndex(0), u64::MAX);
+        assert_eq!(front.cached_from(), LogIndex(1));
+        front.applied(LogIndex(3), u64::MAX);
+        assert_eq!(front.cached_from(), LogIndex(3));
+        front.written(0, LogIndex(4), u64::MAX);
+        assert_eq!(front.cached_from(), LogIndex(4));
+        assert_eq!(front.cached_bytes(), 0);
+    }
+
+    #[test]
+    fn a_full_cache_lets_written_entries_go_before_they_are_applied() {
+        let mut front = front(4);
+        front.written(0, LogIndex(3), 150);
+        assert_eq!(front.cached_from(), LogIndex(3));
+    }
+
+    #[test]
+    fn news_of_the_log_before_a_truncation_is_not_taken_for_the_new_one() {
+        let mut front = front(4);
+        let last = Some(LogId::new(Term(1), LogIndex(1)));
+        let cut = Cut { last, end_offset: Offset(0), min_term: Term(2) };
+        front.cut(&cut);
+        front.marks.apply(&crate::entry::Change::Cut(cut));
+        front.append(&[entry(2), entry(3)]);
+        front.applied(LogIndex(3), u64::MAX);
+        front.written(0, LogIndex(4), u64::MAX);
+        assert_eq!(front.cached_from(), LogIndex(0), "the old entries 2 and 3 were meant");
+        front.written(1, LogIndex(4), u64::MAX);
+        assert_eq!(front.cached_from(), LogIndex(4));
+    }
+
+    #[test]
+    fn entries_are_found_by_index_and_offset() {
+        let front = front(3);
+        assert_eq!(front.cached(LogIndex(2)).unwrap().header.index, LogIndex(2));
+        assert!(front.cached(LogIndex(3)).is_none());
+        assert_eq!(front.cached_after(LogIndex(1)).count(), 2);
+        assert_eq!(front.cached_at_offset(Offset(0)).unwrap().count(), 0);
+    }
+}

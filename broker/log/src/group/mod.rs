@@ -1,0 +1,518 @@
+//! The log of one group: what Raft and the readers of a partition call.
+//!
+//! A [`GroupLog`] has two halves. The *front* changes at once with each call and answers what was
+//! asked last; the *back* follows behind the journal and holds what is in segments. A call changes
+//! the front and pushes the same change into the store's queue under the front's lock, so that both
+//! halves see all changes in the same order.
+//!
+//! Order of locks: front, then the store's queue. Front and back are never held together.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, Weak};
+
+use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
+
+use crate::config::{Durability, GroupOptions};
+use crate::entry::{Change, Cut, LogEntry, Marks, Reset, Vote};
+use crate::fatal::Completion;
+use crate::parking::Mutex;
+use crate::segment::scan::check_header;
+use crate::store::queue::Item;
+use crate::store::shared::Shared;
+
+pub(crate) mod back;
+pub mod cursor;
+pub mod error;
+pub(crate) mod front;
+pub mod retention;
+pub mod state;
+
+use back::Back;
+use error::{AppendError, Quarantined, ReadError, TruncateError};
+use front::{Front, StateSlot};
+use state::StateSource;
+
+/// Where a group's log begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogBounds {
+    /// Entries up to here are no longer Raft's.
+    pub purged: Option<LogId>,
+    /// The last entry; where all were purged, the last purged one.
+    pub last: Option<LogId>,
+    /// First offset that can be read.
+    pub log_start_offset: Offset,
+    /// Offset of the next record.
+    pub log_end_offset: Offset,
+    /// Bytes in segments.
+    pub bytes: u64,
+    /// Segments.
+    pub segments: u32,
+}
+
+/// The log of one group. All calls may come from any thread.
+#[derive(Debug)]
+pub struct GroupLog {
+    id: GroupId,
+    pub(crate) shared: Arc<Shared>,
+    me: Weak<GroupLog>,
+    pub(crate) front: Mutex<Front>,
+    pub(crate) back: Mutex<Back>,
+    state_source: Mutex<Option<Weak<dyn StateSource>>>,
+    /// Whether it is in the list of groups that the next checkpoint must write anew.
+    pub(crate) listed: AtomicBool,
+}
+
+impl GroupLog {
+    pub(crate) fn new(
+        id: GroupId,
+        shared: Arc<Shared>,
+        marks: Marks,
+        back: Back,
+        state: StateSlot,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            id,
+            shared,
+            me: me.clone(),
+            front: Mutex::new(Front::new(marks, state)),
+            back: Mutex::new(back),
+            state_source: Mutex::new(None),
+            listed: AtomicBool::new(false),
+        })
+    }
+
+    /// Lets the front begin where the back ended up after recovery.
+    pub(crate) fn restart(&self) {
+        let marks = self.back.lock().marks;
+        let mut front = self.front.lock();
+        let quarantined = front.quarantined.take();
+        let state = std::mem::replace(&mut front.state, StateSlot::None);
+        *front = Front::new(marks, state);
+        front.quarantined = quarantined;
+    }
+
+    /// Number of the group.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// What it was created with, or told since.
+    #[must_use]
+    pub fn options(&self) -> GroupOptions {
+        self.front.lock().marks.options
+    }
+
+    /// Appends entries that follow the last one. Fills their base offsets. They can be read when this
+    /// returns; `done` is called once they are flushed: in the journal, or in the segment's page
+    /// cache where the group's durability is [`Memory`](crate::Durability::Memory). Never blocks on
+    /// the disk.
+    ///
+    /// # Errors
+    /// When an entry does not follow, cannot be stored at all, or the group is quarantined or
+    /// deleted. Nothing is changed then, and `done` is dropped.
+    pub fn append(&self, mut entries: Vec<LogEntry>, done: Completion) -> Result<(), AppendError> {
+        let limit = self.shared.entry_bytes_max;
+        let mut front = self.front.lock();
+        front.check()?;
+        if front.deleted {
+            return Err(AppendError::Deleted);
+        }
+        let mut expected = front.marks.next_index();
+        let mut offset = front.marks.end_offset;
+        for entry in &mut entries {
+            let (index, stored) = (entry.header.index, entry.header.batch_length);
+            if index != expected {
+                return Err(AppendError::NotNext { found: index, expected });
+            }
+            let actual = (BATCH_HEADER_BYTES + entry.body.len()) as u64;
+            if u64::from(stored) != actual {
+                return Err(AppendError::Length { index, stored, actual });
+            }
+            if actual > limit {
+                return Err(AppendError::TooLarge { index, bytes: actual, limit });
+            }
+            entry.header.base_offset = offset;
+            offset = entry.header.end_offset();
+            expected = LogIndex(index.0 + 1);
+        }
+        front.append(&entries);
+        self.push(front, Change::Entries(entries), Some(done));
+        Ok(())
+    }
+
+    /// Puts a change that the front already shows into the store's queue.
+    fn push(&self, front: MutexGuard<'_, Front>, change: Change, done: Option<Completion>) {
+        let durability = front.marks.options.durability;
+        self.push_as(durability, front, change, done);
+    }
+
+    fn push_as(
+        &self,
+        durability: Durability,
+        front: MutexGuard<'_, Front>,
+        change: Change,
+        done: Option<Completion>,
+    ) {
+        let refused = self.shared.queue.push(self.item(durability, &front, change, done));
+        drop(front);
+        if let Some(done) = refused {
+            done(Err(self.shared.end_of_service()));
+        }
+    }
+
+    fn item(
+        &self,
+        durability: Durability,
+        front: &Front,
+        change: Change,
+        done: Option<Completion>,
+    ) -> Item {
+        let group = self.me.upgrade().expect("a method of it is running");
+        Item { group, durability, epoch: front.epoch, change, done }
+    }
+
+    /// Applies a small change to the front and queues it.
+    pub(crate) fn change(&self, change: Change, done: Option<Completion>) {
+        let mut front = self.front.lock();
+        // A change of durability itself still belongs to the old one.
+        let durability = front.marks.options.durability;
+        front.marks.apply(&change);
+        self.push_as(durability, front, change, done);
+    }
+
+    /// Stores a vote. `done` is called when the vote, and everything that any group appended before
+    /// this call, is durable.
+    pub fn save_vote(&self, vote: Vote, done: Completion) {
+        self.change(Change::Vote(vote), Some(done));
+    }
+
+    /// The vote stored last.
+    #[must_use]
+    pub fn vote(&self) -> Option<Vote> {
+        self.front.lock().marks.vote
+    }
+
+    /// Notes how far Raft has committed. Goes to the journal with whatever is written next.
+    pub fn save_committed(&self, id: LogId) {
+        let mut front = self.front.lock();
+        if front.marks.committed != Some(id) {
+            front.marks.committed = Some(id);
+            let durability = front.marks.options.durability;
+            let item = self.item(durability, &front, Change::Committed(id), None);
+            self.shared.queue.push_lazily(item);
+        }
+    }
+
+    /// How far Raft has committed, as noted last.
+    #[must_use]
+    pub fn committed(&self) -> Option<LogId> {
+        self.front.lock().marks.committed
+    }
+
+    /// Takes all entries after `last_kept` away, all entries at all where it is `None`. They never
+    /// come back, also not after a crash. May block where the kept entry is no longer cached.
+    ///
+    /// # Errors
+    /// When the entry to be kept was purged or cannot be read. Nothing is changed then, and `done` is
+    /// dropped.
+    pub fn truncate_after(
+        &self,
+        last_kept: Option<LogIndex>,
+        done: Completion,
+    ) -> Result<(), TruncateError> {
+        let kept = match last_kept {
+            None => None,
+            Some(index) => self.end_of(index)?,
+        };
+        let mut front = self.front.lock();
+        let marks = front.marks;
+        if let Some(purged) = marks.purged
+            && last_kept.is_none_or(|kept| kept < purged.index)
+        {
+            return Err(TruncateError::Purged { last_kept, purged: purged.index });
+        }
+        // Where the log ends before, nothing goes; the completion still takes its turn.
+        let beyond = last_kept.is_some_and(|kept| kept >= marks.next_index());
+        let (last, end_offset) = match kept {
+            Some((id, end_offset)) if !beyond => (Some(id), end_offset),
+            None if last_kept.is_none() => (None, Offset(0)),
+            _ => (marks.last, marks.end_offset),
+        };
+        let min_term = marks.vote.map_or(Term(0), |vote| vote.term);
+        let cut = Cut { last, end_offset, min_term };
+        front.cut(&cut);
+        let change = Change::Cut(cut);
+        front.marks.apply(&change);
+        self.push(front, change, Some(done));
+        Ok(())
+    }
+
+    /// Identity of an entry and the offset after it; `None` past the end.
+    fn end_of(&self, index: LogIndex) -> Result<Option<(LogId, Offset)>, ReadError> {
+        let marks = {
+            let front = self.front.lock();
+            if index >= front.marks.next_index() {
+                return Ok(None);
+            }
+            if let Some(entry) = front.cached(index) {
+                return Ok(Some((entry.id(), entry.header.end_offset())));
+            }
+            front.marks
+        };
+        if let Some(last) = marks.last.filter(|last| last.index == index) {
+            return Ok(Some((last, marks.end_offset)));
+        }
+        if index < marks.start_index {
+            return match marks.purged {
+                Some(purged) if purged.index == index => Ok(Some((purged, marks.start_offset))),
+                _ => Err(ReadError::Purged { index, first: marks.start_index }),
+            };
+        }
+        let header = self.stored_header(index)?;
+        Ok(Some((header.log_id(), header.end_offset())))
+    }
+
+    /// The header of an entry in a segment. Blocks.
+    fn stored_header(&self, index: LogIndex) -> Result<BatchHeader, ReadError> {
+        let (segment, info) = {
+            let mut back = self.back.lock();
+            let first = back.marks.start_index;
+            let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
+            let info = back.segments[at].info;
+            (back.open(&self.shared, self.id, at), info)
+        };
+        let interval = self.shared.config.index_interval_bytes;
+        let found = segment
+            .and_then(|segment| segment.find_index(index, info.end_bytes, interval))
+            .map_err(|error| self.failed(error.into()))?;
+        Ok(found.1)
+    }
+
+    /// Quarantines the group where an error shows damage.
+    pub(crate) fn failed(&self, error: ReadError) -> ReadError {
+        if let ReadError::Damaged(damage) = &error {
+            self.set_quarantined(&damage.to_string());
+        }
+        error
+    }
+
+    /// Raft no longer needs the entries up to `upto`. Readers of records still see them, until
+    /// retention takes them. An id past the last entry empties the log, as [`GroupLog::reset_to`]
+    /// with the offset that comes next.
+    pub fn purge(&self, upto: LogId, done: Completion) {
+        let beyond = {
+            let mut front = self.front.lock();
+            if upto.index < front.marks.next_index() {
+                let change = Change::Purge(upto);
+                front.marks.apply(&change);
+                self.push(front, change, Some(done));
+                return;
+            }
+            front.marks.end_offset
+        };
+        self.reset_to(upto, beyond, done);
+    }
+
+    /// Empties the log; it goes on after `last`, whose records end at `offset`. For a state that is
+    /// ahead of the log: an installed snapshot, or a power failure that took the unwritten end of a
+    /// [`Memory`](crate::Durability::Memory) group.
+    pub fn reset_to(&self, last: LogId, offset: Offset, done: Completion) {
+        let reset = Reset { last, offset };
+        let mut front = self.front.lock();
+        front.reset(&reset);
+        let change = Change::Reset(reset);
+        front.marks.apply(&change);
+        self.push(front, change, Some(done));
+    }
+
+    /// Where the log begins and ends.
+    #[must_use]
+    pub fn bounds(&self) -> LogBounds {
+        let marks = self.front.lock().marks;
+        let (bytes, segments) = {
+            let back = self.back.lock();
+            (back.bytes(), back.segments.len() as u32)
+        };
+        LogBounds {
+            purged: marks.purged,
+            last: marks.last,
+            log_start_offset: marks.start_offset,
+            log_end_offset: marks.end_offset,
+            bytes,
+            segments,
+        }
+    }
+
+    /// Term of an entry, if it is known. May block where the entry is no longer cached.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        let known = |id: Option<LogId>| id.filter(|id| id.index == index).map(|id| id.term);
+        let marks = {
+            let front = self.front.lock();
+            if let Some(entry) = front.cached(index) {
+                return Some(entry.header.term);
+            }
+            front.marks
+        };
+        known(marks.last).or_else(|| known(marks.purged)).or_else(|| {
+            let there = index >= marks.start_index && index < marks.next_index();
+            if there { self.stored_header(index).ok().map(|header| header.term) } else { None }
+        })
+    }
+
+    /// Entries with the indexes of `range`, in order, as many as fit `max_bytes` but at least one
+    /// where there is one. The part of the range past the end of the log is left out. Blocks where
+    /// entries are no longer cached.
+    ///
+    /// # Errors
+    /// When the first entry was purged, or the disk fails, or shows damage.
+    pub fn read_entries(
+        &self,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, ReadError> {
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        let mut next = range.start;
+        loop {
+            let stop = {
+                let front = self.front.lock();
+                front.check()?;
+                let stop = range.end.min(front.marks.next_index().0);
+                if next >= stop {
+                    return Ok(found);
+                }
+                let first = front.marks.start_index.max(
+                    front.marks.purged.map_or(LogIndex(0), |purged| LogIndex(purged.index.0 + 1)),
+                );
+                if next < first.0 {
+                    return Err(ReadError::Purged { index: LogIndex(next), first });
+                }
+                let cached_from = front.cached_from().0;
+                if next >= cached_from {
+                    for entry in front.cached_after(LogIndex(next)) {
+                        let full = bytes + entry.bytes() as usize > max_bytes;
+                        if entry.header.index.0 >= stop || full && !found.is_empty() {
+                            break;
+                        }
+                        bytes += entry.bytes() as usize;
+                        found.push(entry.clone());
+                    }
+                    return Ok(found);
+                }
+                stop.min(cached_from)
+            };
+            let before = found.len();
+            let full = self
+                .read_stored(LogIndex(next)..LogIndex(stop), max_bytes, &mut bytes, &mut found)
+                .map_err(|error| self.failed(error))?;
+            next += (found.len() - before) as u64;
+            if full {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Adds entries of one segment; true once `max_bytes` are reached.
+    fn read_stored(
+        &self,
+        range: Range<LogIndex>,
+        max_bytes: usize,
+        bytes: &mut usize,
+        found: &mut Vec<LogEntry>,
+    ) -> Result<bool, ReadError> {
+        const WINDOW_BYTES: u64 = 1024 * 1024;
+        let (segment, info) = {
+            let mut back = self.back.lock();
+            let (index, first) = (range.start, back.marks.start_index);
+            let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
+            (back.open(&self.shared, self.id, at)?, back.segments[at].info)
+        };
+        let end = info.end_bytes;
+        let interval = self.shared.config.index_interval_bytes;
+        let (mut position, _) = segment.find_index(range.start, end, interval)?;
+        let mapping = segment.mapping(end)?;
+        while position < end {
+            let warm = segment.warm(&mapping, position, end, WINDOW_BYTES)?.min(end);
+            let window = mapping.clone().slice(position..warm);
+            let mut at = 0;
+            while window.len() - at >= BATCH_HEADER_BYTES {
+                let here = position + at as u64;
+                let header = check_header(&window[at..], segment.crc_start(), here, end)
+                    .map_err(|fault| ReadError::Damaged(segment.damage(here, fault)))?;
+                let length = header.batch_length as usize;
+                if length > window.len() - at {
+                    break;
+                }
+                if header.index >= range.end {
+                    return Ok(false);
+                }
+                if *bytes + length > max_bytes && !found.is_empty() {
+                    return Ok(true);
+                }
+                let body = window.slice(at + BATCH_HEADER_BYTES..at + length);
+                found.push(LogEntry { header, body });
+                *bytes += length;
+                at += length;
+            }
+            position += at as u64;
+        }
+        Ok(false)
+    }
+
+    /// Entries up to `id` were applied: they leave the tail cache once they are in a segment.
+    pub fn applied(&self, id: LogId) {
+        self.front.lock().applied(id.index, self.shared.config.tail_cache_bytes_max);
+    }
+
+    /// Stops the group from serving, changing and deleting anything.
+    pub fn set_quarantined(&self, reason: &str) {
+        let mut front = self.front.lock();
+        if front.quarantined.is_none() {
+            tracing::error!(group = %self.id, reason, "group quarantined");
+            front.quarantined = Some(Quarantined { reason: reason.into() });
+        }
+    }
+
+    /// Why the group is quarantined, if it is.
+    #[must_use]
+    pub fn is_quarantined(&self) -> Option<Quarantined> {
+        self.front.lock().quarantined.clone()
+    }
+
+    /// Whether it was deleted; what is left of it serves readers that still hold it.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.front.lock().deleted
+    }
+
+    pub(crate) fn delete(&self, done: Completion) {
+        let mut front = self.front.lock();
+        if front.deleted {
+            drop(front);
+            done(Ok(()));
+            return;
+        }
+        front.deleted = true;
+        self.push(front, Change::Delete, Some(done));
+    }
+
+    /// Sees to it that the next checkpoint writes this group anew.
+    pub(crate) fn list_as_changed(&self) {
+        // A closed store makes no checkpoint, and the list would keep the disk locked.
+        let closed = self.shared.aborted.load(Ordering::Relaxed);
+        if !closed && !self.listed.swap(true, Ordering::AcqRel) {
+            let group = self.me.upgrade().expect("a method of it is running");
+            self.shared.changed.lock().push(group);
+        }
+    }
+
+    /// Bytes of entries in the tail cache.
+    #[must_use]
+    pub fn cached_bytes(&self) -> u64 {
+        self.front.lock().cached_bytes()
+    }
+}

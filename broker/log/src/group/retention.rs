@@ -1,0 +1,82 @@
+//! Retention: whole closed segments go from the front of a log, by age or by size.
+
+use plimsoll_protocol::ids::{LogIndex, Offset};
+
+use super::GroupLog;
+use crate::entry::{Change, Start};
+
+/// How much of a log is kept. `None` does not limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Segments whose last append is older than this go, in milliseconds.
+    pub max_age_ms: Option<u64>,
+    /// Segments go from the front while the log has more bytes than this.
+    pub max_bytes: Option<u64>,
+}
+
+/// What retention took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetainOutcome {
+    /// Segments that went.
+    pub segments: u32,
+    /// Their bytes. The space is free after the second checkpoint from now.
+    pub bytes: u64,
+    /// First offset that can be read now.
+    pub log_start_offset: Offset,
+}
+
+impl GroupLog {
+    /// Takes segments from the front that `policy` no longer wants: closed ones, and the last one
+    /// where all of it has expired. Never goes beyond `committed_upto`, nor beyond what was applied,
+    /// nor touches a quarantined group. The front of the log moves at once; files are removed once no
+    /// kept checkpoint names them.
+    pub fn retain(&self, policy: &Retention, now_ms: i64, committed_upto: Offset) -> RetainOutcome {
+        let segments: Vec<_> = {
+            let back = self.back.lock();
+            back.segments.iter().map(|slot| slot.info).collect()
+        };
+        let mut front = self.front.lock();
+        let mut outcome =
+            RetainOutcome { log_start_offset: front.marks.start_offset, ..Default::default() };
+        if front.quarantined.is_some() || front.deleted {
+            return outcome;
+        }
+        let oldest_ms = policy
+            .max_age_ms
+            .map(|age| now_ms.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX)));
+        let start = front.marks.start_index;
+        let kept: Vec<_> =
+            segments.iter().filter(|info| info.last.is_some_and(|l| l.index >= start)).collect();
+        let mut bytes: u64 = kept.iter().map(|info| info.end_bytes).sum();
+        let mut dropped = None;
+        for (at, info) in kept.iter().enumerate() {
+            let expired = oldest_ms.is_some_and(|oldest| info.max_append_ms < oldest);
+            let closed = info.sealed || at + 1 < kept.len();
+            let oversize = closed && policy.max_bytes.is_some_and(|max| bytes > max);
+            let last = info.last.expect("empty segments were left out");
+            let is_safe = info.end_offset <= committed_upto
+                && front.is_written_and_applied(last.index)
+                && front.marks.last.is_some_and(|end| last.index <= end.index);
+            if !(expired || oversize) || !is_safe {
+                break;
+            }
+            bytes -= info.end_bytes;
+            dropped = Some(Start { offset: info.end_offset, dropped: last });
+            outcome.segments += 1;
+            outcome.bytes += info.end_bytes;
+            outcome.log_start_offset = info.end_offset;
+        }
+        if let Some(start) = dropped {
+            let change = Change::Start(start);
+            front.marks.apply(&change);
+            self.push(front, change, None);
+        }
+        outcome
+    }
+
+    /// First index whose entry is still kept, purged or not.
+    #[must_use]
+    pub fn first_kept_index(&self) -> LogIndex {
+        self.front.lock().marks.start_index
+    }
+}

@@ -1,0 +1,276 @@
+//! The bytes of a [`Change`] in a journal block.
+
+use bytes::Bytes;
+use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
+use plimsoll_protocol::ids::{NodeId, Term};
+use thiserror::Error;
+
+use super::block::{BLOCK_HEADER_BYTES, BlockBuilder, RECORD_HEADER_BYTES};
+use crate::config::{Durability, GroupOptions};
+use crate::entry::{Change, Cut, LogEntry, Reset, Start, Vote};
+use crate::fields::{FieldError, FieldReader, FieldWriter};
+
+/// Kinds of journal records. Numbers are part of the format and never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// One entry: its 96-byte header and its body.
+    Entry = 1,
+    /// A vote.
+    Vote = 2,
+    /// Raft's commit mark.
+    Committed = 3,
+    /// The end of a log was taken away.
+    Cut = 4,
+    /// Raft's purge mark.
+    Purge = 5,
+    /// Retention took the beginning of a log away.
+    Start = 6,
+    /// A log was emptied and goes on elsewhere.
+    Reset = 7,
+    /// A group was created.
+    Create = 8,
+    /// A group's options were changed.
+    Options = 9,
+    /// A group was deleted.
+    Delete = 10,
+}
+
+impl RecordKind {
+    /// The kind with this number.
+    #[must_use]
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Entry,
+            2 => Self::Vote,
+            3 => Self::Committed,
+            4 => Self::Cut,
+            5 => Self::Purge,
+            6 => Self::Start,
+            7 => Self::Reset,
+            8 => Self::Create,
+            9 => Self::Options,
+            10 => Self::Delete,
+            _ => return None,
+        })
+    }
+}
+
+/// Why the payload of a record in a block with a right checksum makes no sense: a newer build wrote
+/// it, or there is a bug.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// An unknown kind.
+    #[error("record kind {0} is unknown")]
+    Kind(u8),
+    /// A field.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// An entry.
+    #[error("entry: {0}")]
+    Entry(#[from] BatchError),
+    /// The entry's length is not the payload's.
+    #[error("an entry of {stored} bytes lies in a record of {actual}")]
+    EntryLength {
+        /// What the entry says.
+        stored: u32,
+        /// What there is.
+        actual: usize,
+    },
+}
+
+/// Bytes of the payload of one entry.
+pub(crate) fn entry_payload_bytes(entry: &LogEntry) -> usize {
+    BATCH_HEADER_BYTES + entry.body.len()
+}
+
+/// Bytes of the largest entry that a block of this size can hold.
+pub(crate) fn entry_bytes_max(block_bytes: usize) -> usize {
+    block_bytes - BLOCK_HEADER_BYTES - RECORD_HEADER_BYTES
+}
+
+pub(crate) fn push_entry(block: &mut BlockBuilder, group: u64, entry: &LogEntry) {
+    block.push(RecordKind::Entry as u8, group, &[&entry.header.to_bytes(), &entry.body]);
+}
+
+/// The record of a change that is not entries.
+pub(crate) fn encode_small(change: &Change, out: &mut Vec<u8>) -> RecordKind {
+    out.clear();
+    match change {
+        Change::Entries(_) => unreachable!("entries are pushed one by one"),
+        Change::Create(options) => {
+            put_options(out, options);
+            RecordKind::Create
+        }
+        Change::Options(options) => {
+            put_options(out, options);
+            RecordKind::Options
+        }
+        Change::Delete => RecordKind::Delete,
+        Change::Vote(vote) => {
+            put_vote(out, *vote);
+            RecordKind::Vote
+        }
+        Change::Committed(id) => {
+            out.put_log_id(*id);
+            RecordKind::Committed
+        }
+        Change::Cut(cut) => {
+            out.put_option(cut.last, Vec::put_log_id);
+            out.put_u64(cut.end_offset.0);
+            out.put_u64(cut.min_term.0);
+            RecordKind::Cut
+        }
+        Change::Purge(id) => {
+            out.put_log_id(*id);
+            RecordKind::Purge
+        }
+        Change::Start(start) => {
+            out.put_u64(start.offset.0);
+            out.put_log_id(start.dropped);
+            RecordKind::Start
+        }
+        Change::Reset(reset) => {
+            out.put_log_id(reset.last);
+            out.put_u64(reset.offset.0);
+            RecordKind::Reset
+        }
+    }
+}
+
+pub(crate) fn put_options(out: &mut Vec<u8>, options: &GroupOptions) {
+    out.put_u8(options.durability as u8);
+    out.put_u64(options.segment_bytes);
+}
+
+pub(crate) fn read_options(reader: &mut FieldReader<'_>) -> Result<GroupOptions, FieldError> {
+    let at = reader.error("durability");
+    let durability = match reader.u8("durability")? {
+        0 => Durability::Durable,
+        1 => Durability::Memory,
+        _ => return Err(at),
+    };
+    Ok(GroupOptions { durability, segment_bytes: reader.u64("segment bytes")? })
+}
+
+pub(crate) fn put_vote(out: &mut Vec<u8>, vote: Vote) {
+    out.put_u64(vote.term.0);
+    out.put_u64(vote.voted_for.0);
+    out.put_u8(u8::from(vote.committed));
+}
+
+pub(crate) fn read_vote(reader: &mut FieldReader<'_>) -> Result<Vote, FieldError> {
+    Ok(Vote {
+        term: Term(reader.u64("vote term")?),
+        voted_for: NodeId(reader.u64("vote node")?),
+        committed: reader.flag("vote committed")?,
+    })
+}
+
+/// Reads a record back. An entry's body is a slice of `payload`.
+pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Change, RecordError> {
+    let kind = RecordKind::from_u8(kind).ok_or(RecordError::Kind(kind))?;
+    let mut reader = FieldReader::new(payload);
+    let change = match kind {
+        RecordKind::Entry => {
+            let header = BatchHeader::parse(payload)?;
+            if header.batch_length as usize != payload.len() {
+                return Err(RecordError::EntryLength {
+                    stored: header.batch_length,
+                    actual: payload.len(),
+                });
+            }
+            let body = payload.slice(BATCH_HEADER_BYTES..);
+            return Ok(Change::Entries(vec![LogEntry { header, body }]));
+        }
+        RecordKind::Vote => Change::Vote(read_vote(&mut reader)?),
+        RecordKind::Committed => Change::Committed(reader.log_id("committed")?),
+        RecordKind::Cut => Change::Cut(Cut {
+            last: reader.option("last", |r| r.log_id("last"))?,
+            end_offset: reader.offset("end offset")?,
+            min_term: Term(reader.u64("term")?),
+        }),
+        RecordKind::Purge => Change::Purge(reader.log_id("purged")?),
+        RecordKind::Start => Change::Start(Start {
+            offset: reader.offset("start offset")?,
+            dropped: reader.log_id("dropped")?,
+        }),
+        RecordKind::Reset => {
+            Change::Reset(Reset { last: reader.log_id("last")?, offset: reader.offset("offset")? })
+        }
+        RecordKind::Create => Change::Create(read_options(&mut reader)?),
+        RecordKind::Options => Change::Options(read_options(&mut reader)?),
+        RecordKind::Delete => Change::Delete,
+    };
+    reader.end()?;
+    Ok(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_protocol::batch::EntryKind;
+    use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn log_id() -> impl Strategy<Value = LogId> {
+        (any::<u64>(), any::<u64>()).prop_map(|(t, i)| LogId::new(Term(t), LogIndex(i)))
+    }
+
+    fn options() -> impl Strategy<Value = GroupOptions> {
+        (any::<bool>(), any::<u64>()).prop_map(|(memory, segment_bytes)| GroupOptions {
+            durability: if memory { Durability::Memory } else { Durability::Durable },
+            segment_bytes,
+        })
+    }
+
+    fn small_change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            options().prop_map(Change::Create),
+            options().prop_map(Change::Options),
+            Just(Change::Delete),
+            (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| {
+                Change::Vote(Vote { term: Term(term), voted_for: NodeId(node), committed })
+            }),
+            log_id().prop_map(Change::Committed),
+            (prop::option::of(log_id()), any::<u64>(), any::<u64>()).prop_map(|(last, o, t)| {
+                Change::Cut(Cut { last, end_offset: Offset(o), min_term: Term(t) })
+            }),
+            log_id().prop_map(Change::Purge),
+            (any::<u64>(), log_id())
+                .prop_map(|(o, dropped)| Change::Start(Start { offset: Offset(o), dropped })),
+            (any::<u64>(), log_id())
+                .prop_map(|(o, last)| Change::Reset(Reset { last, offset: Offset(o) })),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_is_read_back(change in small_change()) {
+            let mut bytes = Vec::new();
+            let kind = encode_small(&change, &mut bytes);
+            prop_assert_eq!(decode(kind as u8, &Bytes::from(bytes)), Ok(change));
+        }
+
+        #[test]
+        fn arbitrary_payloads_never_panic(
+            kind in 0..16u8,
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let _ = decode(kind, &Bytes::from(bytes));
+        }
+    }
+
+    #[test]
+    fn an_entry_is_read_back_and_must_fill_its_record() {
+        let id = LogId::new(Term(3), LogIndex(4));
+        let entry = LogEntry::new(EntryKind::Control, id, Bytes::from_static(b"payload"));
+        let mut bytes = entry.header.to_bytes().to_vec();
+        bytes.extend_from_slice(&entry.body);
+        let read = decode(1, &Bytes::from(bytes.clone())).unwrap();
+        assert_eq!(read, Change::Entries(vec![entry]));
+        bytes.push(0);
+        assert!(matches!(decode(1, &Bytes::from(bytes)), Err(RecordError::EntryLength { .. })));
+    }
+}

@@ -1,0 +1,336 @@
+//! Makes checkpoints, and does everything else that may take its time: syncing segments, writing
+//! indexes, removing files, making the next journal file ready.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use plimsoll_protocol::ids::{GroupId, LogId};
+
+use super::materialiser::Capture;
+use super::shared::Shared;
+use crate::checkpoint::codec::{CheckpointHeader, put_piece, read_piece};
+use crate::checkpoint::file::{self, CheckpointBuilder};
+use crate::checkpoint::{CheckpointFile, CheckpointSeq, GroupRecord};
+use crate::disk::Mode;
+use crate::fatal::FatalError;
+use crate::group::GroupLog;
+use crate::group::front::StateSlot;
+use crate::journal::FileSeq;
+use crate::journal::writer::Prepared;
+use crate::segment::file::Segment;
+use crate::segment::{SegmentInfo, SegmentName, header};
+
+/// The checkpoint thread's state.
+pub(crate) struct Checkpointer {
+    shared: Arc<Shared>,
+    next_seq: CheckpointSeq,
+    /// Kept checkpoints, oldest first, and the journal file each needs.
+    kept: VecDeque<(CheckpointSeq, FileSeq)>,
+    /// Segments that are no part of a log, with the first checkpoint that does not name them.
+    retired: VecDeque<(CheckpointSeq, SegmentName)>,
+    /// From captures whose checkpoint could not be written.
+    leftover: Leftover,
+}
+
+#[derive(Default)]
+struct Leftover {
+    unsynced: Vec<Arc<Segment>>,
+    sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
+    retired: Vec<SegmentName>,
+}
+
+/// Checkpoints that are kept.
+const KEPT: usize = 2;
+
+/// What became of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Written,
+    /// No room for it; nothing is lost, the next one holds everything.
+    Full,
+    /// The store stopped.
+    Failed,
+}
+
+impl Checkpointer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        next_seq: CheckpointSeq,
+        kept: VecDeque<(CheckpointSeq, FileSeq)>,
+        retired: impl IntoIterator<Item = SegmentName>,
+    ) -> Self {
+        let retired = retired.into_iter().map(|name| (next_seq, name)).collect();
+        Self { shared, next_seq, kept, retired, leftover: Leftover::default() }
+    }
+
+    /// Whether a checkpoint would change anything.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.retired.is_empty()
+            || !self.leftover.retired.is_empty()
+            || !self.shared.changed.lock().is_empty()
+    }
+
+    /// Makes the next journal file ready; true where a checkpoint must free one first.
+    pub(crate) fn prepare_journal(&mut self) -> bool {
+        match self.shared.journal_files.prepare() {
+            Ok(Prepared::Ready) => {
+                self.shared.space.set_journal_stuck(false);
+                false
+            }
+            Ok(Prepared::NeedsCheckpoint) => true,
+            Err((_, error)) if error.kind() == io::ErrorKind::StorageFull => {
+                self.shared.space.set_journal_stuck(true);
+                true
+            }
+            Err((seq, error)) => {
+                let path = crate::journal::file::path(seq);
+                self.shared.fatal.raise(FatalError::medium("making", &path, error));
+                false
+            }
+        }
+    }
+
+    /// Syncs what the capture names, then writes it down.
+    pub(crate) fn run(&mut self, capture: Capture, clean: bool) -> Outcome {
+        let since = self.shared.counters.since_checkpoint.swap(0, Ordering::Relaxed);
+        self.leftover.unsynced.extend(capture.unsynced);
+        self.leftover.sealed.extend(capture.sealed);
+        self.leftover.retired.extend(capture.retired);
+        let header = CheckpointHeader {
+            seq: self.next_seq,
+            clean,
+            position: capture.position,
+            groups: 0,
+            body_bytes: 0,
+            body_crc: 0,
+        };
+        let states = gather_states(&capture.groups);
+        let written = self.sync_segments().and_then(|()| {
+            let builder = self.build(&capture.groups, &states)?;
+            builder
+                .write(&*self.shared.disk, &self.shared.identity, header)
+                .map_err(|error| ("writing", file::path(header.seq), error))
+        });
+        match written {
+            Ok(written) => {
+                self.finish(written, capture.groups, &states);
+                Outcome::Written
+            }
+            Err((_, _, error)) if error.kind() == io::ErrorKind::StorageFull => {
+                self.shared.space.set_journal_stuck(true);
+                self.shared.counters.since_checkpoint.fetch_add(since, Ordering::Relaxed);
+                for (group, _) in &capture.groups {
+                    group.list_as_changed();
+                }
+                Outcome::Full
+            }
+            Err((operation, path, error)) => {
+                self.shared.fatal.raise(FatalError::medium(operation, &path, error));
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn sync_segments(&mut self) -> Result<(), (&'static str, String, io::Error)> {
+        if self.leftover.unsynced.is_empty() {
+            return Ok(());
+        }
+        for segment in &self.leftover.unsynced {
+            segment.sync().map_err(|error| ("syncing", segment.name().path(), error))?;
+        }
+        self.shared
+            .disk
+            .sync_dir(header::DIRECTORY)
+            .map_err(|error| ("syncing", header::DIRECTORY.to_owned(), error))?;
+        self.leftover.unsynced.clear();
+        Ok(())
+    }
+
+    /// The new checkpoint: changed groups written anew, all others carried over.
+    fn build(
+        &self,
+        changed: &[(Arc<GroupLog>, Option<GroupRecord>)],
+        states: &BTreeMap<GroupId, State>,
+    ) -> Result<CheckpointBuilder, (&'static str, String, io::Error)> {
+        let mut anew: BTreeMap<GroupId, Option<&GroupRecord>> = BTreeMap::new();
+        for (group, record) in changed {
+            // A group that was deleted and made again is listed twice; what is there counts.
+            let slot = anew.entry(group.id()).or_default();
+            *slot = slot.or(record.as_ref());
+        }
+        let previous = self.shared.checkpoint.read().clone();
+        let old_bytes = match &previous {
+            Some(previous) => previous
+                .read_all()
+                .map_err(|error| ("reading", file::path(previous.header.seq), error))?,
+            None => Vec::new(),
+        };
+        let old_piece = |group| {
+            previous.as_ref().and_then(|file| file.place(group)).map(|place| &old_bytes[place])
+        };
+        let mut groups: Vec<GroupId> = previous.iter().flat_map(|file| file.groups()).collect();
+        groups.extend(anew.keys().copied());
+        groups.sort_unstable();
+        groups.dedup();
+        let mut builder = CheckpointBuilder::new();
+        for group in groups {
+            match anew.get(&group) {
+                None => {
+                    let piece = old_piece(group).expect("it is in the checkpoint before");
+                    builder.add(group, |out| out.extend_from_slice(piece));
+                }
+                Some(None) => {}
+                Some(Some(record)) => {
+                    let carried = match states.get(&group) {
+                        Some(State::Carried) => old_piece(group).and_then(carried_state),
+                        _ => None,
+                    };
+                    let state = match states.get(&group) {
+                        Some(State::New(applied, bytes)) => Some((*applied, bytes.as_ref())),
+                        _ => carried,
+                    };
+                    builder.add(group, |out| put_piece(out, record, state));
+                }
+            }
+        }
+        Ok(builder)
+    }
+
+    /// The checkpoint is durable: what only older ones needed may go.
+    fn finish(
+        &mut self,
+        written: CheckpointFile,
+        changed: Vec<(Arc<GroupLog>, Option<GroupRecord>)>,
+        states: &BTreeMap<GroupId, State>,
+    ) {
+        let shared = self.shared.clone();
+        let header = written.header;
+        self.next_seq = CheckpointSeq(header.seq.0 + 1);
+        *shared.checkpoint.write() = Some(Arc::new(written));
+        shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        for (group, _) in changed {
+            if let Some(State::New(applied, bytes)) = states.get(&group.id()) {
+                let mut front = group.front.lock();
+                let newer = matches!(&front.state, StateSlot::Held(held, _) if held != applied);
+                if !newer {
+                    let small = bytes.len() <= shared.config.state_in_memory_bytes_max;
+                    front.state = if small {
+                        StateSlot::Held(*applied, bytes.clone())
+                    } else {
+                        StateSlot::Stored(*applied)
+                    };
+                }
+            }
+        }
+        self.kept.push_back((header.seq, header.position.file));
+        while self.kept.len() > KEPT {
+            let (seq, _) = self.kept.pop_front().expect("it is not empty");
+            self.remove(&file::path(seq));
+        }
+        let newest = self.kept.back().expect("one was just added").1;
+        let older = self.kept.front().expect("one was just added").1;
+        shared.journal_files.needed(newest, older);
+        let oldest_kept = self.kept[0].0;
+        let two_kept = self.kept.len() == KEPT;
+        for name in std::mem::take(&mut self.leftover.retired) {
+            self.retired.push_back((header.seq, name));
+        }
+        while let Some(&(unnamed_since, name)) = self.retired.front() {
+            if unnamed_since > oldest_kept || !two_kept {
+                break;
+            }
+            self.retired.pop_front();
+            self.remove(&name.path());
+            self.remove_if_there(&name.index_path());
+        }
+        for (group, info) in std::mem::take(&mut self.leftover.sealed) {
+            self.write_index(&group, &info);
+        }
+    }
+
+    /// Removes a file that nothing names. That it fails costs space, nothing else.
+    fn remove(&self, path: &str) {
+        match self.shared.disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path, %error, "a file that is no longer needed was not removed");
+            }
+            _ => {}
+        }
+    }
+
+    fn remove_if_there(&self, path: &str) {
+        if self.shared.disk.exists(path).unwrap_or(false) {
+            self.remove(path);
+        }
+    }
+
+    /// Writes the index of a closed segment. Not synced: it is checked when read, and made again.
+    fn write_index(&self, group: &GroupLog, info: &SegmentInfo) {
+        let name = SegmentName { group: group.id(), id: info.id };
+        let segment = {
+            let mut back = group.back.lock();
+            let at = back.segments.iter().position(|slot| slot.info == *info);
+            let Some(at) = at else { return };
+            back.open(&self.shared, group.id(), at)
+        };
+        let interval = self.shared.config.index_interval_bytes;
+        let encoded =
+            segment.and_then(|segment| segment.encode_index(&self.shared.identity, info, interval));
+        let outcome = encoded.map_err(|error| error.to_string()).and_then(|bytes| {
+            let disk = &self.shared.disk;
+            let path = name.index_path();
+            let write = || -> io::Result<()> {
+                if disk.exists(&path)? {
+                    disk.remove(&path)?;
+                }
+                let file = disk.create(&path, Mode::Buffered)?;
+                file.allocate(bytes.len() as u64)?;
+                file.write_at(0, &[&bytes])
+            };
+            write().map_err(|error| error.to_string())
+        });
+        if let Err(error) = outcome {
+            tracing::debug!(path = name.index_path(), error, "index not written");
+        }
+    }
+
+    /// Whether files of this group still wait to be removed.
+    pub(crate) fn retires(&self, group: GroupId) -> bool {
+        self.retired.iter().any(|(_, name)| name.group == group)
+            || self.leftover.retired.iter().any(|name| name.group == group)
+    }
+}
+
+/// The state that goes into a group's piece.
+enum State {
+    New(LogId, Bytes),
+    /// As in the checkpoint before.
+    Carried,
+}
+
+fn gather_states(groups: &[(Arc<GroupLog>, Option<GroupRecord>)]) -> BTreeMap<GroupId, State> {
+    let mut states = BTreeMap::new();
+    for (group, record) in groups {
+        if record.is_none() {
+            continue;
+        }
+        let state = match group.encode_state() {
+            Some((applied, bytes)) => State::New(applied, bytes),
+            None => match group.front.lock().state.clone() {
+                StateSlot::None => continue,
+                StateSlot::Held(applied, bytes) => State::New(applied, bytes),
+                StateSlot::Stored(_) => State::Carried,
+            },
+        };
+        states.insert(group.id(), state);
+    }
+    states
+}
+
+fn carried_state(piece: &[u8]) -> Option<(LogId, &[u8])> {
+    let (applied, range) = read_piece(piece).ok()?.state?;
+    Some((applied, &piece[range]))
+}

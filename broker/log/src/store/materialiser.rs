@@ -1,0 +1,423 @@
+//! Writes changes into segments, in the order of the journal. The same code serves at run time and
+//! at replay.
+//!
+//! Nothing here is synced: what it writes is in the journal until a checkpoint has synced it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use plimsoll_protocol::ids::LogIndex;
+
+use super::queue::{Block, Item};
+use super::shared::Shared;
+use crate::checkpoint::GroupRecord;
+use crate::disk::BLOCK_BYTES;
+use crate::entry::{Change, Cut, LogEntry, Reset, Start};
+use crate::fatal::FatalError;
+use crate::group::GroupLog;
+use crate::journal::JournalPosition;
+use crate::segment::file::{Segment, SegmentError};
+use crate::segment::header::SegmentHeader;
+use crate::segment::{SegmentId, SegmentInfo, SegmentName};
+
+/// Entries written by one system call.
+const GATHERED_ENTRIES_MAX: usize = 128;
+const GATHERED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The materialiser thread's state.
+pub(crate) struct Materialiser {
+    shared: Arc<Shared>,
+    /// After the last block that was worked off.
+    position: JournalPosition,
+    current: Option<Block>,
+    /// Written since the last capture.
+    unsynced: Vec<Arc<Segment>>,
+    sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
+    retired: Vec<SegmentName>,
+}
+
+/// Where everything stood between two blocks.
+pub(crate) struct Capture {
+    pub(crate) position: JournalPosition,
+    /// Groups that changed since the capture before; `None` for a deleted one.
+    pub(crate) groups: Vec<(Arc<GroupLog>, Option<GroupRecord>)>,
+    /// Segments that must be synced before a checkpoint may name them.
+    pub(crate) unsynced: Vec<Arc<Segment>>,
+    /// Segments that were closed.
+    pub(crate) sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
+    /// Segments that are no longer part of a log.
+    pub(crate) retired: Vec<SegmentName>,
+}
+
+/// Why work stands still.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// No room on the disk; try again later.
+    Full,
+    /// The medium failed.
+    Fatal(FatalError),
+}
+
+impl Materialiser {
+    pub(crate) fn new(shared: Arc<Shared>, position: JournalPosition) -> Self {
+        Self {
+            shared,
+            position,
+            current: None,
+            unsynced: Vec::new(),
+            sealed: Vec::new(),
+            retired: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Takes on a block; the one before must be worked off.
+    pub(crate) fn begin(&mut self, block: Block) {
+        assert!(self.current.is_none(), "one block at a time");
+        self.current = Some(block);
+    }
+
+    /// Works on the current block to its end. After [`Halt::Full`] it goes on where it stopped.
+    pub(crate) fn work(&mut self) -> Result<(), Halt> {
+        while let Some(block) = self.current.as_mut() {
+            let Some(mut item) = block.items.pop_front() else {
+                self.position = block.end;
+                self.shared.material.finished(block.bytes);
+                self.current = None;
+                break;
+            };
+            if let Err(halt) = self.apply(&item.group, &mut item.change, item.epoch) {
+                // Entries left the item as they were written; the rest is for the next attempt.
+                let block = self.current.as_mut().expect("it is being worked on");
+                block.items.push_front(item);
+                return Err(halt);
+            }
+            if let Some(done) = item.done {
+                done(Ok(()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything in the current block with the store's error.
+    pub(crate) fn fail(&mut self) {
+        let Some(block) = self.current.take() else { return };
+        let error = self.shared.end_of_service();
+        for done in block.items.into_iter().filter_map(|item: Item| item.done) {
+            done(Err(error.clone()));
+        }
+        self.shared.material.finished(block.bytes);
+    }
+
+    /// Puts one change into the back of a group.
+    pub(crate) fn apply(
+        &mut self,
+        group: &Arc<GroupLog>,
+        change: &mut Change,
+        epoch: u64,
+    ) -> Result<(), Halt> {
+        let mut next = None;
+        match change {
+            Change::Entries(entries) => {
+                self.append(group, entries)?;
+                next = Some(group.back.lock().marks.next_index());
+            }
+            Change::Cut(cut) => {
+                self.cut(group, cut)?;
+                next = Some(cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1)));
+            }
+            Change::Start(start) => self.start(group, start),
+            Change::Reset(reset) => self.reset(group, reset),
+            Change::Delete => self.delete(group),
+            Change::Create(_)
+            | Change::Options(_)
+            | Change::Vote(_)
+            | Change::Committed(_)
+            | Change::Purge(_) => group.back.lock().marks.apply(change),
+        }
+        group.list_as_changed();
+        if let Some(next) = next {
+            let cache_bytes_max = self.shared.config.tail_cache_bytes_max;
+            group.front.lock().written(epoch, next, cache_bytes_max);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, group: &Arc<GroupLog>, entries: &mut Vec<LogEntry>) -> Result<(), Halt> {
+        while !entries.is_empty() {
+            let (segment, info) = self.segment_to_append(group)?;
+            let taken = self.write(group, &segment, &info, entries)?;
+            entries.drain(..taken);
+        }
+        Ok(())
+    }
+
+    /// The open segment that takes the next entry; closes a full one and makes the next.
+    fn segment_to_append(
+        &mut self,
+        group: &Arc<GroupLog>,
+    ) -> Result<(Arc<Segment>, SegmentInfo), Halt> {
+        let mut back = group.back.lock();
+        if let Some(at) = back.active() {
+            let info = back.segments[at].info;
+            let limit = back.marks.options.segment_bytes_kept();
+            if info.end_bytes < limit || info.last.is_none() {
+                match back.open(&self.shared, group.id(), at) {
+                    Ok(segment) => return Ok((segment, info)),
+                    Err(SegmentError::Medium { operation, path, source }) => {
+                        return Err(Halt::Fatal(FatalError::Medium { operation, path, source }));
+                    }
+                    // What it held is lost or damaged, what comes is not: it goes into the next.
+                    Err(SegmentError::Damaged(damage)) => {
+                        drop(back);
+                        group.set_quarantined(&damage.to_string());
+                        back = group.back.lock();
+                    }
+                }
+            }
+            back.segments[at].info.sealed = true;
+            self.sealed.push((group.clone(), back.segments[at].info));
+        }
+        let header = SegmentHeader {
+            name: SegmentName { group: group.id(), id: back.next_segment },
+            base_index: back.marks.next_index(),
+            base_offset: back.marks.end_offset,
+            previous: back.last(),
+            salt: self.shared.random.salt(),
+        };
+        let shared = &self.shared;
+        shared.space.measure(&*shared.disk, shared.config.free_bytes_min);
+        let step = shared.config.segment_step_bytes_min;
+        let segment = Segment::create(&*shared.disk, &shared.identity, header, step)
+            .map_err(|error| halt("creating", &header.name.path(), error))?;
+        let segment = Arc::new(segment);
+        shared.open_segments.hold(segment.clone());
+        let info = header.info();
+        back.next_segment = SegmentId(header.name.id.0 + 1);
+        back.segments.push(crate::group::back::Slot { info, open: Arc::downgrade(&segment) });
+        Ok((segment, info))
+    }
+
+    /// Writes as many entries as the segment takes, at least one, and publishes them.
+    fn write(
+        &mut self,
+        group: &Arc<GroupLog>,
+        segment: &Arc<Segment>,
+        info: &SegmentInfo,
+        entries: &[LogEntry],
+    ) -> Result<usize, Halt> {
+        let limit = {
+            let back = group.back.lock();
+            let first = &entries[0].header;
+            assert_eq!(first.index, back.marks.next_index(), "entries follow each other");
+            assert_eq!(first.base_offset, back.marks.end_offset, "offsets count records");
+            back.marks.options.segment_bytes_kept()
+        };
+        let mut end = info.end_bytes;
+        let mut sealed: Vec<BatchHeader> = Vec::with_capacity(entries.len().min(16));
+        let mut heads: Vec<[u8; BATCH_HEADER_BYTES]> = Vec::with_capacity(sealed.capacity());
+        for entry in entries.iter().take(GATHERED_ENTRIES_MAX) {
+            let full = end >= limit || end - info.end_bytes >= GATHERED_BYTES_MAX;
+            if full && !sealed.is_empty() {
+                break;
+            }
+            let mut header = entry.header;
+            header.seal(segment.crc_start());
+            heads.push(header.to_bytes());
+            sealed.push(header);
+            end += entry.bytes();
+        }
+        self.reserve(segment, end, limit)?;
+        let parts: Vec<&[u8]> = heads
+            .iter()
+            .zip(entries)
+            .flat_map(|(head, entry)| [head.as_slice(), &entry.body])
+            .collect();
+        segment
+            .write_at(info.end_bytes, &parts)
+            .map_err(|error| halt("writing", &segment.name().path(), error))?;
+        let interval = self.shared.config.index_interval_bytes;
+        segment.publish(end, &sealed, interval);
+        {
+            let mut back = group.back.lock();
+            let slot = back.segments.last_mut().expect("it was just appended to");
+            for header in &sealed {
+                slot.info.appended(header);
+            }
+            for header in &sealed {
+                back.marks.appended(header);
+            }
+        }
+        if !segment.mark_unsynced() {
+            self.unsynced.push(segment.clone());
+            if self.unsynced.len() >= self.shared.config.open_segments_max {
+                self.shared.requests.ask();
+            }
+        }
+        let written = end - info.end_bytes;
+        self.shared.counters.materialised_bytes.fetch_add(written, Ordering::Relaxed);
+        Ok(sealed.len())
+    }
+
+    /// Reserves space for everything before `end`, in steps that double.
+    fn reserve(&self, segment: &Segment, end: u64, segment_bytes: u64) -> Result<(), Halt> {
+        const BLOCK: u64 = BLOCK_BYTES as u64;
+        let allocated = segment.allocated();
+        if end <= allocated {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        shared.space.measure(&*shared.disk, shared.config.free_bytes_min);
+        let (min, max) =
+            (shared.config.segment_step_bytes_min, shared.config.segment_step_bytes_max);
+        let step = allocated.clamp(min, max);
+        let most = segment_bytes.next_multiple_of(BLOCK);
+        let needed = end.next_multiple_of(BLOCK);
+        let bytes = (allocated + step).next_multiple_of(BLOCK).min(most).max(needed);
+        segment.allocate(bytes).map_err(|error| halt("growing", &segment.name().path(), error))
+    }
+
+    fn retire(&mut self, name: SegmentName) {
+        self.shared.open_segments.forget(name);
+        self.retired.push(name);
+    }
+
+    /// Takes the end of the log away. What is cut is never written again: the segment is closed, and
+    /// the log goes on in a new one, so that bytes once published never change under a reader.
+    pub(crate) fn cut(&mut self, group: &Arc<GroupLog>, cut: &Cut) -> Result<(), Halt> {
+        let next = cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
+        let mut back = group.back.lock();
+        while back.segments.last().is_some_and(|slot| slot.info.base_index >= next) {
+            let gone = back.segments.pop().expect("there is a last one");
+            self.retire(SegmentName { group: group.id(), id: gone.info.id });
+        }
+        let at = back.segments.len().checked_sub(1);
+        if let Some(at) = at.filter(|&at| back.segments[at].info.end_index() > next) {
+            let info = back.segments[at].info;
+            let interval = self.shared.config.index_interval_bytes;
+            let opened = back.open(&self.shared, group.id(), at);
+            drop(back);
+            let found = opened.and_then(|segment| {
+                let (position, _) = segment.find_index(next, info.end_bytes, interval)?;
+                segment.cut(position);
+                Ok(position)
+            });
+            let position = match found {
+                Ok(position) => position,
+                Err(SegmentError::Damaged(damage)) => {
+                    group.set_quarantined(&damage.to_string());
+                    damage.position.clamp(crate::segment::header::FIRST_BATCH_AT, info.end_bytes)
+                }
+                Err(SegmentError::Medium { operation, path, source }) => {
+                    return Err(Halt::Fatal(FatalError::Medium { operation, path, source }));
+                }
+            };
+            back = group.back.lock();
+            let info = &mut back.segments[at].info;
+            info.end_bytes = position;
+            info.last = cut.last;
+            info.end_offset = cut.end_offset;
+            info.sealed = true;
+            let info = *info;
+            self.sealed.push((group.clone(), info));
+        }
+        back.marks.apply(&Change::Cut(*cut));
+        Ok(())
+    }
+
+    /// Takes the beginning of the log away.
+    pub(crate) fn start(&mut self, group: &Arc<GroupLog>, start: &Start) {
+        let mut back = group.back.lock();
+        let gone = back
+            .segments
+            .partition_point(|slot| slot.info.end_index().0 <= start.dropped.index.0 + 1);
+        for slot in back.segments.drain(..gone) {
+            self.retire(SegmentName { group: group.id(), id: slot.info.id });
+        }
+        if back.segments.is_empty() {
+            back.segments = Vec::new();
+        }
+        back.marks.apply(&Change::Start(*start));
+    }
+
+    /// Takes the whole log away; it goes on elsewhere.
+    pub(crate) fn reset(&mut self, group: &Arc<GroupLog>, reset: &Reset) {
+        let mut back = group.back.lock();
+        for slot in std::mem::take(&mut back.segments) {
+            self.retire(SegmentName { group: group.id(), id: slot.info.id });
+        }
+        back.marks.apply(&Change::Reset(*reset));
+    }
+
+    fn delete(&mut self, group: &Arc<GroupLog>) {
+        let mut back = group.back.lock();
+        back.deleted = true;
+        for slot in std::mem::take(&mut back.segments) {
+            self.retire(SegmentName { group: group.id(), id: slot.info.id });
+        }
+    }
+
+    /// Closes the segment that is being appended to, if there is one.
+    pub(crate) fn seal(&mut self, group: &Arc<GroupLog>) {
+        let mut back = group.back.lock();
+        if let Some(at) = back.active() {
+            back.segments[at].info.sealed = true;
+            self.sealed.push((group.clone(), back.segments[at].info));
+        }
+    }
+
+    /// Notes a segment that must be synced before a checkpoint names it.
+    pub(crate) fn note_unsynced(&mut self, segment: Arc<Segment>) {
+        if !segment.mark_unsynced() {
+            self.unsynced.push(segment);
+        }
+    }
+
+    /// Where everything stands, between two blocks.
+    pub(crate) fn capture(&mut self) -> Capture {
+        assert!(self.current.is_none(), "a checkpoint lies between two blocks");
+        let changed = std::mem::take(&mut *self.shared.changed.lock());
+        let mut groups = Vec::with_capacity(changed.len());
+        for group in changed {
+            // Before it is looked at, so that a later change lists it again.
+            group.listed.store(false, Ordering::Release);
+            let back = group.back.lock();
+            let record = (!back.deleted).then(|| GroupRecord {
+                group: group.id(),
+                marks: back.marks,
+                next_segment: back.next_segment,
+                segments: back.segments.iter().map(|slot| slot.info).collect(),
+            });
+            drop(back);
+            groups.push((group, record));
+        }
+        let unsynced = std::mem::take(&mut self.unsynced);
+        for segment in &unsynced {
+            segment.unmark_unsynced();
+        }
+        Capture {
+            position: self.position,
+            groups,
+            unsynced,
+            sealed: std::mem::take(&mut self.sealed),
+            retired: std::mem::take(&mut self.retired),
+        }
+    }
+
+    pub(crate) fn set_position(&mut self, position: JournalPosition) {
+        self.position = position;
+    }
+}
+
+fn halt(operation: &'static str, path: &str, error: io::Error) -> Halt {
+    if error.kind() == io::ErrorKind::StorageFull {
+        Halt::Full
+    } else {
+        Halt::Fatal(FatalError::medium(operation, path, error))
+    }
+}

@@ -1,0 +1,271 @@
+//! A node's store: its groups, and the three pieces of machinery behind them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use plimsoll_protocol::ids::GroupId;
+use thiserror::Error;
+
+use crate::config::{Driver, GroupOptions, StoreConfig};
+use crate::disk::Disk;
+use crate::entry::{Change, Marks};
+use crate::fatal::{Completion, FatalError};
+use crate::group::GroupLog;
+use crate::group::back::Back;
+use crate::group::front::StateSlot;
+use crate::header::Identity;
+use crate::parking::{Mutex, RwLock};
+use crate::segment::SegmentId;
+
+pub(crate) mod checkpointer;
+pub(crate) mod commit;
+pub(crate) mod materialiser;
+pub mod open;
+pub(crate) mod queue;
+pub(crate) mod recovery;
+pub(crate) mod shared;
+pub mod space;
+pub(crate) mod stepper;
+pub(crate) mod threads;
+
+use open::OpenError;
+use shared::Shared;
+use space::SpaceState;
+use stepper::Stepper;
+
+/// All groups of a node on one disk.
+///
+/// Dropped without [`Store::close`], it stops at once, as a killed process would: what was
+/// acknowledged is kept, what was not may be lost.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    groups: RwLock<BTreeMap<GroupId, Arc<GroupLog>>>,
+    /// Deleted in this life; their numbers are not given out again.
+    deleted: Mutex<Vec<GroupId>>,
+    stepper: Option<Mutex<Stepper>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Why a group cannot be made or changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// There is no such group.
+    #[error("there is no group {0}")]
+    UnknownGroup(GroupId),
+    /// Numbers of deleted groups are not used again.
+    #[error("group {0} was deleted; group numbers are never used again")]
+    Deleted(GroupId),
+    /// The store stopped.
+    #[error("the store stopped: {reason}")]
+    Stopped {
+        /// The error that stopped it.
+        reason: String,
+    },
+}
+
+/// Figures of a store since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStats {
+    /// Journal blocks written: group commits.
+    pub blocks: u64,
+    /// Bytes of those blocks.
+    pub journaled_bytes: u64,
+    /// Bytes written into segments.
+    pub materialised_bytes: u64,
+    /// Bytes on the way from the journal to the segments now.
+    pub unwritten_bytes: u64,
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// Segments held open now.
+    pub open_segments: usize,
+    /// Journal files there are now.
+    pub journal_files: usize,
+    /// Their size.
+    pub journal_file_bytes: u64,
+}
+
+impl Store {
+    /// Opens the store on a disk; makes an empty one where the disk is empty. `on_fatal` is called
+    /// once, when the medium fails: the process should end then.
+    ///
+    /// # Errors
+    /// When what is on the disk cannot be used; see [`OpenError`]. Nothing was cut or deleted then.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: StoreConfig,
+        driver: Driver,
+        on_fatal: Box<dyn Fn(&FatalError) + Send + Sync>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let opened = open::open(disk, config, driver, on_fatal)?;
+        let shared = opened.shared.clone();
+        let groups = RwLock::new(opened.groups.clone());
+        let stepper = Stepper::new(opened);
+        let (stepper, threads) = match driver {
+            Driver::Manual => (Some(Mutex::new(stepper)), Vec::new()),
+            Driver::Threads => (None, threads::start(stepper)),
+        };
+        let (threads, deleted) = (Mutex::new(threads), Mutex::new(Vec::new()));
+        Ok(Arc::new(Self { shared, groups, deleted, stepper, threads }))
+    }
+
+    /// Whose data this is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
+    }
+
+    /// Numbers of all groups, ascending.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.groups.read().keys().copied().collect()
+    }
+
+    /// A group's log.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<Arc<GroupLog>> {
+        self.groups.read().get(&id).cloned()
+    }
+
+    /// A group's log; made where there is none. What is appended to it is durable only together with
+    /// its creation. The options of a group that is there are left as they are.
+    ///
+    /// # Errors
+    /// When a group with this number was deleted, or the store stopped.
+    pub fn create_group(
+        &self,
+        id: GroupId,
+        options: GroupOptions,
+    ) -> Result<Arc<GroupLog>, StoreError> {
+        let mut groups = self.groups.write();
+        if let Some(group) = groups.get(&id) {
+            return Ok(group.clone());
+        }
+        if self.deleted.lock().contains(&id) {
+            return Err(StoreError::Deleted(id));
+        }
+        if self.shared.gave_up() {
+            let reason = self.shared.end_of_service().to_string();
+            return Err(StoreError::Stopped { reason });
+        }
+        let marks = Marks::new(options);
+        let back = Back::new(marks, [], SegmentId(0));
+        let group = GroupLog::new(id, self.shared.clone(), marks, back, StateSlot::None);
+        group.change(Change::Create(options), None);
+        groups.insert(id, group.clone());
+        Ok(group)
+    }
+
+    /// Changes a group's options. A change of durability takes a checkpoint and holds later changes of
+    /// all groups back for so long.
+    ///
+    /// # Errors
+    /// When there is no such group.
+    pub fn set_options(&self, id: GroupId, options: GroupOptions) -> Result<(), StoreError> {
+        let group = self.group(id).ok_or(StoreError::UnknownGroup(id))?;
+        if group.options() != options {
+            group.change(Change::Options(options), None);
+        }
+        Ok(())
+    }
+
+    /// Deletes a group; its files go once no checkpoint names them. `done` is called once it will not
+    /// come back, at once where there is no such group.
+    pub fn delete_group(&self, id: GroupId, done: Completion) {
+        let gone = {
+            let mut groups = self.groups.write();
+            let gone = groups.remove(&id);
+            if gone.is_some() {
+                self.deleted.lock().push(id);
+            }
+            gone
+        };
+        match gone {
+            Some(group) => group.delete(done),
+            None => done(Ok(())),
+        }
+    }
+
+    /// Whether there is room for records.
+    #[must_use]
+    pub fn space(&self) -> SpaceState {
+        self.shared.space.state()
+    }
+
+    /// The error that stopped the store, if one did.
+    #[must_use]
+    pub fn fatal(&self) -> Option<Arc<FatalError>> {
+        self.shared.fatal.get()
+    }
+
+    /// With [`Driver::Manual`]: does one unit of work, a group commit, the materialising of one, or a
+    /// checkpoint that is due. False where there is nothing to do, or nothing that can be done.
+    pub fn step(&self) -> bool {
+        self.stepper.as_ref().is_some_and(|stepper| stepper.lock().step())
+    }
+
+    /// Makes a checkpoint of everything journaled up to now, and waits for it. Returns without one
+    /// where the store stopped, or the disk is full (with [`Driver::Manual`]).
+    pub fn checkpoint_now(&self) {
+        self.shared.queue.flush();
+        match &self.stepper {
+            Some(stepper) => stepper.lock().checkpoint_all(false),
+            None => {
+                let number = self.shared.requests.ask();
+                self.shared.requests.wait_for(number, || self.shared.gave_up());
+            }
+        }
+    }
+
+    /// Ends the store in order: everything queued is written, a last checkpoint is made, the threads
+    /// end. What comes later is refused. Further calls do nothing.
+    pub fn close(&self) {
+        self.shared.queue.close();
+        match &self.stepper {
+            Some(stepper) => stepper.lock().checkpoint_all(true),
+            None => self.join(),
+        }
+        self.shared.aborted.store(true, Ordering::Relaxed);
+    }
+
+    fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.thread().id() == std::thread::current().id() {
+                // The last owner is a completion on one of our own threads: it ends by itself.
+                continue;
+            }
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+
+    /// Figures since the store was opened.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let counters = &self.shared.counters;
+        let (journal_file_bytes, journal_files) = self.shared.journal_files.size();
+        StoreStats {
+            blocks: counters.blocks.load(Ordering::Relaxed),
+            journaled_bytes: counters.journaled_bytes.load(Ordering::Relaxed),
+            materialised_bytes: counters.materialised_bytes.load(Ordering::Relaxed),
+            unwritten_bytes: self.shared.material.bytes(),
+            checkpoints: counters.checkpoints.load(Ordering::Relaxed),
+            open_segments: self.shared.open_segments.count(),
+            journal_files,
+            journal_file_bytes,
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.aborted.store(true, Ordering::Relaxed);
+        self.shared.wake_all();
+        self.join();
+        self.shared.fail_queued();
+    }
+}

@@ -1,0 +1,367 @@
+//! Opening a store: newest valid checkpoint, replay of the journal after it, and what an earlier life
+//! left lying about.
+//!
+//! Nothing that was found is made worse here. A journal is never cut: the store goes on in a fresh
+//! file. A damaged checkpoint is put aside under another name. What can be neither used nor explained
+//! ends the opening with an error that names it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use plimsoll_protocol::ids::GroupId;
+use thiserror::Error;
+
+use super::checkpointer::Checkpointer;
+use super::materialiser::Materialiser;
+use super::queue::{MaterialQueue, Queue};
+use super::recovery::Recovery;
+use super::shared::{CheckpointRequests, Counters, Shared};
+use super::space::Space;
+use crate::checkpoint::CheckpointSeq;
+use crate::checkpoint::file::{self as checkpoint_file, CheckpointError, ReadCheckpoint};
+use crate::config::{ConfigError, Driver, StoreConfig};
+use crate::disk::{Disk, Mode};
+use crate::fatal::{FatalError, FatalState, OnFatal};
+use crate::group::GroupLog;
+use crate::header::{HeaderError, Identity};
+use crate::identity;
+use crate::journal::record::{self, RecordError};
+use crate::journal::replay::{JournalEnd, ReplayError, replay};
+use crate::journal::writer::{FoundFiles, JournalFiles, JournalWriter, Prepared};
+use crate::journal::{FileSeq, JournalPosition, file as journal_file};
+use crate::parking::{Mutex, RwLock};
+use crate::random::Random;
+use crate::segment::header as segment_header;
+use crate::segment::open::OpenSegments;
+
+/// Why a store cannot be opened. Nothing was cut or deleted.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A setting.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The medium failed.
+    #[error("{operation} {path} failed: {source}")]
+    Medium {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file that says whose data this is cannot be used.
+    #[error("{path} cannot be used: {error}. {advice}")]
+    Identity {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        error: HeaderError,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// There is data, and the file that says whose is missing.
+    #[error(
+        "{path} is missing although the directory holds data; restore that file from a backup of this \
+         directory. Nothing was changed"
+    )]
+    IdentityMissing {
+        /// The file.
+        path: &'static str,
+    },
+    /// There are segments, and nothing says what is valid in them.
+    #[error(
+        "no usable checkpoint was found although the directory holds segments, and the journal does not \
+         reach back to the beginning; restore {directory} from a backup. Nothing was deleted"
+    )]
+    NoCheckpoint {
+        /// Where checkpoints lie.
+        directory: &'static str,
+    },
+    /// The journal.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A record of the journal makes no sense.
+    #[error("{path} at byte {position}: {error}")]
+    Record {
+        /// The journal file.
+        path: String,
+        /// Where its block begins.
+        position: u64,
+        /// What is wrong.
+        error: RecordError,
+    },
+    /// A record of the journal does not fit the groups.
+    #[error("{path} at byte {position}: a change of group {group} {problem}")]
+    Misfit {
+        /// The journal file.
+        path: String,
+        /// Where its block begins.
+        position: u64,
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The disk is full.
+    #[error("the disk is full: {path} could not be written; free some space and start again")]
+    Full {
+        /// What needed the space.
+        path: String,
+    },
+    /// Writing failed while opening.
+    #[error(transparent)]
+    Fatal(#[from] FatalError),
+}
+
+/// What is handed to the threads of a store that was opened.
+pub(crate) struct Opened {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) groups: BTreeMap<GroupId, Arc<GroupLog>>,
+    pub(crate) writer: JournalWriter,
+    pub(crate) materialiser: Materialiser,
+    pub(crate) checkpointer: Checkpointer,
+}
+
+fn medium(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Medium { operation, path, source }
+}
+
+/// The identity; made where the directory is new.
+fn identity(disk: &dyn Disk, random: &Random) -> Result<Identity, OpenError> {
+    match identity::load(disk).map_err(medium("reading", identity::PATH))? {
+        Some(Ok(identity)) => Ok(identity),
+        Some(Err(error)) => {
+            let advice = match error {
+                HeaderError::Newer { .. } => "Use the release that wrote it, or a newer one",
+                _ => "Restore that file from a backup of this directory. Nothing was changed",
+            };
+            Err(OpenError::Identity { path: identity::PATH, error, advice })
+        }
+        None => {
+            for directory in
+                [journal_file::DIRECTORY, segment_header::DIRECTORY, checkpoint_file::DIRECTORY]
+            {
+                let names = disk.list(directory).map_err(medium("listing", directory))?;
+                if !names.is_empty() {
+                    return Err(OpenError::IdentityMissing { path: identity::PATH });
+                }
+            }
+            identity::create(disk, random).map_err(medium("writing", identity::PATH))
+        }
+    }
+}
+
+/// The newest valid checkpoint, and whether damaged ones were put aside.
+fn newest_checkpoint(
+    disk: &dyn Disk,
+    identity: &Identity,
+) -> Result<(Option<ReadCheckpoint>, bool), OpenError> {
+    let mut put_aside = false;
+    let directory = checkpoint_file::DIRECTORY;
+    checkpoint_file::remove_unfinished(disk).map_err(medium("cleaning", directory))?;
+    let listed = checkpoint_file::list(disk).map_err(medium("listing", directory))?;
+    for &seq in listed.iter().rev() {
+        match checkpoint_file::read(disk, identity, seq) {
+            Ok(checkpoint) => return Ok((Some(checkpoint), put_aside)),
+            Err(CheckpointError::Medium(source)) => {
+                return Err(medium("reading", &checkpoint_file::path(seq))(source));
+            }
+            Err(error) => {
+                let path = checkpoint_file::path(seq);
+                tracing::error!(path, %error, "damaged checkpoint put aside");
+                checkpoint_file::quarantine(disk, seq).map_err(medium("renaming", &path))?;
+                put_aside = true;
+            }
+        }
+    }
+    Ok((None, put_aside))
+}
+
+/// Opens the store on `disk`.
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    config: StoreConfig,
+    driver: Driver,
+    on_fatal: OnFatal,
+) -> Result<Opened, OpenError> {
+    config.check()?;
+    let directories =
+        [journal_file::DIRECTORY, segment_header::DIRECTORY, checkpoint_file::DIRECTORY];
+    for directory in directories {
+        disk.create_dir_all(directory).map_err(medium("creating", directory))?;
+    }
+    let random = Arc::new(Random::new(config.seed));
+    let identity = identity(&*disk, &random)?;
+    disk.sync_dir("").map_err(medium("syncing", "the data directory"))?;
+    let (checkpoint, put_aside) = newest_checkpoint(&*disk, &identity)?;
+    let shared = Arc::new(new_shared(disk, config, driver, identity, random, on_fatal));
+
+    let start = checkpoint.as_ref().map(|checkpoint| checkpoint.file.header.position);
+    let mut recovery = Recovery::new(shared.clone(), start);
+    if let Some(checkpoint) = &checkpoint {
+        recovery.take_over(checkpoint);
+    }
+    let disk = shared.disk.clone();
+    let end = replay(&disk, &identity, start, |block| recovery.replay(&block))?;
+    if checkpoint.is_none() && end.tail.is_none() {
+        let directory = segment_header::DIRECTORY;
+        let segments = disk.list(directory).map_err(medium("listing", directory))?;
+        let aside = checkpoint_file::has_quarantined(&*disk)
+            .map_err(medium("listing", checkpoint_file::DIRECTORY))?;
+        if aside || segments.iter().any(|name| name.ends_with(segment_header::EXTENSION)) {
+            return Err(OpenError::NoCheckpoint { directory: checkpoint_file::DIRECTORY });
+        }
+    }
+    let clean = checkpoint.as_ref().is_some_and(|checkpoint| {
+        let header = checkpoint.file.header;
+        header.clean && header.position.next_block == end.next_block
+    });
+    recovery.recover_memory_groups(clean)?;
+    // Data is never deleted because metadata was damaged.
+    let retired = if put_aside { Vec::new() } else { recovery.tidy_segments()? };
+
+    // Votes and acknowledgements may rest on what was read back: on stable storage it must be first.
+    if let Some((seq, _)) = end.tail {
+        let path = journal_file::path(seq);
+        disk.open(&path, Mode::Direct)
+            .and_then(|file| file.sync())
+            .map_err(medium("syncing", &path))?;
+    }
+    let writer = begin_journal(&shared, &end, start)?;
+    let mut materialiser = recovery.materialiser;
+    materialiser.set_position(match end.tail {
+        // Nothing was read back and nothing is named: everything that comes is in the new file.
+        None => writer.position(),
+        Some((file, offset)) => JournalPosition { file, offset, next_block: end.next_block },
+    });
+    let kept = kept_checkpoints(&shared, checkpoint.as_ref())?;
+    let next_seq = next_checkpoint_seq(&*disk)?;
+    shared.space.measure(&*disk, shared.config.free_bytes_min);
+    *shared.checkpoint.write() = checkpoint.map(|checkpoint| Arc::new(checkpoint.file));
+    let groups = recovery.groups;
+    groups.values().for_each(|group| group.restart());
+    let checkpointer = Checkpointer::new(shared.clone(), next_seq, kept, retired);
+    Ok(Opened { shared, groups, writer, materialiser, checkpointer })
+}
+
+fn new_shared(
+    disk: Arc<dyn Disk>,
+    config: StoreConfig,
+    driver: Driver,
+    identity: Identity,
+    random: Arc<Random>,
+    on_fatal: OnFatal,
+) -> Shared {
+    let file_bytes = config.journal_file_bytes;
+    let block_bytes_max =
+        JournalWriter::block_bytes_max(file_bytes, config.journal_reserve_bytes) as usize;
+    let journal_files = Arc::new(JournalFiles::new(
+        disk.clone(),
+        identity,
+        random.clone(),
+        file_bytes,
+        config.journal_bytes_max,
+    ));
+    Shared {
+        disk,
+        identity,
+        driver,
+        random,
+        entry_bytes_max: record::entry_bytes_max(block_bytes_max) as u64,
+        fatal: FatalState::new(on_fatal),
+        queue: Queue::default(),
+        material: MaterialQueue::default(),
+        journal_files,
+        open_segments: OpenSegments::new(config.open_segments_max),
+        changed: Mutex::new(Vec::new()),
+        checkpoint: RwLock::new(None),
+        requests: CheckpointRequests::default(),
+        space: Space::default(),
+        counters: Counters::default(),
+        aborted: AtomicBool::new(false),
+        config,
+    }
+}
+
+/// Goes on in a fresh journal file: what lies behind the recovered end is left as it is.
+fn begin_journal(
+    shared: &Arc<Shared>,
+    end: &JournalEnd,
+    start: Option<JournalPosition>,
+) -> Result<JournalWriter, OpenError> {
+    let directory = journal_file::DIRECTORY;
+    let disk = &*shared.disk;
+    for name in disk.list(directory).map_err(medium("listing", directory))? {
+        if name.ends_with(journal_file::UNFINISHED) {
+            let path = format!("{directory}/{name}");
+            disk.remove(&path).map_err(medium("removing", &path))?;
+        }
+    }
+    let listed = journal_file::list(disk).map_err(medium("listing", directory))?;
+    let needed = start.map_or(FileSeq(0), |position| position.file);
+    // Files of another size cannot be used again; the ones before the checkpoint are not needed.
+    let (mut unused, mut live) = (Vec::new(), Vec::new());
+    for &seq in &listed {
+        let is_needed = seq >= needed && !end.unused.contains(&seq);
+        if is_needed {
+            live.push(seq);
+            continue;
+        }
+        let path = journal_file::path(seq);
+        let fits = disk
+            .open(&path, Mode::Direct)
+            .and_then(|file| file.len())
+            .is_ok_and(|length| length == shared.config.journal_file_bytes);
+        if fits && unused.len() < 2 {
+            unused.push(seq);
+        } else {
+            disk.remove(&path).map_err(medium("removing", &path))?;
+        }
+    }
+    let next_seq = FileSeq(listed.last().map_or(0, |seq| seq.0) + 1);
+    shared.journal_files.adopt(FoundFiles {
+        live,
+        unused,
+        next_seq,
+        next_block: end.next_block,
+        needed_by_newest: needed,
+        needed_by_older: needed,
+    });
+    let prepared = shared.journal_files.prepare_beyond_limit().map_err(|(seq, source)| {
+        let path = journal_file::path(seq);
+        match source.kind() {
+            io::ErrorKind::StorageFull => OpenError::Full { path },
+            _ => medium("making", &path)(source),
+        }
+    })?;
+    assert_eq!(prepared, Prepared::Ready, "the limit was lifted");
+    let reserve = shared.config.journal_reserve_bytes;
+    JournalWriter::begin(shared.journal_files.clone(), end.next_block, reserve)
+        .ok_or_else(|| OpenError::Full { path: directory.to_owned() })
+}
+
+/// The checkpoints that stay for now, and the journal file each needs.
+fn kept_checkpoints(
+    shared: &Shared,
+    newest: Option<&ReadCheckpoint>,
+) -> Result<VecDeque<(CheckpointSeq, FileSeq)>, OpenError> {
+    let directory = checkpoint_file::DIRECTORY;
+    let listed = checkpoint_file::list(&*shared.disk).map_err(medium("listing", directory))?;
+    let Some(newest) = newest.map(|newest| newest.file.header) else { return Ok(VecDeque::new()) };
+    // Journal files before the newest checkpoint may have been used again while nobody looked.
+    Ok(listed
+        .into_iter()
+        .filter(|&seq| seq <= newest.seq)
+        .map(|seq| (seq, newest.position.file))
+        .collect())
+}
+
+fn next_checkpoint_seq(disk: &dyn Disk) -> Result<CheckpointSeq, OpenError> {
+    let directory = checkpoint_file::DIRECTORY;
+    let highest = checkpoint_file::highest_seq(disk).map_err(medium("listing", directory))?;
+    Ok(CheckpointSeq(highest.map_or(0, |seq| seq.0) + 1))
+}

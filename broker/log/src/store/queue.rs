@@ -1,0 +1,237 @@
+//! The two queues between the threads: what is to be journaled, and what is to be materialised.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use super::materialiser::Capture;
+use crate::config::Durability;
+use crate::entry::Change;
+use crate::fatal::Completion;
+use crate::group::GroupLog;
+use crate::journal::JournalPosition;
+use crate::parking::{Condvar, Mutex};
+
+/// So many items that nobody waits for start a block of their own.
+const LAZY_ITEMS_MAX: usize = 1024;
+
+/// One change of one group on its way to the disk.
+pub(crate) struct Item {
+    pub(crate) group: Arc<GroupLog>,
+    /// The group's durability when the change was made.
+    pub(crate) durability: Durability,
+    /// The front's epoch after the change.
+    pub(crate) epoch: u64,
+    pub(crate) change: Change,
+    pub(crate) done: Option<Completion>,
+}
+
+impl Item {
+    /// Whether it is written to the journal: everything but the entries of a memory group.
+    pub(crate) fn is_journaled(&self) -> bool {
+        self.durability == Durability::Durable || !matches!(self.change, Change::Entries(_))
+    }
+}
+
+/// What is to be journaled, in order. Never blocks a pusher.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<QueueState>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    items: VecDeque<Item>,
+    /// Somebody waits for one of the items.
+    urgent: bool,
+    /// The journal thread sleeps.
+    waiting: bool,
+    closed: bool,
+}
+
+impl Queue {
+    /// Adds an item. Gives the completion back where the store was closed.
+    pub(crate) fn push(&self, mut item: Item) -> Option<Completion> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return item.done.take();
+        }
+        state.items.push_back(item);
+        state.urgent = true;
+        let wake = std::mem::take(&mut state.waiting);
+        drop(state);
+        if wake {
+            self.ready.notify_one();
+        }
+        None
+    }
+
+    /// Adds an item that nobody waits for: it goes with the next block.
+    pub(crate) fn push_lazily(&self, item: Item) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.items.push_back(item);
+        if state.items.len() > LAZY_ITEMS_MAX {
+            state.urgent = true;
+            if std::mem::take(&mut state.waiting) {
+                self.ready.notify_one();
+            }
+        }
+    }
+
+    /// Moves everything into `into`, which is empty; waits for something that is waited for. False
+    /// once the queue is closed and empty.
+    pub(crate) fn take(&self, into: &mut VecDeque<Item>) -> bool {
+        let mut state = self.state.lock();
+        while !state.urgent && !state.closed {
+            state.waiting = true;
+            state = self.ready.wait(state);
+        }
+        state.waiting = false;
+        state.urgent = false;
+        std::mem::swap(&mut state.items, into);
+        !(state.closed && into.is_empty())
+    }
+
+    /// As [`Queue::take`] without waiting.
+    pub(crate) fn try_take(&self, into: &mut VecDeque<Item>) {
+        let mut state = self.state.lock();
+        state.urgent = false;
+        std::mem::swap(&mut state.items, into);
+    }
+
+    /// Lets the journal thread take also what nobody waits for.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state.lock();
+        if !state.items.is_empty() {
+            state.urgent = true;
+        }
+        state.waiting = false;
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// Takes no more items.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.ready.notify_all();
+    }
+}
+
+/// A unit of the materialiser's work.
+pub(crate) enum Work {
+    /// What one group commit carried.
+    Block(Block),
+    /// Say where everything stands, for a checkpoint.
+    Capture(Sender<Capture>),
+}
+
+/// The items of one group commit.
+pub(crate) struct Block {
+    pub(crate) items: VecDeque<Item>,
+    /// Where the journal stands after them.
+    pub(crate) end: JournalPosition,
+    pub(crate) bytes: u64,
+}
+
+/// What is to be materialised, in order, bounded in bytes.
+#[derive(Default)]
+pub(crate) struct MaterialQueue {
+    state: Mutex<MaterialState>,
+    ready: Condvar,
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct MaterialState {
+    works: VecDeque<Work>,
+    /// Of blocks that are queued or being worked on.
+    bytes: u64,
+    closed: bool,
+}
+
+impl MaterialQueue {
+    pub(crate) fn push(&self, work: Work) {
+        let mut state = self.state.lock();
+        if let Work::Block(block) = &work {
+            state.bytes += block.bytes;
+        }
+        state.works.push_back(work);
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// Asks for a capture behind everything queued; false where the materialiser is about to end.
+    pub(crate) fn push_capture(&self, reply: Sender<Capture>) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            return false;
+        }
+        state.works.push_back(Work::Capture(reply));
+        drop(state);
+        self.ready.notify_one();
+        true
+    }
+
+    /// Sleeps for a while, less when the queue is woken.
+    pub(crate) fn pause(&self, timeout: Duration) {
+        let state = self.state.lock();
+        drop(self.room.wait_for(state, timeout));
+    }
+
+    /// Waits until less than `max` bytes are under way, or `given_up` says so.
+    pub(crate) fn wait_for_room(&self, max: u64, given_up: impl Fn() -> bool) {
+        let mut state = self.state.lock();
+        while state.bytes >= max && !given_up() {
+            state = self.room.wait(state);
+        }
+    }
+
+    pub(crate) fn is_full(&self, max: u64) -> bool {
+        self.state.lock().bytes >= max
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state.lock().bytes
+    }
+
+    /// The next work; waits for it. `None` once the queue is closed and empty.
+    pub(crate) fn take(&self) -> Option<Work> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(work) = state.works.pop_front() {
+                return Some(work);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.ready.wait(state);
+        }
+    }
+
+    pub(crate) fn try_take(&self) -> Option<Work> {
+        self.state.lock().works.pop_front()
+    }
+
+    /// A block was worked off.
+    pub(crate) fn finished(&self, bytes: u64) {
+        self.state.lock().bytes -= bytes;
+        self.room.notify_all();
+    }
+
+    /// Lets waiters look again whether they should give up.
+    pub(crate) fn wake(&self) {
+        drop(self.state.lock());
+        self.room.notify_all();
+    }
+
+    /// Takes no more work after what is queued.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.ready.notify_all();
+    }
+}

@@ -1,0 +1,437 @@
+//! Bringing the groups up to date when a store is opened.
+//!
+//! Changes of durable groups go through the materialiser, as at run time. The entries of memory groups
+//! are not in the journal: for those groups the journaled changes are collected first, then their
+//! segments are read on from where the checkpoint left them, as far as every check holds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use plimsoll_protocol::ids::{GroupId, LogIndex, Term};
+
+use super::materialiser::{Halt, Materialiser};
+use super::open::OpenError;
+use super::shared::Shared;
+use crate::checkpoint::file::ReadCheckpoint;
+use crate::config::Durability;
+use crate::entry::{Change, Cut, Marks, Reset};
+use crate::group::GroupLog;
+use crate::group::back::{Back, Slot};
+use crate::group::front::StateSlot;
+use crate::journal::file as journal_file;
+use crate::journal::record;
+use crate::journal::replay::ReadBlock;
+use crate::journal::{BlockSeq, FileSeq, JournalPosition};
+use crate::segment::file::{Segment, SegmentError};
+use crate::segment::scan::check_header;
+use crate::segment::{SegmentId, SegmentInfo, SegmentName, header, index};
+
+/// The state of an opening.
+pub(crate) struct Recovery {
+    shared: Arc<Shared>,
+    pub(crate) groups: BTreeMap<GroupId, Arc<GroupLog>>,
+    pub(crate) materialiser: Materialiser,
+    /// Journaled changes of memory groups, in order.
+    deferred: BTreeMap<GroupId, Vec<Change>>,
+    /// Segment files there are, by group; listed when first needed.
+    files: Option<BTreeMap<GroupId, Vec<SegmentId>>>,
+}
+
+impl Recovery {
+    pub(crate) fn new(shared: Arc<Shared>, start: Option<JournalPosition>) -> Self {
+        let position = start.unwrap_or(JournalPosition {
+            file: FileSeq(0),
+            offset: 0,
+            next_block: BlockSeq(1),
+        });
+        let materialiser = Materialiser::new(shared.clone(), position);
+        let groups = BTreeMap::new();
+        Self { shared, groups, materialiser, deferred: BTreeMap::new(), files: None }
+    }
+
+    /// Makes the groups of a checkpoint.
+    pub(crate) fn take_over(&mut self, checkpoint: &ReadCheckpoint) {
+        let small = self.shared.config.state_in_memory_bytes_max;
+        for piece in &checkpoint.pieces {
+            let state = match checkpoint.state(piece) {
+                None => StateSlot::None,
+                Some((applied, bytes)) if bytes.len() <= small => {
+                    // A copy: a slice would keep the whole file in memory.
+                    StateSlot::Held(applied, Bytes::copy_from_slice(&bytes))
+                }
+                Some((applied, _)) => StateSlot::Stored(applied),
+            };
+            let record = &piece.record;
+            let back =
+                Back::new(record.marks, record.segments.iter().copied(), record.next_segment);
+            let shared = self.shared.clone();
+            let group = GroupLog::new(record.group, shared, record.marks, back, state);
+            self.groups.insert(record.group, group);
+        }
+    }
+
+    /// Applies a block that was read back.
+    pub(crate) fn replay(&mut self, block: &ReadBlock) -> Result<(), OpenError> {
+        let path = || journal_file::path(block.file);
+        // Entries of the same group that follow each other are written together.
+        let mut run: Option<(GroupId, Change)> = None;
+        for raw in &block.records {
+            let payload = block.bytes.slice(raw.payload.clone());
+            let change = record::decode(raw.kind, &payload).map_err(|error| OpenError::Record {
+                path: path(),
+                position: block.offset,
+                error,
+            })?;
+            let group = GroupId(raw.group);
+            match (&mut run, change) {
+                (Some((held, Change::Entries(entries))), Change::Entries(more))
+                    if *held == group =>
+                {
+                    entries.extend(more);
+                }
+                (run, change) => {
+                    if let Some((group, change)) = run.replace((group, change)) {
+                        self.replay_change(block, group, change)?;
+                    }
+                }
+            }
+        }
+        match run {
+            Some((group, change)) => self.replay_change(block, group, change),
+            None => Ok(()),
+        }
+    }
+
+    fn replay_change(
+        &mut self,
+        block: &ReadBlock,
+        id: GroupId,
+        change: Change,
+    ) -> Result<(), OpenError> {
+        let misfit = |problem| OpenError::Misfit {
+            path: journal_file::path(block.file),
+            position: block.offset,
+            group: id,
+            problem,
+        };
+        if let Change::Create(options) = &change {
+            if self.groups.contains_key(&id) {
+                return Err(misfit("creates it although it is there"));
+            }
+            let marks = Marks::new(*options);
+            let back = Back::new(marks, [], SegmentId(0));
+            let group = GroupLog::new(id, self.shared.clone(), marks, back, StateSlot::None);
+            group.list_as_changed();
+            self.groups.insert(id, group);
+            return Ok(());
+        }
+        let group = self.groups.get(&id).ok_or_else(|| misfit("that does not exist"))?.clone();
+        if matches!(change, Change::Delete) {
+            self.groups.remove(&id);
+            self.deferred.remove(&id);
+            return self.apply(&group, change);
+        }
+        let durability = group.back.lock().marks.options.durability;
+        if durability == Durability::Memory {
+            if matches!(change, Change::Entries(_)) {
+                return Err(misfit("journals entries although it is kept in memory"));
+            }
+            let durable_now = matches!(
+                &change,
+                Change::Options(options) if options.durability == Durability::Durable
+            );
+            if durable_now {
+                self.recover_memory_group(&group)?;
+                return self.apply(&group, change);
+            }
+            self.deferred.entry(id).or_default().push(change);
+            return Ok(());
+        }
+        if let Change::Entries(entries) = &change {
+            let marks = group.back.lock().marks;
+            let first = &entries[0].header;
+            let follows = entries.windows(2).all(|pair| {
+                pair[1].header.index.0 == pair[0].header.index.0 + 1
+                    && pair[1].header.base_offset == pair[0].header.end_offset()
+            });
+            if first.index != marks.next_index()
+                || first.base_offset != marks.end_offset
+                || !follows
+            {
+                return Err(misfit("does not continue its log"));
+            }
+        }
+        self.apply(&group, change)
+    }
+
+    fn apply(&mut self, group: &Arc<GroupLog>, mut change: Change) -> Result<(), OpenError> {
+        self.materialiser.apply(group, &mut change, 0).map_err(|halt| match halt {
+            Halt::Full => OpenError::Full { path: header::DIRECTORY.to_owned() },
+            Halt::Fatal(error) => OpenError::Fatal(error),
+        })
+    }
+
+    /// Reads on in the segments of memory groups. After a clean end there is nothing to find.
+    pub(crate) fn recover_memory_groups(&mut self, clean: bool) -> Result<(), OpenError> {
+        if clean {
+            return Ok(());
+        }
+        let memory: Vec<_> = self
+            .groups
+            .values()
+            .filter(|group| group.back.lock().marks.options.durability == Durability::Memory)
+            .cloned()
+            .collect();
+        for group in memory {
+            self.recover_memory_group(&group)?;
+        }
+        Ok(())
+    }
+
+    fn recover_memory_group(&mut self, group: &Arc<GroupLog>) -> Result<(), OpenError> {
+        let changes = self.deferred.remove(&group.id()).unwrap_or_default();
+        // What was reset or cut after the checkpoint goes first, so that reading on begins where the
+        // log really went on.
+        let mut cuts: Vec<Cut> = Vec::new();
+        for change in &changes {
+            match change {
+                Change::Reset(reset) => {
+                    cuts.clear();
+                    self.materialiser.reset(group, reset);
+                }
+                Change::Cut(cut) => {
+                    cuts.push(*cut);
+                    let end = group.back.lock().marks.next_index();
+                    if cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1)) < end {
+                        self.apply(group, Change::Cut(*cut))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let found = self.read_on(group, &cuts).map_err(|error| match error {
+            SegmentError::Medium { operation, path, source } => {
+                OpenError::Medium { operation, path, source }
+            }
+            SegmentError::Damaged(damage) => {
+                unreachable!("damage ends the reading on: {damage}")
+            }
+        })?;
+        for change in changes {
+            match &change {
+                Change::Reset(_) | Change::Cut(_) => {}
+                Change::Start(start) => {
+                    let lost = {
+                        let marks = group.back.lock().marks;
+                        marks.last.is_none_or(|last| last.index < start.dropped.index)
+                    };
+                    if lost {
+                        // The segments between did not survive: the log begins where it should have.
+                        let (last, offset) = (start.dropped, start.offset);
+                        self.materialiser.reset(group, &Reset { last, offset });
+                    } else {
+                        self.materialiser.start(group, start);
+                    }
+                }
+                _ => group.back.lock().marks.apply(&change),
+            }
+        }
+        if found || group.back.lock().active().is_some() {
+            // Bytes that did not pass lie behind the end; they stay out of the way of what comes.
+            self.materialiser.seal(group);
+        }
+        group.list_as_changed();
+        Ok(())
+    }
+
+    /// Adopts the entries behind the recorded end of a log, in its last segment and in the ones after
+    /// it, while all checks hold. Says whether there were any.
+    fn read_on(&mut self, group: &Arc<GroupLog>, cuts: &[Cut]) -> Result<bool, SegmentError> {
+        let mut found = false;
+        let active = {
+            let mut back = group.back.lock();
+            match back.active() {
+                None => None,
+                Some(at) => match back.open(&self.shared, group.id(), at) {
+                    Ok(segment) => Some((segment, back.segments[at].info)),
+                    Err(SegmentError::Damaged(_)) => None,
+                    Err(error) => return Err(error),
+                },
+            }
+        };
+        if let Some((segment, info)) = active {
+            let grown = read_on_in(&segment, info, &group.back.lock().marks, cuts)?;
+            if grown.end_bytes > info.end_bytes {
+                found = true;
+                self.adopt(group, segment, grown);
+            }
+        }
+        let shared = self.shared.clone();
+        let files = self.list_files()?;
+        let ids = files.get(&group.id()).cloned().unwrap_or_default();
+        for id in ids {
+            let marks = {
+                let back = group.back.lock();
+                if id < back.next_segment {
+                    continue;
+                }
+                back.marks
+            };
+            let name = SegmentName { group: group.id(), id };
+            let opened =
+                Segment::open_headed(&*shared.disk, &shared.identity, name, header::FIRST_BATCH_AT);
+            let segment = match opened {
+                Ok(segment) => Arc::new(segment),
+                Err(SegmentError::Damaged(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            let head = segment.header();
+            let continues = head.base_index == marks.next_index()
+                && head.base_offset == marks.end_offset
+                && head.previous == marks.last;
+            if !continues {
+                continue;
+            }
+            let grown = read_on_in(&segment, head.info(), &marks, cuts)?;
+            if grown.last.is_some() {
+                found = true;
+                self.materialiser.seal(group);
+                {
+                    let mut back = group.back.lock();
+                    back.next_segment = SegmentId(id.0 + 1);
+                    let open = Arc::downgrade(&segment);
+                    back.segments.push(Slot { info: head.info(), open });
+                }
+                shared.open_segments.hold(segment.clone());
+                self.adopt(group, segment, grown);
+            }
+        }
+        Ok(found)
+    }
+
+    fn adopt(&mut self, group: &Arc<GroupLog>, segment: Arc<Segment>, grown: SegmentInfo) {
+        segment.adopt(grown.end_bytes);
+        let mut back = group.back.lock();
+        back.segments.last_mut().expect("it was just read").info = grown;
+        back.marks.last = grown.last;
+        back.marks.end_offset = grown.end_offset;
+        drop(back);
+        self.materialiser.note_unsynced(segment);
+    }
+
+    fn list_files(&mut self) -> Result<&BTreeMap<GroupId, Vec<SegmentId>>, SegmentError> {
+        if self.files.is_none() {
+            let directory = header::DIRECTORY;
+            let names = self.shared.disk.list(directory).map_err(|source| {
+                SegmentError::Medium { operation: "listing", path: directory.to_owned(), source }
+            })?;
+            let mut files: BTreeMap<GroupId, Vec<SegmentId>> = BTreeMap::new();
+            for name in names.iter().filter_map(|n| SegmentName::parse(n, header::EXTENSION)) {
+                files.entry(name.group).or_default().push(name.id);
+            }
+            files.values_mut().for_each(|ids| ids.sort_unstable());
+            self.files = Some(files);
+        }
+        Ok(self.files.as_ref().expect("it was just listed"))
+    }
+
+    /// Removes files that no checkpoint can name, and returns those that an older one may.
+    pub(crate) fn tidy_segments(&mut self) -> Result<Vec<SegmentName>, OpenError> {
+        let disk = self.shared.disk.clone();
+        let directory = header::DIRECTORY;
+        let medium = |operation, path: &str, source| OpenError::Medium {
+            operation,
+            path: path.to_owned(),
+            source,
+        };
+        let names = disk.list(directory).map_err(|error| medium("listing", directory, error))?;
+        let mut retired = Vec::new();
+        for file_name in names {
+            let segment = SegmentName::parse(&file_name, header::EXTENSION);
+            let Some(name) = segment.or_else(|| SegmentName::parse(&file_name, index::EXTENSION))
+            else {
+                continue;
+            };
+            let known = self.groups.get(&name.group).map(|group| {
+                let back = group.back.lock();
+                let named = back.segments.iter().any(|slot| slot.info.id == name.id);
+                (named, name.id >= back.next_segment)
+            });
+            match known {
+                Some((true, _)) => {}
+                // Made after every checkpoint, and not part of the log that was recovered.
+                Some((false, true)) => {
+                    let path = format!("{directory}/{file_name}");
+                    disk.remove(&path).map_err(|error| medium("removing", &path, error))?;
+                }
+                Some((false, false)) | None => {
+                    if segment.is_some() {
+                        retired.push(name);
+                    }
+                }
+            }
+        }
+        Ok(retired)
+    }
+}
+
+/// Follows the batches behind the end of a segment, while every check holds: checksums of header and
+/// body, index, offset, term, and the truncations that were journaled.
+fn read_on_in(
+    segment: &Segment,
+    info: SegmentInfo,
+    marks: &Marks,
+    cuts: &[Cut],
+) -> Result<SegmentInfo, SegmentError> {
+    const WINDOW_BYTES: u64 = 1024 * 1024;
+    let mut info = info;
+    let file_end = segment.allocated();
+    let mapping = segment.mapping(file_end)?;
+    let mut term = marks.last.map_or(Term(0), |last| last.term);
+    let mut window = Bytes::new();
+    let mut window_start = info.end_bytes;
+    loop {
+        let position = info.end_bytes;
+        let has = |window: &Bytes, start: u64, bytes: usize| {
+            (position - start) as usize + bytes <= window.len()
+        };
+        let mut need = |bytes: usize| -> Result<Option<Bytes>, SegmentError> {
+            if position + bytes as u64 > file_end {
+                return Ok(None);
+            }
+            if !has(&window, window_start, bytes) {
+                let upto = (position + WINDOW_BYTES.max(bytes as u64)).min(file_end);
+                segment.populate(&mapping, position..upto)?;
+                window = mapping.clone().slice(position..upto);
+                window_start = position;
+            }
+            let at = (position - window_start) as usize;
+            Ok(Some(window.slice(at..at + bytes)))
+        };
+        let Some(head) = need(BATCH_HEADER_BYTES)? else { return Ok(info) };
+        let Ok(header) = check_header(&head, segment.crc_start(), position, file_end) else {
+            return Ok(info);
+        };
+        if !continues(&header, &info, term, cuts) {
+            return Ok(info);
+        }
+        let Some(batch) = need(header.batch_length as usize)? else { return Ok(info) };
+        if !header.check_body_crc(&batch[BATCH_HEADER_BYTES..]) {
+            return Ok(info);
+        }
+        term = header.term;
+        info.appended(&header);
+    }
+}
+
+fn continues(header: &BatchHeader, info: &SegmentInfo, term: Term, cuts: &[Cut]) -> bool {
+    header.index == info.end_index()
+        && header.base_offset == info.end_offset
+        && header.term >= term
+        && cuts.iter().all(|cut| {
+            let kept = cut.last.is_some_and(|last| header.index <= last.index);
+            kept || header.term >= cut.min_term
+        })
+}

@@ -1,0 +1,136 @@
+//! The store's work without threads, one unit at a time: what the simulation and the crash tests
+//! drive. It uses the very pieces that the threads run.
+
+use std::collections::VecDeque;
+
+use super::checkpointer::{Checkpointer, Outcome};
+use super::commit::{Commit, GroupCommit};
+use super::materialiser::{Halt, Materialiser};
+use super::open::Opened;
+use super::queue::Work;
+use super::shared::Shared;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The three pieces in one hand.
+pub(crate) struct Stepper {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commit: GroupCommit,
+    pub(crate) materialiser: Materialiser,
+    pub(crate) checkpointer: Checkpointer,
+}
+
+impl std::fmt::Debug for Stepper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stepper").finish_non_exhaustive()
+    }
+}
+
+impl Stepper {
+    pub(crate) fn new(opened: Opened) -> Self {
+        let Opened { shared, writer, materialiser, checkpointer, .. } = opened;
+        let commit = GroupCommit::new(shared.clone(), writer);
+        Self { shared, commit, materialiser, checkpointer }
+    }
+
+    /// One unit of work.
+    pub(crate) fn step(&mut self) -> bool {
+        let shared = self.shared.clone();
+        if !shared.material.is_full(shared.config.unwritten_bytes_max) && self.commit_one() {
+            return true;
+        }
+        if self.materialise_one() {
+            return true;
+        }
+        let due = shared.counters.since_checkpoint.load(Ordering::Relaxed)
+            >= shared.config.checkpoint_after_bytes
+            || shared.requests.is_asked().is_some();
+        due && self.checkpoint(false)
+    }
+
+    fn commit_one(&mut self) -> bool {
+        if self.commit.pending().is_empty() {
+            let mut items = VecDeque::new();
+            self.shared.queue.try_take(&mut items);
+            *self.commit.pending() = items;
+        }
+        match self.commit.commit() {
+            Commit::Done => {
+                if !self.shared.fatal.is_set() {
+                    // Ahead of need, as the checkpoint thread does it.
+                    self.checkpointer.prepare_journal();
+                }
+                true
+            }
+            Commit::Idle => false,
+            Commit::NeedsFile => {
+                self.checkpointer.prepare_journal()
+                    && (self.materialise_one() || self.checkpoint(false))
+                    || self.shared.journal_files.has_spare()
+            }
+            Commit::NeedsCheckpoint => {
+                if self.materialise_one() {
+                    return true;
+                }
+                if !self.checkpoint(false) {
+                    return false;
+                }
+                self.commit.checkpointed();
+                true
+            }
+        }
+    }
+
+    fn materialise_one(&mut self) -> bool {
+        if !self.materialiser.is_busy() {
+            match self.shared.material.try_take() {
+                Some(Work::Block(block)) => self.materialiser.begin(block),
+                Some(Work::Capture(_)) => unreachable!("captures are taken directly"),
+                None => return false,
+            }
+        }
+        if self.shared.fatal.is_set() {
+            self.materialiser.fail();
+            return true;
+        }
+        match self.materialiser.work() {
+            Ok(()) => {
+                self.shared.space.set_stuck(false);
+                true
+            }
+            Err(Halt::Full) => {
+                self.shared.space.set_stuck(true);
+                false
+            }
+            Err(Halt::Fatal(error)) => {
+                self.shared.fatal.raise(error);
+                self.materialiser.fail();
+                true
+            }
+        }
+    }
+
+    /// A checkpoint of what is materialised. False where there was no room, or the store stopped.
+    fn checkpoint(&mut self, clean: bool) -> bool {
+        if self.materialiser.is_busy() || self.shared.fatal.is_set() {
+            return false;
+        }
+        let asked = self.shared.requests.is_asked();
+        let outcome = self.checkpointer.run(self.materialiser.capture(), clean);
+        if let Some(number) = asked {
+            self.shared.requests.done(number);
+        }
+        if outcome == Outcome::Written {
+            self.checkpointer.prepare_journal();
+        }
+        outcome == Outcome::Written
+    }
+
+    /// Works everything off, then makes a checkpoint.
+    pub(crate) fn checkpoint_all(&mut self, clean: bool) {
+        while self.step() {}
+        if clean || self.checkpointer.has_work() {
+            self.checkpoint(clean);
+        }
+    }
+}

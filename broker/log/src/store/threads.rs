@@ -1,0 +1,162 @@
+//! The three threads of a store. Each owns its piece of the machinery and meets the others at the
+//! queues only.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use std::sync::atomic::Ordering;
+
+use super::checkpointer::{Checkpointer, Outcome};
+use super::commit::{Commit, GroupCommit};
+use super::materialiser::{Halt, Materialiser};
+use super::queue::Work;
+use super::shared::Shared;
+use super::stepper::Stepper;
+
+/// How often the checkpoint thread looks around unasked.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(1);
+
+/// Starts them.
+pub(crate) fn start(stepper: Stepper) -> Vec<JoinHandle<()>> {
+    let Stepper { shared, commit, materialiser, checkpointer } = stepper;
+    let journal = shared.clone();
+    let material = shared.clone();
+    vec![
+        spawn("plimsoll-journal", move || run_journal(&journal, commit)),
+        spawn("plimsoll-write", move || run_materialiser(&material, materialiser)),
+        spawn("plimsoll-ckpt", move || run_checkpointer(&shared, checkpointer)),
+    ]
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .expect("a process that opens a store can start three threads")
+}
+
+fn run_journal(shared: &Arc<Shared>, mut commit: GroupCommit) {
+    while shared.queue.take(commit.pending()) {
+        loop {
+            if shared.aborted.load(Ordering::Relaxed) {
+                commit.fail();
+                break;
+            }
+            let limit = shared.config.unwritten_bytes_max;
+            shared.material.wait_for_room(limit, || shared.gave_up());
+            match commit.commit() {
+                Commit::Idle => break,
+                Commit::Done => {}
+                Commit::NeedsFile => {
+                    shared.requests.wake();
+                    shared.journal_files.wait_for_spare(|| shared.gave_up());
+                }
+                Commit::NeedsCheckpoint => {
+                    let number = shared.requests.ask();
+                    shared.requests.wait_for(number, || shared.gave_up());
+                    commit.checkpointed();
+                }
+            }
+        }
+    }
+    // Closed: what was journaled is still to be materialised, then the last checkpoint is made.
+    shared.material.close();
+}
+
+fn run_materialiser(shared: &Arc<Shared>, mut materialiser: Materialiser) {
+    while let Some(work) = shared.material.take() {
+        match work {
+            Work::Block(block) => {
+                materialiser.begin(block);
+                write_block(shared, &mut materialiser);
+            }
+            Work::Capture(reply) => {
+                // Nobody waits for it where the store was dropped meanwhile.
+                let _ = reply.send(materialiser.capture());
+            }
+        }
+        if shared.aborted.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    shared.requests.finish(materialiser.capture());
+}
+
+fn write_block(shared: &Shared, materialiser: &mut Materialiser) {
+    loop {
+        if shared.gave_up() {
+            materialiser.fail();
+            return;
+        }
+        match materialiser.work() {
+            Ok(()) => {
+                shared.space.set_stuck(false);
+                return;
+            }
+            Err(Halt::Full) => {
+                shared.space.set_stuck(true);
+                shared.material.pause(shared.config.retry_full_disk_after);
+            }
+            Err(Halt::Fatal(error)) => {
+                shared.fatal.raise(error);
+                shared.wake_waiters();
+            }
+        }
+    }
+}
+
+fn run_checkpointer(shared: &Arc<Shared>, mut checkpointer: Checkpointer) {
+    let mut last = Instant::now();
+    let mut dirty_since: Option<Instant> = None;
+    checkpointer.prepare_journal();
+    loop {
+        let wakeup = shared.requests.wait(LOOK_AROUND_EVERY);
+        if shared.gave_up() {
+            break;
+        }
+        shared.space.measure(&*shared.disk, shared.config.free_bytes_min);
+        let journal_full = checkpointer.prepare_journal();
+        if wakeup.finished {
+            break;
+        }
+        let has_work = checkpointer.has_work();
+        dirty_since = match dirty_since {
+            since if !has_work => since.and(None),
+            None => Some(Instant::now()),
+            since => since,
+        };
+        let due = dirty_since
+            .is_some_and(|since| since.elapsed() >= shared.config.checkpoint_after)
+            || shared.counters.since_checkpoint.load(Ordering::Relaxed)
+                >= shared.config.checkpoint_after_bytes
+            || journal_full && last.elapsed() >= shared.config.retry_full_disk_after;
+        if wakeup.is_asked || has_work && due {
+            let (reply, answer) = mpsc::channel();
+            if !shared.material.push_capture(reply) {
+                continue;
+            }
+            let Ok(capture) = answer.recv() else { continue };
+            let outcome = checkpointer.run(capture, false);
+            last = Instant::now();
+            dirty_since = None;
+            if outcome == Outcome::Written {
+                checkpointer.prepare_journal();
+            }
+            // Also where there was no room: who waits looks at the space.
+            shared.requests.done(wakeup.asked);
+        }
+        if shared.fatal.is_set() {
+            shared.wake_waiters();
+        }
+    }
+    if let Some(capture) = shared.requests.take_finish()
+        && !shared.gave_up()
+    {
+        checkpointer.run(capture, true);
+    }
+    if shared.fatal.is_set() {
+        shared.wake_waiters();
+    }
+}
