@@ -1,1 +1,26 @@
-//! Protocol sessions of a node: the native gateway.
+//! Protocol sessions of a node. Today the native protocol; AMQP and HTTP get their place beside it.
+//!
+//! ```text
+//!  broker        what all sessions share: groups, catalog, limits, counters
+//!  limits        what clients may use; beyond it is backpressure or a typed error
+//!  places        connections and subscriptions, counted
+//!  maintenance   sleep of idle groups, retention
+//!  native        the native protocol, one session per connection
+//! ```
+//!
+//! Invariants: whatever a peer does ends at most its own connection; nothing that a peer sends makes
+//! the node keep more than a limit says; a record's bytes are not copied on their way from the log to
+//! the transport.
+
+mod broker;
+mod counters;
+mod limits;
+mod maintenance;
+pub mod native;
+mod places;
+mod refusals;
+
+pub use broker::{Broker, NodeIdentity};
+pub use counters::{Counter, Counters};
+pub use limits::Limits;
+pub use maintenance::{MaintenanceConfig, maintain};

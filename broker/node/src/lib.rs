@@ -1,4 +1,24 @@
 //! The node process: configuration, certificates, sockets, maintenance, shutdown.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), plimsoll_node::StartError> {
+//! use plimsoll_node::{Node, config::NodeConfig};
+//!
+//! let config = NodeConfig { data: "data".into(), ..NodeConfig::default() };
+//! let node = Node::start(config).await?;
+//! println!("listening on {}", node.addr());
+//! node.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod certificates;
 pub mod config;
+mod error;
+mod files;
+mod node;
+mod parts;
+
+pub use error::{NodeFailed, StartError};
+pub use files::raise_file_limit;
+pub use node::Node;

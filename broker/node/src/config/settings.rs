@@ -191,11 +191,11 @@ settings! {
 
     /// Topics of the node. Lower: creating more is refused; higher: a larger catalog to keep in
     /// memory and to write at checkpoints, about 200 bytes per topic.
-    topics_max: usize = 100_000, in 1..=10_000_000;
+    topics_max: usize = 100_000, in 1..=100_000;
 
     /// Partitions of one topic. Each costs a few hundred bytes when idle, two files when it has
     /// records.
-    partitions_per_topic_max: u32 = 100_000, in 1..=1_000_000;
+    partitions_per_topic_max: u32 = 100_000, in 1..=100_000;
 
     ["Storage"]
 
@@ -216,7 +216,7 @@ settings! {
 
     /// Appended bytes that wait to be written to segments; above it appends wait. Smaller: bursts
     /// wait; larger: more memory.
-    unwritten_bytes_max: ByteSize = ByteSize(256 * MIB), in MIB..=64 * GIB;
+    unwritten_bytes_max: ByteSize = ByteSize(256 * MIB), in 4 * MIB..=64 * GIB;
 
     /// Distance of entries in a segment's index. Smaller: larger indexes; larger: more reading per
     /// seek by offset or time.

@@ -8,19 +8,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Bytes in a kibibyte.
-pub const KIB: u64 = 1024;
+pub(crate) const KIB: u64 = 1024;
 /// Bytes in a mebibyte.
-pub const MIB: u64 = 1024 * KIB;
+pub(crate) const MIB: u64 = 1024 * KIB;
 /// Bytes in a gibibyte.
-pub const GIB: u64 = 1024 * MIB;
+pub(crate) const GIB: u64 = 1024 * MIB;
 /// Milliseconds in a second.
-pub const SECOND: u64 = 1000;
+pub(crate) const SECOND: u64 = 1000;
 /// Milliseconds in a minute.
-pub const MINUTE: u64 = 60 * SECOND;
+pub(crate) const MINUTE: u64 = 60 * SECOND;
 /// Milliseconds in an hour.
-pub const HOUR: u64 = 60 * MINUTE;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
 /// Milliseconds in a day.
-pub const DAY: u64 = 24 * HOUR;
+pub(crate) const DAY: u64 = 24 * HOUR;
 
 const BYTE_UNITS: [(&str, u64); 4] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1)];
 const TIME_UNITS: [(&str, u64); 5] =

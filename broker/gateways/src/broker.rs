@@ -1,0 +1,353 @@
+//! What all sessions of a node share: the groups, the catalog, limits, counters.
+//!
+//! Invariant: a session asks the broker for a partition each time the catalog has changed, so that a
+//! topic that was deleted and created anew is never mistaken for the old one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
+use plimsoll_protocol::api::{
+    Durability, PartitionCondition, PartitionInfo, ProducerIdentity, TopicConfig,
+};
+use plimsoll_protocol::batch::BatchLimits;
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::{
+    GroupId, NodeId, Offset, PartitionIndex, ProducerId, Term, TopicName,
+};
+use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError};
+use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, TopicMeta};
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::places::ConnectionPlaces;
+use crate::refusals;
+
+/// Producer ids that are taken from the catalog at once.
+const PRODUCER_IDS_BLOCK: u32 = 1000;
+
+/// Everything that sessions work with. One per node.
+pub struct Broker {
+    host: Arc<Host>,
+    store: Arc<Store>,
+    /// Held, so that what it publishes goes on over its sleep.
+    catalog: Arc<Group>,
+    identity: NodeIdentity,
+    limits: Limits,
+    counters: Counters,
+    places: Arc<ConnectionPlaces>,
+    in_flight: Arc<Semaphore>,
+    subscriptions: Arc<Semaphore>,
+    producer_ids: Mutex<std::ops::Range<u64>>,
+    stopping: watch::Sender<bool>,
+    started: Instant,
+}
+
+/// Who a node says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The node.
+    pub node_id: NodeId,
+    /// Its cluster, as text.
+    pub cluster_id: String,
+    /// Its version, for people.
+    pub version: String,
+}
+
+/// Tells when sessions are to end.
+pub(crate) struct Stopping(watch::Receiver<bool>);
+
+impl Stopping {
+    /// Waits until sessions are to end. May be cancelled.
+    pub(crate) async fn wait(&mut self) {
+        // An error says that the broker is gone, which is an end as well.
+        let _ = self.0.wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// A partition that is awake, with what a session must know of its topic.
+#[derive(Clone)]
+pub(crate) struct Partition {
+    /// The Raft group.
+    pub(crate) group: Arc<Group>,
+    /// The topic's number: a topic of the same name with another number is another topic.
+    pub(crate) topic_id: u64,
+    /// What an acknowledgement means.
+    pub(crate) durability: Durability,
+    /// What a batch may be here.
+    pub(crate) batch_limits: BatchLimits,
+}
+
+impl Broker {
+    /// Opens the catalog and begins to answer.
+    ///
+    /// # Errors
+    /// Where the catalog's group cannot be opened.
+    pub async fn start(
+        store: Arc<Store>,
+        host: Arc<Host>,
+        identity: NodeIdentity,
+        limits: Limits,
+    ) -> Result<Arc<Self>, OpenGroupError> {
+        let options = GroupOptions::default();
+        let catalog = host.group(GroupId::CATALOG, GroupKind::Catalog, options).await?;
+        Ok(Arc::new(Self {
+            host,
+            store,
+            catalog,
+            identity,
+            counters: Counters::default(),
+            places: ConnectionPlaces::new(
+                limits.connections_max,
+                limits.connections_per_address_max,
+            ),
+            in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
+            subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
+            producer_ids: Mutex::new(0..0),
+            stopping: watch::channel(false).0,
+            started: Instant::now(),
+            limits,
+        }))
+    }
+
+    /// The node.
+    pub fn identity(&self) -> &NodeIdentity {
+        &self.identity
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The node's storage.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The node's groups.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Places for connections.
+    pub(crate) fn places(&self) -> &Arc<ConnectionPlaces> {
+        &self.places
+    }
+
+    /// Room for bytes of produce requests.
+    pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
+        &self.in_flight
+    }
+
+    /// Places for subscriptions.
+    pub(crate) fn subscriptions(&self) -> &Arc<Semaphore> {
+        &self.subscriptions
+    }
+
+    /// Time since the start.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Asks every session to finish what it is doing and to close.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// For waiting until sessions are to end.
+    pub(crate) fn stopping(&self) -> Stopping {
+        Stopping(self.stopping.subscribe())
+    }
+
+    /// Whether sessions are to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Waits until no connection is open.
+    pub async fn drained(&self) {
+        while self.places.taken() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The catalog as it is now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.catalog()
+    }
+
+    /// A change of the catalog wakes this.
+    pub(crate) fn catalog_changes(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalog.watch_catalog()
+    }
+
+    /// The topic of this name.
+    pub(crate) fn topic(&self, name: &TopicName) -> Result<Arc<TopicMeta>, ErrorResponse> {
+        self.catalog().topic(name).cloned().ok_or_else(|| refusals::unknown_topic(name))
+    }
+
+    /// Whether this very topic still exists.
+    pub(crate) fn has_topic(&self, name: &TopicName, topic_id: u64) -> bool {
+        self.catalog().topic(name).is_some_and(|meta| meta.topic_id == topic_id)
+    }
+
+    /// Looks a partition up and wakes it.
+    ///
+    /// # Errors
+    /// Where there is no such partition, or it cannot be woken.
+    pub(crate) async fn partition(
+        &self,
+        topic: &TopicName,
+        partition: PartitionIndex,
+    ) -> Result<Partition, ErrorResponse> {
+        let meta = self.topic(topic)?;
+        let group = meta.group(partition).ok_or_else(|| {
+            ErrorResponse::new(
+                ErrorCode::UnknownPartition,
+                format!(
+                    "topic {topic} has no partition {partition}: it has {}, numbered from 0",
+                    meta.partitions.len()
+                ),
+            )
+        })?;
+        let group = self
+            .host
+            .group(group, GroupKind::Partition, group_options(&meta.config))
+            .await
+            .map_err(|error| refusals::open(&error))?;
+        let batch_bytes_max = meta.config.batch_bytes_max.min(self.limits.batch.batch_bytes_max);
+        Ok(Partition {
+            group,
+            topic_id: meta.topic_id,
+            durability: meta.config.durability,
+            batch_limits: BatchLimits { batch_bytes_max, ..self.limits.batch.clone() },
+        })
+    }
+
+    /// Carries out a command of the catalog.
+    ///
+    /// # Errors
+    /// Where it was refused, or its outcome is unknown.
+    pub(crate) async fn command(
+        &self,
+        command: CatalogCommand,
+    ) -> Result<CatalogReply, ErrorResponse> {
+        match self.catalog.command(command).await {
+            Ok(CatalogReply::Refused(refusal)) => Err(refusals::catalog(&refusal)),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(refusals::propose(&error)),
+        }
+    }
+
+    /// A producer id that nobody had before, at epoch 0.
+    pub(crate) async fn new_producer(&self) -> Result<ProducerIdentity, ErrorResponse> {
+        let mut ids = self.producer_ids.lock().await;
+        if ids.is_empty() {
+            let command = CatalogCommand::AllocateProducerIds { count: PRODUCER_IDS_BLOCK };
+            let CatalogReply::ProducerIds { first, count } = self.command(command).await? else {
+                return Err(refusals::bug("the catalog answered a request for producer ids"));
+            };
+            *ids = first.0..first.0 + u64::from(count);
+        }
+        let id = ids.next().ok_or_else(|| refusals::bug("an empty block of producer ids"))?;
+        Ok(ProducerIdentity { producer_id: ProducerId(id), epoch: 0 })
+    }
+
+    /// Where a partition stands, without waking it.
+    pub(crate) async fn partition_info(
+        &self,
+        partition: PartitionIndex,
+        group_id: GroupId,
+    ) -> PartitionInfo {
+        let mut info = PartitionInfo {
+            partition,
+            group_id,
+            leader: None,
+            term: Term(0),
+            log_start_offset: Offset(0),
+            high_watermark: Offset(0),
+            log_end_offset: Offset(0),
+            bytes: 0,
+            segments: 0,
+            condition: PartitionCondition::Asleep,
+        };
+        // A partition that was never used has no log.
+        let Some(log) = self.store.group(group_id) else { return info };
+        let bounds = log.bounds();
+        info.log_start_offset = bounds.log_start_offset;
+        info.log_end_offset = bounds.log_end_offset;
+        // With one voter everything in the log of a group that sleeps is committed.
+        info.high_watermark = bounds.log_end_offset;
+        info.bytes = bounds.bytes;
+        info.segments = bounds.segments;
+        if let Some(group) = self.host.held(group_id) {
+            let status = group.status().await;
+            (info.leader, info.term) = (status.leader, status.term);
+            if status.awake {
+                info.condition = PartitionCondition::Awake;
+                info.high_watermark = *group.high_watermark().borrow();
+            }
+        } else {
+            info.term = log.vote().map_or(Term(0), |vote| vote.term);
+        }
+        if log.is_quarantined().is_some() {
+            info.condition = PartitionCondition::Quarantined;
+        }
+        info
+    }
+
+    /// Counters of the sessions, and what the node holds now.
+    pub(crate) fn status_counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = self.counters.values();
+        counters.push(("topics", self.catalog().len() as u64));
+        counters.push(("groups_held", self.host.held_count() as u64));
+        let free = self.in_flight.available_permits();
+        let in_flight_bytes = self.limits.in_flight_bytes_max.saturating_sub(free);
+        counters.push(("in_flight_bytes", in_flight_bytes as u64));
+        let store = self.store.stats();
+        counters.extend([
+            ("journal_blocks", store.blocks),
+            ("journaled_bytes", store.journaled_bytes),
+            ("materialised_bytes", store.materialised_bytes),
+            ("unwritten_bytes", store.unwritten_bytes),
+            ("checkpoints", store.checkpoints),
+            ("open_segments", store.open_segments as u64),
+            ("journal_files", store.journal_files as u64),
+            ("journal_file_bytes", store.journal_file_bytes),
+        ]);
+        counters
+    }
+
+    /// Refuses produce while the disk is nearly full.
+    pub(crate) fn check_space(&self) -> Result<(), ErrorResponse> {
+        match self.store.space() {
+            SpaceState::Ok => Ok(()),
+            SpaceState::Low { free, needed } => Err(ErrorResponse::new(
+                ErrorCode::LowDiskSpace,
+                format!(
+                    "the node's disk has {free} bytes free and keeps {needed} in reserve: free some \
+                     space, shorten the retention of topics, or lower free_bytes_min; consuming goes \
+                     on, and produce works again as soon as there is room"
+                ),
+            )),
+        }
+    }
+}
+
+/// How the log keeps a partition of a topic with this configuration.
+pub(crate) fn group_options(config: &TopicConfig) -> GroupOptions {
+    GroupOptions {
+        durability: match config.durability {
+            Durability::Durable => LogDurability::Durable,
+            Durability::Memory => LogDurability::Memory,
+        },
+        segment_bytes: u64::from(config.segment_bytes),
+    }
+}

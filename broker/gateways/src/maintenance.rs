@@ -1,0 +1,111 @@
+//! Work that no request asks for: idle groups fall asleep, old segments go, groups without a topic
+//! are removed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use plimsoll_log::Retention;
+use plimsoll_protocol::ids::{GroupId, Offset};
+use plimsoll_replication::Clock;
+use tokio::time::MissedTickBehavior;
+
+use crate::broker::Broker;
+
+/// Groups that one turn looks at before others get theirs.
+const GROUPS_PER_TURN: usize = 64;
+
+/// When maintenance is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaintenanceConfig {
+    /// Groups without traffic for this time are put to sleep. Default 30 s.
+    pub sleep_after: Duration,
+    /// How often retention looks for old segments. Default 30 s.
+    pub retention_interval: Duration,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self { sleep_after: Duration::from_secs(30), retention_interval: Duration::from_secs(30) }
+    }
+}
+
+/// Does maintenance until the broker stops.
+pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: MaintenanceConfig) {
+    let mut stopping = broker.stopping();
+    // A quarter of the time: a group sleeps at most that much later than configured.
+    let mut sleep = ticker(config.sleep_after / 4);
+    let mut retention = ticker(config.retention_interval);
+    remove_orphans(&broker).await;
+    loop {
+        tokio::select! {
+            () = stopping.wait() => return,
+            _ = sleep.tick() => {
+                let asleep = broker.host().sleep_idle(config.sleep_after).await;
+                if asleep > 0 {
+                    tracing::debug!(groups = asleep, "put to sleep");
+                }
+            }
+            _ = retention.tick() => retain_all(&broker, &*clock).await,
+        }
+    }
+}
+
+fn ticker(period: Duration) -> tokio::time::Interval {
+    let mut ticker = tokio::time::interval(period.max(Duration::from_millis(25)));
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+/// Applies every topic's retention to its partitions.
+async fn retain_all(broker: &Broker, clock: &dyn Clock) {
+    let catalog = broker.catalog();
+    let mut looked_at = 0;
+    for (name, meta) in catalog.topics() {
+        let policy = Retention {
+            max_age_ms: meta.config.retention_ms,
+            max_bytes: meta.config.retention_bytes,
+        };
+        if policy == Retention::default() {
+            continue;
+        }
+        for &group in &meta.partitions {
+            looked_at += 1;
+            if looked_at % GROUPS_PER_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+            // A partition that was never used has no log.
+            let Some(log) = broker.store().group(group) else { continue };
+            // The log itself keeps what was not applied, which is at most what was committed.
+            let outcome = log.retain(&policy, clock.unix_ms(), Offset(u64::MAX));
+            if outcome.segments > 0 {
+                tracing::debug!(
+                    topic = %name,
+                    %group,
+                    segments = outcome.segments,
+                    bytes = outcome.bytes,
+                    log_start_offset = %outcome.log_start_offset,
+                    "retention dropped segments"
+                );
+            }
+        }
+    }
+}
+
+/// Removes the groups of topics that were deleted while the node went down.
+async fn remove_orphans(broker: &Broker) {
+    let catalog = broker.catalog();
+    let known: std::collections::HashSet<GroupId> =
+        catalog.topics().flat_map(|(_, meta)| meta.partitions.iter().copied()).collect();
+    for group in broker.store().groups() {
+        // A group above every known one may belong to a topic that is just being created.
+        let is_orphan = group != GroupId::CATALOG
+            && !known.contains(&group)
+            && !broker.catalog().topics().any(|(_, meta)| meta.partitions.contains(&group));
+        if is_orphan {
+            tracing::info!(%group, "removing a partition whose topic was deleted");
+            if let Err(error) = broker.host().delete(group).await {
+                tracing::warn!(%group, %error, "it could not be removed");
+            }
+        }
+    }
+}

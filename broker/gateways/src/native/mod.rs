@@ -1,0 +1,22 @@
+//! The native gateway: sessions that speak the frames of `plimsoll-protocol`.
+//!
+//! ```text
+//!  serve      one connection: a place, Hello, then its streams until one side ends it
+//!  stream     one stream: reads frames, hands requests out; replies leave by the outbox
+//!  outbox     the way out: gathers ready frames into one write
+//!  produce · read · subscribe · topics    what the requests do
+//! ```
+//! A QUIC connection has many streams, each with tasks of its own; a TCP or TLS connection has one.
+//! Nothing else differs.
+//!
+//! Invariant: whatever a peer sends, at most its own connection ends.
+
+mod outbox;
+mod produce;
+mod read;
+mod session;
+mod stream;
+mod subscribe;
+mod topics;
+
+pub use session::serve;

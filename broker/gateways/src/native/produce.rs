@@ -1,0 +1,216 @@
+//! Storing batches: checked, admitted in order, answered when they have got as far as was asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use plimsoll_protocol::api::{
+    AckLevel, InitProducerRequest, ProduceRequest, ProduceResponse, ProducerIdentity,
+};
+use plimsoll_protocol::batch::{BatchHeader, BatchLimits, Compression, validate_produced};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
+use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
+use plimsoll_replication::{PendingProduce, ProduceError, Produced};
+use plimsoll_state::catalog::Catalog;
+use tokio::sync::watch;
+
+use super::outbox::{OutFrame, StreamGone};
+use super::session::{Room, Session};
+use super::stream::{Answer, Stream, done};
+use crate::broker::{Broker, Partition};
+use crate::refusals;
+
+/// What a produce request costs of the bytes in flight besides its payload: the memory that follows
+/// it around. So tiny batches are bounded too.
+const REQUEST_BYTES: usize = 1024;
+/// Checking more than this, in bytes of records, takes longer than a connection's turn should.
+const CHECKED_IN_PLACE_BYTES_MAX: u32 = 2 << 20;
+/// Partitions that one stream remembers.
+const LANES_MAX: usize = 4096;
+
+/// The partitions that a stream produces to, looked up once.
+#[derive(Default)]
+pub(super) struct Lanes {
+    partitions: HashMap<(TopicName, PartitionIndex), Partition>,
+    catalog: Option<watch::Receiver<Arc<Catalog>>>,
+}
+
+impl Lanes {
+    async fn partition(
+        &mut self,
+        broker: &Broker,
+        topic: &TopicName,
+        partition: PartitionIndex,
+    ) -> Result<Partition, ErrorResponse> {
+        let catalog = self.catalog.get_or_insert_with(|| broker.catalog_changes());
+        // An error says that the catalog is gone; the look-up below says so, too.
+        if catalog.has_changed().unwrap_or(true) {
+            catalog.mark_unchanged();
+            self.partitions.clear();
+        }
+        let key = (topic.clone(), partition);
+        if let Some(partition) = self.partitions.get(&key) {
+            return Ok(partition.clone());
+        }
+        let found = broker.partition(topic, partition).await?;
+        if self.partitions.len() >= LANES_MAX {
+            self.partitions.clear();
+        }
+        self.partitions.insert(key, found.clone());
+        Ok(found)
+    }
+}
+
+/// Takes one produce request in; the answer follows by the outbox.
+pub(super) async fn produce(stream: &mut Stream, frame: Frame) -> Result<(), StreamGone> {
+    let header = frame.header;
+    let request = match frame.decode_body::<ProduceRequest>() {
+        Ok(request) => request,
+        Err(error) => return stream.refuse(&header, &error.into()).await,
+    };
+    let room = stream.session.room(frame.payload.len() + REQUEST_BYTES).await;
+    let (batch, partition, pending) = match admit(stream, &request, frame.payload).await {
+        Ok(admitted) => admitted,
+        Err(error) => return stream.refuse(&header, &error).await,
+    };
+    let reply = Reply {
+        session: Arc::clone(&stream.session),
+        topic: request.topic,
+        partition: request.partition,
+        header,
+        batch,
+        durability: partition.durability,
+        _room: room,
+    };
+    if request.acks == AckLevel::None {
+        // Offset and time are not known yet: none are told.
+        let taken = ProduceResponse {
+            base_offset: Offset(0),
+            reached: AckLevel::None,
+            durability: partition.durability,
+            duplicate: false,
+            append_time_ms: 0,
+        };
+        let head = encode_response::<ProduceRequest>(header.correlation, &taken, 0).freeze();
+        stream.outbox.send(OutFrame::head(head)).await?;
+        stream.spawn(async move {
+            if let Err(error) = pending.await {
+                tracing::debug!(topic = %reply.topic, %error, "an unacknowledged batch was lost");
+            }
+            drop(reply);
+        });
+        return Ok(());
+    }
+    let reply = Box::pin(async move {
+        let outcome = pending.await;
+        reply.frame(outcome)
+    });
+    stream.outbox.send_when_ready(reply).await
+}
+
+/// Checks a batch and hands it to its partition.
+async fn admit(
+    stream: &mut Stream,
+    request: &ProduceRequest,
+    batch: Bytes,
+) -> Result<(BatchHeader, Partition, PendingProduce), ErrorResponse> {
+    let broker = Arc::clone(&stream.session.broker);
+    broker.check_space()?;
+    let (topic, index) = (&request.topic, request.partition);
+    let partition = stream.lanes.partition(&broker, topic, index).await?;
+    let header = check(&batch, &partition.batch_limits)
+        .await
+        .map_err(|error| refusals::batch(&error, topic, index))?;
+    match partition.group.produce(batch, header).await {
+        Ok(pending) => Ok((header, partition, pending)),
+        Err(error) => Err(refusals::produce(&error, topic, index)),
+    }
+}
+
+async fn check(
+    batch: &Bytes,
+    limits: &BatchLimits,
+) -> Result<BatchHeader, plimsoll_protocol::batch::BatchError> {
+    let claimed = BatchHeader::parse(batch)?;
+    let work = match claimed.compression {
+        Compression::None => u32::try_from(batch.len()).unwrap_or(u32::MAX),
+        _ => claimed.records_bytes,
+    };
+    if work <= CHECKED_IN_PLACE_BYTES_MAX || batch.len() > limits.batch_bytes_max as usize {
+        return validate_produced(batch, limits);
+    }
+    let (batch, limits) = (batch.clone(), limits.clone());
+    let checked = tokio::task::spawn_blocking(move || validate_produced(&batch, &limits)).await;
+    match checked {
+        Ok(checked) => checked,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// What the answer to a produce request needs to know.
+struct Reply {
+    session: Arc<Session>,
+    topic: TopicName,
+    partition: PartitionIndex,
+    header: FrameHeader,
+    batch: BatchHeader,
+    durability: plimsoll_protocol::api::Durability,
+    _room: Room,
+}
+
+impl Reply {
+    fn frame(self, outcome: Result<Produced, ProduceError>) -> OutFrame {
+        let counters = self.session.broker.counters();
+        let head = match outcome {
+            Ok(produced) => {
+                counters.batches_produced.add(1);
+                counters.records_produced.add(u64::from(self.batch.record_count));
+                counters.bytes_produced.add(u64::from(self.batch.batch_length));
+                counters.batches_repeated.add(u64::from(produced.duplicate));
+                response(self.header.correlation, &produced, self.durability)
+            }
+            Err(error) => {
+                counters.requests_refused.add(1);
+                let error = refusals::produce(&error, &self.topic, self.partition);
+                encode_error(&self.header, &error).freeze()
+            }
+        };
+        OutFrame::head(head)
+    }
+}
+
+fn response(
+    correlation: CorrelationId,
+    produced: &Produced,
+    durability: plimsoll_protocol::api::Durability,
+) -> Bytes {
+    let response = ProduceResponse {
+        base_offset: produced.base_offset,
+        reached: produced.reached,
+        durability,
+        duplicate: produced.duplicate,
+        append_time_ms: produced.append_time_ms,
+    };
+    encode_response::<ProduceRequest>(correlation, &response, 0).freeze()
+}
+
+/// Gives a producer its id, or its next epoch.
+pub(super) async fn init_producer(
+    session: Arc<Session>,
+    request: InitProducerRequest,
+) -> Result<Answer<InitProducerRequest>, ErrorResponse> {
+    match request.existing {
+        Some(ProducerIdentity { producer_id, .. }) if !producer_id.is_some() => {
+            Err(ErrorResponse::new(
+                ErrorCode::InvalidArgument,
+                "producer 0 means none: ask without an existing producer for a new id",
+            ))
+        }
+        Some(ProducerIdentity { producer_id, epoch }) => match epoch.checked_add(1) {
+            Some(epoch) => done(ProducerIdentity { producer_id, epoch }),
+            None => done(session.broker.new_producer().await?),
+        },
+        None => done(session.broker.new_producer().await?),
+    }
+}

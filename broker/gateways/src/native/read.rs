@@ -1,0 +1,174 @@
+//! Reading the log: positions, one-time fetches, and the step that subscriptions repeat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use plimsoll_log::{GroupLog, LogCursor, ReadStep};
+use plimsoll_protocol::api::{
+    FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, StartPosition,
+};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::Offset;
+use plimsoll_replication::Group;
+use tokio::time::{Instant, timeout_at};
+
+use super::session::Session;
+use super::stream::{Answer, done};
+use crate::refusals;
+
+/// Positions in one request.
+const POSITIONS_MAX: usize = 1024;
+
+/// Batches that follow each other in the log.
+pub(super) struct Chunk {
+    pub(super) payload: Vec<Bytes>,
+    pub(super) next_offset: Offset,
+}
+
+impl Chunk {
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.iter().map(Bytes::len).sum()
+    }
+}
+
+/// Reads on from a cursor, up to the high watermark; `None` at its end. Cold ranges are brought in by
+/// a blocking thread.
+///
+/// # Errors
+/// Where the log cannot be read there.
+pub(super) async fn step(
+    log: &Arc<GroupLog>,
+    cursor: &mut LogCursor,
+    upto: Offset,
+    max_bytes: usize,
+) -> Result<Option<Chunk>, ErrorResponse> {
+    loop {
+        match log.read(cursor, upto, max_bytes).map_err(|error| refusals::read(&error))? {
+            ReadStep::Batches { chunks, next_offset } => {
+                return Ok(Some(Chunk { payload: chunks, next_offset }));
+            }
+            ReadStep::CaughtUp => return Ok(None),
+            ReadStep::Cold(range) => {
+                let loaded = tokio::task::spawn_blocking(move || range.load()).await;
+                match loaded {
+                    Ok(loaded) => loaded.map_err(|error| refusals::read(&error))?,
+                    Err(error) if error.is_panic() => {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                    Err(_) => return Err(refusals::shutting_down()),
+                }
+            }
+        }
+    }
+}
+
+/// The high watermark and the log start as they are now.
+pub(super) fn ends(group: &Group) -> (Offset, Offset) {
+    let high_watermark = *group.high_watermark().borrow();
+    (high_watermark, group.log().bounds().log_start_offset.min(high_watermark))
+}
+
+/// The offset that a position means now.
+///
+/// # Errors
+/// Where an offset lies outside of what can be read; the log start is told with it.
+pub(super) async fn resolve(
+    group: &Group,
+    position: StartPosition,
+) -> Result<Offset, ErrorResponse> {
+    let (high_watermark, log_start) = ends(group);
+    match position {
+        StartPosition::Earliest => Ok(log_start),
+        StartPosition::Latest => Ok(high_watermark),
+        StartPosition::Offset(offset) if offset < log_start => {
+            Err(refusals::below_log_start(offset, log_start))
+        }
+        StartPosition::Offset(offset) if offset > high_watermark => Err(ErrorResponse::new(
+            ErrorCode::OffsetOutOfRange,
+            format!(
+                "offset {offset} is above the high watermark {high_watermark}: nothing was stored \
+                 there yet; read from latest, or from an offset up to {high_watermark}"
+            ),
+        )
+        .with_offset(high_watermark.0)),
+        StartPosition::Offset(offset) => Ok(offset),
+        StartPosition::Time(ms) => {
+            let log = Arc::clone(group.log());
+            let found = tokio::task::spawn_blocking(move || log.offset_for_time(ms)).await;
+            let found = found.map_err(|_| refusals::shutting_down())?;
+            let offset = found.map_err(|error| refusals::read(&error))?;
+            Ok(offset.map_or(high_watermark, |offset| offset.clamp(log_start, high_watermark)))
+        }
+    }
+}
+
+/// Answers with batches from an offset on, waiting for the first as long as was asked.
+pub(super) async fn fetch(
+    session: Arc<Session>,
+    request: FetchRequest,
+) -> Result<Answer<FetchRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let limits = broker.limits();
+    let wait = Duration::from_millis(u64::from(request.max_wait_ms)).min(limits.fetch_wait_max);
+    let deadline = Instant::now() + wait;
+    let partition = broker.partition(&request.topic, request.partition).await?;
+    let mut stopping = broker.stopping();
+    let mut catalog = broker.catalog_changes();
+    let mut watermark = partition.group.high_watermark();
+    resolve(&partition.group, StartPosition::Offset(request.from)).await?;
+    let log = partition.group.log();
+    let mut cursor = log.cursor(request.from);
+    let max_bytes = max_payload(request.max_bytes, limits.frame_bytes_max, limits.delivery_bytes);
+    loop {
+        let upto = *watermark.borrow_and_update();
+        if let Some(chunk) = step(log, &mut cursor, upto, max_bytes).await? {
+            let (high_watermark, log_start_offset) = ends(&partition.group);
+            let next_offset = chunk.next_offset;
+            let response = FetchResponse { high_watermark, log_start_offset, next_offset };
+            return Ok((response, chunk.payload));
+        }
+        let waited = timeout_at(deadline, async {
+            tokio::select! {
+                changed = watermark.changed() => changed.is_ok(),
+                changed = catalog.changed() => changed.is_ok(),
+                () = stopping.wait() => false,
+            }
+        });
+        if !waited.await.unwrap_or(false) {
+            let (high_watermark, log_start_offset) = ends(&partition.group);
+            let next_offset = request.from;
+            return done(FetchResponse { high_watermark, log_start_offset, next_offset });
+        }
+        if !broker.has_topic(&request.topic, partition.topic_id) {
+            return Err(refusals::unknown_topic(&request.topic));
+        }
+    }
+}
+
+/// How many payload bytes a frame may have: what was asked for, bounded by the frame; 0 asks for the
+/// node's usual size.
+pub(super) fn max_payload(asked: u32, frame_bytes_max: u32, usual: u32) -> usize {
+    let room_for_head = 4096;
+    let asked = if asked == 0 { usual } else { asked };
+    asked.min(frame_bytes_max - room_for_head) as usize
+}
+
+/// Finds the offsets of positions.
+pub(super) async fn list_offsets(
+    session: Arc<Session>,
+    request: ListOffsetsRequest,
+) -> Result<Answer<ListOffsetsRequest>, ErrorResponse> {
+    if request.positions.len() > POSITIONS_MAX {
+        return Err(ErrorResponse::new(
+            ErrorCode::InvalidArgument,
+            format!("{} positions, {POSITIONS_MAX} are allowed", request.positions.len()),
+        ));
+    }
+    let partition = session.broker.partition(&request.topic, request.partition).await?;
+    let mut offsets = Vec::with_capacity(request.positions.len());
+    for position in request.positions {
+        offsets.push(resolve(&partition.group, position).await?);
+    }
+    done(ListOffsetsResponse { offsets })
+}

@@ -1,0 +1,344 @@
+//! One connection: a place for it, Hello within its deadline, then its streams.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::FutureExt as _;
+use plimsoll_protocol::api::{
+    ApiKey, HelloRequest, HelloResponse, Request as _, check_api, negotiate_protocol,
+    supported_apis,
+};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::frame::{
+    FRAME_BYTES_MAX_BEFORE_HELLO, Frame, FrameError, FrameFlags, encode_error, encode_frame,
+    encode_response,
+};
+use plimsoll_transport::{Connection, FrameReceiver, FrameSender, RecvError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::stream;
+use crate::broker::Broker;
+
+/// How long a peer may take to hear why its connection ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Bytes of a broken connection that are read and dropped while the peer hears why it ends.
+const DRAINED_BYTES_MAX: usize = 4 << 20;
+
+/// What the tasks of one connection share.
+pub(super) struct Session {
+    pub(super) broker: Arc<Broker>,
+    pub(super) peer: SocketAddr,
+    in_flight: Arc<Semaphore>,
+    subscriptions: Arc<Semaphore>,
+}
+
+/// Room for one produce request; given back when it was answered.
+pub(super) struct Room {
+    _connection: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
+}
+
+/// A subscription's places; given back when it ends.
+pub(super) struct SubscriptionPlace {
+    broker: Arc<Broker>,
+    _connection: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
+}
+
+impl Drop for SubscriptionPlace {
+    fn drop(&mut self) {
+        self.broker.counters().subscriptions_open.subtract(1);
+    }
+}
+
+impl Session {
+    fn new(broker: Arc<Broker>, peer: SocketAddr) -> Arc<Self> {
+        let limits = broker.limits();
+        Arc::new(Self {
+            peer,
+            in_flight: Arc::new(Semaphore::new(limits.connection_in_flight_bytes_max)),
+            subscriptions: Arc::new(Semaphore::new(limits.subscriptions_per_connection_max)),
+            broker,
+        })
+    }
+
+    /// Waits until there is room for `bytes` more in flight. The caller reads nothing meanwhile,
+    /// which is how a producer is slowed down.
+    pub(super) async fn room(&self, bytes: usize) -> Room {
+        let limit = self.broker.limits().connection_in_flight_bytes_max;
+        let bytes = u32::try_from(bytes.min(limit)).unwrap_or(u32::MAX);
+        let open = "these semaphores are never closed";
+        // The own limit first: whoever waits for it must not hold a share of the node's.
+        let connection = Arc::clone(&self.in_flight).acquire_many_owned(bytes).await.expect(open);
+        let node = Arc::clone(self.broker.in_flight());
+        let node = node.acquire_many_owned(bytes).await.expect(open);
+        Room { _connection: connection, _node: node }
+    }
+
+    /// Takes the places of one subscription.
+    pub(super) fn subscription_place(&self) -> Result<SubscriptionPlace, ErrorResponse> {
+        let limits = self.broker.limits();
+        let refuse = |whose: &str, limit: usize, setting: &str| {
+            ErrorResponse::new(
+                ErrorCode::TooManySubscriptions,
+                format!(
+                    "{whose} has {limit} subscriptions already: end some, or raise `{setting}` of \
+                     the node"
+                ),
+            )
+        };
+        let connection = Arc::clone(&self.subscriptions).try_acquire_owned().map_err(|_| {
+            let limit = limits.subscriptions_per_connection_max;
+            refuse("this connection", limit, "subscriptions_per_connection_max")
+        })?;
+        let node = Arc::clone(self.broker.subscriptions())
+            .try_acquire_owned()
+            .map_err(|_| refuse("this node", limits.subscriptions_max, "subscriptions_max"))?;
+        self.broker.counters().subscriptions_open.add(1);
+        let broker = Arc::clone(&self.broker);
+        Ok(SubscriptionPlace { broker, _connection: connection, _node: node })
+    }
+}
+
+/// Why a connection is ended from this side.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) code: ErrorCode,
+    pub(super) reason: String,
+}
+
+impl Ending {
+    pub(super) fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+/// Serves one connection until either side ends it. Never panics: a panic inside ends this
+/// connection only.
+pub async fn serve(connection: Connection, broker: Arc<Broker>) {
+    let peer = connection.remote_addr();
+    let place = match broker.places().take(peer.ip()) {
+        Ok(place) => place,
+        Err(full) => {
+            broker.counters().connections_refused.add(1);
+            let error = ErrorResponse::new(ErrorCode::TooManyConnections, full.to_string());
+            turn_away(&connection, &error).await;
+            return;
+        }
+    };
+    broker.counters().connections_accepted.add(1);
+    broker.counters().connections_open.add(1);
+    let served = AssertUnwindSafe(converse(&connection, &broker)).catch_unwind().await;
+    let ending = served.unwrap_or_else(|_| {
+        broker.counters().panics.add(1);
+        tracing::error!(%peer, "a connection task panicked; the connection is closed");
+        Err(Ending::new(ErrorCode::Internal, "the node failed on this connection; this is a bug"))
+    });
+    match ending {
+        Ok(()) => connection.close(0, "done"),
+        Err(Ending { code, reason }) => {
+            tracing::debug!(%peer, %code, reason, "connection closed");
+            connection.close(u32::from(code.number()), &reason);
+        }
+    }
+    broker.counters().connections_open.subtract(1);
+    drop(place);
+}
+
+/// Tells a peer that there is no place for it. What it sent is not looked at.
+async fn turn_away(connection: &Connection, error: &ErrorResponse) {
+    if let Ok(Ok(Some((mut sender, mut receiver)))) = timeout(LAST_WORDS, connection.accept()).await
+    {
+        receiver.set_max_frame_bytes(FRAME_BYTES_MAX_BEFORE_HELLO);
+        if let Ok(Ok(Some(frame))) = timeout(LAST_WORDS, receiver.recv()).await {
+            say_last(&mut sender, &mut receiver, encode_error(&frame.header, error)).await;
+        }
+    }
+    connection.close(u32::from(error.code.number()), &error.message);
+}
+
+/// Writes a frame, ends the stream, and gives the peer a moment to read it: bytes of the peer that
+/// nobody reads would make the system drop what was said.
+async fn say_last(sender: &mut FrameSender, receiver: &mut FrameReceiver, frame: BytesMut) {
+    let farewell = async {
+        if sender.send(frame.freeze(), &[]).await.is_err() || sender.finish().await.is_err() {
+            return;
+        }
+        let mut dropped = 0;
+        let drain = async {
+            let mut buffer = BytesMut::new();
+            while dropped < DRAINED_BYTES_MAX {
+                buffer.clear();
+                match receiver.recv_raw(&mut buffer).await {
+                    Ok(count) if count > 0 => dropped += count,
+                    _ => break,
+                }
+            }
+        };
+        tokio::join!(sender.received(), drain);
+    };
+    // A peer that does not listen has no claim to be told.
+    let _ = timeout(LAST_WORDS, farewell).await;
+}
+
+/// The conversation of one connection.
+async fn converse(connection: &Connection, broker: &Arc<Broker>) -> Result<(), Ending> {
+    let deadline = broker.limits().hello_timeout;
+    let greeted = timeout(deadline, greet(connection, broker)).await.unwrap_or_else(|_| {
+        let reason = format!("no Hello within {} s", deadline.as_secs_f32());
+        Err(Ending::new(ErrorCode::HelloRequired, reason))
+    });
+    let Some((sender, receiver)) = greeted? else { return Ok(()) };
+    connection.admit();
+    let session = Session::new(Arc::clone(broker), connection.remote_addr());
+    let mut stopping = broker.stopping();
+    let mut streams = JoinSet::new();
+    streams.spawn(Box::pin(stream::serve(Arc::clone(&session), sender, receiver)));
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Ok(Some((sender, mut receiver))) => {
+                    receiver.set_max_frame_bytes(broker.limits().frame_bytes_max);
+                    let serve = stream::serve(Arc::clone(&session), sender, receiver);
+                    streams.spawn(Box::pin(serve));
+                }
+                // The peer is gone; what its streams still wait for has nobody to be told to.
+                Ok(None) | Err(_) => return Ok(()),
+            },
+            Some(ended) = streams.join_next() => {
+                finished(ended)?;
+                if streams.is_empty() && !connection.has_many_streams() {
+                    return Ok(());
+                }
+            }
+            () = stopping.wait() => break,
+        }
+    }
+    // Each stream sees the same flag, answers what it has, and ends.
+    while let Some(ended) = streams.join_next().await {
+        finished(ended)?;
+    }
+    Err(Ending::new(ErrorCode::ShuttingDown, "the node is shutting down"))
+}
+
+fn finished(ended: Result<Result<(), Ending>, tokio::task::JoinError>) -> Result<(), Ending> {
+    match ended {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Ok(()),
+        },
+    }
+}
+
+/// Takes the first stream and answers the Hello on it. `None`: the peer left.
+async fn greet(
+    connection: &Connection,
+    broker: &Arc<Broker>,
+) -> Result<Option<(FrameSender, FrameReceiver)>, Ending> {
+    let Ok(Some((mut sender, mut receiver))) = connection.accept().await else { return Ok(None) };
+    receiver.set_max_frame_bytes(FRAME_BYTES_MAX_BEFORE_HELLO);
+    let frame = match receiver.recv().await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            return match broken(broker, &mut sender, &mut receiver, error).await {
+                Some(ending) => Err(ending),
+                None => Ok(None),
+            };
+        }
+    };
+    match answer_hello(broker, &frame) {
+        Ok(reply) => {
+            let head = encode_response::<HelloRequest>(frame.header.correlation, &reply, 0);
+            if sender.send(head.freeze(), &[]).await.is_err() {
+                return Ok(None);
+            }
+            receiver.set_max_frame_bytes(broker.limits().frame_bytes_max);
+            Ok(Some((sender, receiver)))
+        }
+        Err(error) => {
+            say_last(&mut sender, &mut receiver, encode_error(&frame.header, &error)).await;
+            Err(Ending::new(error.code, error.message))
+        }
+    }
+}
+
+fn answer_hello(broker: &Broker, frame: &Frame) -> Result<HelloResponse, ErrorResponse> {
+    let required = |what: String| ErrorResponse::new(ErrorCode::HelloRequired, what);
+    match check_api(frame.header.api, frame.header.version) {
+        Ok(ApiKey::Hello) if frame.header.flags.is_request() => {}
+        // Of a later version of Hello only that much is known: that it asks for a greeting.
+        Err(error) if frame.header.api == HelloRequest::API.number() => return Err(error),
+        _ => {
+            return Err(required(
+                "the first request of a connection must be Hello; use a Plimsoll client".to_owned(),
+            ));
+        }
+    }
+    let hello: HelloRequest = frame.decode_body()?;
+    let protocol = negotiate_protocol(&hello)?;
+    let identity = broker.identity();
+    if let Some(wanted) = &hello.cluster_id
+        && *wanted != identity.cluster_id
+    {
+        return Err(ErrorResponse::new(
+            ErrorCode::WrongCluster,
+            format!(
+                "this node belongs to cluster {}, not to {wanted:?}: check the address",
+                identity.cluster_id
+            ),
+        ));
+    }
+    if broker.is_stopping() {
+        return Err(ErrorResponse::new(ErrorCode::ShuttingDown, "the node is shutting down"));
+    }
+    tracing::debug!(client = hello.client_name, version = hello.client_version, "hello");
+    let limits = broker.limits();
+    Ok(HelloResponse {
+        protocol,
+        node_id: identity.node_id,
+        cluster_id: identity.cluster_id.clone(),
+        server_version: identity.version.clone(),
+        max_frame_bytes: limits.frame_bytes_max,
+        batch_bytes_max: limits.batch.batch_bytes_max,
+        apis: supported_apis(),
+    })
+}
+
+/// What a failure to read means: `None` where the peer just left, else the end of the connection,
+/// of which the peer is told here.
+pub(super) async fn broken(
+    broker: &Broker,
+    sender: &mut FrameSender,
+    receiver: &mut FrameReceiver,
+    error: RecvError,
+) -> Option<Ending> {
+    let (code, frame) = match &error {
+        RecvError::Frame(FrameError::TooLarge { api, correlation, limit, .. }) => {
+            let message =
+                format!("{error}: split it, or raise `frame_bytes_max` of the node ({limit} now)");
+            let answer = ErrorResponse::new(ErrorCode::FrameTooLarge, message);
+            let frame = encode_frame(*api, 0, FrameFlags::ERROR, *correlation, &answer, 0);
+            (ErrorCode::FrameTooLarge, Some(frame))
+        }
+        RecvError::Frame(_) | RecvError::PeerSpeaksTls => {
+            let answer = ErrorResponse::new(ErrorCode::MalformedFrame, error.to_string());
+            let correlation = plimsoll_protocol::ids::CorrelationId(0);
+            let frame = encode_frame(0_u16, 0, FrameFlags::ERROR, correlation, &answer, 0);
+            (ErrorCode::MalformedFrame, Some(frame))
+        }
+        RecvError::Truncated { .. } => (ErrorCode::MalformedFrame, None),
+        RecvError::Reset { .. } | RecvError::Closed { .. } | RecvError::Io(_) => return None,
+    };
+    broker.counters().connections_broken.add(1);
+    if let Some(frame) = frame {
+        say_last(sender, receiver, frame).await;
+    }
+    Some(Ending::new(code, error.to_string()))
+}

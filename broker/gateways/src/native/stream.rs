@@ -1,0 +1,363 @@
+//! One stream: a task that reads frames and hands requests out, a task that writes replies.
+//!
+//! Produce requests are admitted in the order in which they were read and answered when they are
+//! stored; other requests run beside each other, as many as the limit allows. While a limit is
+//! reached nothing is read, and flow control makes the peer wait.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use plimsoll_protocol::api::{
+    AlterTopicRequest, ApiKey, Counter, CreateTopicRequest, CreditRequest, DeleteTopicRequest,
+    DescribeTopicRequest, Done, FetchRequest, InitProducerRequest, ListOffsetsRequest,
+    ListTopicsRequest, NodeStatusRequest, NodeStatusResponse, PingRequest, Request,
+    SubscribeRequest, UnsubscribeRequest, check_api,
+};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
+use plimsoll_protocol::ids::CorrelationId;
+use plimsoll_transport::{FrameReceiver, FrameSender};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
+use super::produce::Lanes;
+use super::session::{Ending, Session, broken};
+use super::subscribe::{self, SubscriptionHandle};
+use super::{produce, read, topics};
+
+/// The reading side of one stream.
+pub(super) struct Stream {
+    pub(super) session: Arc<Session>,
+    pub(super) outbox: Outbox,
+    pub(super) lanes: Lanes,
+    /// Requests and subscriptions of this stream; they end with it.
+    pub(super) tasks: JoinSet<()>,
+    requests: Arc<Semaphore>,
+    subscriptions: HashMap<CorrelationId, SubscriptionHandle>,
+    panicked: watch::Sender<bool>,
+}
+
+/// Serves a stream until the peer ends it, the node stops, or something on it breaks.
+///
+/// # Errors
+/// Where the whole connection has to end.
+pub(super) async fn serve(
+    session: Arc<Session>,
+    mut sender: FrameSender,
+    mut receiver: FrameReceiver,
+) -> Result<(), Ending> {
+    let (outbox, queue) = outbox();
+    let (panicked, mut alarm) = watch::channel(false);
+    let stream = Stream {
+        lanes: Lanes::default(),
+        tasks: JoinSet::new(),
+        requests: Arc::new(Semaphore::new(session.broker.limits().requests_per_stream_max)),
+        subscriptions: HashMap::new(),
+        session: Arc::clone(&session),
+        outbox,
+        panicked,
+    };
+    let reading = Box::pin(stream.read(&mut receiver));
+    let mut writing = tokio::spawn(async move {
+        let written = write(queue, &mut sender).await;
+        (sender, written)
+    });
+    // The writer runs by itself; it ends when the reader and all of its tasks have dropped their
+    // outboxes, or when the peer takes nothing more.
+    let abort = AbortOnDrop(writing.abort_handle());
+    let outcome = tokio::select! {
+        outcome = reading => outcome,
+        _ = alarm.wait_for(|panicked| *panicked) => {
+            return Err(Ending::new(ErrorCode::Internal, "a request made the node fail; a bug"));
+        }
+    };
+    let Ok((mut sender, written)) = (&mut writing).await else {
+        return Err(Ending::new(ErrorCode::Internal, "the node failed on this stream; a bug"));
+    };
+    drop(abort);
+    match outcome {
+        ReadingEnd::Finished => Ok(()),
+        ReadingEnd::Stopping => {
+            if written.is_ok() {
+                // The connection is closed next, and that would drop what the peer has not got yet.
+                sender.received().await;
+            }
+            Ok(())
+        }
+        ReadingEnd::Failed(error) => {
+            match broken(&session.broker, &mut sender, &mut receiver, error).await {
+                Some(ending) => Err(ending),
+                None => Ok(()),
+            }
+        }
+        ReadingEnd::Broken(ending) => Err(ending),
+    }
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why nothing more is read from a stream.
+enum ReadingEnd {
+    /// The peer has said all, or takes no answers any more.
+    Finished,
+    /// The node is going down.
+    Stopping,
+    /// What came cannot be read.
+    Failed(plimsoll_transport::RecvError),
+    /// What came makes no sense.
+    Broken(Ending),
+}
+
+impl Stream {
+    /// Reads and hands out requests; then waits for those that are being worked on.
+    async fn read(mut self, receiver: &mut FrameReceiver) -> ReadingEnd {
+        let mut stopping = self.session.broker.stopping();
+        let end = loop {
+            let frame = tokio::select! {
+                frame = receiver.recv() => frame,
+                () = self.outbox.gone() => return ReadingEnd::Finished,
+                () = stopping.wait() => break ReadingEnd::Stopping,
+            };
+            match frame {
+                Ok(Some(frame)) => match self.take(frame).await {
+                    Ok(()) => {}
+                    Err(Stop::Gone) => return ReadingEnd::Finished,
+                    Err(Stop::Broken(ending)) => break ReadingEnd::Broken(ending),
+                },
+                Ok(None) => break ReadingEnd::Finished,
+                Err(error) => break ReadingEnd::Failed(error),
+            }
+        };
+        if matches!(end, ReadingEnd::Failed(_) | ReadingEnd::Broken(_)) {
+            // They have nobody to push to.
+            self.subscriptions.clear();
+        }
+        // A client that has finished its side still gets its answers, and what it subscribed to.
+        let gone = self.outbox.clone();
+        let Self { mut tasks, outbox, .. } = self;
+        drop(outbox);
+        tokio::select! {
+            () = async { while tasks.join_next().await.is_some() {} } => {}
+            () = gone.gone() => {}
+        }
+        end
+    }
+
+    async fn take(&mut self, frame: Frame) -> Result<(), Stop> {
+        let counters = self.session.broker.counters();
+        counters.requests.add(1);
+        while self.tasks.try_join_next().is_some() {}
+        if !frame.header.flags.is_request() {
+            let reason = "a client sends requests only; this frame is an answer";
+            return Err(Stop::Broken(Ending::new(ErrorCode::MalformedFrame, reason)));
+        }
+        let api = match check_api(frame.header.api, frame.header.version) {
+            Ok(api) => api,
+            Err(error) => return Ok(self.refuse(&frame.header, &error).await?),
+        };
+        if api != ApiKey::Produce && !frame.payload.is_empty() {
+            let error = ErrorResponse::new(
+                ErrorCode::MalformedFrame,
+                format!("{api} takes no payload, this frame has {} bytes", frame.payload.len()),
+            );
+            return Ok(self.refuse(&frame.header, &error).await?);
+        }
+        match api {
+            ApiKey::Produce => Ok(produce::produce(self, frame).await?),
+            ApiKey::Hello => {
+                let error = ErrorResponse::new(
+                    ErrorCode::InvalidArgument,
+                    "this connection has said Hello already",
+                );
+                Ok(self.refuse(&frame.header, &error).await?)
+            }
+            ApiKey::Ping => self.run::<PingRequest, _>(frame, |_, _| async { done(Done {}) }).await,
+            ApiKey::ListTopics => self.run::<ListTopicsRequest, _>(frame, topics::list).await,
+            ApiKey::DescribeTopic => {
+                self.run::<DescribeTopicRequest, _>(frame, topics::describe).await
+            }
+            ApiKey::CreateTopic => self.run::<CreateTopicRequest, _>(frame, topics::create).await,
+            ApiKey::AlterTopic => self.run::<AlterTopicRequest, _>(frame, topics::alter).await,
+            ApiKey::DeleteTopic => self.run::<DeleteTopicRequest, _>(frame, topics::delete).await,
+            ApiKey::InitProducer => {
+                self.run::<InitProducerRequest, _>(frame, produce::init_producer).await
+            }
+            ApiKey::Fetch => self.run::<FetchRequest, _>(frame, read::fetch).await,
+            ApiKey::ListOffsets => {
+                self.run::<ListOffsetsRequest, _>(frame, read::list_offsets).await
+            }
+            ApiKey::NodeStatus => self.run::<NodeStatusRequest, _>(frame, status).await,
+            ApiKey::Subscribe => self.subscribe(frame).await,
+            ApiKey::Credit => self.credit(&frame).await,
+            ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
+        }
+    }
+
+    /// Answers with an error.
+    pub(super) async fn refuse(
+        &self,
+        request: &FrameHeader,
+        error: &ErrorResponse,
+    ) -> Result<(), StreamGone> {
+        refuse(&self.session, &self.outbox, request, error).await
+    }
+
+    /// Reads a request and works on it in a task of its own; waits while there are too many.
+    async fn run<R, F>(
+        &mut self,
+        frame: Frame,
+        work: impl FnOnce(Arc<Session>, R) -> F,
+    ) -> Result<(), Stop>
+    where
+        R: Request + Send + 'static,
+        R::Response: Send,
+        F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
+    {
+        let header = frame.header;
+        let request = match frame.decode_body::<R>() {
+            Ok(request) => request,
+            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
+        };
+        let requests = Arc::clone(&self.requests);
+        let permit = requests.acquire_owned().await.expect("never closed");
+        let (session, outbox) = (Arc::clone(&self.session), self.outbox.clone());
+        let work = Box::pin(work(Arc::clone(&session), request));
+        self.spawn(async move {
+            // A peer that is gone needs no answer.
+            let _ = match work.await {
+                Ok((response, payload)) => {
+                    let bytes = payload.iter().map(Bytes::len).sum();
+                    session.broker.counters().bytes_delivered.add(bytes as u64);
+                    let head = encode_response::<R>(header.correlation, &response, bytes).freeze();
+                    outbox.send(OutFrame { head, payload, permit: Some(permit) }).await
+                }
+                Err(error) => refuse(&session, &outbox, &header, &error).await,
+            };
+        });
+        Ok(())
+    }
+
+    /// Spawns a task of this stream; should it panic, the connection ends.
+    pub(super) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let panicked = self.panicked.clone();
+        let session = Arc::clone(&self.session);
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(Box::pin(task)).catch_unwind().await.is_err() {
+                session.broker.counters().panics.add(1);
+                tracing::error!(peer = %session.peer, "a request made its task panic");
+                panicked.send_replace(true);
+            }
+        });
+    }
+
+    async fn subscribe(&mut self, frame: Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        self.subscriptions.retain(|_, subscription| !subscription.has_ended());
+        let request = frame.decode_body::<SubscribeRequest>().map_err(ErrorResponse::from);
+        let taken = self.subscriptions.contains_key(&header.correlation);
+        let placed = request.and_then(|request| {
+            if taken {
+                let message = "a subscription with this correlation id is open on this stream";
+                return Err(ErrorResponse::new(ErrorCode::InvalidArgument, message));
+            }
+            Ok((request, self.session.subscription_place()?))
+        });
+        let (request, place) = match placed {
+            Ok(placed) => placed,
+            Err(error) => return Ok(self.refuse(&header, &error).await?),
+        };
+        let (handle, control) = subscribe::handle(request.credit_bytes);
+        self.subscriptions.insert(header.correlation, handle);
+        let (session, outbox) = (Arc::clone(&self.session), self.outbox.clone());
+        self.spawn(async move {
+            subscribe::run(&session, &outbox, &header, request, control).await;
+            drop(place);
+        });
+        Ok(())
+    }
+
+    async fn credit(&mut self, frame: &Frame) -> Result<(), Stop> {
+        match frame.decode_body::<CreditRequest>() {
+            Ok(credit) => {
+                if let Some(subscription) = self.subscriptions.get(&credit.subscription) {
+                    subscription.credit(credit.bytes);
+                }
+                Ok(())
+            }
+            Err(error) => Ok(self.refuse(&frame.header, &error.into()).await?),
+        }
+    }
+
+    async fn unsubscribe(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let request = match frame.decode_body::<UnsubscribeRequest>() {
+            Ok(request) => request,
+            Err(error) => return Ok(self.refuse(&frame.header, &error.into()).await?),
+        };
+        if let Some(subscription) = self.subscriptions.remove(&request.subscription) {
+            subscription.end().await;
+        }
+        let correlation = frame.header.correlation;
+        let head = encode_response::<UnsubscribeRequest>(correlation, &Done {}, 0).freeze();
+        Ok(self.outbox.send(OutFrame::head(head)).await?)
+    }
+}
+
+/// The body of an answer and its payload.
+pub(super) type Answer<R> = (<R as Request>::Response, Vec<Bytes>);
+
+/// An answer without payload.
+pub(super) fn done<T>(response: T) -> Result<(T, Vec<Bytes>), ErrorResponse> {
+    Ok((response, Vec::new()))
+}
+
+async fn refuse(
+    session: &Session,
+    outbox: &Outbox,
+    request: &FrameHeader,
+    error: &ErrorResponse,
+) -> Result<(), StreamGone> {
+    session.broker.counters().requests_refused.add(1);
+    outbox.send(OutFrame::head(encode_error(request, error).freeze())).await
+}
+
+/// Why a stream's reader stops.
+enum Stop {
+    Gone,
+    Broken(Ending),
+}
+
+impl From<StreamGone> for Stop {
+    fn from(_: StreamGone) -> Self {
+        Self::Gone
+    }
+}
+
+async fn status(
+    session: Arc<Session>,
+    _: NodeStatusRequest,
+) -> Result<Answer<NodeStatusRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let identity = broker.identity();
+    let counters = broker.status_counters();
+    done(NodeStatusResponse {
+        node_id: identity.node_id,
+        cluster_id: identity.cluster_id.clone(),
+        version: identity.version.clone(),
+        uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
+        counters: counters
+            .into_iter()
+            .map(|(name, value)| Counter { name: name.to_owned(), value })
+            .collect(),
+    })
+}

@@ -1,0 +1,327 @@
+//! A subscription: pushes what is stored from a position on, as it comes, until it is ended.
+//!
+//! At most two frames of a subscription wait to be written: a consumer that does not read stops
+//! its own subscription only. Over QUIC its stream's flow control says when; over TCP and TLS, where
+//! subscriptions share a stream, its credit does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use plimsoll_log::LogCursor;
+use plimsoll_protocol::api::{
+    ApiKey, Delivery, Request as _, StartPosition, SubscribeRequest, SubscribeResponse,
+};
+use plimsoll_protocol::error::ErrorResponse;
+use plimsoll_protocol::frame::{
+    FrameFlags, FrameHeader, encode_error, encode_frame, encode_response,
+};
+use plimsoll_protocol::ids::{CorrelationId, Offset};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+
+use super::outbox::{OutFrame, Outbox, StreamGone};
+use super::read::{Chunk, ends, max_payload, resolve, step};
+use super::session::Session;
+use crate::broker::Partition;
+use crate::refusals;
+
+/// Frames of one subscription that may wait to be written.
+const FRAMES_WAITING_MAX: usize = 2;
+
+/// The stream's side of a subscription. Dropping it ends the subscription.
+pub(super) struct SubscriptionHandle {
+    credit: Arc<Credit>,
+    _end: oneshot::Sender<()>,
+    ended: watch::Receiver<()>,
+}
+
+/// The subscription's side.
+pub(super) struct Control {
+    credit: Arc<Credit>,
+    end: oneshot::Receiver<()>,
+    _ended: watch::Sender<()>,
+}
+
+/// Payload bytes that may still be pushed. One frame may overdraw it: a batch is never split.
+struct Credit {
+    left: AtomicI64,
+    more: Notify,
+    unlimited: bool,
+}
+
+/// Both sides of a new subscription; `credit_bytes` of 0 means without bound.
+pub(super) fn handle(credit_bytes: u64) -> (SubscriptionHandle, Control) {
+    let credit = Arc::new(Credit {
+        left: AtomicI64::new(clamp(credit_bytes)),
+        more: Notify::new(),
+        unlimited: credit_bytes == 0,
+    });
+    let (end_sender, end) = oneshot::channel();
+    let (ended_sender, ended) = watch::channel(());
+    let handle = SubscriptionHandle { credit: Arc::clone(&credit), _end: end_sender, ended };
+    (handle, Control { credit, end, _ended: ended_sender })
+}
+
+/// Far above any sum of bytes in flight, far below an overflow.
+const CREDIT_MAX: i64 = i64::MAX / 4;
+
+fn clamp(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(CREDIT_MAX).min(CREDIT_MAX)
+}
+
+impl SubscriptionHandle {
+    /// Allows more bytes.
+    pub(super) fn credit(&self, bytes: u64) {
+        let add = |left: i64| Some(left.saturating_add(clamp(bytes)).min(CREDIT_MAX));
+        // The closure always gives a value, so this cannot fail.
+        let _ = self.credit.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        self.credit.more.notify_one();
+    }
+
+    /// Whether the subscription has ended by itself.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.has_changed().is_err()
+    }
+
+    /// Ends the subscription and waits until it puts no more frames.
+    pub(super) async fn end(self) {
+        let Self { _end: end, mut ended, .. } = self;
+        drop(end);
+        // An error says that the other side is gone, which is what is waited for.
+        let _ = ended.changed().await;
+    }
+}
+
+impl Credit {
+    /// Waits until something may be pushed; gives how much.
+    async fn wait(&self) -> usize {
+        loop {
+            if self.unlimited {
+                return usize::MAX;
+            }
+            match usize::try_from(self.left.load(Ordering::Acquire)) {
+                Ok(0) | Err(_) => self.more.notified().await,
+                Ok(left) => return left,
+            }
+        }
+    }
+
+    fn spend(&self, bytes: usize) {
+        if !self.unlimited {
+            let bytes = i64::try_from(bytes).unwrap_or(CREDIT_MAX);
+            self.left.fetch_sub(bytes, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Runs a subscription to its end. Everything, refusals too, is told by the outbox.
+pub(super) async fn run(
+    session: &Arc<Session>,
+    outbox: &Outbox,
+    header: &FrameHeader,
+    request: SubscribeRequest,
+    control: Control,
+) {
+    let Control { credit, end, _ended } = control;
+    let pushing = async {
+        let (partition, start) = match begin(session, &request).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                session.broker.counters().requests_refused.add(1);
+                let frame = encode_error(header, &error).freeze();
+                // A peer that is gone needs no answer.
+                let _ = outbox.send(OutFrame::head(frame)).await;
+                return;
+            }
+        };
+        let correlation = header.correlation;
+        let push = Push::new(session, outbox, correlation, partition, request, start, credit);
+        let broke = match push.run().await {
+            Ok(never) => match never {},
+            Err(Broke::Gone) => return,
+            Err(Broke::Told(error)) => error,
+        };
+        let (api, version) = (ApiKey::Subscribe, SubscribeRequest::VERSION);
+        let frame = encode_frame(api, version, FrameFlags::PUSH_ERROR, correlation, &broke, 0);
+        let _ = outbox.send(OutFrame::head(frame.freeze())).await;
+    };
+    tokio::select! {
+        () = pushing => {}
+        // The sender was dropped: the stream wants no more.
+        _ = end => {}
+        () = outbox.gone() => {}
+    }
+}
+
+async fn begin(
+    session: &Session,
+    request: &SubscribeRequest,
+) -> Result<(Partition, Offset), ErrorResponse> {
+    let partition = session.broker.partition(&request.topic, request.partition).await?;
+    let start = resolve(&partition.group, request.start).await?;
+    Ok((partition, start))
+}
+
+enum Broke {
+    Gone,
+    Told(ErrorResponse),
+}
+
+impl From<StreamGone> for Broke {
+    fn from(_: StreamGone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<ErrorResponse> for Broke {
+    fn from(error: ErrorResponse) -> Self {
+        Self::Told(error)
+    }
+}
+
+/// What a subscription that is at the end was woken by.
+enum News {
+    Records,
+    Catalog,
+    /// The group that it reads is not the one in use any more.
+    LookAgain,
+    Stopping,
+}
+
+/// The task of one subscription.
+struct Push<'a> {
+    session: &'a Arc<Session>,
+    outbox: &'a Outbox,
+    correlation: CorrelationId,
+    request: SubscribeRequest,
+    partition: Partition,
+    cursor: LogCursor,
+    next: Offset,
+    credit: Arc<Credit>,
+    waiting: Arc<Semaphore>,
+}
+
+impl<'a> Push<'a> {
+    fn new(
+        session: &'a Arc<Session>,
+        outbox: &'a Outbox,
+        correlation: CorrelationId,
+        partition: Partition,
+        request: SubscribeRequest,
+        start: Offset,
+        credit: Arc<Credit>,
+    ) -> Self {
+        Self {
+            session,
+            outbox,
+            correlation,
+            request,
+            cursor: partition.group.log().cursor(start),
+            partition,
+            next: start,
+            credit,
+            waiting: Arc::new(Semaphore::new(FRAMES_WAITING_MAX)),
+        }
+    }
+
+    async fn run(mut self) -> Result<std::convert::Infallible, Broke> {
+        let broker = &self.session.broker;
+        let limits = broker.limits();
+        let max_bytes = max_payload(
+            self.request.max_frame_bytes,
+            limits.frame_bytes_max,
+            limits.delivery_bytes,
+        );
+        let mut catalog = broker.catalog_changes();
+        let mut stopping = broker.stopping();
+        let mut watermark = self.partition.group.high_watermark();
+        self.greet().await?;
+        // A position that is at the end already is told by one empty delivery.
+        let mut told_caught_up = false;
+        loop {
+            let upto = *watermark.borrow_and_update();
+            let allowed = self.credit.wait().await.min(max_bytes);
+            let log = self.partition.group.log();
+            match step(log, &mut self.cursor, upto, allowed).await {
+                Ok(Some(chunk)) => {
+                    told_caught_up = false;
+                    self.deliver(chunk, upto).await?;
+                    continue;
+                }
+                Ok(None) if !told_caught_up => {
+                    told_caught_up = true;
+                    let nothing = Chunk { payload: Vec::new(), next_offset: self.next };
+                    self.deliver(nothing, upto).await?;
+                }
+                Ok(None) => {}
+                // Files of a topic that was deleted fail in their own ways; say what is true.
+                Err(error) => return Err(self.gone_or(error).into()),
+            }
+            let news = tokio::select! {
+                changed = watermark.changed() => match changed {
+                    Ok(()) => News::Records,
+                    Err(_) => News::LookAgain,
+                },
+                changed = catalog.changed() => match changed {
+                    Ok(()) => News::Catalog,
+                    Err(_) => News::Stopping,
+                },
+                () = stopping.wait() => News::Stopping,
+            };
+            match news {
+                News::Records => {}
+                News::Catalog if self.has_topic() => {}
+                News::Catalog => return Err(refusals::unknown_topic(&self.request.topic).into()),
+                News::LookAgain => (self.partition, watermark) = self.woken().await?,
+                News::Stopping => return Err(refusals::shutting_down().into()),
+            }
+        }
+    }
+
+    /// Answers the request: from here on batches follow.
+    async fn greet(&self) -> Result<(), StreamGone> {
+        let (high_watermark, log_start_offset) = ends(&self.partition.group);
+        let start_offset = self.next;
+        let response = SubscribeResponse { start_offset, high_watermark, log_start_offset };
+        let head = encode_response::<SubscribeRequest>(self.correlation, &response, 0).freeze();
+        self.outbox.send(OutFrame::head(head)).await
+    }
+
+    async fn deliver(&mut self, chunk: Chunk, high_watermark: Offset) -> Result<(), StreamGone> {
+        let bytes = chunk.bytes();
+        self.next = chunk.next_offset;
+        let delivery = Delivery { high_watermark, next_offset: chunk.next_offset };
+        let (api, version) = (ApiKey::Subscribe, SubscribeRequest::VERSION);
+        let head = encode_frame(api, version, FrameFlags::PUSH, self.correlation, &delivery, bytes);
+        let waiting = Arc::clone(&self.waiting);
+        let permit = waiting.acquire_owned().await.expect("never closed");
+        self.credit.spend(bytes);
+        self.session.broker.counters().bytes_delivered.add(bytes as u64);
+        let (head, payload): (Bytes, _) = (head.freeze(), chunk.payload);
+        self.outbox.send(OutFrame { head, payload, permit: Some(permit) }).await
+    }
+
+    fn has_topic(&self) -> bool {
+        self.session.broker.has_topic(&self.request.topic, self.partition.topic_id)
+    }
+
+    fn gone_or(&self, error: ErrorResponse) -> ErrorResponse {
+        if self.has_topic() { error } else { refusals::unknown_topic(&self.request.topic) }
+    }
+
+    /// Looks the partition up again.
+    async fn woken(&mut self) -> Result<(Partition, watch::Receiver<Offset>), Broke> {
+        let (broker, request) = (&self.session.broker, &self.request);
+        if broker.is_stopping() {
+            return Err(refusals::shutting_down().into());
+        }
+        let partition = broker.partition(&request.topic, request.partition).await?;
+        if partition.topic_id != self.partition.topic_id {
+            return Err(refusals::unknown_topic(&request.topic).into());
+        }
+        let start = StartPosition::Offset(self.next);
+        self.cursor = partition.group.log().cursor(resolve(&partition.group, start).await?);
+        let watermark = partition.group.high_watermark();
+        Ok((partition, watermark))
+    }
+}

@@ -1,0 +1,157 @@
+//! Requests about topics: listing, showing, creating, changing, deleting.
+
+use std::sync::Arc;
+
+use plimsoll_protocol::api::{
+    AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, Done, ListTopicsRequest, ListTopicsResponse, TopicInfo,
+};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use plimsoll_state::catalog::{CatalogCommand, CatalogReply, ConfigPatch, TopicMeta};
+
+use super::session::Session;
+use super::stream::{Answer, done};
+use crate::broker::group_options;
+use crate::refusals;
+
+fn info(name: &TopicName, meta: &TopicMeta) -> TopicInfo {
+    TopicInfo {
+        name: name.clone(),
+        topic_id: meta.topic_id,
+        partitions: u32::try_from(meta.partitions.len()).unwrap_or(u32::MAX),
+        replicas: meta.replicas,
+        config: meta.config.clone(),
+        created_ms: meta.created_ms,
+    }
+}
+
+/// Lists topics.
+pub(super) async fn list(
+    session: Arc<Session>,
+    request: ListTopicsRequest,
+) -> Result<Answer<ListTopicsRequest>, ErrorResponse> {
+    let catalog = session.broker.catalog();
+    let prefix = request.prefix.unwrap_or_default();
+    let topics = catalog.topics_with_prefix(&prefix).map(|(name, meta)| info(name, meta));
+    done(ListTopicsResponse { topics: topics.collect() })
+}
+
+/// Shows a topic and its partitions, without waking those that sleep.
+pub(super) async fn describe(
+    session: Arc<Session>,
+    request: DescribeTopicRequest,
+) -> Result<Answer<DescribeTopicRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let meta = broker.topic(&request.topic)?;
+    let mut partitions = Vec::with_capacity(meta.partitions.len());
+    for (index, &group) in (0..).map(PartitionIndex).zip(&meta.partitions) {
+        partitions.push(broker.partition_info(index, group).await);
+    }
+    done(DescribeTopicResponse { topic: info(&request.topic, &meta), partitions })
+}
+
+/// Creates a topic.
+pub(super) async fn create(
+    session: Arc<Session>,
+    request: CreateTopicRequest,
+) -> Result<Answer<CreateTopicRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let limits = broker.limits();
+    request.config.validate().map_err(|error| refusals::config(&error))?;
+    check_partitions(request.partitions, limits.partitions_per_topic_max)?;
+    if request.replicas != 1 {
+        return Err(ErrorResponse::new(
+            ErrorCode::InvalidArgument,
+            format!(
+                "{} replicas were asked for, and this version runs on one node: ask for 1",
+                request.replicas
+            ),
+        ));
+    }
+    let catalog = broker.catalog();
+    if catalog.len() >= limits.topics_max && catalog.topic(&request.topic).is_none() {
+        return Err(ErrorResponse::new(
+            ErrorCode::TooManyPartitions,
+            format!(
+                "there are {} topics already: delete one, or raise `topics_max` of the node",
+                catalog.len()
+            ),
+        ));
+    }
+    let name = request.topic.clone();
+    let command = CatalogCommand::CreateTopic {
+        topic: request.topic,
+        partitions: request.partitions,
+        replicas: request.replicas,
+        config: request.config,
+        if_not_exists: request.if_not_exists,
+    };
+    match broker.command(command).await? {
+        CatalogReply::Created { topic, .. } => done(info(&name, &topic)),
+        _ => Err(refusals::bug("the catalog answered the creation of a topic")),
+    }
+}
+
+/// Changes a topic.
+pub(super) async fn alter(
+    session: Arc<Session>,
+    request: AlterTopicRequest,
+) -> Result<Answer<AlterTopicRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let patch =
+        ConfigPatch::from_changes(&request.changes).map_err(|error| refusals::config(&error))?;
+    if let Some(partitions) = request.partitions {
+        check_partitions(partitions, broker.limits().partitions_per_topic_max)?;
+    }
+    let name = request.topic.clone();
+    let command =
+        CatalogCommand::AlterTopic { topic: request.topic, partitions: request.partitions, patch };
+    match broker.command(command).await? {
+        CatalogReply::Altered(topic) => {
+            for &group in &topic.partitions {
+                // Groups that have no log yet get their options when they are first used.
+                if broker.store().group(group).is_some() {
+                    // An error says that it was deleted meanwhile.
+                    let _ = broker.store().set_options(group, group_options(&topic.config));
+                }
+            }
+            done(info(&name, &topic))
+        }
+        _ => Err(refusals::bug("the catalog answered the change of a topic")),
+    }
+}
+
+/// Deletes a topic; its subscriptions are told, its files go.
+pub(super) async fn delete(
+    session: Arc<Session>,
+    request: DeleteTopicRequest,
+) -> Result<Answer<DeleteTopicRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let command = CatalogCommand::DeleteTopic { topic: request.topic };
+    match broker.command(command).await? {
+        CatalogReply::Deleted(topic) => {
+            let mut outcome = Ok(());
+            for &group in &topic.partitions {
+                // What fails here is removed at the next start.
+                outcome = outcome.and(broker.host().delete(group).await);
+            }
+            outcome.map_err(|error| refusals::open(&error))?;
+            done(Done {})
+        }
+        _ => Err(refusals::bug("the catalog answered the deletion of a topic")),
+    }
+}
+
+fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {
+    if asked > limit {
+        return Err(ErrorResponse::new(
+            ErrorCode::TooManyPartitions,
+            format!(
+                "{asked} partitions, a topic may have {limit}: ask for fewer, or raise \
+                 `partitions_per_topic_max` of the node"
+            ),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! How errors of the layers below become answers: one stable code each, and a sentence that says
+//! what happened, to what, and what to do. The matches are exhaustive on purpose.
+
+use plimsoll_log::ReadError;
+use plimsoll_protocol::api::ConfigError;
+use plimsoll_protocol::batch::BatchError;
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
+use plimsoll_replication::{NotLeader, OpenGroupError, ProduceError, ProposeError};
+use plimsoll_state::catalog::CatalogRefusal;
+
+pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::UnknownTopic,
+        format!("there is no topic {topic}: create it first (plimsoll topic create {topic})"),
+    )
+}
+
+pub(crate) fn shutting_down() -> ErrorResponse {
+    ErrorResponse::new(ErrorCode::ShuttingDown, "the node is shutting down: connect again later")
+}
+
+pub(crate) fn bug(what: &str) -> ErrorResponse {
+    tracing::error!(what, "this should not happen");
+    ErrorResponse::new(ErrorCode::Internal, format!("the node failed: {what}; this is a bug"))
+}
+
+pub(crate) fn below_log_start(offset: Offset, log_start: Offset) -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::OffsetOutOfRange,
+        format!(
+            "offset {offset} was dropped by retention: the log starts at {log_start} now; read from \
+             there (earliest)"
+        ),
+    )
+    .with_offset(log_start.0)
+}
+
+/// What is wrong with a produced batch.
+pub(crate) fn batch(
+    error: &BatchError,
+    topic: &TopicName,
+    partition: PartitionIndex,
+) -> ErrorResponse {
+    let code = error.code();
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    let advice = match code {
+        ErrorCode::BatchTooLarge => {
+            "send smaller batches, or raise batch-bytes-max of the topic or the node"
+        }
+        ErrorCode::UnsupportedCompression => "use none, lz4 or zstd",
+        _ => "nothing of it was stored; the producer or the way to the node damaged it",
+    };
+    let message = format!("batch for {topic}/{partition} refused: {reason}; {advice}");
+    ErrorResponse::new(code, message)
+}
+
+pub(crate) fn config(error: &ConfigError) -> ErrorResponse {
+    ErrorResponse::new(ErrorCode::InvalidConfig, error.to_string())
+}
+
+pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
+    let code = match refusal {
+        CatalogRefusal::TopicExists { .. } => ErrorCode::TopicExists,
+        CatalogRefusal::UnknownTopic { topic } => return unknown_topic(topic),
+        CatalogRefusal::TooManyTopics => ErrorCode::TooManyPartitions,
+        CatalogRefusal::PartitionsOutOfRange { asked: 0 }
+        | CatalogRefusal::FewerPartitions { .. }
+        | CatalogRefusal::NoReplicas
+        | CatalogRefusal::ProducerIdsOutOfRange { .. } => ErrorCode::InvalidArgument,
+        CatalogRefusal::PartitionsOutOfRange { .. } => ErrorCode::TooManyPartitions,
+        CatalogRefusal::Unreadable(_) => ErrorCode::Internal,
+    };
+    ErrorResponse::new(code, refusal.to_string())
+}
+
+pub(crate) fn read(error: &ReadError) -> ErrorResponse {
+    match error {
+        ReadError::BeforeStart { offset, log_start } => below_log_start(*offset, *log_start),
+        ReadError::Damaged(_) | ReadError::Quarantined(_) | ReadError::State { .. } => {
+            ErrorResponse::new(
+                ErrorCode::Quarantined,
+                format!(
+                    "{error}; the partition is shut off, nothing of it is deleted: run `plimsoll log \
+                     verify` on the node's data directory"
+                ),
+            )
+        }
+        ReadError::Medium { .. } => {
+            ErrorResponse::new(ErrorCode::StorageFailed, format!("{error}; check the node's disk"))
+        }
+        // Readers ask for offsets only; these concern Raft's reading by index.
+        ReadError::Purged { .. } | ReadError::PastEnd { .. } => bug(&error.to_string()),
+    }
+}
+
+pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
+    let code = match error {
+        OpenGroupError::Quarantined { .. }
+        | OpenGroupError::DamagedState { .. }
+        | OpenGroupError::MissingEntries { .. } => ErrorCode::Quarantined,
+        OpenGroupError::Storage { .. } => ErrorCode::StorageFailed,
+        OpenGroupError::NotReady { .. } => ErrorCode::NotReady,
+        OpenGroupError::Deleted { .. } => ErrorCode::UnknownTopic,
+        OpenGroupError::ShuttingDown => return shutting_down(),
+    };
+    let advice = match code {
+        ErrorCode::Quarantined => {
+            "the partition is shut off, nothing of it is deleted: run `plimsoll log verify` on the \
+             node's data directory"
+        }
+        ErrorCode::StorageFailed => "check the node's disk and its log",
+        ErrorCode::NotReady => "try again",
+        _ => "its topic was deleted; create it anew",
+    };
+    ErrorResponse::new(code, format!("{error}: {advice}"))
+}
+
+fn not_leader(error: &NotLeader) -> ErrorResponse {
+    let response = ErrorResponse::new(ErrorCode::NotLeader, error.to_string());
+    match error.leader {
+        Some(leader) => response.with_leader(leader, error.address.clone().unwrap_or_default()),
+        None => response,
+    }
+}
+
+/// Why a batch was not stored.
+pub(crate) fn produce(
+    error: &ProduceError,
+    topic: &TopicName,
+    partition: PartitionIndex,
+) -> ErrorResponse {
+    let code = match error {
+        ProduceError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequence,
+        ProduceError::StaleProducerEpoch { .. } => ErrorCode::StaleProducerEpoch,
+        ProduceError::UnknownProducer => ErrorCode::UnknownProducer,
+        ProduceError::DuplicateSequence => ErrorCode::DuplicateSequence,
+        ProduceError::Unknown => ErrorCode::Timeout,
+        ProduceError::NotLeader(error) => return not_leader(error),
+        ProduceError::Group(error) => return open(error),
+    };
+    let response = ErrorResponse::new(code, format!("{topic}/{partition}: {error}"));
+    match error {
+        ProduceError::OutOfOrderSequence { expected } => response.with_offset(*expected),
+        _ => response,
+    }
+}
+
+/// Why a command of the catalog was not carried out.
+pub(crate) fn propose(error: &ProposeError) -> ErrorResponse {
+    match error {
+        ProposeError::NotLeader(error) => not_leader(error),
+        ProposeError::Unknown => ErrorResponse::new(ErrorCode::Timeout, error.to_string()),
+        ProposeError::Group(error) => open(error),
+    }
+}

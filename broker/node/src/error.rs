@@ -1,0 +1,74 @@
+//! Why a node did not start, or had to stop, and what an operator can do about it.
+
+use std::sync::Arc;
+
+use plimsoll_log::disk::real::OpenDiskError;
+use plimsoll_replication::OpenGroupError;
+use plimsoll_transport::{BindError, TlsConfigError};
+use thiserror::Error;
+
+use crate::certificates::CertificateError;
+use crate::config::ConfigError;
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used, or another process has it.
+    #[error(transparent)]
+    Disk(#[from] OpenDiskError),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The certificate and its key cannot be used.
+    #[error("the node's certificate cannot be used: {0}")]
+    Tls(#[from] TlsConfigError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The stored data cannot be opened. Nothing was deleted.
+    #[error(transparent)]
+    Storage(#[from] plimsoll_log::OpenError),
+    /// The catalog of topics cannot be opened. Nothing was deleted.
+    #[error("the catalog of topics cannot be opened: {0}")]
+    Catalog(#[from] OpenGroupError),
+}
+
+impl StartError {
+    /// What to do about it, where the message does not say so itself.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Config(_) => {
+                Some("correct the setting; `plimsoll config reference` explains each")
+            }
+            Self::Disk(OpenDiskError::Locked(_)) => {
+                Some("stop the other process, or give this node a directory of its own with --data")
+            }
+            Self::Disk(_) => Some(
+                "make the directory and its file system writable for this user, or choose \
+                      another with --data",
+            ),
+            Self::Tls(_) => Some(
+                "check tls_certificate and tls_key, or remove DATA/tls/node.json so that the \
+                      node makes its certificate anew",
+            ),
+            Self::Certificate(_) => None,
+            Self::Bind(_) => {
+                Some("choose another address with --listen ADDR:PORT; port 0 takes a free one")
+            }
+            Self::Storage(_) | Self::Catalog(_) => {
+                Some("nothing was changed; `plimsoll log verify DIR` shows what is damaged")
+            }
+        }
+    }
+}
+
+/// The node's storage failed: nothing more is acknowledged.
+#[derive(Debug, Clone, Error)]
+#[error("{reason}")]
+pub struct NodeFailed {
+    /// What failed.
+    pub reason: Arc<str>,
+}

@@ -1,0 +1,296 @@
+//! One node: opens its storage, answers on its sockets, keeps house, ends in order.
+//!
+//! Order of a start: the data directory is locked, certificates are made ready, addresses are bound,
+//! storage is recovered, the catalog is woken; only then connections are taken in. Order of an end:
+//! no new connections, sessions finish what they have, groups leave their state with the log, the
+//! store makes a checkpoint. Several nodes can run in one process; there are no globals.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, maintain, native};
+use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
+use plimsoll_log::{Driver, FatalError, Store};
+use plimsoll_replication::{Clock, Host, HostConfig, SystemClock};
+use plimsoll_transport::{Listener, ServerTls};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::certificates::{self, Certificates};
+use crate::config::NodeConfig;
+use crate::error::{NodeFailed, StartError};
+
+/// Far above what tasks that were ended take to go.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running node. Dropping it is as [`Node::abort`], without waiting for it.
+pub struct Node {
+    config: NodeConfig,
+    certificates: Certificates,
+    listener: Arc<Listener>,
+    plaintext: Option<Arc<Listener>>,
+    broker: Arc<Broker>,
+    host: Arc<Host>,
+    store: Arc<Store>,
+    /// Only to see when the last user of the disk, and with it the lock, is gone.
+    disk: Weak<RealDisk>,
+    failed: watch::Receiver<Option<Arc<str>>>,
+    tasks: Tasks,
+}
+
+/// What runs beside the sessions; ended when dropped.
+struct Tasks {
+    accepting: JoinSet<()>,
+    maintenance: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Starts a node. It answers when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`] by cause. What was opened is closed again; nothing was deleted.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        config.check()?;
+        let disk = {
+            let data = config.data.clone();
+            blocking(move || RealDisk::open(data, OpenOptions::default())).await?
+        };
+        if !disk.has_direct_access() {
+            tracing::info!(
+                data = %config.data.display(),
+                "the file system has no direct access; durable writes take two to three times as long"
+            );
+        }
+        let certificates = {
+            let config = config.clone();
+            let prepare = move || certificates::prepare(&config, config.listen, SystemTime::now());
+            blocking(prepare).await?
+        };
+        let tls = ServerTls::from_pem(
+            certificates.chain_pem.as_bytes(),
+            certificates.key_pem.as_bytes(),
+        )?;
+        let transport = config.transport();
+        let listener = Listener::bind(config.listen, &tls, transport.clone())?;
+        let plaintext = match config.listen_plaintext {
+            Some(address) => Some(Arc::new(Listener::bind_plaintext(address, transport)?)),
+            None => None,
+        };
+        let disk = Arc::new(disk);
+        let disk_in_use = Arc::downgrade(&disk);
+        let (tell, failed) = watch::channel(None);
+        let store = {
+            let config = config.store();
+            let on_fatal = move |error: &FatalError| {
+                tell.send_replace(Some(error.to_string().into()));
+            };
+            let open = move || Store::open(disk, config, Driver::Threads, Box::new(on_fatal));
+            blocking(open).await?
+        };
+        // Maps read by other processes' faults would kill the process silently without it.
+        if let Err(error) = install_sigbus_handler() {
+            tracing::warn!(%error, "no handler for SIGBUS");
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let identity = store.identity();
+        let host_config =
+            HostConfig { drain_timeout: config.shutdown_timeout, ..HostConfig::default() };
+        let host = Host::new(Arc::clone(&store), identity.node_id, Arc::clone(&clock), host_config);
+        let named = NodeIdentity {
+            node_id: identity.node_id,
+            cluster_id: hex(&identity.cluster_id),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let limits = config.limits();
+        let broker = match Broker::start(Arc::clone(&store), Arc::clone(&host), named, limits).await
+        {
+            Ok(broker) => broker,
+            Err(error) => {
+                let closing = Arc::clone(&store);
+                blocking(move || closing.close()).await;
+                return Err(error.into());
+            }
+        };
+        let listener = Arc::new(listener);
+        let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
+        for listener in std::iter::once(&listener).chain(&plaintext) {
+            tasks.accepting.spawn(accept(Arc::clone(listener), Arc::clone(&broker)));
+        }
+        let maintenance = MaintenanceConfig {
+            sleep_after: config.sleep_after,
+            retention_interval: config.retention_interval,
+        };
+        tasks.maintenance.spawn(maintain(Arc::clone(&broker), clock, maintenance));
+        tracing::info!(
+            node = %identity.node_id,
+            listen = %listener.local_addr(),
+            data = %config.data.display(),
+            topics = broker.catalog().len(),
+            "node started"
+        );
+        Ok(Self {
+            config,
+            certificates,
+            listener,
+            plaintext,
+            broker,
+            host,
+            store,
+            disk: disk_in_use,
+            failed,
+            tasks,
+        })
+    }
+
+    /// Where it listens with QUIC and TLS.
+    pub fn addr(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// Where it listens without encryption, if it does.
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        self.plaintext.as_ref().map(|listener| listener.local_addr())
+    }
+
+    /// The authority that clients should trust, PEM. `None` where the operator brought a certificate
+    /// and did not say who signed it.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.certificates.authority_pem.as_deref()
+    }
+
+    /// The file with [`Node::ca_pem`].
+    pub fn authority_path(&self) -> Option<PathBuf> {
+        match self.is_self_signed() {
+            true => Some(self.config.data.join("tls").join("ca.pem")),
+            false => self.config.tls_authority.clone(),
+        }
+    }
+
+    /// Whether the node made its own authority.
+    pub fn is_self_signed(&self) -> bool {
+        self.config.tls_certificate.is_none()
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.config.data
+    }
+
+    /// What its sessions share: counters, limits, groups.
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// Waits until the node's storage has failed. The process should end then, at once: nothing
+    /// more is acknowledged, and nothing can be made good by waiting.
+    pub async fn failed(&self) -> NodeFailed {
+        let mut failed = self.failed.clone();
+        let told = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        match told {
+            Ok(Some(reason)) => NodeFailed { reason },
+            // The store was closed without a failure, so none will come.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends in order: takes no more connections, lets sessions finish for at most
+    /// `shutdown_timeout`, leaves the groups' state with the log, makes a checkpoint.
+    pub async fn shutdown(mut self) {
+        self.broker.stop();
+        self.listener.close();
+        if let Some(plaintext) = &self.plaintext {
+            plaintext.close();
+        }
+        if timeout(self.config.shutdown_timeout, self.broker.drained()).await.is_err() {
+            tracing::warn!("some clients did not let go in time; their connections are cut");
+        }
+        let cut = self.listener.shut_down(600, "the node is shutting down");
+        // A peer that is gone cannot be told.
+        let _ = timeout(Duration::from_secs(1), cut).await;
+        self.tasks.accepting.shutdown().await;
+        self.tasks.maintenance.shutdown().await;
+        self.host.shutdown().await;
+        let store = Arc::clone(&self.store);
+        blocking(move || store.close()).await;
+        self.release().await;
+    }
+
+    /// Ends as if the process had been killed: nothing is finished, flushed or checkpointed. The
+    /// data directory can be opened again when this returns.
+    pub async fn abort(mut self) {
+        self.listener.close();
+        self.tasks.accepting.shutdown().await;
+        self.tasks.maintenance.shutdown().await;
+        self.host.abort().await;
+        self.release().await;
+    }
+
+    /// Drops the store and waits until nobody uses its directory any more.
+    async fn release(self) {
+        let Self { listener, plaintext, broker, host, store, disk, .. } = self;
+        // Tells QUIC's peers, and frees the ports.
+        drop((listener, plaintext, broker, host));
+        let released = async {
+            // Tasks of sessions were ended; the runtime drops what they held within moments.
+            while Arc::strong_count(&store) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // Joins the store's threads.
+            blocking(move || drop(store)).await;
+            while disk.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(RELEASE_TIMEOUT, released).await.is_err() {
+            tracing::error!("the data directory is still in use by this process; this is a bug");
+        }
+    }
+}
+
+/// Takes connections in; each is served by a task of its own, which ends with this one.
+async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) {
+    let mut sessions = JoinSet::new();
+    loop {
+        tokio::select! {
+            incoming = listener.accept() => match incoming {
+                Some(incoming) => {
+                    let broker = Arc::clone(&broker);
+                    sessions.spawn(async move {
+                        match incoming.handshake().await {
+                            Ok(connection) => native::serve(connection, broker).await,
+                            Err(error) => tracing::debug!(%error, "no connection"),
+                        }
+                    });
+                }
+                None => break,
+            },
+            Some(_) = sessions.join_next() => {}
+        }
+    }
+    while sessions.join_next().await.is_some() {}
+}
+
+/// Runs what blocks on a thread where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down with everything on it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
