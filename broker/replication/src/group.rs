@@ -17,6 +17,7 @@ use crate::fold::GroupKind;
 use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
 use crate::reply::Reply;
+use crate::retention::Given;
 use crate::shared::{Begin, Published};
 use crate::types::Proposal;
 use crate::wake::{Awake, abandon, lay_to_rest, wake};
@@ -256,6 +257,12 @@ impl Group {
     /// Whether it has a Raft instance, or is getting or losing one.
     pub(crate) fn is_awake(&self) -> bool {
         self.awake.try_lock().map_or(true, |awake| awake.is_some())
+    }
+
+    /// Puts the state as it is now into the log, if the group is awake and nobody holds its lock.
+    pub(crate) fn store_state(&self) -> Option<Given> {
+        let awake = self.awake.try_lock().ok()?;
+        awake.as_ref()?.shared.store()
     }
 
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.

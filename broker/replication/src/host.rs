@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use plimsoll_log::{GroupOptions, Store};
+use plimsoll_log::{GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
 use tokio::sync::oneshot;
 
@@ -15,6 +15,7 @@ use crate::config::HostConfig;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
+use crate::retention::{Given, Safety};
 
 /// What every group needs from the node.
 pub(crate) struct Surroundings {
@@ -40,6 +41,7 @@ pub struct Host {
     store: Arc<Store>,
     around: Arc<Surroundings>,
     groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    safety: Safety,
 }
 
 impl Host {
@@ -56,7 +58,12 @@ impl Host {
     ) -> Arc<Self> {
         let raft = config.raft().expect("the intervals are constants that fit each other");
         let around = Surroundings { node, clock, config, raft, closed: AtomicBool::new(false) };
-        Arc::new(Self { store, around: Arc::new(around), groups: Mutex::default() })
+        Arc::new(Self {
+            store,
+            around: Arc::new(around),
+            groups: Mutex::default(),
+            safety: Safety::default(),
+        })
     }
 
     /// The store beneath.
@@ -113,21 +120,26 @@ impl Host {
         }
         let mut groups = self.groups();
         if let Some(group) = groups.get(&id) {
-            if group.log().options() != options {
-                self.store.set_options(id, options);
-            }
+            self.set_options(group.log(), options)?;
             return Ok(group.clone());
         }
         let log = self
             .store
             .create_group(id, options)
             .map_err(|error| OpenGroupError::Storage { group: id, source: Arc::new(error) })?;
-        if log.options() != options {
-            self.store.set_options(id, options);
-        }
+        self.set_options(&log, options)?;
         let group = Group::new(kind, log, self.around.clone());
         groups.insert(id, group.clone());
         Ok(group)
+    }
+
+    fn set_options(&self, log: &GroupLog, options: GroupOptions) -> Result<(), OpenGroupError> {
+        if log.options() == options {
+            return Ok(());
+        }
+        self.store
+            .set_options(log.id(), options)
+            .map_err(|error| OpenGroupError::Storage { group: log.id(), source: Arc::new(error) })
     }
 
     /// The group, if it is awake or somebody holds it.
@@ -143,7 +155,7 @@ impl Host {
     }
 
     /// The offset up to which a group is known to be committed, without waking it: nothing for a
-    /// group that does not exist or that has no state yet.
+    /// group that does not exist or that has no state yet. May block where the state must be read.
     ///
     /// # Errors
     /// When the stored state cannot be read.
@@ -154,15 +166,51 @@ impl Host {
                 return Ok(Some(offset));
             }
         }
+        Ok(self.stored(id)?.map(|given| given.high_watermark))
+    }
+
+    /// The state that lies with the group's log.
+    fn stored(&self, id: GroupId) -> Result<Option<Given>, OpenGroupError> {
         let Some(log) = self.store.group(id) else { return Ok(None) };
         let stored = log
             .state()
             .map_err(|error| OpenGroupError::Storage { group: id, source: Arc::new(error) })?;
-        let Some((_, bytes)) = stored else { return Ok(None) };
+        let Some((applied, bytes)) = stored else { return Ok(None) };
         let progress = GroupKind::of(id)
             .decode_progress(&bytes)
             .map_err(|source| OpenGroupError::DamagedState { group: id, source })?;
-        Ok(Some(progress.high_watermark))
+        Ok(Some(Given { applied, high_watermark: progress.high_watermark }))
+    }
+
+    /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
+    /// and lets Raft forget what a sleeping group has folded. To be called for every group now and
+    /// then, also where nothing limits what is kept. Nothing is dropped at the first call, and then
+    /// only what was stored some checkpoints ago. Does not wake the group; may block.
+    ///
+    /// # Errors
+    /// When the group's stored state cannot be read.
+    pub fn retain(
+        &self,
+        id: GroupId,
+        policy: &Retention,
+        now_ms: i64,
+    ) -> Result<RetainOutcome, OpenGroupError> {
+        let Some(log) = self.store.group(id) else { return Ok(RetainOutcome::default()) };
+        let held = self.held(id);
+        let present = || match held.as_ref().and_then(|group| group.store_state()) {
+            Some(given) => Ok(Some(given)),
+            None => self.stored(id),
+        };
+        let checkpoints = self.store.stats().checkpoints;
+        let Some(safe) = self.safety.take(id, checkpoints, present)? else {
+            let log_start_offset = log.bounds().log_start_offset;
+            return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
+        };
+        let asleep = held.as_ref().is_none_or(|group| !group.is_awake());
+        if asleep && log.bounds().purged < Some(safe.applied) {
+            log.purge(safe.applied, Box::new(|_| {}));
+        }
+        Ok(log.retain(policy, now_ms, safe.high_watermark))
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight.
@@ -188,6 +236,7 @@ impl Host {
     /// When the store failed.
     pub async fn delete(&self, id: GroupId) -> Result<(), OpenGroupError> {
         let group = self.groups().remove(&id);
+        self.safety.forget(id);
         if let Some(group) = group {
             group.delete().await;
         }

@@ -31,6 +31,8 @@ mod membership;
 mod network;
 mod pending;
 mod reply;
+mod retention;
+mod runtime;
 mod shared;
 mod snapshot;
 mod state_machine;

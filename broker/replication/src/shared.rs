@@ -19,6 +19,7 @@ use plimsoll_state::producers::Verdict;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::fold::{Fold, GroupKind};
+use crate::retention::Given;
 use crate::types::Applied;
 
 /// What a group shows to readers. It outlives the group's sleep.
@@ -243,9 +244,11 @@ impl Shared {
     }
 
     /// Stores the state with the log, to be found again when the group wakes.
-    pub(crate) fn store(&self) {
+    pub(crate) fn store(&self) -> Option<Given> {
         let (progress, bytes) = self.encode();
         self.store_as(progress.applied, bytes);
+        let high_watermark = progress.high_watermark;
+        progress.applied.map(|applied| Given { applied, high_watermark })
     }
 
     /// Stores a state that was encoded earlier.

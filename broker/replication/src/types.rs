@@ -8,7 +8,7 @@ use openraft::alias::{CommittedLeaderIdOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::{OptionalSend, RaftTypeConfig};
-use openraft_rt_tokio::TokioRuntime;
+
 use plimsoll_log::LogEntry;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, NodeId, Offset, Term};
@@ -16,6 +16,7 @@ use plimsoll_state::catalog::CatalogReply;
 
 use crate::membership;
 use crate::reply::Reply;
+use crate::runtime::Runtime;
 
 /// The types of every group's Raft: standard leader ids (one leader per term), our own entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +32,7 @@ impl RaftTypeConfig for Types {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = Payload;
     type Entry = Entry;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = Reply<T>
     where

@@ -1,17 +1,17 @@
 //! A node's groups over a real directory, with batches to hand in and records to read back.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use plimsoll_log::disk::real::{OpenOptions, RealDisk};
+use plimsoll_log::disk::real::{OpenDiskError, OpenOptions, RealDisk};
 use plimsoll_log::{Driver, Durability, GroupOptions, ReadStep, Store, StoreConfig};
 use plimsoll_protocol::batch::{
-    BatchBuilder, BatchHeader, BatchLimits, Compression, RecordView, iterate_batches,
+    BatchBuilder, BatchHeader, BatchLimits, Compression, PushOutcome, RecordView, iterate_batches,
 };
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, ProducerId};
 use plimsoll_replication::{
@@ -66,18 +66,32 @@ pub struct Node {
 
 impl Node {
     pub fn new() -> Self {
-        Self::over(Arc::new(tempfile::tempdir().expect("a temporary directory")))
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let disk = RealDisk::open(directory.path(), OpenOptions::default());
+        Self::over(directory, disk.expect("the directory is free"))
     }
 
-    fn over(directory: Arc<tempfile::TempDir>) -> Self {
-        let disk = RealDisk::open(directory.path(), OpenOptions::default())
-            .expect("the directory is free");
+    fn over(directory: Arc<tempfile::TempDir>, disk: RealDisk) -> Self {
         let on_fatal = Box::new(|error: &plimsoll_log::FatalError| panic!("{error}"));
         let store = Store::open(Arc::new(disk), small_store(), Driver::Threads, on_fatal)
             .expect("the store opens");
         let clock = Arc::new(TestClock::default());
         let host = Host::new(store, NodeId(1), clock.clone(), HostConfig::default());
         Self { host, clock, directory }
+    }
+
+    /// A new life, once the old one has let go of the directory.
+    async fn again(directory: Arc<tempfile::TempDir>, old: Weak<Store>) -> Self {
+        while old.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+        loop {
+            match RealDisk::open(directory.path(), OpenOptions::default()) {
+                Ok(disk) => return Self::over(directory, disk),
+                Err(OpenDiskError::Locked(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     pub async fn partition(&self) -> Arc<Group> {
@@ -92,18 +106,20 @@ impl Node {
     pub async fn restart(self) -> Self {
         self.host.shutdown().await;
         self.host.store().close();
-        let directory = self.directory.clone();
-        drop(self);
-        Self::over(directory)
+        self.end().await
     }
 
     /// Ends as a killed process and starts again: no state is stored, no checkpoint is made.
     pub async fn kill(self) -> Self {
         self.host.abort().await;
-        self.host.store().abort();
-        let directory = self.directory.clone();
-        drop(self);
-        Self::over(directory)
+        self.end().await
+    }
+
+    async fn end(self) -> Self {
+        let old = Arc::downgrade(self.host.store());
+        let Self { host, directory, .. } = self;
+        drop(host);
+        Self::again(directory, old).await
     }
 }
 
@@ -131,7 +147,8 @@ impl Producer {
 pub fn batch_of(id: ProducerId, epoch: u32, base_sequence: u64, values: &[&str]) -> Bytes {
     let mut builder = BatchBuilder::new(BatchLimits::default());
     for value in values {
-        builder.push(RecordView::new(value.as_bytes())).expect("a small record");
+        let pushed = builder.push(RecordView::new(value.as_bytes())).expect("a small record");
+        assert_eq!(pushed, PushOutcome::Added);
     }
     builder.finish(id, epoch, base_sequence, Compression::None)
 }
@@ -155,15 +172,14 @@ pub fn read_all(group: &Group, from: Offset) -> BTreeMap<u64, String> {
             ReadStep::CaughtUp => return found,
             ReadStep::Cold(range) => range.load().expect("readable"),
             ReadStep::Batches { chunks, .. } => {
-                for chunk in chunks {
-                    for batch in iterate_batches(chunk) {
-                        let batch = batch.expect("a whole batch");
-                        for record in batch.records(1 << 20).expect("readable records") {
-                            let record = record.expect("a whole record");
-                            let value = record.record.value.expect("every record has a value");
-                            let text = String::from_utf8(value.to_vec()).expect("text");
-                            found.insert(record.offset.0, text);
-                        }
+                // A batch may lie in two chunks: its header and its body.
+                for batch in iterate_batches(Bytes::from(chunks.concat())) {
+                    let batch = batch.expect("a whole batch");
+                    for record in batch.records(1 << 20).expect("readable records") {
+                        let record = record.expect("a whole record");
+                        let value = record.record.value.expect("every record has a value");
+                        let text = String::from_utf8(value.to_vec()).expect("text");
+                        found.insert(record.offset.0, text);
                     }
                 }
             }
