@@ -1,7 +1,7 @@
-//! How fast a bare stream of frames is on this machine: `raw_stream KIND [MTU] [FRAME_BYTES] [MB]`.
+//! How fast a bare stream of frames is on this machine: `raw_stream KIND [MTU] [FRAME_BYTES] [MB] [CONNECTIONS]`.
 //!
-//! Both ends in one process on the loopback interface; prints MB/s, then the round trip of a small
-//! frame.
+//! Both ends in one process on the loopback interface; MTU 0 leaves the default. Prints MB/s of all
+//! connections together, then the round trip of a small frame on the first.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a tool to be read at a terminal")]
 
@@ -44,35 +44,52 @@ async fn main() {
         _ => Listener::bind(address, &server, config.clone()).unwrap(),
     };
     let address = listener.local_addr();
+    let connections = number(4, 1);
     let serving = tokio::spawn(async move {
-        let connection = listener.accept().await.unwrap().handshake().await.unwrap();
-        connection.admit();
-        let (mut sender, mut receiver) = connection.accept().await.unwrap().unwrap();
-        let mut received = 0;
-        while received < frames {
-            let frame = receiver.recv().await.unwrap().unwrap();
-            assert_eq!(frame.payload.len(), frame_bytes);
-            received += 1;
+        let mut serving = Vec::new();
+        for _ in 0..connections {
+            let connection = listener.accept().await.unwrap().handshake().await.unwrap();
+            connection.admit();
+            serving.push(tokio::spawn(serve(connection, frames, frame_bytes)));
         }
-        sender.send(head(0), &[]).await.unwrap();
-        while let Some(_frame) = receiver.recv().await.unwrap() {
-            sender.send(head(0), &[]).await.unwrap();
+        for served in serving {
+            served.await.unwrap();
         }
     });
 
-    let connection =
-        Connection::dial(kind, address, "localhost", Some(&client), &config).await.unwrap();
-    let (mut sender, mut receiver) = connection.open().await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..connections {
+        let connection =
+            Connection::dial(kind, address, "localhost", Some(&client), &config).await.unwrap();
+        let (sender, receiver) = connection.open().await.unwrap();
+        streams.push((connection, sender, receiver));
+    }
     let payload = Bytes::from(vec![7; frame_bytes]);
     let began = Instant::now();
-    for _ in 0..frames {
-        sender.send(head(frame_bytes), std::slice::from_ref(&payload)).await.unwrap();
+    let mut sending = Vec::new();
+    for (connection, mut sender, mut receiver) in streams {
+        let payload = payload.clone();
+        sending.push(tokio::spawn(async move {
+            for _ in 0..frames {
+                let pieces = std::slice::from_ref(&payload);
+                sender.send(head(frame_bytes), pieces).await.unwrap();
+            }
+            receiver.recv().await.unwrap().unwrap();
+            (connection, sender, receiver)
+        }));
     }
-    receiver.recv().await.unwrap().unwrap();
+    let mut streams = Vec::new();
+    for sent in sending {
+        streams.push(sent.await.unwrap());
+    }
     let seconds = began.elapsed().as_secs_f64();
-    let megabytes = (frames * frame_bytes) as f64 / 1e6;
+    let megabytes = (connections * frames * frame_bytes) as f64 / 1e6;
     println!("{kind} {mtu:?} frames of {frame_bytes}: {:.0} MB/s", megabytes / seconds);
-    println!("{:?}", connection.path());
+    for (connection, ..) in &streams {
+        println!("{:?}", connection.path());
+    }
+    let (_connection, mut sender, mut receiver) = streams.swap_remove(0);
+    drop(streams);
 
     let mut trips = Vec::new();
     for _ in 0..5000 {
@@ -84,5 +101,21 @@ async fn main() {
     trips.sort_unstable();
     println!("round trip p50 {:?} p99 {:?}", trips[2500], trips[4950]);
     sender.finish().await.unwrap();
+    drop((sender, receiver));
     serving.await.unwrap();
+}
+
+async fn serve(connection: Connection, frames: usize, frame_bytes: usize) {
+    let (mut sender, mut receiver) = connection.accept().await.unwrap().unwrap();
+    for _ in 0..frames {
+        let frame = receiver.recv().await.unwrap().unwrap();
+        assert_eq!(frame.payload.len(), frame_bytes);
+    }
+    sender.send(head(0), &[]).await.unwrap();
+    // Answers until the client is done; how it goes does not matter.
+    while let Ok(Some(_frame)) = receiver.recv().await {
+        if sender.send(head(0), &[]).await.is_err() {
+            break;
+        }
+    }
 }

@@ -87,7 +87,8 @@ pub struct TransportConfig {
     pub stream_window_bytes: u32,
     /// QUIC: unread bytes on all streams of a connection together. Default 16 MiB.
     pub connection_window_bytes: u32,
-    /// QUIC: bytes sent and not yet acknowledged that are kept per connection. Default 8 MiB.
+    /// QUIC: bytes sent and not yet acknowledged that are kept per connection. Default 8 MiB; at
+    /// most 1 MiB to a loopback address, where more only overflows the peer's socket.
     pub send_window_bytes: u32,
     /// QUIC: streams that the peer may have open at once, 1..=100,000. Default 4,096.
     pub streams_max: u32,

@@ -24,6 +24,7 @@ mod connection;
 mod dial;
 mod dialed_socket;
 mod fingerprint;
+mod frame_parser;
 mod listener;
 mod quic;
 mod read_ahead;

@@ -1,33 +1,26 @@
 //! Frames out of a byte stream: the receiving half.
 //!
-//! Promises: a frame larger than the limit is refused by its header; memory set aside ahead of
-//! received bytes is at most max(64 KiB, 4 x the bytes received of this frame, the largest complete
-//! frame seen on this stream); a frame keeps at most four times its own size of memory alive;
-//! [`FrameReceiver::recv`] may be cancelled at any time without losing a byte.
+//! Promises what `FrameParser` promises of memory, and that [`FrameReceiver::recv`] may be
+//! cancelled at any time without losing a byte.
 
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use plimsoll_protocol::frame::{FRAME_HEADER_BYTES, Frame, FrameError, FrameHeader};
+use bytes::{BufMut, Bytes, BytesMut};
+use plimsoll_protocol::frame::{Frame, FrameError};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadHalf};
 use tokio_rustls::TlsStream;
 
 use crate::closing::{ClosedBy, Closing};
+use crate::frame_parser::FrameParser;
 use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
 
-/// Read ahead of complete frames, and what one system call takes when frames are small. A block
-/// begins smaller and grows when reads fill it, so that a quiet connection costs little.
-const BLOCK_BYTES: usize = 64 << 10;
-const BLOCK_BYTES_AT_FIRST: usize = 4 << 10;
-/// A smaller frame is copied out of the block, so that it does not keep the whole block alive.
-const SLICE_BYTES_MIN: usize = BLOCK_BYTES / 4;
-/// The length field itself, which `frame_length` does not count.
-const LENGTH_BYTES: usize = 4;
 /// Pieces taken from QUIC under one lock of the connection.
-const PIECES: usize = 64;
+const PIECES: usize = 32;
+/// Room made for one raw read.
+const RAW_BYTES: usize = 64 << 10;
 
 /// Why no further frame can be received.
 #[derive(Debug, Error)]
@@ -194,11 +187,11 @@ impl FrameReceiver {
                 Ok(buffer.len() - before)
             }
             Source::Tcp(stream) => {
-                buffer.reserve(BLOCK_BYTES);
+                buffer.reserve(RAW_BYTES);
                 stream.read_buf(buffer).await.map_err(io_error)
             }
             Source::Tls(stream) => {
-                buffer.reserve(BLOCK_BYTES);
+                buffer.reserve(RAW_BYTES);
                 stream.read_buf(buffer).await.map_err(io_error)
             }
         }
@@ -249,7 +242,7 @@ async fn recv_bytes<S: AsyncRead + Unpin>(
             return frames.end();
         }
         if count == room {
-            frames.block_bytes = BLOCK_BYTES.min(frames.block_bytes * 4);
+            frames.space_was_filled();
         }
     }
 }
@@ -272,220 +265,4 @@ fn read_error(error: quinn::ReadError) -> RecvError {
         quinn::ReadError::Reset(code) => RecvError::Reset { code: code.into_inner() },
         other => RecvError::Closed { reason: other.to_string() },
     }
-}
-
-/// Cuts frames out of bytes. Bytes arrive in [`FrameParser::space`] (read straight into place) or
-/// by [`FrameParser::take_from`] (pieces that somebody else owns).
-#[derive(Debug)]
-struct FrameParser {
-    max_frame_bytes: u32,
-    /// Bytes from the start of a frame on, while `large` is `None`.
-    block: BytesMut,
-    /// How large the next block will be.
-    block_bytes: usize,
-    /// A frame too large for the block, being received into a buffer of its own.
-    large: Option<LargeFrame>,
-    largest_frame_bytes: usize,
-    /// Only then is a TLS record in the place of the first frame worth a message of its own.
-    tls_is_suspect: bool,
-}
-
-#[derive(Debug)]
-struct LargeFrame {
-    header: FrameHeader,
-    total_bytes: usize,
-    bytes: BytesMut,
-}
-
-impl FrameParser {
-    fn new(max_frame_bytes: u32, tls_is_suspect: bool) -> FrameParser {
-        FrameParser {
-            max_frame_bytes,
-            block: BytesMut::new(),
-            block_bytes: BLOCK_BYTES_AT_FIRST,
-            large: None,
-            largest_frame_bytes: 0,
-            tls_is_suspect,
-        }
-    }
-
-    fn header(&self, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, RecvError> {
-        let Some(head) = bytes.first_chunk::<FRAME_HEADER_BYTES>() else { return Ok(None) };
-        if self.tls_is_suspect && is_tls_record(bytes) {
-            return Err(RecvError::PeerSpeaksTls);
-        }
-        let header = FrameHeader::parse(head, self.max_frame_bytes)?;
-        Ok(Some((header, header.frame_bytes())))
-    }
-
-    /// A complete frame from what [`Self::space`] has received, if there is one.
-    fn take(&mut self) -> Result<Option<Frame>, RecvError> {
-        if let Some(large) = &self.large {
-            if large.bytes.len() < large.total_bytes {
-                return Ok(None);
-            }
-            return Ok(self.finish_large());
-        }
-        let Some((header, total)) = self.header(&self.block)? else { return Ok(None) };
-        if self.block.len() >= total {
-            let bytes = if total < SLICE_BYTES_MIN {
-                let copy = Bytes::copy_from_slice(&self.block[FRAME_HEADER_BYTES..total]);
-                self.block.advance(total);
-                copy
-            } else {
-                let mut bytes = self.block.split_to(total).freeze();
-                bytes.advance(FRAME_HEADER_BYTES);
-                bytes
-            };
-            return Ok(Some(self.finish(header, bytes)));
-        }
-        if total > BLOCK_BYTES {
-            let received = self.block.split();
-            self.begin_large(header, total, &received);
-        }
-        Ok(None)
-    }
-
-    /// Where the next bytes belong: the rest of a large frame, or the block.
-    fn space(&mut self) -> bytes::buf::Limit<&mut BytesMut> {
-        if self.large.is_some() {
-            self.grow_large();
-            let large = self.large.as_mut().expect("checked above");
-            let free = large.bytes.capacity() - large.bytes.len();
-            let missing = large.total_bytes - large.bytes.len();
-            return (&mut large.bytes).limit(free.min(missing));
-        }
-        // Reuses the same memory once the frames that were sliced from it are gone.
-        if self.block.capacity() - self.block.len() < self.block_bytes / 4 {
-            self.block.reserve(self.block_bytes);
-        }
-        let free = self.block.capacity() - self.block.len();
-        (&mut self.block).limit(free)
-    }
-
-    /// Uses up bytes of `piece`, up to the end of the first frame that they complete.
-    fn take_from(&mut self, piece: &mut Bytes) -> Result<Option<Frame>, RecvError> {
-        if self.large.is_some() {
-            self.grow_large();
-            let large = self.large.as_mut().expect("checked above");
-            let free = large.bytes.capacity() - large.bytes.len();
-            let count = piece.len().min(large.total_bytes - large.bytes.len()).min(free);
-            large.bytes.extend_from_slice(&piece[..count]);
-            piece.advance(count);
-            return self.take();
-        }
-        if self.block.is_empty() {
-            return self.take_first(piece);
-        }
-        // The rest of a frame whose begin lies in the block: the header first, then up to its end.
-        let wanted = match self.header(&self.block)? {
-            None => FRAME_HEADER_BYTES,
-            Some((_, total)) => total,
-        };
-        let count = piece.len().min(wanted - self.block.len());
-        self.block.extend_from_slice(&piece[..count]);
-        piece.advance(count);
-        self.take()
-    }
-
-    /// As [`Self::take_from`] where `piece` begins with a frame: nothing is copied if the whole
-    /// frame is in it and large enough.
-    fn take_first(&mut self, piece: &mut Bytes) -> Result<Option<Frame>, RecvError> {
-        let Some((header, total)) = self.header(piece)? else {
-            self.block.extend_from_slice(piece);
-            piece.clear();
-            return Ok(None);
-        };
-        if piece.len() >= total {
-            let bytes = if total < SLICE_BYTES_MIN {
-                Bytes::copy_from_slice(&piece[FRAME_HEADER_BYTES..total])
-            } else {
-                piece.slice(FRAME_HEADER_BYTES..total)
-            };
-            piece.advance(total);
-            return Ok(Some(self.finish(header, bytes)));
-        }
-        if total > SLICE_BYTES_MIN {
-            self.begin_large(header, total, piece);
-        } else {
-            self.block.extend_from_slice(piece);
-        }
-        piece.clear();
-        Ok(None)
-    }
-
-    /// How much may be set aside for a frame of which `received` bytes are here.
-    fn allowance(&self, received: usize) -> usize {
-        BLOCK_BYTES.max(received.saturating_mul(4)).max(self.largest_frame_bytes)
-    }
-
-    fn begin_large(&mut self, header: FrameHeader, total_bytes: usize, received: &[u8]) {
-        let mut bytes = BytesMut::with_capacity(total_bytes.min(self.allowance(received.len())));
-        bytes.extend_from_slice(received);
-        self.large = Some(LargeFrame { header, total_bytes, bytes });
-    }
-
-    /// Makes room in a full buffer, by the rule; the frame is not complete.
-    fn grow_large(&mut self) {
-        let Some(large) = &self.large else { return };
-        if large.bytes.len() < large.bytes.capacity() {
-            return;
-        }
-        let capacity = large.total_bytes.min(self.allowance(large.bytes.len()));
-        let large = self.large.as_mut().expect("checked above");
-        let mut grown = BytesMut::with_capacity(capacity);
-        grown.extend_from_slice(&large.bytes);
-        large.bytes = grown;
-    }
-
-    fn finish_large(&mut self) -> Option<Frame> {
-        let large = self.large.take()?;
-        let mut bytes = large.bytes.freeze();
-        bytes.advance(FRAME_HEADER_BYTES);
-        Some(self.finish(large.header, bytes))
-    }
-
-    fn finish(&mut self, header: FrameHeader, bytes: Bytes) -> Frame {
-        self.tls_is_suspect = false;
-        self.largest_frame_bytes = self.largest_frame_bytes.max(FRAME_HEADER_BYTES + bytes.len());
-        Frame::from_content(header, bytes)
-    }
-
-    /// What the end of the stream means here.
-    fn end(&self) -> Result<Option<Frame>, RecvError> {
-        let received = self.large.as_ref().map_or(self.block.len(), |large| large.bytes.len());
-        if self.tls_is_suspect && is_tls_record(&self.block) {
-            return Err(RecvError::PeerSpeaksTls);
-        }
-        if received == 0 { Ok(None) } else { Err(RecvError::Truncated { received }) }
-    }
-
-    fn has_whole_frame(&self) -> bool {
-        self.large.is_none() && holds_frame(&self.block, self.block.len())
-    }
-
-    fn has_whole_frame_in(&self, pieces: &[Bytes]) -> bool {
-        let waiting: usize = pieces.iter().map(Bytes::len).sum();
-        match &self.large {
-            Some(large) => large.bytes.len() + waiting >= large.total_bytes,
-            None if !self.block.is_empty() => holds_frame(&self.block, self.block.len() + waiting),
-            None => pieces
-                .iter()
-                .find(|piece| !piece.is_empty())
-                .is_some_and(|piece| holds_frame(piece, waiting)),
-        }
-    }
-}
-
-fn holds_frame(start: &[u8], available: usize) -> bool {
-    start.first_chunk::<LENGTH_BYTES>().is_some_and(|length| {
-        let length = u32::from_le_bytes(*length);
-        usize::try_from(length).is_ok_and(|length| available.saturating_sub(LENGTH_BYTES) >= length)
-    })
-}
-
-/// A TLS handshake (0x16) or alert (0x15) record of version 3.x. As a frame it would be one of
-/// more than 66,000 bytes in the place of a Hello or of an answer to one.
-fn is_tls_record(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x15 | 0x16, 0x03, 0x00..=0x04, ..])
 }
