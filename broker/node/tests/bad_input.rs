@@ -14,8 +14,8 @@ use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex};
 use plimsoll_protocol::wire::Encode;
 use plimsoll_transport::TransportKind;
 use support::{
-    Client, NOBODY, TestNode, assert_code, batch, build, hello, hello_frame, produce_request, record,
-    sequenced, subscribe_request, topic,
+    Client, NOBODY, TestNode, assert_code, batch, build, hello, hello_frame, produce_request,
+    record, sequenced, subscribe_request, topic,
 };
 
 const ALL: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];

@@ -113,7 +113,8 @@ async fn a_client_that_trusts_another_authority_is_not_let_in() {
     let tls = ClientTls::trusting_pem(other.node.ca_pem().unwrap().as_bytes()).unwrap();
     for kind in [TransportKind::Quic, TransportKind::Tls] {
         let config = TransportConfig::default();
-        let dialed = Connection::dial(kind, node.node.addr(), "localhost", Some(&tls), &config).await;
+        let dialed =
+            Connection::dial(kind, node.node.addr(), "localhost", Some(&tls), &config).await;
         let error = dialed.expect_err("the certificate is not of that authority").to_string();
         assert!(error.contains("certificate"), "{kind}: {error}");
     }

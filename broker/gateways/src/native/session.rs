@@ -16,6 +16,7 @@ use plimsoll_protocol::frame::{
     FRAME_BYTES_MAX_BEFORE_HELLO, Frame, FrameError, FrameFlags, encode_error, encode_frame,
     encode_response,
 };
+use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_transport::{Connection, FrameReceiver, FrameSender, RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ use super::stream;
 use crate::broker::Broker;
 
 /// How long a peer may take to hear why its connection ends.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes of a broken connection that are read and dropped while the peer hears why it ends.
 const DRAINED_BYTES_MAX: usize = 4 << 20;
 
@@ -162,28 +163,33 @@ async fn turn_away(connection: &Connection, error: &ErrorResponse) {
     connection.close(u32::from(error.code.number()), &error.message);
 }
 
-/// Writes a frame, ends the stream, and gives the peer a moment to read it: bytes of the peer that
-/// nobody reads would make the system drop what was said.
+/// Writes a frame, ends the stream, and waits until the peer has read it.
 async fn say_last(sender: &mut FrameSender, receiver: &mut FrameReceiver, frame: BytesMut) {
-    let farewell = async {
-        if sender.send(frame.freeze(), &[]).await.is_err() || sender.finish().await.is_err() {
-            return;
-        }
-        let mut dropped = 0;
-        let drain = async {
-            let mut buffer = BytesMut::new();
-            while dropped < DRAINED_BYTES_MAX {
-                buffer.clear();
-                match receiver.recv_raw(&mut buffer).await {
-                    Ok(count) if count > 0 => dropped += count,
-                    _ => break,
-                }
-            }
-        };
-        tokio::join!(sender.received(), drain);
+    let said = async {
+        sender.send(frame.freeze(), &[]).await?;
+        sender.finish().await
     };
-    // A peer that does not listen has no claim to be told.
-    let _ = timeout(LAST_WORDS, farewell).await;
+    if let Ok(Ok(())) = timeout(LAST_WORDS, said).await {
+        see_off(sender, receiver).await;
+    }
+}
+
+/// Gives the peer a moment to read what was said last on a stream that was finished: bytes of the
+/// peer that nobody reads would make the system drop it. A peer that does not listen has no claim to
+/// more than that moment.
+pub(super) async fn see_off(sender: &mut FrameSender, receiver: &mut FrameReceiver) {
+    let drain = async {
+        let mut dropped = 0;
+        let mut buffer = BytesMut::new();
+        while dropped < DRAINED_BYTES_MAX {
+            buffer.clear();
+            match receiver.recv_raw(&mut buffer).await {
+                Ok(count) if count > 0 => dropped += count,
+                _ => break,
+            }
+        }
+    };
+    let _ = timeout(LAST_WORDS, async { tokio::join!(sender.received(), drain) }).await;
 }
 
 /// The conversation of one connection.
@@ -247,10 +253,11 @@ async fn greet(
         Ok(Some(frame)) => frame,
         Ok(None) => return Ok(None),
         Err(error) => {
-            return match broken(broker, &mut sender, &mut receiver, error).await {
-                Some(ending) => Err(ending),
-                None => Ok(None),
-            };
+            let Some(broken) = Broken::by(broker, &error) else { return Ok(None) };
+            if let Some(answer) = broken.answer {
+                say_last(&mut sender, &mut receiver, answer).await;
+            }
+            return Err(broken.ending);
         }
     };
     match answer_hello(broker, &frame) {
@@ -311,34 +318,37 @@ fn answer_hello(broker: &Broker, frame: &Frame) -> Result<HelloResponse, ErrorRe
     })
 }
 
-/// What a failure to read means: `None` where the peer just left, else the end of the connection,
-/// of which the peer is told here.
-pub(super) async fn broken(
-    broker: &Broker,
-    sender: &mut FrameSender,
-    receiver: &mut FrameReceiver,
-    error: RecvError,
-) -> Option<Ending> {
-    let (code, frame) = match &error {
-        RecvError::Frame(FrameError::TooLarge { api, correlation, limit, .. }) => {
-            let message =
-                format!("{error}: split it, or raise `frame_bytes_max` of the node ({limit} now)");
-            let answer = ErrorResponse::new(ErrorCode::FrameTooLarge, message);
-            let frame = encode_frame(*api, 0, FrameFlags::ERROR, *correlation, &answer, 0);
-            (ErrorCode::FrameTooLarge, Some(frame))
-        }
-        RecvError::Frame(_) | RecvError::PeerSpeaksTls => {
-            let answer = ErrorResponse::new(ErrorCode::MalformedFrame, error.to_string());
-            let correlation = plimsoll_protocol::ids::CorrelationId(0);
-            let frame = encode_frame(0_u16, 0, FrameFlags::ERROR, correlation, &answer, 0);
-            (ErrorCode::MalformedFrame, Some(frame))
-        }
-        RecvError::Truncated { .. } => (ErrorCode::MalformedFrame, None),
-        RecvError::Reset { .. } | RecvError::Closed { .. } | RecvError::Io(_) => return None,
-    };
-    broker.counters().connections_broken.add(1);
-    if let Some(frame) = frame {
-        say_last(sender, receiver, frame).await;
+/// What cannot be read of a peer ends its connection.
+pub(super) struct Broken {
+    /// What the peer is told last, where it can be told.
+    pub(super) answer: Option<BytesMut>,
+    /// Why the connection ends.
+    pub(super) ending: Ending,
+}
+
+impl Broken {
+    /// What a failure to read means; `None` where the peer just left.
+    pub(super) fn by(broker: &Broker, error: &RecvError) -> Option<Self> {
+        let frame = |api: u16, correlation: CorrelationId, answer: &ErrorResponse| {
+            Some(encode_frame(api, 0, FrameFlags::ERROR, correlation, answer, 0))
+        };
+        let (code, answer) = match error {
+            RecvError::Frame(FrameError::TooLarge { api, correlation, limit, .. }) => {
+                let code = ErrorCode::FrameTooLarge;
+                let message = format!(
+                    "{error}: split it, or raise `frame_bytes_max` of the node (now {limit})"
+                );
+                (code, frame(*api, *correlation, &ErrorResponse::new(code, message)))
+            }
+            RecvError::Frame(_) | RecvError::PeerSpeaksTls => {
+                let code = ErrorCode::MalformedFrame;
+                let answer = ErrorResponse::new(code, error.to_string());
+                (code, frame(0, CorrelationId(0), &answer))
+            }
+            RecvError::Truncated { .. } => (ErrorCode::MalformedFrame, None),
+            RecvError::Reset { .. } | RecvError::Closed { .. } | RecvError::Io(_) => return None,
+        };
+        broker.counters().connections_broken.add(1);
+        Some(Self { answer, ending: Ending::new(code, error.to_string()) })
     }
-    Some(Ending::new(code, error.to_string()))
 }

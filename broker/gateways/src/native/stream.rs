@@ -2,7 +2,8 @@
 //!
 //! Produce requests are admitted in the order in which they were read and answered when they are
 //! stored; other requests run beside each other, as many as the limit allows. While a limit is
-//! reached nothing is read, and flow control makes the peer wait.
+//! reached nothing is read, and flow control makes the peer wait. A client that ends its side of the
+//! stream ends its subscriptions with it, and still gets the answers to its requests.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,10 +24,11 @@ use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_transport::{FrameReceiver, FrameSender};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
-use super::session::{Ending, Session, broken};
+use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
 use super::{produce, read, topics};
 
@@ -76,27 +78,27 @@ pub(super) async fn serve(
             return Err(Ending::new(ErrorCode::Internal, "a request made the node fail; a bug"));
         }
     };
-    let Ok((mut sender, written)) = (&mut writing).await else {
+    let is_stopping = matches!(outcome, ReadingEnd::Stopping);
+    let written = match outcome {
+        // Who sends nonsense and reads nothing is not waited for.
+        ReadingEnd::Broken(ending) => match timeout(LAST_WORDS, &mut writing).await {
+            Ok(Ok((mut sender, _))) => {
+                see_off(&mut sender, &mut receiver).await;
+                return Err(ending);
+            }
+            _ => return Err(ending),
+        },
+        _ => (&mut writing).await,
+    };
+    let Ok((mut sender, written)) = written else {
         return Err(Ending::new(ErrorCode::Internal, "the node failed on this stream; a bug"));
     };
     drop(abort);
-    match outcome {
-        ReadingEnd::Finished => Ok(()),
-        ReadingEnd::Stopping => {
-            if written.is_ok() {
-                // The connection is closed next, and that would drop what the peer has not got yet.
-                sender.received().await;
-            }
-            Ok(())
-        }
-        ReadingEnd::Failed(error) => {
-            match broken(&session.broker, &mut sender, &mut receiver, error).await {
-                Some(ending) => Err(ending),
-                None => Ok(()),
-            }
-        }
-        ReadingEnd::Broken(ending) => Err(ending),
+    if is_stopping && written.is_ok() {
+        // The connection is closed next, and that would drop what the peer has not got yet.
+        sender.received().await;
     }
+    Ok(())
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);
@@ -113,9 +115,7 @@ enum ReadingEnd {
     Finished,
     /// The node is going down.
     Stopping,
-    /// What came cannot be read.
-    Failed(plimsoll_transport::RecvError),
-    /// What came makes no sense.
+    /// What came makes no sense; the peer is told.
     Broken(Ending),
 }
 
@@ -129,21 +129,30 @@ impl Stream {
                 () = self.outbox.gone() => return ReadingEnd::Finished,
                 () = stopping.wait() => break ReadingEnd::Stopping,
             };
-            match frame {
+            let broken = match frame {
                 Ok(Some(frame)) => match self.take(frame).await {
-                    Ok(()) => {}
+                    Ok(()) => continue,
                     Err(Stop::Gone) => return ReadingEnd::Finished,
-                    Err(Stop::Broken(ending)) => break ReadingEnd::Broken(ending),
+                    Err(Stop::Broken(broken)) => broken,
                 },
                 Ok(None) => break ReadingEnd::Finished,
-                Err(error) => break ReadingEnd::Failed(error),
+                Err(error) => match Broken::by(&self.session.broker, &error) {
+                    Some(broken) => broken,
+                    None => return ReadingEnd::Finished,
+                },
+            };
+            if let Some(answer) = broken.answer {
+                // A peer that is gone needs no answer.
+                let _ = self.outbox.send(OutFrame::head(answer.freeze())).await;
             }
+            // What is still being worked on has nobody to be told to.
+            self.tasks.abort_all();
+            break ReadingEnd::Broken(broken.ending);
         };
-        if matches!(end, ReadingEnd::Failed(_) | ReadingEnd::Broken(_)) {
-            // They have nobody to push to.
+        if !matches!(end, ReadingEnd::Stopping) {
             self.subscriptions.clear();
         }
-        // A client that has finished its side still gets its answers, and what it subscribed to.
+        // A client that has finished its side still gets its answers.
         let gone = self.outbox.clone();
         let Self { mut tasks, outbox, .. } = self;
         drop(outbox);
@@ -160,7 +169,11 @@ impl Stream {
         while self.tasks.try_join_next().is_some() {}
         if !frame.header.flags.is_request() {
             let reason = "a client sends requests only; this frame is an answer";
-            return Err(Stop::Broken(Ending::new(ErrorCode::MalformedFrame, reason)));
+            let error = ErrorResponse::new(ErrorCode::MalformedFrame, reason);
+            return Err(Stop::Broken(Broken {
+                answer: Some(encode_error(&frame.header, &error)),
+                ending: Ending::new(error.code, reason),
+            }));
         }
         let api = match check_api(frame.header.api, frame.header.version) {
             Ok(api) => api,
@@ -334,7 +347,7 @@ async fn refuse(
 /// Why a stream's reader stops.
 enum Stop {
     Gone,
-    Broken(Ending),
+    Broken(Broken),
 }
 
 impl From<StreamGone> for Stop {

@@ -58,6 +58,15 @@ pub(super) async fn create(
 ) -> Result<Answer<CreateTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
     let limits = broker.limits();
+    if request.topic.is_internal() {
+        return Err(ErrorResponse::new(
+            ErrorCode::InvalidTopicName,
+            format!(
+                "{}: names that begin with `__` are the node's own; choose another",
+                request.topic
+            ),
+        ));
+    }
     request.config.validate().map_err(|error| refusals::config(&error))?;
     check_partitions(request.partitions, limits.partitions_per_topic_max)?;
     if request.replicas != 1 {
