@@ -1,0 +1,250 @@
+//! `plimsoll serve`: a node in the foreground until a signal or a fatal storage error ends it.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use plimsoll_client::context::{self, LOCAL};
+use plimsoll_node::config::NodeConfig;
+use plimsoll_node::{Node, StartError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Run a node in the foreground, until a signal ends it
+///
+/// Prints where it listens and how to connect, and leaves its address and authority in the user's
+/// configuration directory, so that other commands on this machine need no option.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  plimsoll serve --data /var/lib/plimsoll
+  plimsoll serve --data DIR --listen 0.0.0.0:7420 --set tls_names=broker.example.org
+  plimsoll serve --config /etc/plimsoll.toml
+  PLIMSOLL_SLEEP_AFTER=5m plimsoll serve --data DIR
+
+What is logged is chosen by PLIMSOLL_LOG (error, warn, info, debug; default info). \
+SIGTERM or Ctrl-C ends it in order: requests are finished, a checkpoint is made. A second one ends it \
+at once; that is safe too, the next start only reads a little more.")]
+pub(crate) struct ServeArgs {
+    /// Data directory; made if missing [default: plimsoll-data] [env: PLIMSOLL_DATA]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Address for QUIC (UDP) and TLS (TCP) [default: 127.0.0.1:7420] [env: PLIMSOLL_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Another address for TCP without encryption; off unless named [env: PLIMSOLL_LISTEN_PLAINTEXT]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen_plaintext: Option<String>,
+    /// A TOML file of settings
+    #[arg(long, value_name = "FILE", env = "PLIMSOLL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Any setting of `plimsoll config reference`, repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Do not leave address and authority in the user's configuration directory
+    #[arg(long)]
+    no_context: bool,
+    /// Threads that serve connections; 0 takes one per core
+    #[arg(long, value_name = "N", env = "PLIMSOLL_THREADS", default_value_t = 0)]
+    threads: usize,
+}
+
+impl ServeArgs {
+    /// Runs the node until it is told to end.
+    pub(crate) fn run(self) -> Result<Exit, Failure> {
+        let config = self.node_config()?;
+        plimsoll_node::raise_file_limit();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        if self.threads > 0 {
+            builder.worker_threads(self.threads);
+        }
+        let runtime = builder.enable_all().build().map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot start threads: {error}"))
+        })?;
+        let outcome = runtime.block_on(serve(config, self.no_context));
+        // Blocking reads of a cold disk may still run; nothing waits for them.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        outcome
+    }
+
+    /// The configuration in force: defaults, file, environment, flags.
+    fn node_config(&self) -> Result<NodeConfig, Failure> {
+        let usage = |error: plimsoll_node::config::ConfigError| {
+            Failure::new(Exit::Usage, error.to_string())
+        };
+        let mut config = NodeConfig::default();
+        if let Some(file) = &self.config {
+            config.read_file(file).map_err(usage)?;
+        }
+        config.read_environment(|name| std::env::var(name).ok()).map_err(usage)?;
+        if let Some(data) = &self.data {
+            config.data.clone_from(data);
+        }
+        for (key, value) in
+            [("listen", &self.listen), ("listen_plaintext", &self.listen_plaintext)]
+        {
+            if let Some(value) = value {
+                let flag = format!("--{}", key.replace('_', "-"));
+                config.set(key, value, &flag).map_err(usage)?;
+            }
+        }
+        for setting in &self.settings {
+            let Some((key, value)) = setting.split_once('=') else {
+                return Err(Failure::new(Exit::Usage, format!("--set {setting}: no `=` in it"))
+                    .hint("write --set key=value, for example --set sleep_after=1m"));
+            };
+            config.set(key.trim(), value, "--set").map_err(usage)?;
+        }
+        config.check().map_err(usage)?;
+        Ok(config)
+    }
+}
+
+async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
+    // Before anything is open, so that an early signal is not lost.
+    let mut signals = Signals::new()?;
+    let shutdown_timeout = config.shutdown_timeout;
+    let data = config.data.clone();
+    let node = tokio::select! {
+        node = Node::start(config) => node.map_err(|error| explain(&error))?,
+        _ = signals.next() => return Ok(Exit::Done),
+    };
+    announce(&node, &data, no_context);
+    let fatal = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "shutting down; a second signal ends at once");
+            None
+        }
+        fatal = node.failed() => Some(fatal),
+    };
+    if let Some(fatal) = fatal {
+        end_after(&fatal.to_string());
+    }
+    tokio::select! {
+        () = node.shutdown() => {}
+        _ = signals.next() => {
+            tracing::warn!("ended at once by a second signal");
+            std::process::exit(i32::from(Exit::Failed as u8));
+        }
+        // The node keeps its own deadline; this one holds even if that fails.
+        () = tokio::time::sleep(shutdown_timeout + Duration::from_secs(30)) => {
+            return Err(Failure::new(Exit::Failed, "the shutdown did not end in time"));
+        }
+    }
+    tracing::info!("ended in order");
+    Ok(Exit::Done)
+}
+
+/// Ends the process because its storage failed: at once, without another write.
+fn end_after(fatal: &str) -> ! {
+    Failure::new(Exit::Failed, format!("the node stops: {fatal}"))
+        .hint("look at the disk (dmesg, smartctl), then start again: what was acknowledged is kept")
+        .tell();
+    std::process::exit(i32::from(Exit::Failed as u8));
+}
+
+fn explain(error: &StartError) -> Failure {
+    let failure = Failure::new(Exit::Failed, error.to_string());
+    match error.advice() {
+        Some(advice) => failure.hint(advice),
+        None => failure,
+    }
+}
+
+/// Prints where the node listens, and leaves a context for the clients of this user.
+fn announce(node: &Node, data: &std::path::Path, no_context: bool) {
+    let local = dialable(node.addr());
+    let mut lines = vec![
+        format!("plimsoll {} serves {}", env!("CARGO_PKG_VERSION"), data.display()),
+        format!("  QUIC and TLS on {}", node.addr()),
+    ];
+    if let Some(plain) = node.tcp_addr() {
+        lines.push(format!("  TCP without encryption on {plain}"));
+    }
+    let authority = node.authority_path();
+    let ca = authority.as_ref().map_or_else(String::new, |path| format!(" --ca {}", path.display()));
+    let remote = if node.addr().ip().is_loopback() { "" } else { " (elsewhere: this host's name)" };
+    lines.push(format!("  connect{remote}: plimsoll topic list --connect {local}{ca}"));
+    if !no_context {
+        match save_context(node, local) {
+            Ok(true) => lines.push("  on this machine: plimsoll topic list".to_owned()),
+            Ok(false) => lines.push(format!("  on this machine: plimsoll --context {LOCAL} topic list")),
+            Err(error) => tracing::warn!(%error, "no context was left for clients"),
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    // A closed stdout is no reason not to serve.
+    let _ = writeln!(out, "{}", lines.join("\n")).and_then(|()| out.flush());
+}
+
+/// Saves the context `local`; tells whether it is the one that commands take by default.
+fn save_context(node: &Node, local: SocketAddr) -> Result<bool, context::ContextError> {
+    let directory = context::config_dir()?;
+    let saved = context::Context {
+        address: local.to_string(),
+        server_name: Some("localhost".to_owned()).filter(|_| node.is_self_signed()),
+        transport: "quic".to_owned(),
+        ca_pem: node.ca_pem().map(str::to_owned),
+        fingerprint: None,
+    };
+    context::save(&directory, LOCAL, &saved)?;
+    // A context that the user chose stays chosen.
+    let current = context::current(&directory)?;
+    let chosen = current.filter(|name| {
+        name != LOCAL && context::load(&directory, Some(name)).is_ok()
+    });
+    if chosen.is_none() {
+        context::set_current(&directory, LOCAL)?;
+    }
+    Ok(chosen.is_none())
+}
+
+/// An address that a client of this machine can dial.
+fn dialable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot listen for signals: {error}"))
+        });
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unspecified_address_is_dialed_on_this_machine() {
+        assert_eq!(dialable("0.0.0.0:7".parse().unwrap()), "127.0.0.1:7".parse().unwrap());
+        assert_eq!(dialable("[::]:7".parse().unwrap()), "[::1]:7".parse().unwrap());
+        assert_eq!(dialable("10.0.0.1:7".parse().unwrap()), "10.0.0.1:7".parse().unwrap());
+    }
+}
