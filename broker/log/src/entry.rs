@@ -67,6 +67,9 @@ pub(crate) struct Marks {
     pub(crate) start_index: LogIndex,
     /// Offset of the next record.
     pub(crate) end_offset: Offset,
+    /// How often entries were taken away from the end. News of the log before such a moment is not
+    /// news of the log after it, and bytes written before it are bounded by it.
+    pub(crate) branch: u64,
 }
 
 impl Marks {
@@ -80,6 +83,7 @@ impl Marks {
             start_offset: Offset(0),
             start_index: LogIndex(0),
             end_offset: Offset(0),
+            branch: 0,
         }
     }
 
@@ -101,6 +105,7 @@ impl Marks {
             Change::Cut(cut) => {
                 self.last = cut.last;
                 self.end_offset = cut.end_offset;
+                self.branch = cut.branch;
             }
             Change::Purge(id) => self.purged = self.purged.max(Some(*id)),
             Change::Start(start) => {
@@ -114,6 +119,7 @@ impl Marks {
                 self.start_index = LogIndex(reset.last.index.0 + 1);
                 self.start_offset = reset.offset;
                 self.end_offset = reset.offset;
+                self.branch = reset.branch;
             }
             Change::Create(options) | Change::Options(options) => self.options = *options,
             Change::Delete => {}
@@ -148,8 +154,8 @@ pub(crate) struct Cut {
     pub(crate) last: Option<LogId>,
     /// Where the next record then goes.
     pub(crate) end_offset: Offset,
-    /// Entries past `last` that were written later have at least this term.
-    pub(crate) min_term: Term,
+    /// The branch that begins here. What lies in segments of an earlier branch ends at `last`.
+    pub(crate) branch: u64,
 }
 
 /// The beginning of the log was taken away by retention.
@@ -166,6 +172,8 @@ pub(crate) struct Start {
 pub(crate) struct Reset {
     pub(crate) last: LogId,
     pub(crate) offset: Offset,
+    /// The branch that begins here.
+    pub(crate) branch: u64,
 }
 
 impl Change {

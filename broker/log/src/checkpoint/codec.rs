@@ -6,7 +6,7 @@
 //!                groups u64, body bytes u64, CRC-32 of the body u32
 //! piece:         length u32, CRC-32 of the rest u32, group u64, payload
 //! payload:       options, vote?, committed?, purged?, last?, start offset, start index, end offset,
-//!                next segment, segments u32, segment*, state? (log id, length u32, bytes)
+//!                branch, next segment, segments u32, segment*, state? (log id, length u32, bytes)
 //! ```
 //! A piece is independent of the file it lies in, so that the piece of a group that did not change
 //! goes into the next checkpoint as it is.
@@ -27,7 +27,7 @@ use crate::segment::{SegmentId, SegmentInfo};
 const MAGIC: [u8; 8] = *b"PLMCKPT1";
 const PIECE_HEADER_BYTES: usize = 16;
 /// Smallest encoding of a segment, to check a count before it is believed.
-const SEGMENT_BYTES_MIN: usize = 67;
+const SEGMENT_BYTES_MIN: usize = 75;
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +160,7 @@ fn put_marks(out: &mut Vec<u8>, marks: &Marks) {
     out.put_u64(marks.start_offset.0);
     out.put_u64(marks.start_index.0);
     out.put_u64(marks.end_offset.0);
+    out.put_u64(marks.branch);
 }
 
 fn read_marks(reader: &mut FieldReader<'_>) -> Result<Marks, FieldError> {
@@ -172,6 +173,7 @@ fn read_marks(reader: &mut FieldReader<'_>) -> Result<Marks, FieldError> {
         start_offset: reader.offset("start offset")?,
         start_index: LogIndex(reader.u64("start index")?),
         end_offset: reader.offset("end offset")?,
+        branch: reader.u64("branch")?,
     })
 }
 
@@ -180,6 +182,7 @@ fn put_segment(out: &mut Vec<u8>, info: &SegmentInfo) {
     out.put_u64(info.base_index.0);
     out.put_u64(info.base_offset.0);
     out.put_option(info.previous, Vec::put_log_id);
+    out.put_u64(info.branch);
     out.put_u64(info.salt.0);
     out.put_u64(info.end_bytes);
     out.put_option(info.last, Vec::put_log_id);
@@ -195,6 +198,7 @@ fn read_segment(reader: &mut FieldReader<'_>) -> Result<SegmentInfo, FieldError>
         base_index: LogIndex(reader.u64("base index")?),
         base_offset: reader.offset("base offset")?,
         previous: reader.option("previous", |r| r.log_id("previous"))?,
+        branch: reader.u64("branch")?,
         salt: Salt(reader.u64("salt")?),
         end_bytes: reader.u64("end")?,
         last: reader.option("last", |r| r.log_id("last"))?,
@@ -229,6 +233,7 @@ mod tests {
                 base_index: LogIndex(a.1),
                 base_offset: Offset(a.2),
                 previous,
+                branch: a.4 / 3,
                 salt: Salt(a.3),
                 end_bytes: a.4,
                 last,
@@ -261,6 +266,7 @@ mod tests {
                     start_offset: Offset(n[3]),
                     start_index: LogIndex(n[4]),
                     end_offset: Offset(n[5]),
+                    branch: n[5] / 2,
                 },
                 next_segment: SegmentId(n[2]),
                 segments,
@@ -315,6 +321,7 @@ mod tests {
             base_index: LogIndex(0),
             base_offset: Offset(0),
             previous: None,
+            branch: 0,
             salt: Salt(0),
         };
         let mut bytes = Vec::new();

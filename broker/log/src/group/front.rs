@@ -7,15 +7,12 @@ use bytes::Bytes;
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 
 use super::error::Quarantined;
-use crate::entry::{Cut, LogEntry, Marks, Reset};
+use crate::entry::{Change, Cut, LogEntry, Marks, Reset};
 
 /// Guarded by one mutex that is never held across I/O.
 #[derive(Debug)]
 pub(crate) struct Front {
     pub(crate) marks: Marks,
-    /// Raised by every truncation, so that news of the log before it is not taken for news of the
-    /// log after it.
-    pub(crate) epoch: u64,
     /// Entries up to `marks.last`, without gaps. Invariant: holds every entry from `written` on.
     cache: VecDeque<LogEntry>,
     cached_bytes: u64,
@@ -44,7 +41,6 @@ impl Front {
             written: marks.next_index(),
             applied: LogIndex(0),
             marks,
-            epoch: 0,
             cache: VecDeque::new(),
             cached_bytes: 0,
             state,
@@ -97,7 +93,7 @@ impl Front {
     }
 
     pub(crate) fn cut(&mut self, cut: &Cut) {
-        self.epoch += 1;
+        self.marks.apply(&Change::Cut(*cut));
         let next = cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
         while self.cache.back().is_some_and(|entry| entry.header.index >= next) {
             self.cached_bytes -= self.cache.pop_back().map_or(0, |entry| entry.bytes());
@@ -108,16 +104,16 @@ impl Front {
     }
 
     pub(crate) fn reset(&mut self, reset: &Reset) {
-        self.epoch += 1;
+        self.marks.apply(&Change::Reset(*reset));
         self.cache = VecDeque::new();
         self.cached_bytes = 0;
         self.written = LogIndex(reset.last.index.0 + 1);
         self.applied = self.written;
     }
 
-    /// Entries below `next` of this epoch are in segments.
-    pub(crate) fn written(&mut self, epoch: u64, next: LogIndex, cache_bytes_max: u64) {
-        if epoch == self.epoch {
+    /// Entries below `next` of this branch are in segments.
+    pub(crate) fn written(&mut self, branch: u64, next: LogIndex, cache_bytes_max: u64) {
+        if branch == self.marks.branch {
             self.written = self.written.max(next);
             self.shrink(cache_bytes_max);
         }
@@ -203,9 +199,8 @@ mod tests {
     fn news_of_the_log_before_a_truncation_is_not_taken_for_the_new_one() {
         let mut front = front(4);
         let last = Some(LogId::new(Term(1), LogIndex(1)));
-        let cut = Cut { last, end_offset: Offset(0), min_term: Term(2) };
+        let cut = Cut { last, end_offset: Offset(0), branch: 1 };
         front.cut(&cut);
-        front.marks.apply(&crate::entry::Change::Cut(cut));
         front.append(&[entry(2), entry(3)]);
         front.applied(LogIndex(3), u64::MAX);
         front.written(0, LogIndex(4), u64::MAX);

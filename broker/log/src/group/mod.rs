@@ -171,7 +171,7 @@ impl GroupLog {
         done: Option<Completion>,
     ) -> Item {
         let group = self.me.upgrade().expect("a method of it is running");
-        Item { group, durability, epoch: front.epoch, change, done }
+        Item { group, durability, branch: front.marks.branch, change, done }
     }
 
     /// Applies a small change to the front and queues it.
@@ -234,19 +234,19 @@ impl GroupLog {
         {
             return Err(TruncateError::Purged { last_kept, purged: purged.index });
         }
-        // Where the log ends before, nothing goes; the completion still takes its turn.
-        let beyond = last_kept.is_some_and(|kept| kept >= marks.next_index());
+        let next = last_kept.map_or(LogIndex(0), |kept| LogIndex(kept.0 + 1));
+        if next >= marks.next_index() {
+            // Nothing goes; the completion still takes its turn.
+            self.push(front, Change::Entries(Vec::new()), Some(done));
+            return Ok(());
+        }
         let (last, end_offset) = match kept {
-            Some((id, end_offset)) if !beyond => (Some(id), end_offset),
-            None if last_kept.is_none() => (None, Offset(0)),
-            _ => (marks.last, marks.end_offset),
+            Some((id, end_offset)) => (Some(id), end_offset),
+            None => (None, Offset(0)),
         };
-        let min_term = marks.vote.map_or(Term(0), |vote| vote.term);
-        let cut = Cut { last, end_offset, min_term };
+        let cut = Cut { last, end_offset, branch: marks.branch + 1 };
         front.cut(&cut);
-        let change = Change::Cut(cut);
-        front.marks.apply(&change);
-        self.push(front, change, Some(done));
+        self.push(front, Change::Cut(cut), Some(done));
         Ok(())
     }
 
@@ -320,12 +320,10 @@ impl GroupLog {
     /// ahead of the log: an installed snapshot, or a power failure that took the unwritten end of a
     /// [`Memory`](crate::Durability::Memory) group.
     pub fn reset_to(&self, last: LogId, offset: Offset, done: Completion) {
-        let reset = Reset { last, offset };
         let mut front = self.front.lock();
+        let reset = Reset { last, offset, branch: front.marks.branch + 1 };
         front.reset(&reset);
-        let change = Change::Reset(reset);
-        front.marks.apply(&change);
-        self.push(front, change, Some(done));
+        self.push(front, Change::Reset(reset), Some(done));
     }
 
     /// Where the log begins and ends.

@@ -118,7 +118,7 @@ pub(crate) fn encode_small(change: &Change, out: &mut Vec<u8>) -> RecordKind {
         Change::Cut(cut) => {
             out.put_option(cut.last, Vec::put_log_id);
             out.put_u64(cut.end_offset.0);
-            out.put_u64(cut.min_term.0);
+            out.put_u64(cut.branch);
             RecordKind::Cut
         }
         Change::Purge(id) => {
@@ -133,6 +133,7 @@ pub(crate) fn encode_small(change: &Change, out: &mut Vec<u8>) -> RecordKind {
         Change::Reset(reset) => {
             out.put_log_id(reset.last);
             out.put_u64(reset.offset.0);
+            out.put_u64(reset.branch);
             RecordKind::Reset
         }
     }
@@ -188,16 +189,18 @@ pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Change, RecordError> {
         RecordKind::Cut => Change::Cut(Cut {
             last: reader.option("last", |r| r.log_id("last"))?,
             end_offset: reader.offset("end offset")?,
-            min_term: Term(reader.u64("term")?),
+            branch: reader.u64("branch")?,
         }),
         RecordKind::Purge => Change::Purge(reader.log_id("purged")?),
         RecordKind::Start => Change::Start(Start {
             offset: reader.offset("start offset")?,
             dropped: reader.log_id("dropped")?,
         }),
-        RecordKind::Reset => {
-            Change::Reset(Reset { last: reader.log_id("last")?, offset: reader.offset("offset")? })
-        }
+        RecordKind::Reset => Change::Reset(Reset {
+            last: reader.log_id("last")?,
+            offset: reader.offset("offset")?,
+            branch: reader.u64("branch")?,
+        }),
         RecordKind::Create => Change::Create(read_options(&mut reader)?),
         RecordKind::Options => Change::Options(read_options(&mut reader)?),
         RecordKind::Delete => Change::Delete,
@@ -235,13 +238,16 @@ mod tests {
             }),
             log_id().prop_map(Change::Committed),
             (prop::option::of(log_id()), any::<u64>(), any::<u64>()).prop_map(|(last, o, t)| {
-                Change::Cut(Cut { last, end_offset: Offset(o), min_term: Term(t) })
+                Change::Cut(Cut { last, end_offset: Offset(o), branch: t })
             }),
             log_id().prop_map(Change::Purge),
             (any::<u64>(), log_id())
                 .prop_map(|(o, dropped)| Change::Start(Start { offset: Offset(o), dropped })),
-            (any::<u64>(), log_id())
-                .prop_map(|(o, last)| Change::Reset(Reset { last, offset: Offset(o) })),
+            (any::<u64>(), log_id()).prop_map(|(o, last)| Change::Reset(Reset {
+                last,
+                offset: Offset(o),
+                branch: o
+            })),
         ]
     }
 

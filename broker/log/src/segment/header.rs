@@ -25,6 +25,8 @@ pub struct SegmentHeader {
     pub base_offset: Offset,
     /// The entry before its first one.
     pub previous: Option<LogId>,
+    /// How often entries had been taken away from the end of the log when it was begun.
+    pub branch: u64,
     /// Starts the checksums of its batch headers.
     pub salt: Salt,
 }
@@ -64,6 +66,7 @@ impl SegmentHeader {
             out.put_u64(self.base_index.0);
             out.put_u64(self.base_offset.0);
             out.put_option(self.previous, Vec::put_log_id);
+            out.put_u64(self.branch);
             out.put_u64(self.salt.0);
         })
     }
@@ -81,6 +84,7 @@ impl SegmentHeader {
             base_index: LogIndex(reader.u64("base index")?),
             base_offset: reader.offset("base offset")?,
             previous: reader.option("previous", |r| r.log_id("previous"))?,
+            branch: reader.u64("branch")?,
             salt: Salt(reader.u64("salt")?),
         };
         reader.end()?;
@@ -94,6 +98,7 @@ impl SegmentHeader {
             base_index: self.base_index,
             base_offset: self.base_offset,
             previous: self.previous,
+            branch: self.branch,
             salt: self.salt,
             end_bytes: FIRST_BATCH_AT,
             last: None,
@@ -104,11 +109,6 @@ impl SegmentHeader {
         }
     }
 
-    /// Whether it is the file that `info` speaks of.
-    pub(crate) fn fits(&self, info: &SegmentInfo) -> bool {
-        *self == Self::of(self.name.group, info)
-    }
-
     /// The header of the segment that `info` speaks of.
     pub(crate) fn of(group: GroupId, info: &SegmentInfo) -> Self {
         Self {
@@ -116,6 +116,7 @@ impl SegmentHeader {
             base_index: info.base_index,
             base_offset: info.base_offset,
             previous: info.previous,
+            branch: info.branch,
             salt: info.salt,
         }
     }
@@ -145,11 +146,12 @@ mod tests {
             base_index: LogIndex(10),
             base_offset: Offset(77),
             previous: Some(LogId::new(Term(3), LogIndex(9))),
+            branch: 2,
             salt: Salt(0xdead),
         };
         let bytes = header.encode(&identity);
         assert_eq!(SegmentHeader::decode(&identity, header.name, &bytes), Ok(header));
-        assert!(header.fits(&header.info()));
+        assert_eq!(SegmentHeader::of(header.name.group, &header.info()), header);
         let other = SegmentName { group: GroupId(8), ..header.name };
         assert_eq!(SegmentHeader::decode(&identity, other, &bytes), Err(HeaderError::Misplaced));
     }

@@ -191,6 +191,7 @@ mod tests {
             base_index: LogIndex(5),
             base_offset: Offset(100),
             previous: None,
+            branch: 0,
             salt: Salt(9),
         };
         (name, header.info())

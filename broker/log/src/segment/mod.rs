@@ -41,6 +41,8 @@ pub struct SegmentInfo {
     pub base_offset: Offset,
     /// The entry before its first one.
     pub previous: Option<LogId>,
+    /// The log's branch when it was begun.
+    pub branch: u64,
     /// Starts the checksums of its batch headers.
     pub salt: Salt,
     /// Where its batches end, in bytes; nothing after it is ever looked at.

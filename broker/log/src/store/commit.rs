@@ -163,7 +163,7 @@ impl GroupCommit {
                         gathered.items.push_back(Item {
                             group: item.group.clone(),
                             durability: item.durability,
-                            epoch: item.epoch,
+                            branch: item.branch,
                             change: Change::Entries(part),
                             done: None,
                         });

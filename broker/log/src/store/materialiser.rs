@@ -17,6 +17,7 @@ use crate::disk::BLOCK_BYTES;
 use crate::entry::{Change, Cut, LogEntry, Reset, Start};
 use crate::fatal::FatalError;
 use crate::group::GroupLog;
+use crate::group::back::Back;
 use crate::journal::JournalPosition;
 use crate::segment::file::{Segment, SegmentError};
 use crate::segment::header::SegmentHeader;
@@ -91,7 +92,7 @@ impl Materialiser {
                 self.current = None;
                 break;
             };
-            if let Err(halt) = self.apply(&item.group, &mut item.change, item.epoch) {
+            if let Err(halt) = self.apply(&item.group, &mut item.change, item.branch) {
                 // Entries left the item as they were written; the rest is for the next attempt.
                 let block = self.current.as_mut().expect("it is being worked on");
                 block.items.push_front(item);
@@ -119,7 +120,7 @@ impl Materialiser {
         &mut self,
         group: &Arc<GroupLog>,
         change: &mut Change,
-        epoch: u64,
+        branch: u64,
     ) -> Result<(), Halt> {
         let mut next = None;
         match change {
@@ -143,7 +144,7 @@ impl Materialiser {
         group.list_as_changed();
         if let Some(next) = next {
             let cache_bytes_max = self.shared.config.tail_cache_bytes_max;
-            group.front.lock().written(epoch, next, cache_bytes_max);
+            group.front.lock().written(branch, next, cache_bytes_max);
         }
         Ok(())
     }
@@ -180,14 +181,14 @@ impl Materialiser {
                     }
                 }
             }
-            back.segments[at].info.sealed = true;
-            self.sealed.push((group.clone(), back.segments[at].info));
+            self.seal_last(group, &mut back);
         }
         let header = SegmentHeader {
             name: SegmentName { group: group.id(), id: back.next_segment },
             base_index: back.marks.next_index(),
             base_offset: back.marks.end_offset,
             previous: back.last(),
+            branch: back.marks.branch,
             salt: self.shared.random.salt(),
         };
         let shared = &self.shared;
@@ -322,10 +323,8 @@ impl Materialiser {
             info.end_bytes = position;
             info.last = cut.last;
             info.end_offset = cut.end_offset;
-            info.sealed = true;
-            let info = *info;
-            self.sealed.push((group.clone(), info));
         }
+        self.seal_last(group, &mut back);
         back.marks.apply(&Change::Cut(*cut));
         Ok(())
     }
@@ -364,7 +363,10 @@ impl Materialiser {
 
     /// Closes the segment that is being appended to, if there is one.
     pub(crate) fn seal(&mut self, group: &Arc<GroupLog>) {
-        let mut back = group.back.lock();
+        self.seal_last(group, &mut group.back.lock());
+    }
+
+    fn seal_last(&mut self, group: &Arc<GroupLog>, back: &mut Back) {
         if let Some(at) = back.active() {
             back.segments[at].info.sealed = true;
             self.sealed.push((group.clone(), back.segments[at].info));

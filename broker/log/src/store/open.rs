@@ -198,6 +198,9 @@ pub(crate) fn open(
     let identity = identity(&*disk, &random)?;
     disk.sync_dir("").map_err(medium("syncing", "the data directory"))?;
     let (checkpoint, put_aside) = newest_checkpoint(&*disk, &identity)?;
+    // What is about to be removed is needed by the checkpoint before, should this one's name be lost.
+    let directory = checkpoint_file::DIRECTORY;
+    disk.sync_dir(directory).map_err(medium("syncing", directory))?;
     let shared = Arc::new(new_shared(disk, config, driver, identity, random, on_fatal));
 
     let start = checkpoint.as_ref().map(|checkpoint| checkpoint.file.header.position);

@@ -21,8 +21,8 @@ pub(crate) struct Item {
     pub(crate) group: Arc<GroupLog>,
     /// The group's durability when the change was made.
     pub(crate) durability: Durability,
-    /// The front's epoch after the change.
-    pub(crate) epoch: u64,
+    /// The log's branch after the change.
+    pub(crate) branch: u64,
     pub(crate) change: Change,
     pub(crate) done: Option<Completion>,
 }

@@ -16,7 +16,7 @@ use super::open::OpenError;
 use super::shared::Shared;
 use crate::checkpoint::file::ReadCheckpoint;
 use crate::config::Durability;
-use crate::entry::{Change, Cut, Marks, Reset};
+use crate::entry::{Change, Marks, Reset};
 use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
 use crate::group::front::StateSlot;
@@ -27,6 +27,12 @@ use crate::journal::{BlockSeq, FileSeq, JournalPosition};
 use crate::segment::file::{Segment, SegmentError};
 use crate::segment::scan::check_header;
 use crate::segment::{SegmentId, SegmentInfo, SegmentName, header, index};
+
+/// A journaled truncation: segments of earlier branches end before this index.
+struct Bound {
+    branch: u64,
+    end: LogIndex,
+}
 
 /// The state of an opening.
 pub(crate) struct Recovery {
@@ -194,24 +200,24 @@ impl Recovery {
         let changes = self.deferred.remove(&group.id()).unwrap_or_default();
         // What was reset or cut after the checkpoint goes first, so that reading on begins where the
         // log really went on.
-        let mut cuts: Vec<Cut> = Vec::new();
+        let mut bounds: Vec<Bound> = Vec::new();
         for change in &changes {
             match change {
                 Change::Reset(reset) => {
-                    cuts.clear();
+                    bounds.push(Bound { branch: reset.branch, end: LogIndex(0) });
                     self.materialiser.reset(group, reset);
                 }
                 Change::Cut(cut) => {
-                    cuts.push(*cut);
-                    let end = group.back.lock().marks.next_index();
-                    if cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1)) < end {
+                    let end = cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
+                    bounds.push(Bound { branch: cut.branch, end });
+                    if end < group.back.lock().marks.next_index() {
                         self.apply(group, Change::Cut(*cut))?;
                     }
                 }
                 _ => {}
             }
         }
-        let found = self.read_on(group, &cuts).map_err(|error| match error {
+        self.read_on(group, &bounds).map_err(|error| match error {
             SegmentError::Medium { operation, path, source } => {
                 OpenError::Medium { operation, path, source }
             }
@@ -219,6 +225,10 @@ impl Recovery {
                 unreachable!("damage ends the reading on: {damage}")
             }
         })?;
+        if let Some(last) = bounds.last() {
+            let mut back = group.back.lock();
+            back.marks.branch = back.marks.branch.max(last.branch);
+        }
         for change in changes {
             match &change {
                 Change::Reset(_) | Change::Cut(_) => {}
@@ -230,7 +240,8 @@ impl Recovery {
                     if lost {
                         // The segments between did not survive: the log begins where it should have.
                         let (last, offset) = (start.dropped, start.offset);
-                        self.materialiser.reset(group, &Reset { last, offset });
+                        let branch = group.back.lock().marks.branch + 1;
+                        self.materialiser.reset(group, &Reset { last, offset, branch });
                     } else {
                         self.materialiser.start(group, start);
                     }
@@ -238,18 +249,15 @@ impl Recovery {
                 _ => group.back.lock().marks.apply(&change),
             }
         }
-        if found || group.back.lock().active().is_some() {
-            // Bytes that did not pass lie behind the end; they stay out of the way of what comes.
-            self.materialiser.seal(group);
-        }
+        // Bytes that did not pass may lie behind the end; they stay out of the way of what comes.
+        self.materialiser.seal(group);
         group.list_as_changed();
         Ok(())
     }
 
     /// Adopts the entries behind the recorded end of a log, in its last segment and in the ones after
-    /// it, while all checks hold. Says whether there were any.
-    fn read_on(&mut self, group: &Arc<GroupLog>, cuts: &[Cut]) -> Result<bool, SegmentError> {
-        let mut found = false;
+    /// it, while all checks hold.
+    fn read_on(&mut self, group: &Arc<GroupLog>, bounds: &[Bound]) -> Result<(), SegmentError> {
         let active = {
             let mut back = group.back.lock();
             match back.active() {
@@ -262,9 +270,9 @@ impl Recovery {
             }
         };
         if let Some((segment, info)) = active {
-            let grown = read_on_in(&segment, info, &group.back.lock().marks, cuts)?;
+            let marks = group.back.lock().marks;
+            let grown = read_on_in(&segment, info, &marks, bounds)?;
             if grown.end_bytes > info.end_bytes {
-                found = true;
                 self.adopt(group, segment, grown);
             }
         }
@@ -294,9 +302,8 @@ impl Recovery {
             if !continues {
                 continue;
             }
-            let grown = read_on_in(&segment, head.info(), &marks, cuts)?;
+            let grown = read_on_in(&segment, head.info(), &marks, bounds)?;
             if grown.last.is_some() {
-                found = true;
                 self.materialiser.seal(group);
                 {
                     let mut back = group.back.lock();
@@ -308,7 +315,7 @@ impl Recovery {
                 self.adopt(group, segment, grown);
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn adopt(&mut self, group: &Arc<GroupLog>, segment: Arc<Segment>, grown: SegmentInfo) {
@@ -317,6 +324,7 @@ impl Recovery {
         back.segments.last_mut().expect("it was just read").info = grown;
         back.marks.last = grown.last;
         back.marks.end_offset = grown.end_offset;
+        back.marks.branch = back.marks.branch.max(grown.branch);
         drop(back);
         self.materialiser.note_unsynced(segment);
     }
@@ -383,12 +391,20 @@ fn read_on_in(
     segment: &Segment,
     info: SegmentInfo,
     marks: &Marks,
-    cuts: &[Cut],
+    bounds: &[Bound],
 ) -> Result<SegmentInfo, SegmentError> {
     const WINDOW_BYTES: u64 = 1024 * 1024;
     let mut info = info;
     let file_end = segment.allocated();
     let mapping = segment.mapping(file_end)?;
+    // What was written before a truncation ends there; what was written after it lies in segments of
+    // its own.
+    let end_index = bounds
+        .iter()
+        .filter(|bound| bound.branch > info.branch)
+        .map(|bound| bound.end)
+        .min()
+        .unwrap_or(LogIndex(u64::MAX));
     let mut term = marks.last.map_or(Term(0), |last| last.term);
     let mut window = Bytes::new();
     let mut window_start = info.end_bytes;
@@ -414,7 +430,7 @@ fn read_on_in(
         let Ok(header) = check_header(&head, segment.crc_start(), position, file_end) else {
             return Ok(info);
         };
-        if !continues(&header, &info, term, cuts) {
+        if header.index >= end_index || !continues(&header, &info, term) {
             return Ok(info);
         }
         let Some(batch) = need(header.batch_length as usize)? else { return Ok(info) };
@@ -426,12 +442,6 @@ fn read_on_in(
     }
 }
 
-fn continues(header: &BatchHeader, info: &SegmentInfo, term: Term, cuts: &[Cut]) -> bool {
-    header.index == info.end_index()
-        && header.base_offset == info.end_offset
-        && header.term >= term
-        && cuts.iter().all(|cut| {
-            let kept = cut.last.is_some_and(|last| header.index <= last.index);
-            kept || header.term >= cut.min_term
-        })
+fn continues(header: &BatchHeader, info: &SegmentInfo, term: Term) -> bool {
+    header.index == info.end_index() && header.base_offset == info.end_offset && header.term >= term
 }
