@@ -13,6 +13,49 @@
 //! Invariant: a frame larger than the limit is refused by its header, and memory is set aside by
 //! the bytes that arrived, never by a length field. This crate does not know what an API key means.
 //!
+//! ```no_run
+//! use bytes::BytesMut;
+//! use plimsoll_transport::{ClientTls, Connection, Listener, ServerTls};
+//! use plimsoll_transport::{TransportConfig, TransportKind};
+//!
+//! async fn node(tls: ServerTls) -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = TransportConfig::default();
+//!     let listener = Listener::bind("127.0.0.1:7420".parse()?, &tls, config)?;
+//!     while let Some(incoming) = listener.accept().await {
+//!         tokio::spawn(async move {
+//!             let connection = incoming.handshake().await?;
+//!             while let Some((mut sender, mut receiver)) = connection.accept().await? {
+//!                 receiver.set_max_frame_bytes(4096);
+//!                 while let Some(frame) = receiver.recv().await? {
+//!                     // Here Hello is checked; a peer that is welcome gets its full limits.
+//!                     connection.admit();
+//!                     let mut head = [0; plimsoll_protocol::frame::FRAME_HEADER_BYTES];
+//!                     frame.header.write_to(&mut head);
+//!                     let mut answer = BytesMut::from(&head[..]);
+//!                     answer.extend_from_slice(&frame.body);
+//!                     sender.send(answer.freeze(), &[frame.payload]).await?;
+//!                 }
+//!             }
+//!             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//!         });
+//!     }
+//!     Ok(())
+//! }
+//!
+//! async fn client(authority_pem: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+//!     let tls = ClientTls::trusting_pem(authority_pem)?;
+//!     let config = TransportConfig::default();
+//!     let address = "127.0.0.1:7420".parse()?;
+//!     let connection =
+//!         Connection::dial(TransportKind::Quic, address, "localhost", Some(&tls), &config).await?;
+//!     let (sender, receiver) = connection.open().await?;
+//!     drop((sender, receiver));
+//!     connection.close(0, "done");
+//!     connection.drained().await;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # Congestion control and datagram sizes
 //! QUIC uses quinn's Cubic. To a loopback address datagrams grow by MTU discovery up to the 64 KiB
 //! that the interface carries, elsewhere to 1,452 bytes unless configured otherwise

@@ -120,6 +120,7 @@ pub struct Listener {
     sockets: Sockets,
     config: TransportConfig,
     local: SocketAddr,
+    handshakes_max: usize,
     handshakes: Arc<Semaphore>,
     closed: watch::Sender<bool>,
 }
@@ -184,8 +185,10 @@ impl Listener {
     }
 
     fn new(sockets: Sockets, local: SocketAddr, config: TransportConfig) -> Listener {
-        let handshakes = Arc::new(Semaphore::new(config.handshakes_max.clamp(1, 65_536)));
-        Listener { sockets, config, local, handshakes, closed: watch::channel(false).0 }
+        let handshakes_max = config.handshakes_max.clamp(1, 65_536);
+        let handshakes = Arc::new(Semaphore::new(handshakes_max));
+        let closed = watch::channel(false).0;
+        Listener { sockets, config, local, handshakes_max, handshakes, closed }
     }
 
     /// The address listened on, with the port that was given for port 0.
@@ -198,32 +201,47 @@ impl Listener {
     /// handshakes are going on as are allowed. May be cancelled.
     pub async fn accept(&self) -> Option<Incoming> {
         let mut closed = self.closed.subscribe();
-        let next = async {
-            let permit = Arc::clone(&self.handshakes).acquire_owned().await.ok()?;
-            match &self.sockets {
-                Sockets::Plaintext { tcp } => {
-                    let (stream, peer) = accept_tcp(tcp).await;
-                    Some(self.incoming(Begun::Tcp(stream), peer, permit))
-                }
-                Sockets::Secure { endpoint, servers, tcp, tls } => tokio::select! {
-                    incoming = endpoint.accept() => {
-                        let incoming = incoming?;
-                        let peer = incoming.remote_address();
-                        let server = servers.for_peer(peer);
-                        let incoming = Box::new(incoming);
-                        Some(self.incoming(Begun::Quic { incoming, server }, peer, permit))
-                    }
-                    (stream, peer) = accept_tcp(tcp) => {
-                        Some(self.incoming(Begun::Tls(stream, tls.clone()), peer, permit))
-                    }
-                },
-            }
-        };
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => None,
-            incoming = next => incoming,
+            incoming = self.next_incoming() => incoming,
         }
+    }
+
+    async fn next_incoming(&self) -> Option<Incoming> {
+        let permit = Arc::clone(&self.handshakes).acquire_owned().await.ok()?;
+        let (endpoint, servers, tcp, tls) = match &self.sockets {
+            Sockets::Plaintext { tcp } => {
+                let (stream, peer) = accept_tcp(tcp).await;
+                return Some(self.incoming(Begun::Tcp(stream), peer, permit));
+            }
+            Sockets::Secure { endpoint, servers, tcp, tls } => (endpoint, servers, tcp, tls),
+        };
+        loop {
+            tokio::select! {
+                incoming = endpoint.accept() => {
+                    let incoming = incoming?;
+                    if self.is_crowded() && incoming.may_retry() {
+                        // An error would say that it has proven its address, which was excluded.
+                        let _ = incoming.retry();
+                        continue;
+                    }
+                    let peer = incoming.remote_address();
+                    let server = servers.for_peer(peer);
+                    let incoming = Box::new(incoming);
+                    return Some(self.incoming(Begun::Quic { incoming, server }, peer, permit));
+                }
+                (stream, peer) = accept_tcp(tcp) => {
+                    return Some(self.incoming(Begun::Tls(stream, tls.clone()), peer, permit));
+                }
+            }
+        }
+    }
+
+    /// With half of the slots for handshakes taken, a QUIC peer has to prove its address (one more
+    /// round trip) before it gets one: a flood with invented addresses then takes none.
+    fn is_crowded(&self) -> bool {
+        self.handshakes.available_permits() < self.handshakes_max / 2
     }
 
     fn incoming(&self, begun: Begun, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Incoming {

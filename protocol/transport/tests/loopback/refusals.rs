@@ -336,6 +336,33 @@ async fn a_silent_peer_loses_its_slot_in_time() {
 }
 
 #[tokio::test]
+async fn a_crowded_listener_asks_for_proof_of_address_and_still_serves() {
+    let ours = identity();
+    let config = TransportConfig { handshakes_max: 4, ..TransportConfig::default() };
+    let listener = listen(TransportKind::Quic, &ours, &config);
+    // Three that have begun and go no further leave one slot.
+    let mut begun = Vec::new();
+    for _ in 0..3 {
+        begun.push(TcpStream::connect(listener.local_addr()).await.unwrap());
+    }
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(timeout(PATIENCE, listener.accept()).await.unwrap().unwrap());
+    }
+    let dial = Connection::dial(
+        TransportKind::Quic,
+        listener.local_addr(),
+        "localhost",
+        Some(&ours.client),
+        &config,
+    );
+    let accept = async { listener.accept().await.unwrap().handshake().await };
+    let (dialed, accepted) = timeout(PATIENCE, async { tokio::join!(dial, accept) }).await.unwrap();
+    dialed.unwrap();
+    accepted.unwrap();
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_told_with_its_address() {
     let ours = identity();
     let config = TransportConfig::default();
