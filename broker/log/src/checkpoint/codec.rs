@@ -1,7 +1,7 @@
 //! The bytes of a checkpoint file: a header block, then one piece per group in ascending order.
 //!
 //! ```text
-//! header fields: checkpoint seq u64, clean u8,
+//! header fields: checkpoint seq u64, closed before journal file? u64,
 //!                journal position (file u64, offset u64, next block u64),
 //!                groups u64, body bytes u64, CRC-32 of the body u32
 //! piece:         length u32, CRC-32 of the rest u32, group u64, payload
@@ -34,8 +34,9 @@ const SEGMENT_BYTES_MIN: usize = 75;
 pub struct CheckpointHeader {
     /// Its number.
     pub seq: CheckpointSeq,
-    /// The store was closed right after it: nothing came later.
-    pub clean: bool,
+    /// The store was closed right after it, and the next journal file would have had this number:
+    /// while none has, nothing came later.
+    pub closed_before: Option<FileSeq>,
     /// The journal is needed from here on.
     pub position: JournalPosition,
     /// How many groups it holds.
@@ -50,7 +51,7 @@ impl CheckpointHeader {
     pub(crate) fn encode(&self, identity: &Identity) -> Vec<u8> {
         header::encode(MAGIC, identity, |out| {
             out.put_u64(self.seq.0);
-            out.put_u8(u8::from(self.clean));
+            out.put_option(self.closed_before, |out, seq| out.put_u64(seq.0));
             out.put_u64(self.position.file.0);
             out.put_u64(self.position.offset);
             out.put_u64(self.position.next_block.0);
@@ -64,7 +65,7 @@ impl CheckpointHeader {
         let mut reader = header::decode_own(MAGIC, identity, bytes)?;
         let header = Self {
             seq: CheckpointSeq(reader.u64("seq")?),
-            clean: reader.flag("clean")?,
+            closed_before: reader.option("closed", |r| r.u64("closed"))?.map(FileSeq),
             position: JournalPosition {
                 file: FileSeq(reader.u64("journal file")?),
                 offset: reader.u64("journal offset")?,

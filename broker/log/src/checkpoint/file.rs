@@ -48,9 +48,10 @@ pub(crate) fn highest_seq(disk: &dyn Disk) -> io::Result<Option<CheckpointSeq>> 
     Ok(numbers.max().map(CheckpointSeq))
 }
 
-/// Whether a damaged checkpoint was put aside here, now or in an earlier life.
-pub(crate) fn has_quarantined(disk: &dyn Disk) -> io::Result<bool> {
-    Ok(disk.list(DIRECTORY)?.iter().any(|name| name.ends_with(QUARANTINE)))
+/// Paths of the damaged checkpoints that were put aside, now or in an earlier life.
+pub(crate) fn quarantined(disk: &dyn Disk) -> io::Result<Vec<String>> {
+    let names = disk.list(DIRECTORY)?.into_iter().filter(|name| name.ends_with(QUARANTINE));
+    Ok(names.map(|name| format!("{DIRECTORY}/{name}")).collect())
 }
 
 /// Removes what an interrupted writer left.

@@ -93,6 +93,17 @@ impl GroupLog {
         front.quarantined = quarantined;
     }
 
+    /// Begins a new branch where the log ends: what an opening did not adopt is then out for good,
+    /// whatever becomes readable again later.
+    pub(crate) fn begin_branch(&self) {
+        let mut front = self.front.lock();
+        let marks = front.marks;
+        let branch = marks.branch + 1;
+        let cut = Cut { last: marks.last, end_offset: marks.end_offset, branch };
+        front.cut(&cut);
+        self.push(front, Change::Cut(cut), None);
+    }
+
     /// Number of the group.
     #[must_use]
     pub fn id(&self) -> GroupId {

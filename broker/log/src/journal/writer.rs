@@ -158,6 +158,11 @@ impl JournalFiles {
         state.needed_by_older = by_older;
     }
 
+    /// Number of the file that is made next.
+    pub(crate) fn next_seq(&self) -> FileSeq {
+        self.state.lock().next_seq
+    }
+
     pub(crate) fn has_spare(&self) -> bool {
         self.state.lock().spare.is_some()
     }

@@ -93,15 +93,16 @@ impl Checkpointer {
         }
     }
 
-    /// Syncs what the capture names, then writes it down.
-    pub(crate) fn run(&mut self, capture: Capture, clean: bool) -> Outcome {
+    /// Syncs what the capture names, then writes it down. After the `last` one no journal file may be
+    /// made any more.
+    pub(crate) fn run(&mut self, capture: Capture, last: bool) -> Outcome {
         let since = self.shared.counters.since_checkpoint.swap(0, Ordering::Relaxed);
         self.leftover.unsynced.extend(capture.unsynced);
         self.leftover.sealed.extend(capture.sealed);
         self.leftover.retired.extend(capture.retired);
         let header = CheckpointHeader {
             seq: self.next_seq,
-            clean,
+            closed_before: last.then(|| self.shared.journal_files.next_seq()),
             position: capture.position,
             groups: 0,
             body_bytes: 0,

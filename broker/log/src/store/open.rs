@@ -105,6 +105,14 @@ pub enum OpenError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// It was tried without a checkpoint that is damaged, and that was not enough.
+    #[error("{error}. Before that, {put_aside} was found damaged and put aside")]
+    AfterDamage {
+        /// The files that were renamed, now or in an earlier attempt.
+        put_aside: String,
+        /// What is then wrong.
+        error: Box<OpenError>,
+    },
     /// The disk is full.
     #[error("the disk is full: {path} could not be written; free some space and start again")]
     Full {
@@ -189,6 +197,23 @@ pub(crate) fn open(
     on_fatal: OnFatal,
 ) -> Result<Opened, OpenError> {
     config.check()?;
+    open_with(disk.clone(), config, driver, on_fatal).map_err(|error| {
+        // What is missing now may be missing because a checkpoint could not be used.
+        match checkpoint_file::quarantined(&*disk) {
+            Ok(put_aside) if !put_aside.is_empty() => {
+                OpenError::AfterDamage { put_aside: put_aside.join(", "), error: Box::new(error) }
+            }
+            _ => error,
+        }
+    })
+}
+
+fn open_with(
+    disk: Arc<dyn Disk>,
+    config: StoreConfig,
+    driver: Driver,
+    on_fatal: OnFatal,
+) -> Result<Opened, OpenError> {
     let directories =
         [journal_file::DIRECTORY, segment_header::DIRECTORY, checkpoint_file::DIRECTORY];
     for directory in directories {
@@ -213,15 +238,21 @@ pub(crate) fn open(
     if checkpoint.is_none() && end.tail.is_none() {
         let directory = segment_header::DIRECTORY;
         let segments = disk.list(directory).map_err(medium("listing", directory))?;
-        let aside = checkpoint_file::has_quarantined(&*disk)
+        let aside = checkpoint_file::quarantined(&*disk)
             .map_err(medium("listing", checkpoint_file::DIRECTORY))?;
-        if aside || segments.iter().any(|name| name.ends_with(segment_header::EXTENSION)) {
+        if !aside.is_empty()
+            || segments.iter().any(|name| name.ends_with(segment_header::EXTENSION))
+        {
             return Err(OpenError::NoCheckpoint { directory: checkpoint_file::DIRECTORY });
         }
     }
+    let directory = journal_file::DIRECTORY;
+    let listed = journal_file::list(&*disk).map_err(medium("listing", directory))?;
     let clean = checkpoint.as_ref().is_some_and(|checkpoint| {
         let header = checkpoint.file.header;
-        header.clean && header.position.next_block == end.next_block
+        // Entries of memory groups leave no trace in the journal, but every life makes a file of it.
+        header.closed_before.is_some_and(|seq| listed.last().is_some_and(|&last| last < seq))
+            && header.position.next_block == end.next_block
     });
     recovery.recover_memory_groups(clean)?;
     // Data is never deleted because metadata was damaged.
@@ -247,6 +278,8 @@ pub(crate) fn open(
     *shared.checkpoint.write() = checkpoint.map(|checkpoint| Arc::new(checkpoint.file));
     let groups = recovery.groups;
     groups.values().for_each(|group| group.restart());
+    // The first thing that is journaled: before it is durable nothing is acknowledged.
+    recovery.read_on.iter().for_each(|group| group.begin_branch());
     let checkpointer = Checkpointer::new(shared.clone(), next_seq, kept, retired);
     Ok(Opened { shared, groups, writer, materialiser, checkpointer })
 }

@@ -41,6 +41,8 @@ pub(crate) struct Recovery {
     pub(crate) materialiser: Materialiser,
     /// Journaled changes of memory groups, in order.
     deferred: BTreeMap<GroupId, Vec<Change>>,
+    /// Memory groups whose segments were read on.
+    pub(crate) read_on: Vec<Arc<GroupLog>>,
     /// Segment files there are, by group; listed when first needed.
     files: Option<BTreeMap<GroupId, Vec<SegmentId>>>,
 }
@@ -54,7 +56,14 @@ impl Recovery {
         });
         let materialiser = Materialiser::new(shared.clone(), position);
         let groups = BTreeMap::new();
-        Self { shared, groups, materialiser, deferred: BTreeMap::new(), files: None }
+        Self {
+            shared,
+            groups,
+            materialiser,
+            deferred: BTreeMap::new(),
+            read_on: Vec::new(),
+            files: None,
+        }
     }
 
     /// Makes the groups of a checkpoint.
@@ -249,9 +258,8 @@ impl Recovery {
                 _ => group.back.lock().marks.apply(&change),
             }
         }
-        // Bytes that did not pass may lie behind the end; they stay out of the way of what comes.
-        self.materialiser.seal(group);
         group.list_as_changed();
+        self.read_on.push(group.clone());
         Ok(())
     }
 
@@ -296,7 +304,8 @@ impl Recovery {
                 Err(error) => return Err(error),
             };
             let head = segment.header();
-            let continues = head.base_index == marks.next_index()
+            let continues = head.branch >= marks.branch
+                && head.base_index == marks.next_index()
                 && head.base_offset == marks.end_offset
                 && head.previous == marks.last;
             if !continues {

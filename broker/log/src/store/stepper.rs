@@ -111,26 +111,26 @@ impl Stepper {
     }
 
     /// A checkpoint of what is materialised. False where there was no room, or the store stopped.
-    fn checkpoint(&mut self, clean: bool) -> bool {
+    fn checkpoint(&mut self, last: bool) -> bool {
         if self.materialiser.is_busy() || self.shared.fatal.is_set() {
             return false;
         }
         let asked = self.shared.requests.is_asked();
-        let outcome = self.checkpointer.run(self.materialiser.capture(), clean);
+        let outcome = self.checkpointer.run(self.materialiser.capture(), last);
         if let Some(number) = asked {
             self.shared.requests.done(number);
         }
-        if outcome == Outcome::Written {
+        if outcome == Outcome::Written && !last {
             self.checkpointer.prepare_journal();
         }
         outcome == Outcome::Written
     }
 
     /// Works everything off, then makes a checkpoint.
-    pub(crate) fn checkpoint_all(&mut self, clean: bool) {
+    pub(crate) fn checkpoint_all(&mut self, last: bool) {
         while self.step() {}
-        if clean || self.checkpointer.has_work() {
-            self.checkpoint(clean);
+        if last || self.checkpointer.has_work() {
+            self.checkpoint(last);
         }
     }
 }
