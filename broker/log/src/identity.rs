@@ -9,7 +9,7 @@ use crate::header::{self, HEADER_BYTES, HeaderError, Identity};
 use crate::random::Random;
 
 /// Name of the file.
-pub const PATH: &str = "plimsoll.meta";
+pub(crate) const PATH: &str = "plimsoll.meta";
 const UNFINISHED: &str = "plimsoll.meta.tmp";
 const MAGIC: [u8; 8] = *b"PLMMETA1";
 

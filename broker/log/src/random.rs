@@ -35,12 +35,12 @@ impl Random {
 /// Random number of one file. Every checksum in the file starts from it, so bytes that an earlier
 /// life left in the same place never validate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Salt(pub u64);
+pub(crate) struct Salt(pub(crate) u64);
 
 impl Salt {
     /// What checksums start from.
     #[must_use]
-    pub fn crc_start(self) -> u32 {
+    pub(crate) fn crc_start(self) -> u32 {
         crc32fast::hash(&self.0.to_le_bytes())
     }
 }

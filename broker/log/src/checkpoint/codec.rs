@@ -31,20 +31,20 @@ const SEGMENT_BYTES_MIN: usize = 75;
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckpointHeader {
+pub(crate) struct CheckpointHeader {
     /// Its number.
-    pub seq: CheckpointSeq,
+    pub(crate) seq: CheckpointSeq,
     /// The store was closed right after it, and the next journal file would have had this number:
     /// while none has, nothing came later.
-    pub closed_before: Option<FileSeq>,
+    pub(crate) closed_before: Option<FileSeq>,
     /// The journal is needed from here on.
-    pub position: JournalPosition,
+    pub(crate) position: JournalPosition,
     /// How many groups it holds.
-    pub groups: u64,
+    pub(crate) groups: u64,
     /// Bytes after the header.
-    pub body_bytes: u64,
+    pub(crate) body_bytes: u64,
     /// Checksum of those bytes.
-    pub body_crc: u32,
+    pub(crate) body_crc: u32,
 }
 
 impl CheckpointHeader {

@@ -73,7 +73,7 @@ pub(crate) fn quarantine(disk: &dyn Disk, seq: CheckpointSeq) -> io::Result<()> 
 
 /// Why a checkpoint file cannot be used.
 #[derive(Debug, Error)]
-pub enum CheckpointError {
+pub(crate) enum CheckpointError {
     /// The medium failed.
     #[error(transparent)]
     Medium(#[from] io::Error),

@@ -16,7 +16,7 @@ pub(crate) use file::CheckpointFile;
 
 /// Number of a checkpoint; the first one of a store is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CheckpointSeq(pub u64);
+pub(crate) struct CheckpointSeq(pub(crate) u64);
 
 /// What a checkpoint holds of one group, beside its state.
 #[derive(Debug, Clone, PartialEq, Eq)]

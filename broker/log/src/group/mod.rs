@@ -23,11 +23,11 @@ use crate::store::queue::Item;
 use crate::store::shared::Shared;
 
 pub(crate) mod back;
-pub mod cursor;
-pub mod error;
+pub(crate) mod cursor;
+pub(crate) mod error;
 pub(crate) mod front;
-pub mod retention;
-pub mod state;
+pub(crate) mod retention;
+pub(crate) mod state;
 
 use back::Back;
 use error::{AppendError, Quarantined, ReadError, TruncateError};

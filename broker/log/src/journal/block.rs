@@ -27,7 +27,7 @@ const KEPT_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Why bytes are not a valid block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum BlockError {
+pub(crate) enum BlockError {
     /// They do not begin as a block does.
     #[error("no block begins here")]
     Magic,

@@ -23,15 +23,15 @@ const ZEROS_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a journal file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JournalHeader {
+pub(crate) struct JournalHeader {
     /// Its number; later files have larger numbers.
-    pub seq: FileSeq,
+    pub(crate) seq: FileSeq,
     /// No block in it has a lower number.
-    pub blocks_from: BlockSeq,
+    pub(crate) blocks_from: BlockSeq,
     /// Starts the checksums of its blocks.
-    pub salt: Salt,
+    pub(crate) salt: Salt,
     /// Its size.
-    pub file_bytes: u64,
+    pub(crate) file_bytes: u64,
 }
 
 pub(crate) fn path(seq: FileSeq) -> String {

@@ -13,11 +13,11 @@ pub(crate) mod writer;
 
 /// Number of a journal file; later files have larger numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileSeq(pub u64);
+pub(crate) struct FileSeq(pub(crate) u64);
 
 /// Number of a block. The first block of a store is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockSeq(pub u64);
+pub(crate) struct BlockSeq(pub(crate) u64);
 
 impl BlockSeq {
     pub(crate) fn next(self) -> Self {
@@ -27,11 +27,11 @@ impl BlockSeq {
 
 /// A place between two blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JournalPosition {
+pub(crate) struct JournalPosition {
     /// The file of the block before.
-    pub file: FileSeq,
+    pub(crate) file: FileSeq,
     /// Byte position after that block; the next one begins here or in a later file.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// The block that comes next.
-    pub next_block: BlockSeq,
+    pub(crate) next_block: BlockSeq,
 }

@@ -16,19 +16,19 @@ pub(crate) const FIRST_BATCH_AT: u64 = HEADER_BYTES as u64;
 
 /// What a segment file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentHeader {
+pub(crate) struct SegmentHeader {
     /// Group and segment number.
-    pub name: SegmentName,
+    pub(crate) name: SegmentName,
     /// Index of its first entry.
-    pub base_index: LogIndex,
+    pub(crate) base_index: LogIndex,
     /// Number of records before it.
-    pub base_offset: Offset,
+    pub(crate) base_offset: Offset,
     /// The entry before its first one.
-    pub previous: Option<LogId>,
+    pub(crate) previous: Option<LogId>,
     /// How often entries had been taken away from the end of the log when it was begun.
-    pub branch: u64,
+    pub(crate) branch: u64,
     /// Starts the checksums of its batch headers.
-    pub salt: Salt,
+    pub(crate) salt: Salt,
 }
 
 impl SegmentName {

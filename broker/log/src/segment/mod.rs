@@ -19,62 +19,62 @@ pub(crate) mod verified;
 
 /// Number of a segment in its group, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SegmentId(pub u64);
+pub(crate) struct SegmentId(pub(crate) u64);
 
 /// A segment's file, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SegmentName {
+pub(crate) struct SegmentName {
     /// The group.
-    pub group: GroupId,
+    pub(crate) group: GroupId,
     /// The segment.
-    pub id: SegmentId,
+    pub(crate) id: SegmentId,
 }
 
 /// What is known of a segment without opening it: what a checkpoint records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentInfo {
+pub(crate) struct SegmentInfo {
     /// Its number.
-    pub id: SegmentId,
+    pub(crate) id: SegmentId,
     /// Index of its first entry.
-    pub base_index: LogIndex,
+    pub(crate) base_index: LogIndex,
     /// Number of records before it.
-    pub base_offset: Offset,
+    pub(crate) base_offset: Offset,
     /// The entry before its first one.
-    pub previous: Option<LogId>,
+    pub(crate) previous: Option<LogId>,
     /// The log's branch when it was begun.
-    pub branch: u64,
+    pub(crate) branch: u64,
     /// Starts the checksums of its batch headers.
-    pub salt: Salt,
+    pub(crate) salt: Salt,
     /// Where its batches end, in bytes; nothing after it is ever looked at.
-    pub end_bytes: u64,
+    pub(crate) end_bytes: u64,
     /// Its last entry; `None` while it is empty.
-    pub last: Option<LogId>,
+    pub(crate) last: Option<LogId>,
     /// Offset after its last record.
-    pub end_offset: Offset,
+    pub(crate) end_offset: Offset,
     /// Largest timestamp of a record, in milliseconds since 1970.
-    pub max_timestamp_ms: i64,
+    pub(crate) max_timestamp_ms: i64,
     /// Largest append time, in milliseconds since 1970.
-    pub max_append_ms: i64,
+    pub(crate) max_append_ms: i64,
     /// Nothing is appended to it any more.
-    pub sealed: bool,
+    pub(crate) sealed: bool,
 }
 
 impl SegmentInfo {
     /// Index after its last entry.
     #[must_use]
-    pub fn end_index(&self) -> LogIndex {
+    pub(crate) fn end_index(&self) -> LogIndex {
         self.last.map_or(self.base_index, |last| LogIndex(last.index.0 + 1))
     }
 
     /// Whether it holds the entry with this index.
     #[must_use]
-    pub fn has_index(&self, index: LogIndex) -> bool {
+    pub(crate) fn has_index(&self, index: LogIndex) -> bool {
         (self.base_index..self.end_index()).contains(&index)
     }
 
     /// Whether it holds the record with this offset.
     #[must_use]
-    pub fn has_offset(&self, offset: Offset) -> bool {
+    pub(crate) fn has_offset(&self, offset: Offset) -> bool {
         (self.base_offset..self.end_offset).contains(&offset)
     }
 

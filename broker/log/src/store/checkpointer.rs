@@ -297,12 +297,6 @@ impl Checkpointer {
             tracing::debug!(path = name.index_path(), error, "index not written");
         }
     }
-
-    /// Whether files of this group still wait to be removed.
-    pub(crate) fn retires(&self, group: GroupId) -> bool {
-        self.retired.iter().any(|(_, name)| name.group == group)
-            || self.leftover.retired.iter().any(|name| name.group == group)
-    }
 }
 
 /// The state that goes into a group's piece.

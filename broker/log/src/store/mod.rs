@@ -1,6 +1,6 @@
 //! A node's store: its groups, and the three pieces of machinery behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -22,11 +22,11 @@ use crate::segment::SegmentId;
 pub(crate) mod checkpointer;
 pub(crate) mod commit;
 pub(crate) mod materialiser;
-pub mod open;
+pub(crate) mod open;
 pub(crate) mod queue;
 pub(crate) mod recovery;
 pub(crate) mod shared;
-pub mod space;
+pub(crate) mod space;
 pub(crate) mod stepper;
 pub(crate) mod threads;
 
@@ -43,8 +43,8 @@ use stepper::Stepper;
 pub struct Store {
     shared: Arc<Shared>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupLog>>>,
-    /// Deleted in this life; their numbers are not given out again.
-    deleted: Mutex<Vec<GroupId>>,
+    /// Deleted in this life, or not yet gone in full; their numbers are not given out again.
+    deleted: Mutex<BTreeSet<GroupId>>,
     stepper: Option<Mutex<Stepper>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -99,15 +99,16 @@ impl Store {
         driver: Driver,
         on_fatal: Box<dyn Fn(&FatalError) + Send + Sync>,
     ) -> Result<Arc<Self>, OpenError> {
-        let opened = open::open(disk, config, driver, on_fatal)?;
+        let opened = open::open(disk, config, on_fatal)?;
         let shared = opened.shared.clone();
         let groups = RwLock::new(opened.groups.clone());
+        let deleted = Mutex::new(opened.deleted.clone());
         let stepper = Stepper::new(opened);
         let (stepper, threads) = match driver {
             Driver::Manual => (Some(Mutex::new(stepper)), Vec::new()),
             Driver::Threads => (None, threads::start(stepper)),
         };
-        let (threads, deleted) = (Mutex::new(threads), Mutex::new(Vec::new()));
+        let threads = Mutex::new(threads);
         Ok(Arc::new(Self { shared, groups, deleted, stepper, threads }))
     }
 
@@ -178,7 +179,7 @@ impl Store {
             let mut groups = self.groups.write();
             let gone = groups.remove(&id);
             if gone.is_some() {
-                self.deleted.lock().push(id);
+                self.deleted.lock().insert(id);
             }
             gone
         };

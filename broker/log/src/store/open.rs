@@ -5,7 +5,7 @@
 //! file. A damaged checkpoint is put aside under another name. What can be neither used nor explained
 //! ends the opening with an error that names it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,7 +21,7 @@ use super::shared::{CheckpointRequests, Counters, Shared};
 use super::space::Space;
 use crate::checkpoint::CheckpointSeq;
 use crate::checkpoint::file::{self as checkpoint_file, CheckpointError, ReadCheckpoint};
-use crate::config::{ConfigError, Driver, StoreConfig};
+use crate::config::{ConfigError, StoreConfig};
 use crate::disk::{Disk, Mode};
 use crate::fatal::{FatalError, FatalState, OnFatal};
 use crate::group::GroupLog;
@@ -128,6 +128,8 @@ pub enum OpenError {
 pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
     pub(crate) groups: BTreeMap<GroupId, Arc<GroupLog>>,
+    /// Groups that are gone, but whose files are not.
+    pub(crate) deleted: BTreeSet<GroupId>,
     pub(crate) writer: JournalWriter,
     pub(crate) materialiser: Materialiser,
     pub(crate) checkpointer: Checkpointer,
@@ -193,13 +195,13 @@ fn newest_checkpoint(
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
     config: StoreConfig,
-    driver: Driver,
     on_fatal: OnFatal,
 ) -> Result<Opened, OpenError> {
     config.check()?;
-    open_with(disk.clone(), config, driver, on_fatal).map_err(|error| {
+    let asked_after = disk.clone();
+    open_with(disk, config, on_fatal).map_err(|error| {
         // What is missing now may be missing because a checkpoint could not be used.
-        match checkpoint_file::quarantined(&*disk) {
+        match checkpoint_file::quarantined(&*asked_after) {
             Ok(put_aside) if !put_aside.is_empty() => {
                 OpenError::AfterDamage { put_aside: put_aside.join(", "), error: Box::new(error) }
             }
@@ -211,7 +213,6 @@ pub(crate) fn open(
 fn open_with(
     disk: Arc<dyn Disk>,
     config: StoreConfig,
-    driver: Driver,
     on_fatal: OnFatal,
 ) -> Result<Opened, OpenError> {
     let directories =
@@ -226,7 +227,7 @@ fn open_with(
     // What is about to be removed is needed by the checkpoint before, should this one's name be lost.
     let directory = checkpoint_file::DIRECTORY;
     disk.sync_dir(directory).map_err(medium("syncing", directory))?;
-    let shared = Arc::new(new_shared(disk, config, driver, identity, random, on_fatal));
+    let shared = Arc::new(new_shared(disk, config, identity, random, on_fatal));
 
     let start = checkpoint.as_ref().map(|checkpoint| checkpoint.file.header.position);
     let mut recovery = Recovery::new(shared.clone(), start);
@@ -280,14 +281,15 @@ fn open_with(
     groups.values().for_each(|group| group.restart());
     // The first thing that is journaled: before it is durable nothing is acknowledged.
     recovery.read_on.iter().for_each(|group| group.begin_branch());
+    let deleted =
+        retired.iter().map(|name| name.group).filter(|id| !groups.contains_key(id)).collect();
     let checkpointer = Checkpointer::new(shared.clone(), next_seq, kept, retired);
-    Ok(Opened { shared, groups, writer, materialiser, checkpointer })
+    Ok(Opened { shared, groups, deleted, writer, materialiser, checkpointer })
 }
 
 fn new_shared(
     disk: Arc<dyn Disk>,
     config: StoreConfig,
-    driver: Driver,
     identity: Identity,
     random: Arc<Random>,
     on_fatal: OnFatal,
@@ -305,7 +307,6 @@ fn new_shared(
     Shared {
         disk,
         identity,
-        driver,
         random,
         entry_bytes_max: record::entry_bytes_max(block_bytes_max) as u64,
         fatal: FatalState::new(on_fatal),

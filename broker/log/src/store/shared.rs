@@ -13,7 +13,7 @@ use super::materialiser::Capture;
 use super::queue::{MaterialQueue, Queue, Work};
 use super::space::Space;
 use crate::checkpoint::CheckpointFile;
-use crate::config::{Driver, StoreConfig};
+use crate::config::StoreConfig;
 use crate::disk::Disk;
 use crate::fatal::{FatalError, FatalState};
 use crate::group::GroupLog;
@@ -28,7 +28,6 @@ pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) identity: Identity,
     pub(crate) config: StoreConfig,
-    pub(crate) driver: Driver,
     pub(crate) random: Arc<Random>,
     pub(crate) entry_bytes_max: u64,
     pub(crate) fatal: FatalState,
