@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::Request;
@@ -57,6 +58,21 @@ impl Client {
     /// Topics, offsets, status.
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.shared))
+    }
+
+    /// Ends the connections and waits, for at most a second, until the nodes were told. Close
+    /// producers first. A client that is only dropped leaves its node to find out by itself.
+    pub async fn close(self) {
+        let links: Vec<Arc<Link>> =
+            self.shared.links.lock().await.drain().map(|(_, l)| l).collect();
+        let told = async {
+            for link in links {
+                link.close("the client is done");
+                link.drained().await;
+            }
+        };
+        // Not being told in time costs the node no more than its idle timeout.
+        let _ = timeout(Duration::from_secs(1), told).await;
     }
 
     /// Name of the cluster that the node belongs to.

@@ -169,6 +169,11 @@ impl Link {
         })
     }
 
+    /// Waits until the other side was told that the connection has ended.
+    pub(crate) async fn drained(&self) {
+        self.connection.drained().await;
+    }
+
     /// Ends the connection.
     pub(crate) fn close(&self, reason: &str) {
         self.control.close(reason);
