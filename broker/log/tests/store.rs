@@ -19,6 +19,7 @@ fn entries_are_read_at_once_and_after_reopening() {
     fill(&group, 1, 200, 1000);
     let before = entries(&group, 0);
     assert_eq!(before.len(), 202);
+    store.checkpoint_now();
     assert!(group.bounds().segments > 3);
     let read = headers(&read_all(&group, Offset(0)));
     assert_eq!(read.len(), 201);

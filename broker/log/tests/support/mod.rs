@@ -18,7 +18,7 @@ use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 
 /// Small files, so that a short test rolls, recycles and checkpoints.
-pub fn small_config() -> StoreConfig {
+pub(crate) fn small_config() -> StoreConfig {
     StoreConfig {
         journal_file_bytes: 256 * 1024,
         journal_bytes_max: 8 * 256 * 1024,
@@ -34,21 +34,25 @@ pub fn small_config() -> StoreConfig {
     }
 }
 
-pub fn try_open(path: &Path, config: StoreConfig, driver: Driver) -> Result<Arc<Store>, OpenError> {
+pub(crate) fn try_open(
+    path: &Path,
+    config: StoreConfig,
+    driver: Driver,
+) -> Result<Arc<Store>, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(path, OpenOptions::default()).unwrap());
     Store::open(disk, config, driver, Box::new(|error| panic!("fatal: {error}")))
 }
 
-pub fn open(path: &Path) -> Arc<Store> {
+pub(crate) fn open(path: &Path) -> Arc<Store> {
     try_open(path, small_config(), Driver::Threads).unwrap()
 }
 
-pub fn small_segments() -> GroupOptions {
+pub(crate) fn small_segments() -> GroupOptions {
     GroupOptions { segment_bytes: 32 * 1024, ..GroupOptions::default() }
 }
 
 /// An entry of `records` records whose body is derived from its term and index.
-pub fn records(term: u64, index: u64, records: u32, body_bytes: usize) -> LogEntry {
+pub(crate) fn records(term: u64, index: u64, records: u32, body_bytes: usize) -> LogEntry {
     let body: Vec<u8> =
         (0..body_bytes).map(|at| (at as u64 * 31 + index * 7 + term * 13) as u8).collect();
     let mut header = BatchHeader {
@@ -67,18 +71,18 @@ pub fn records(term: u64, index: u64, records: u32, body_bytes: usize) -> LogEnt
     LogEntry { header, body: Bytes::from(body) }
 }
 
-pub fn blank(term: u64, index: u64) -> LogEntry {
+pub(crate) fn blank(term: u64, index: u64) -> LogEntry {
     LogEntry::new(EntryKind::Blank, log_id(term, index), Bytes::new())
 }
 
-pub fn log_id(term: u64, index: u64) -> LogId {
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(Term(term), LogIndex(index))
 }
 
-pub type Outcome = Result<(), Arc<FatalError>>;
+pub(crate) type Outcome = Result<(), Arc<FatalError>>;
 
 /// A completion and where its outcome arrives.
-pub fn completion() -> (Completion, mpsc::Receiver<Outcome>) {
+pub(crate) fn completion() -> (Completion, mpsc::Receiver<Outcome>) {
     let (tell, told) = mpsc::channel();
     (
         Box::new(move |outcome| {
@@ -88,22 +92,22 @@ pub fn completion() -> (Completion, mpsc::Receiver<Outcome>) {
     )
 }
 
-pub fn nobody() -> Completion {
+pub(crate) fn nobody() -> Completion {
     Box::new(|_| {})
 }
 
-pub fn wait(told: &mpsc::Receiver<Outcome>) -> Outcome {
+pub(crate) fn wait(told: &mpsc::Receiver<Outcome>) -> Outcome {
     told.recv_timeout(Duration::from_secs(60)).expect("the completion is called")
 }
 
-pub fn append(group: &GroupLog, entries: Vec<LogEntry>) {
+pub(crate) fn append(group: &GroupLog, entries: Vec<LogEntry>) {
     let (done, told) = completion();
     group.append(entries, done).unwrap();
     wait(&told).unwrap();
 }
 
 /// Appends `count` entries of two records after the last one.
-pub fn fill(group: &GroupLog, term: u64, count: u64, body_bytes: usize) {
+pub(crate) fn fill(group: &GroupLog, term: u64, count: u64, body_bytes: usize) {
     let next = group.bounds().last.map_or(0, |last| last.index.0 + 1);
     for index in next..next + count {
         group.append(vec![records(term, index, 2, body_bytes)], nobody()).unwrap();
@@ -117,7 +121,7 @@ pub fn fill(group: &GroupLog, term: u64, count: u64, body_bytes: usize) {
 }
 
 /// All entries from `from` on.
-pub fn entries(group: &GroupLog, from: u64) -> Vec<LogEntry> {
+pub(crate) fn entries(group: &GroupLog, from: u64) -> Vec<LogEntry> {
     let mut found: Vec<LogEntry> = Vec::new();
     let end = group.bounds().last.map_or(0, |last| last.index.0 + 1);
     let mut next = from;
@@ -131,7 +135,7 @@ pub fn entries(group: &GroupLog, from: u64) -> Vec<LogEntry> {
 }
 
 /// All records from an offset on, as bytes of batches, through a cursor.
-pub fn read_all(group: &GroupLog, from: Offset) -> Vec<u8> {
+pub(crate) fn read_all(group: &GroupLog, from: Offset) -> Vec<u8> {
     let mut cursor = group.cursor(from);
     let upto = group.bounds().log_end_offset;
     let mut bytes = Vec::new();
@@ -147,7 +151,7 @@ pub fn read_all(group: &GroupLog, from: Offset) -> Vec<u8> {
 }
 
 /// The batches in a piece of a log: their headers, the file's checksum left out.
-pub fn headers(mut bytes: &[u8]) -> Vec<BatchHeader> {
+pub(crate) fn headers(mut bytes: &[u8]) -> Vec<BatchHeader> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let mut header = BatchHeader::parse(bytes).unwrap();
@@ -160,7 +164,7 @@ pub fn headers(mut bytes: &[u8]) -> Vec<BatchHeader> {
 }
 
 /// The same entries, whatever file they were sealed for.
-pub fn assert_same(found: &[LogEntry], expected: &[LogEntry]) {
+pub(crate) fn assert_same(found: &[LogEntry], expected: &[LogEntry]) {
     let plain = |entries: &[LogEntry]| -> Vec<LogEntry> {
         entries
             .iter()
@@ -174,4 +178,4 @@ pub fn assert_same(found: &[LogEntry], expected: &[LogEntry]) {
     assert_eq!(plain(found), plain(expected));
 }
 
-pub const GROUP: GroupId = GroupId(7);
+pub(crate) const GROUP: GroupId = GroupId(7);
