@@ -36,6 +36,8 @@ mod runtime;
 mod shared;
 mod snapshot;
 mod state_machine;
+#[cfg(test)]
+mod storage_tests;
 mod types;
 mod wake;
 
