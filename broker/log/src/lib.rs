@@ -37,6 +37,7 @@ mod fields;
 mod group;
 mod header;
 mod identity;
+pub mod inspect;
 mod journal;
 mod parking;
 mod random;

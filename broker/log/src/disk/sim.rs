@@ -82,6 +82,7 @@ struct State {
     stats: SimStats,
     slow_time: Duration,
     powered: bool,
+    direct_access: bool,
     /// Pages in the cache, for `cold_touches`.
     resident: BTreeMap<FileId, Vec<bool>>,
 }
@@ -163,6 +164,7 @@ impl SimDisk {
             stats: SimStats::default(),
             slow_time: Duration::ZERO,
             powered: true,
+            direct_access: true,
             resident: BTreeMap::new(),
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state) }) }
@@ -212,6 +214,18 @@ impl SimDisk {
     /// Lets a fault come.
     pub fn inject(&self, fault: Fault) {
         self.shared.lock().faults.add(fault);
+    }
+
+    /// How many calls of a kind there were: a bound for [`Fault::new`]'s `nth`.
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.shared.lock().faults.calls(operation)
+    }
+
+    /// Takes direct access away, as on a file system that does not have it: a direct write is then
+    /// a buffered one and a sync, and either can fail.
+    pub fn without_direct_access(self) -> Self {
+        self.shared.lock().direct_access = false;
+        self
     }
 
     /// Takes back all faults that are still to come, and unreadable places.

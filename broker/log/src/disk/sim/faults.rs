@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::medium::FileId;
 
 /// A kind of call that a [`Fault`] can hit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     /// `Disk::create`.
     Create,
@@ -90,6 +90,7 @@ impl Fault {
 pub(super) struct Faults {
     faults: Vec<Fault>,
     unreadable: BTreeMap<FileId, Vec<Range<u64>>>,
+    calls: BTreeMap<Operation, u64>,
 }
 
 /// What the faults say of one call.
@@ -115,7 +116,12 @@ impl Faults {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.faults.clear();
+        self.unreadable.clear();
+    }
+
+    pub(super) fn calls(&self, operation: Operation) -> u64 {
+        self.calls.get(&operation).copied().unwrap_or(0)
     }
 
     pub(super) fn make_unreadable(&mut self, file: FileId, range: Range<u64>) {
@@ -129,6 +135,7 @@ impl Faults {
 
     /// Counts one call and says what happens to it.
     pub(super) fn judge(&mut self, operation: Operation, path: &str) -> Verdict {
+        *self.calls.entry(operation).or_default() += 1;
         let mut verdict = Verdict::default();
         for fault in &mut self.faults {
             if fault.operation != operation || !path.contains(&fault.path_contains) {

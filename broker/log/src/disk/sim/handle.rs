@@ -64,6 +64,17 @@ impl SimFile {
         if self.mode == Mode::Buffered || aligned { Ok(()) } else { Err(Errno::INVAL.into()) }
     }
 
+    fn sync_now(&self, state: &mut State) -> io::Result<()> {
+        let verdict = state.begin_on(Operation::Sync, self.file())?;
+        if verdict.error == Some(Errno::IO) {
+            state.carry_out(Op::LoseUnsynced { file: self.file() });
+        }
+        verdict.check()?;
+        state.stats.syncs += 1;
+        state.carry_out(Op::Sync { file: self.file() });
+        Ok(())
+    }
+
     /// A direct write that fails has written some of its sectors.
     fn leave_torn(&self, state: &mut State, offset: u64, data: &[u8]) {
         for (number, sector) in data.chunks(SECTOR).enumerate() {
@@ -105,7 +116,7 @@ impl DiskFile for SimFile {
         };
         let mut state = self.handle.shared.lock();
         let verdict = state.begin_on(Operation::Write, self.file())?;
-        let direct = self.mode == Mode::Direct;
+        let direct = self.mode == Mode::Direct && state.direct_access;
         if verdict.error == Some(Errno::IO) && direct {
             self.leave_torn(&mut state, offset, &data);
         }
@@ -126,7 +137,7 @@ impl DiskFile for SimFile {
             state.make_resident(self.file(), offset..end);
         }
         state.carry_out(Op::Write { file: self.file(), offset, data, direct });
-        Ok(())
+        if self.mode == Mode::Direct && !direct { self.sync_now(&mut state) } else { Ok(()) }
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -150,15 +161,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.handle.shared.lock();
-        let verdict = state.begin_on(Operation::Sync, self.file())?;
-        if verdict.error == Some(Errno::IO) {
-            state.carry_out(Op::LoseUnsynced { file: self.file() });
-        }
-        verdict.check()?;
-        state.stats.syncs += 1;
-        state.carry_out(Op::Sync { file: self.file() });
-        Ok(())
+        self.sync_now(&mut self.handle.shared.lock())
     }
 
     fn map(&self, bytes: u64) -> io::Result<Arc<dyn Mapping>> {

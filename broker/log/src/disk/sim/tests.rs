@@ -263,6 +263,20 @@ fn flipped_bit_is_on_the_medium_and_in_the_cache() {
 }
 
 #[test]
+fn direct_write_without_direct_access_is_a_write_and_a_sync() {
+    let disk = SimDisk::new(1).without_direct_access();
+    let file = disk.create("a", Mode::Direct).unwrap();
+    disk.sync_dir("").unwrap();
+    file.write_at(0, &[blocks(1, 1).as_slice()]).unwrap();
+    assert_eq!(disk.crash(&CrashPlan::NOTHING).content("a").unwrap()[0], 1);
+    assert_eq!(disk.calls(Operation::Sync), 1);
+    disk.inject(Fault::new(Operation::Sync, 1, Effect::Eio).once());
+    assert!(file.write_at(0, &[blocks(1, 2).as_slice()]).is_err());
+    assert_eq!(disk.kill_process().content("a").unwrap()[0], 2, "the cache shows it");
+    assert_eq!(disk.crash(&CrashPlan::EVERYTHING).content("a").unwrap()[0], 1, "and it is lost");
+}
+
+#[test]
 fn killed_process_loses_nothing_until_the_power_fails() {
     let disk = SimDisk::new(1);
     let file = synced(&disk, "a", b"old");
