@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::logging;
 
 /// Run a node in the foreground, until a signal ends it
 ///
@@ -57,6 +58,7 @@ impl ServeArgs {
     /// Runs the node until it is told to end.
     pub(crate) fn run(self) -> Result<Exit, Failure> {
         let config = self.node_config()?;
+        logging::start("info");
         plimsoll_node::raise_file_limit();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         if self.threads > 0 {
@@ -166,7 +168,11 @@ fn announce(node: &Node, data: &std::path::Path, no_context: bool) {
         lines.push(format!("  TCP without encryption on {plain}"));
     }
     let authority = node.authority_path();
-    let ca = authority.as_ref().map_or_else(String::new, |path| format!(" --ca {}", path.display()));
+    let ca = authority.map_or_else(String::new, |path| {
+        // To be pasted anywhere, not only in this directory.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        format!(" --ca {}", path.display())
+    });
     let remote = if node.addr().ip().is_loopback() { "" } else { " (elsewhere: this host's name)" };
     lines.push(format!("  connect{remote}: plimsoll topic list --connect {local}{ca}"));
     if !no_context {

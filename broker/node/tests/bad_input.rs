@@ -1,6 +1,8 @@
 //! What hostile or broken clients send: each is answered with a stable code and a message that helps,
 //! ends at most its own connection, and harms nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use bytes::{BufMut, Bytes, BytesMut};

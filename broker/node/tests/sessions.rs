@@ -1,5 +1,7 @@
 //! What a node does for clients that behave: storing, reading, pushing, topics; over each transport.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::time::Duration;
@@ -40,10 +42,9 @@ async fn what_is_produced_is_fetched_over_every_transport() {
         assert!(first.append_time_ms > 1_700_000_000_000);
         let second = client.produce(&name, 1, batch(10..15)).await.unwrap();
         assert_eq!(second.base_offset, Offset(10));
-        let (ends, payload) = client.fetch(&name, 1, 0).await.unwrap();
-        assert_eq!(values(payload), numbers(0..15));
-        assert_eq!(ends.high_watermark, Offset(15));
-        assert_eq!(ends.next_offset, Offset(15));
+        assert_eq!(client.fetch_values(&name, 1).await, numbers(0..15));
+        let (ends, _) = client.fetch(&name, 1, 10).await.unwrap();
+        assert_eq!((ends.next_offset, ends.high_watermark), (Offset(15), Offset(15)));
         let (ends, payload) = client.fetch(&name, 0, 0).await.unwrap();
         assert!(payload.is_empty());
         assert_eq!(ends.high_watermark, Offset(0));
@@ -66,7 +67,7 @@ async fn acknowledged_records_survive_a_crash_and_a_retry_is_stored_once() {
         let mut client = node.quic().await;
         let again = client.produce("t", 0, sequenced(5..9, &producer, 5)).await.unwrap();
         assert_eq!((again.base_offset, again.duplicate), (Offset(5), true));
-        assert_eq!(values(client.fetch("t", 0, 0).await.unwrap().1), numbers(0..9));
+        assert_eq!(client.fetch_values("t", 0).await, numbers(0..9));
     }
     let mut client = node.quic().await;
     let other = client.producer().await;
@@ -89,7 +90,7 @@ async fn pipelined_batches_are_stored_in_order() {
             let frame = client.frame().await;
             frame.decode_response::<ProduceRequest>().unwrap();
         }
-        assert_eq!(values(client.fetch(&name, 0, 0).await.unwrap().1), numbers(0..200));
+        assert_eq!(client.fetch_values(&name, 0).await, numbers(0..200));
     }
 }
 
@@ -103,7 +104,7 @@ async fn acks_none_is_answered_at_admission_and_stored() {
     assert_eq!(reply.reached, AckLevel::None);
     // The next one is behind it in the log.
     client.produce("t", 0, batch(3..4)).await.unwrap();
-    assert_eq!(values(client.fetch("t", 0, 0).await.unwrap().1), numbers(0..4));
+    assert_eq!(client.fetch_values("t", 0).await, numbers(0..4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,7 +300,7 @@ async fn partitions_sleep_when_idle_and_wake_for_producers_and_their_consumers()
     }
     client.produce("t", 0, batch(2..3)).await.unwrap();
     assert_eq!(consumer.pushed_values(1).await, ["2"], "subscriptions outlive the sleep");
-    assert_eq!(values(client.fetch("t", 0, 0).await.unwrap().1), numbers(0..3));
+    assert_eq!(client.fetch_values("t", 0).await, numbers(0..3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,6 +333,41 @@ async fn retention_drops_the_front_and_tells_those_who_ask_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_consumer_is_told_when_retention_has_passed_it() {
+    let node = TestNode::start_with(|config| {
+        config.set("retention_interval", "100ms", "test").unwrap();
+    })
+    .await;
+    let mut client = node.client(TransportKind::Tcp).await;
+    let settings = ["segment-bytes=64KiB", "retention-bytes=128KiB"];
+    client.create_with("t", 1, &settings).await.unwrap();
+    client.produce("t", 0, batch(0..1)).await.unwrap();
+    let mut consumer = node.client(TransportKind::Tcp).await;
+    let slow = consumer.subscribe("t", StartPosition::Earliest, 1).await.unwrap();
+    assert_eq!(consumer.pushed_values(1).await, ["0"]);
+    let describe = DescribeTopicRequest { topic: topic("t") };
+    loop {
+        for _ in 0..10 {
+            client.produce("t", 0, large(16 << 10)).await.unwrap();
+        }
+        let described = client.call(&describe, Bytes::new()).await.unwrap();
+        if described.partitions[0].log_start_offset > Offset(1) {
+            break;
+        }
+    }
+    consumer.send(&CreditRequest { subscription: slow, bytes: 1 << 20 }, Bytes::new()).await;
+    let error = consumer.pushed().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::OffsetOutOfRange);
+    assert!(error.offset > Some(1), "the log start is told: {error:?}");
+    // Its connection goes on, and it can go on from there.
+    let start = StartPosition::Offset(Offset(error.offset.unwrap()));
+    match consumer.subscribe("t", start, 0).await {
+        Ok(_) => assert!(!consumer.pushed().await.unwrap().1.is_empty()),
+        Err(passed_again) => assert_eq!(passed_again.code, ErrorCode::OffsetOutOfRange),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_shutdown_answers_what_it_has_and_says_why_it_ends() {
     let node = TestNode::start().await;
     for kind in ALL {
@@ -358,7 +394,7 @@ async fn a_graceful_shutdown_answers_what_it_has_and_says_why_it_ends() {
     }
     let node = node.await.unwrap();
     let mut client = node.quic().await;
-    let stored = values(client.fetch("t-quic", 0, 0).await.unwrap().1);
+    let stored = client.fetch_values("t-quic", 0).await;
     assert!(stored.len() >= acknowledged, "{acknowledged} acknowledged, {} stored", stored.len());
     assert_eq!(stored, numbers(0..stored.len() as u64));
 }

@@ -1,5 +1,7 @@
 //! What stands in the way of a start, and what the operator is told.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::net::{TcpListener, UdpSocket};

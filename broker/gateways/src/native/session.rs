@@ -207,7 +207,8 @@ async fn converse(connection: &Connection, broker: &Arc<Broker>) -> Result<(), E
     streams.spawn(Box::pin(stream::serve(Arc::clone(&session), sender, receiver)));
     loop {
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            // The one stream of a TCP or TLS connection sees the end of it by itself.
+            accepted = connection.accept(), if connection.has_many_streams() => match accepted {
                 Ok(Some((sender, mut receiver))) => {
                     receiver.set_max_frame_bytes(broker.limits().frame_bytes_max);
                     let serve = stream::serve(Arc::clone(&session), sender, receiver);

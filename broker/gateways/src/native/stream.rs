@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
 use super::{produce, read, topics};
+use crate::refusals;
 
 /// The reading side of one stream.
 pub(super) struct Stream {
@@ -122,13 +124,33 @@ enum ReadingEnd {
 impl Stream {
     /// Reads and hands out requests; then waits for those that are being worked on.
     async fn read(mut self, receiver: &mut FrameReceiver) -> ReadingEnd {
+        let outbox = self.outbox.clone();
         let mut stopping = self.session.broker.stopping();
+        let mut gone = pin!(outbox.gone());
+        let mut stop = pin!(stopping.wait());
         let end = loop {
+            // Frames first: the other two wait for what happens once, and a reader that always finds
+            // a frame need not register for them each time.
             let frame = tokio::select! {
+                biased;
                 frame = receiver.recv() => frame,
-                () = self.outbox.gone() => return ReadingEnd::Finished,
-                () = stopping.wait() => break ReadingEnd::Stopping,
+                () = &mut gone => return ReadingEnd::Finished,
+                () = &mut stop => break ReadingEnd::Stopping,
             };
+            if self.session.broker.is_stopping() {
+                // What was read and not begun is told so: its outcome is certain.
+                let mut frame = frame;
+                while let Ok(Some(unbegun)) = frame {
+                    if self.refuse(&unbegun.header, &refusals::shutting_down()).await.is_err() {
+                        break;
+                    }
+                    frame = match receiver.has_buffered_frame() {
+                        true => receiver.recv().await,
+                        false => Ok(None),
+                    };
+                }
+                break ReadingEnd::Stopping;
+            }
             let broken = match frame {
                 Ok(Some(frame)) => match self.take(frame).await {
                     Ok(()) => continue,
@@ -153,12 +175,11 @@ impl Stream {
             self.subscriptions.clear();
         }
         // A client that has finished its side still gets its answers.
-        let gone = self.outbox.clone();
-        let Self { mut tasks, outbox, .. } = self;
-        drop(outbox);
+        drop(self.outbox);
+        let mut tasks = self.tasks;
         tokio::select! {
             () = async { while tasks.join_next().await.is_some() {} } => {}
-            () = gone.gone() => {}
+            () = &mut gone => {}
         }
         end
     }

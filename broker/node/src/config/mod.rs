@@ -288,11 +288,9 @@ mod tests {
 
     #[test]
     fn contradictions_say_what_to_change() {
-        let mut config = NodeConfig::default();
-        config.tls_certificate = Some("a.pem".into());
+        let config = NodeConfig { tls_certificate: Some("a.pem".into()), ..NodeConfig::default() };
         assert!(config.check().unwrap_err().to_string().contains("tls_key"));
-        let mut config = NodeConfig::default();
-        config.frame_bytes_max = ByteSize(1024 * 1024);
+        let config = NodeConfig { frame_bytes_max: ByteSize(1024 * 1024), ..NodeConfig::default() };
         assert!(config.check().unwrap_err().to_string().contains("frame_bytes_max"));
     }
 

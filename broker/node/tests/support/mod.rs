@@ -1,7 +1,8 @@
 //! A node in a temporary directory, and a client that speaks bare frames: what a test needs to see
 //! exactly what a node answers.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use plimsoll_protocol::api::{
     TopicInfo,
 };
 use plimsoll_protocol::batch::{
-    BatchBuilder, BatchLimits, Compression, DeliveredRecord, Record, iterate_batches,
+    BatchBuilder, BatchLimits, Compression, DeliveredRecord, PushOutcome, Record, iterate_batches,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, ResponseError, encode_request};
@@ -96,7 +97,7 @@ impl TestNode {
         client.create(&name, 1).await.unwrap();
         let stored = client.produce(&name, 0, batch(0..3)).await.unwrap();
         assert_eq!(stored.base_offset, Offset(0));
-        assert_eq!(values(client.fetch(&name, 0, 0).await.unwrap().1), ["0", "1", "2"]);
+        assert_eq!(client.fetch_values(&name, 0).await, ["0", "1", "2"]);
         assert_eq!(self.node.broker().counters().panics.value(), 0, "nothing panicked");
     }
 }
@@ -163,7 +164,8 @@ impl Client {
 
     /// The next frame; `None` when the node has ended the stream or the connection.
     pub async fn receive(&mut self) -> Option<Frame> {
-        timeout(PATIENCE, self.receiver.recv()).await.expect("an answer").ok().flatten()
+        let received = timeout(PATIENCE, self.receiver.recv()).await.expect("an answer");
+        received.inspect_err(|error| println!("{}: {error}", self.connection.kind())).ok().flatten()
     }
 
     /// The next frame, which must be there.
@@ -252,6 +254,19 @@ impl Client {
             max_wait_ms: 0,
         };
         self.exchange(&request, Bytes::new()).await
+    }
+
+    /// Every value from the log start to the high watermark.
+    pub async fn fetch_values(&mut self, name: &str, partition: u32) -> Vec<String> {
+        let (mut from, mut found) = (0, Vec::new());
+        loop {
+            let (ends, payload) = self.fetch(name, partition, from).await.unwrap();
+            found.extend(values(payload));
+            if ends.next_offset >= ends.high_watermark {
+                return found;
+            }
+            from = ends.next_offset.0;
+        }
     }
 
     /// Subscribes; the answer is read.
@@ -359,7 +374,7 @@ pub fn build(
 ) -> Bytes {
     let mut builder = BatchBuilder::new(BatchLimits::default());
     for record in records {
-        builder.push(record).unwrap();
+        assert_eq!(builder.push(record).unwrap(), PushOutcome::Added);
     }
     builder.finish(producer.producer_id, producer.epoch, base_sequence, compression)
 }
