@@ -127,7 +127,8 @@ impl ServeCommand {
         let log = self.directory.join("serve.log");
         let output = File::options().create(true).append(true).open(&log)?;
         let child = Command::new(&self.binary)
-            .args(["serve", "--no-context", "--log", "warn"])
+            .args(["serve", "--no-context"])
+            .env("PLIMSOLL_LOG", "warn")
             .arg("--data")
             .arg(self.data_directory())
             .args(["--listen", &self.address.to_string()])

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::progress::{Measure, Progress};
 use crate::quantity::{bytes_text, elapsed_text, per_second, thousands};
@@ -51,20 +52,14 @@ pub(crate) struct DemoArgs {
 }
 
 impl DemoArgs {
-    pub(crate) fn run(self) -> Result<Exit, Failure> {
+    pub(crate) async fn run(self) -> Result<Exit, Failure> {
         let lines = Lines::load(self.file.as_deref(), self.records)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot start threads: {error}")))?;
-        let outcome = runtime.block_on(async {
-            tokio::select! {
-                outcome = demonstrate(&lines) => outcome,
-                _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted")),
-            }
-        });
-        runtime.shutdown_timeout(Duration::from_millis(200));
-        outcome
+        let mut interrupt = Interrupt::listen()?;
+        tokio::select! {
+            outcome = demonstrate(&lines) => outcome,
+            // The node's process and the temporary directory end with the scope.
+            () = interrupt.asked() => Err(Failure::new(Exit::Failed, "interrupted")),
+        }
     }
 }
 

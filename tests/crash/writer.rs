@@ -1,0 +1,138 @@
+//! A producer that numbers its records.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf, Bytes};
+use plimsoll_bench::serve_process::ServeCommand;
+use plimsoll_client::{AckFuture, Client, Producer, Record};
+use plimsoll_tests::{Random, eventually, within};
+use plimsoll_transport::TransportKind;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::PARTITIONS;
+use crate::ledger::{Ledger, Stream};
+
+/// Records on their way at once.
+const WINDOW: usize = 500;
+const FILLER_BYTES_MAX: u64 = 2_000;
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    stop: Arc<AtomicBool>,
+    sending: JoinHandle<()>,
+    acknowledging: JoinHandle<()>,
+}
+
+struct Sent {
+    stream: Stream,
+    sequence: u64,
+    ack: AckFuture,
+}
+
+impl Writer {
+    /// Begins to send to random partitions of `topic`.
+    pub(crate) async fn start(
+        node: &ServeCommand,
+        transport: TransportKind,
+        topic: &'static str,
+        ledger: &Arc<Ledger>,
+        seed: u64,
+    ) -> Self {
+        let producer = eventually("a producer", async || {
+            let client = Client::connect(node.client_config(transport).ok()?).await.ok()?;
+            client.producer(topic).build().await.ok()
+        })
+        .await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (queue, sent) = mpsc::channel(WINDOW);
+        let writer = ledger.new_writer();
+        let sending = Sending { producer, topic, writer, ledger: Arc::clone(ledger), queue };
+        let random = Random::seeded(seed);
+        Self {
+            sending: tokio::spawn(sending.run(random, Arc::clone(&stop))),
+            acknowledging: tokio::spawn(acknowledge(sent, Arc::clone(ledger))),
+            stop,
+        }
+    }
+
+    /// Ends at once. What it has sent and was not acknowledged may be stored or not.
+    pub(crate) async fn forsake(self) {
+        for task in [self.sending, self.acknowledging] {
+            task.abort();
+            if let Err(ended) = task.await
+                && ended.is_panic()
+            {
+                std::panic::resume_unwind(ended.into_panic());
+            }
+        }
+    }
+
+    /// Stops sending, and waits until everything sent is acknowledged.
+    pub(crate) async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        within("the last sends", self.sending).await.expect("it does not panic");
+        within("the last acks", self.acknowledging).await.expect("all is acknowledged");
+    }
+}
+
+struct Sending {
+    producer: Producer,
+    topic: &'static str,
+    writer: u32,
+    ledger: Arc<Ledger>,
+    queue: mpsc::Sender<Sent>,
+}
+
+impl Sending {
+    async fn run(self, mut random: Random, stop: Arc<AtomicBool>) {
+        let mut next = [0; PARTITIONS as usize];
+        while !stop.load(Ordering::Relaxed) {
+            let partition = random.within(0..next.len() as u64) as usize;
+            let sequence = next[partition];
+            next[partition] += 1;
+            let stream =
+                Stream { topic: self.topic, partition: partition as u32, writer: self.writer };
+            let record = Record::new(value(self.writer, stream.partition, sequence));
+            self.ledger.sending(stream, sequence);
+            let ack = self.producer.enqueue_to(stream.partition, &record).await;
+            let ack = ack.expect("the producer takes records as long as it lives");
+            // The acknowledging side ends only after this one, or is forsaken with it.
+            if self.queue.send(Sent { stream, sequence, ack }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn acknowledge(mut sent: mpsc::Receiver<Sent>, ledger: Arc<Ledger>) {
+    while let Some(Sent { stream, sequence, ack }) = sent.recv().await {
+        match ack.await {
+            Ok(ack) => {
+                assert_eq!(ack.partition, stream.partition);
+                ledger.acked(stream, sequence);
+            }
+            Err(error) => panic!("{stream:?}, record {sequence}: {error}"),
+        }
+    }
+}
+
+/// What record `sequence` of a writer carries: its number, and bytes that follow from it.
+pub(crate) fn value(writer: u32, partition: u32, sequence: u64) -> Bytes {
+    let seed = u64::from(writer) << 48 ^ u64::from(partition) << 40 ^ sequence;
+    let mut random = Random::seeded(seed);
+    let filler = random.within(0..FILLER_BYTES_MAX) as usize;
+    let mut value = Vec::with_capacity(12 + filler);
+    value.extend_from_slice(&writer.to_le_bytes());
+    value.extend_from_slice(&sequence.to_le_bytes());
+    value.extend_from_slice(&random.bytes(filler));
+    value.into()
+}
+
+/// Writer and number of a stored value; `None` where it carries anything else than it must.
+pub(crate) fn read_value(partition: u32, stored: &Bytes) -> Option<(u32, u64)> {
+    let mut rest = stored.clone();
+    let (writer, sequence) = (rest.try_get_u32_le().ok()?, rest.try_get_u64_le().ok()?);
+    (value(writer, partition, sequence) == *stored).then_some((writer, sequence))
+}
