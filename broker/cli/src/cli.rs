@@ -4,6 +4,7 @@
 //! (`PLIMSOLL_TOPIC_CREATE_PARTITIONS`); a flag wins. The options of the connection are the same for
 //! all commands and have no command in their name; commands of other files name their own.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 
 use clap::builder::FalseyValueParser;
@@ -11,12 +12,16 @@ use clap::{
     Arg, ArgAction, Command as ClapCommand, CommandFactory, FromArgMatches, Parser, Subcommand,
 };
 
+use crate::bench::BenchArgs;
 use crate::completions::CompletionsArgs;
+use crate::config::ConfigArgs;
 use crate::consume::ConsumeArgs;
 use crate::context::ContextArgs;
+use crate::demo::DemoArgs;
 use crate::exit::{EXIT_CODES, Exit};
-use crate::failure::Failure;
+use crate::failure::{Failure, note};
 use crate::produce::ProduceArgs;
+use crate::serve::ServeArgs;
 use crate::status::StatusArgs;
 use crate::topic::TopicArgs;
 
@@ -27,6 +32,11 @@ First steps:
   seq 1 100000 | plimsoll produce orders
   plimsoll consume orders --count 5
   plimsoll topic describe orders";
+
+const DEMO_HELP: &str = "\
+Examples:
+  plimsoll demo
+  plimsoll demo /var/log/syslog --records 1000000";
 
 const REST: &str = "\
 Environment:
@@ -59,11 +69,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Serve(ServeArgs),
     Topic(TopicArgs),
     Produce(Box<ProduceArgs>),
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
     Context(ContextArgs),
+    #[command(after_long_help = DEMO_HELP)]
+    Demo(DemoArgs),
+    Bench(Box<BenchArgs>),
+    Config(ConfigArgs),
     Completions(CompletionsArgs),
 }
 
@@ -73,26 +88,45 @@ const RULED: &[&str] = &["topic", "produce", "consume", "status", "log"];
 impl Cli {
     /// Reads the command line of this process; ends it with help, version or a usage error.
     pub(crate) fn read() -> Self {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let matches = with_variables(Self::command(), &variable).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let used = RefCell::new(Vec::new());
+        let variable = |name: &str| {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+            used.borrow_mut().push(format!("{name}={}", value.display()));
+            Some(value)
+        };
+        let matches = with_variables(Self::command(), &variable).try_get_matches();
+        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|error| {
+            let used = used.borrow();
+            if error.use_stderr() && !used.is_empty() {
+                note(&format!("note: options are also taken from {}", used.join(" ")));
+            }
+            error.exit()
+        })
     }
 }
 
 impl Command {
-    /// What is logged when `PLIMSOLL_LOG` says nothing.
-    pub(crate) fn log_default(&self) -> &'static str {
-        "warn"
+    /// What is logged when `PLIMSOLL_LOG` says nothing; `None` where the command sees to it.
+    pub(crate) fn log_default(&self) -> Option<&'static str> {
+        match self {
+            Self::Serve(_) => None,
+            // What the transports have to say of a failed connection is told as a failure.
+            _ => Some("warn,quinn=off,quinn_proto=off,rustls=off"),
+        }
     }
 
     /// Does what was asked.
     pub(crate) fn run(self) -> Result<Exit, Failure> {
         match self {
+            Self::Serve(args) => args.run(),
             Self::Topic(args) => block_on(args.run()),
             Self::Produce(args) => block_on(args.run()),
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),
             Self::Context(args) => args.run(),
+            Self::Demo(args) => block_on(args.run()),
+            Self::Bench(args) => args.run(),
+            Self::Config(args) => args.run(),
             Self::Completions(args) => args.run(),
         }
     }
@@ -174,10 +208,6 @@ mod tests {
         found
     }
 
-    fn help_of(command: &mut ClapCommand) -> String {
-        command.render_long_help().to_string()
-    }
-
     #[test]
     fn definition_is_consistent() {
         Cli::command().debug_assert();
@@ -198,7 +228,7 @@ mod tests {
     fn every_example_of_every_command_is_accepted() {
         let mut seen = 0;
         for (path, mut command) in all_commands() {
-            let help = help_of(&mut command);
+            let help = command.render_long_help().to_string();
             let mut own = 0;
             for example in examples(&help) {
                 let words = words(&example);
@@ -207,10 +237,18 @@ mod tests {
                 }
                 own += 1;
             }
-            assert!(own > 0, "`plimsoll{path}` has no example");
+            // A command without options may leave it to the one above it.
+            let above = path.rsplit_once(' ').map_or("", |(above, _)| above);
+            let shown_above = help_above(above).contains(&format!("plimsoll{path}"));
+            assert!(own > 0 || shown_above, "`plimsoll{path}` has no example");
             seen += own;
         }
         assert!(seen > 30, "only {seen} examples were found");
+    }
+
+    fn help_above(path: &str) -> String {
+        let found = all_commands().into_iter().find(|(known, _)| known == path);
+        found.map(|(_, mut command)| command.render_long_help().to_string()).unwrap_or_default()
     }
 
     /// The commands of this binary in the examples of a help page.
@@ -219,7 +257,7 @@ mod tests {
         else {
             return Vec::new();
         };
-        let joined = after.replace("\\\n", " ");
+        let joined = after.replace("\\\n      ", "");
         let mut found = Vec::new();
         for line in joined.lines().take_while(|line| line.is_empty() || line.starts_with(' ')) {
             for part in line.split(['|', ';', '<', '>', '(', ')']) {

@@ -130,7 +130,7 @@ impl ConnectionArgs {
                 let known = || saved(None).ok().and_then(|saved| trust_of(&saved));
                 let plaintext = merged.transport == Some(TransportKind::Tcp);
                 let trust = match &merged.ca {
-                    Some(authority) => authority.trust(),
+                    Some(authority) => authority.trust()?,
                     None if plaintext => Trust::Nobody,
                     None => known().ok_or_else(|| {
                         Failure::new(
@@ -151,7 +151,7 @@ impl ConnectionArgs {
                 let mut config =
                     ClientConfig::from_saved(&saved).map_err(|error| context_failure(&error))?;
                 if let Some(authority) = &merged.ca {
-                    config.trust = authority.trust();
+                    config.trust = authority.trust()?;
                 }
                 config
             }
@@ -213,12 +213,24 @@ fn read<T, E: std::fmt::Display>(
 }
 
 impl Authority {
-    fn trust(&self) -> Trust {
+    fn trust(&self) -> Result<Trust, Failure> {
         match self {
-            Self::File(path) => Trust::CaFile(path.clone()),
-            Self::Fingerprint(fingerprint) => Trust::Fingerprint(*fingerprint),
+            Self::File(path) => read_authority(path).map(Trust::CaPem),
+            Self::Fingerprint(fingerprint) => Ok(Trust::Fingerprint(*fingerprint)),
         }
     }
+}
+
+/// An authority's PEM text, checked enough to notice a wrong file before anything is tried.
+pub(crate) fn read_authority(path: &Path) -> Result<String, Failure> {
+    let hint = "a node keeps its authority in DIR/tls/ca.pem of its data directory";
+    let pem = std::fs::read_to_string(path)
+        .map_err(|error| Failure::of_file("read the authority", path, &error).hint(hint))?;
+    if Fingerprint::of_pem(pem.as_bytes()).is_none() {
+        let text = format!("{} holds no certificate in PEM form", path.display());
+        return Err(Failure::new(Exit::Failed, text).hint(hint));
+    }
+    Ok(pem)
 }
 
 fn trust_of(saved: &Context) -> Option<Trust> {
@@ -269,10 +281,12 @@ pub(crate) fn connect_failure(error: &ConnectError, address: &str, kind: Transpo
                  with --listen-plaintext ADDRESS",
             )
         }
-        ConnectError::Dial { .. } | ConnectError::Timeout { .. } => failure.hint(format!(
+        ConnectError::Timeout { .. } if kind == TransportKind::Quic => failure
+            .hint(format!("something on the way to {address} may block UDP: try --transport tls")),
+        ConnectError::Dial { .. } | ConnectError::Timeout { .. } => failure.hint(
             "start a node with `plimsoll serve --data DIR`, or name the right one with --connect \
-             HOST:PORT; where UDP is blocked at {address}, try --transport tls"
-        )),
+             HOST:PORT",
+        ),
         _ => failure,
     }
 }
@@ -282,6 +296,8 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
+    const FINGERPRINT: &str =
+        "sha256:8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
     fn directory_with(name: &str, address: &str) -> tempfile::TempDir {
@@ -334,14 +350,16 @@ mod tests {
         let path = Some(directory.path());
         let variables = [
             ("PLIMSOLL_CONNECT", "variable:1"),
-            ("PLIMSOLL_CA", "/variable.pem"),
+            ("PLIMSOLL_CA", FINGERPRINT),
             ("PLIMSOLL_TRANSPORT", "quic"),
             ("PLIMSOLL_TIMEOUT", "3s"),
         ];
         let config = resolve(&ConnectionArgs::default(), &variables, path).unwrap();
         assert_eq!(config.address, "variable:1");
         assert_eq!(config.request_timeout, Duration::from_secs(3));
-        assert!(matches!(config.trust, Trust::CaFile(path) if path == Path::new("/variable.pem")));
+        assert!(
+            matches!(config.trust, Trust::Fingerprint(given) if given.to_string() == FINGERPRINT)
+        );
         let flags = ConnectionArgs {
             connect: Some("flag:2".to_owned()),
             transport: Some(TransportKind::Tls),
@@ -356,7 +374,7 @@ mod tests {
         let directory = directory_with("home", "127.0.0.1:7");
         let flags =
             ConnectionArgs { context: Some("home".to_owned()), ..ConnectionArgs::default() };
-        let variables = [("PLIMSOLL_CONNECT", "variable:1"), ("PLIMSOLL_CA", "/variable.pem")];
+        let variables = [("PLIMSOLL_CONNECT", "variable:1"), ("PLIMSOLL_CA", FINGERPRINT)];
         let config = resolve(&flags, &variables, Some(directory.path())).unwrap();
         assert_eq!(config.address, "127.0.0.1:7");
         assert!(matches!(config.trust, Trust::CaPem(_)));
@@ -373,6 +391,18 @@ mod tests {
         assert_eq!(config.transport, TransportKind::Quic);
         let failure = resolve(&flags, &[], None).unwrap_err();
         assert!(failure.to_string().contains("--ca FILE"), "{failure}");
+    }
+
+    #[test]
+    fn wrong_authority_is_told_before_anything_is_tried() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = read_authority(&directory.path().join("ca.pem")).unwrap_err();
+        assert_eq!(missing.exit(), Exit::NotFound);
+        let path = directory.path().join("other");
+        std::fs::write(&path, "not a certificate").unwrap();
+        let failure = read_authority(&path).unwrap_err();
+        assert!(failure.to_string().contains("no certificate"), "{failure}");
+        assert!(read_authority(directory.path()).is_err());
     }
 
     #[test]

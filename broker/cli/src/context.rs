@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use plimsoll_client::TransportKind;
 use plimsoll_client::context::{self, Context};
-use plimsoll_client::{Fingerprint, TransportKind};
 use serde::Serialize;
 
-use crate::connection::{Authority, context_failure};
+use crate::connection::{Authority, check_address, context_failure, read_authority};
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
@@ -204,7 +204,7 @@ impl Book {
             )
             .hint("--replace writes over it"));
         }
-        crate::connection::check_address(&args.address)?;
+        check_address(&args.address)?;
         let (ca_pem, fingerprint) = match args.ca {
             Some(Authority::File(path)) => (Some(read_authority(&path)?), None),
             Some(Authority::Fingerprint(fingerprint)) => (None, Some(fingerprint.to_string())),
@@ -244,18 +244,4 @@ impl Book {
         note(&format!("removed context {name}"));
         Ok(Exit::Done)
     }
-}
-
-/// An authority's PEM text, checked enough to notice a wrong file now and not at the first use.
-fn read_authority(path: &std::path::Path) -> Result<String, Failure> {
-    let pem =
-        std::fs::read_to_string(path).map_err(|error| Failure::of_file("read", path, &error))?;
-    if Fingerprint::of_pem(pem.as_bytes()).is_none() {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("{} holds no certificate in PEM form", path.display()),
-        )
-        .hint("a node keeps its authority in DIR/tls/ca.pem of its data directory"));
-    }
-    Ok(pem)
 }

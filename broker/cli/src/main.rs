@@ -3,8 +3,10 @@
 //! ```text
 //!  cli           the commands, the variables of their options
 //!  connection    which node, whom to trust      request   refusals in words
+//!  serve config  a node, its settings           log       its data directory, offline
 //!  topic produce consume status                 talk to a node through plimsoll-client
 //!  context       saved addresses                completions
+//!  demo bench    what it promises, shown and measured
 //!  exit failure output progress table           what a person or a script sees of it
 //!  quantity clock separator base64 record_json  how values are written
 //! ```
@@ -13,12 +15,15 @@
 //! happened, to what, and what to do; exit codes mean the same for every command ([`exit`]).
 
 mod base64;
+mod bench;
 mod cli;
 mod clock;
 mod completions;
+mod config;
 mod connection;
 mod consume;
 mod context;
+mod demo;
 mod exit;
 mod failure;
 mod interrupt;
@@ -30,6 +35,7 @@ mod quantity;
 mod record_json;
 mod request;
 mod separator;
+mod serve;
 mod status;
 mod table;
 mod topic;
@@ -38,7 +44,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let command = cli::Cli::read().command;
-    logging::start(command.log_default());
+    if let Some(default) = command.log_default() {
+        logging::start(default);
+    }
     match command.run() {
         Ok(exit) => exit.into(),
         Err(failure) => {

@@ -240,7 +240,12 @@ impl Reading {
     fn show_progress(&self) {
         let lag: u64 =
             self.consumer.progress().iter().filter_map(plimsoll_client::Progress::lag).sum();
-        self.progress.expect(self.records + lag.min(self.left));
+        let expected = self.records + lag.min(self.left);
+        if expected == 0 {
+            // Nothing is known yet.
+            return;
+        }
+        self.progress.expect(expected);
         self.progress.show(self.records, self.records, self.bytes);
     }
 

@@ -144,6 +144,15 @@ impl Delivery {
         poll_fn(|context| self.poll_settled(context)).await;
     }
 
+    /// Takes the outcomes that are there, without waiting.
+    pub(super) async fn take_settled(&mut self) {
+        poll_fn(|context| {
+            let _ = self.poll_settled(context);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     fn poll_settled(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut any = Poll::Pending;
         while let Some((place, ack)) = self.waiting.front_mut() {

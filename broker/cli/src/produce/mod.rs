@@ -304,6 +304,7 @@ async fn deliver_all(
                 return Ok(());
             }
         }
+        delivery.take_settled().await;
         progress.show(input_bytes, delivery.acknowledged(), delivery.bytes());
     }
 }

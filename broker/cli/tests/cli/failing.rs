@@ -1,0 +1,86 @@
+//! What goes wrong around a node: a second one, a port in use, a wrong certificate, a power switch.
+
+use crate::node::{Node, User, exists};
+
+#[test]
+fn second_node_on_a_data_directory_is_refused_and_the_first_goes_on() {
+    let node = Node::start();
+    node.run("topic create orders").ok();
+    let data = node.data();
+    let told = node.run(&format!("serve --listen 127.0.0.1:0 --data {}", data.display())).fails(1);
+    assert!(told.contains(data.to_str().unwrap()), "{told}");
+    node.feed("produce orders", "still here\n").ok();
+    assert_eq!(node.run("consume orders").lines(), ["still here"]);
+}
+
+#[test]
+fn port_in_use_is_named() {
+    let node = Node::start();
+    let other = User::new();
+    let line = format!("serve --listen {} --data {}", node.address, other.path("data").display());
+    let told = other.run(&line).fails(1);
+    assert!(told.contains(&node.address), "{told}");
+    assert!(!exists(&other.path("config/current")), "a node that never ran left a context");
+}
+
+#[test]
+fn wrong_certificate_is_refused_with_advice() {
+    let node = Node::start();
+    let other = Node::start();
+    let other_ca = other.data().join("tls/ca.pem");
+    for transport in ["quic", "tls"] {
+        let line = format!(
+            "topic list --connect {} --ca {} --transport {transport}",
+            node.address,
+            other_ca.display()
+        );
+        let told = node.run(&line).fails(6);
+        assert!(told.contains("--ca"), "{told}");
+    }
+    let own_ca = node.data().join("tls/ca.pem");
+    node.run(&format!("topic list --connect {} --ca {}", node.address, own_ca.display())).ok();
+    let nobody = format!("topic list --connect {} --ca sha256:{}", node.address, "00".repeat(32));
+    node.run(&nobody).fails(6);
+}
+
+#[test]
+fn acknowledged_records_survive_a_power_switch_and_an_ordinary_end() {
+    let node = Node::start();
+    node.run("topic create orders --partitions 2").ok();
+    let input: String = (0..1_000).map(|n| format!("{n}\n")).collect();
+    node.feed("produce orders --partitioner round-robin", input).ok();
+    let node = Node::start_as(node.kill());
+    let sum = |node: &Node| -> u64 {
+        node.run("consume orders").lines().iter().map(|line| line.parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(sum(&node), 499_500);
+    node.feed("produce orders", "1000\n").ok();
+    let (user, status) = node.terminate();
+    assert_eq!(status.code(), Some(0));
+    let node = Node::start_as(user);
+    assert_eq!(sum(&node), 500_500);
+}
+
+#[test]
+fn node_that_has_gone_is_no_connection() {
+    let node = Node::start();
+    let user = node.kill();
+    let told = user.run("topic list --timeout 5s").fails(6);
+    assert!(told.contains("plimsoll serve"), "{told}");
+    user.feed("produce orders --timeout 5s", "a\n").fails(6);
+}
+
+#[test]
+fn missing_or_wrong_settings_of_a_node_are_usage_errors() {
+    let user = User::new();
+    for (line, part) in [
+        ("serve --set colour=red", "colour"),
+        ("serve --set sleep_after", "sleep_after"),
+        ("serve --listen nowhere", "nowhere"),
+        ("serve --config missing.toml", "missing.toml"),
+        ("serve --set batch_bytes_max=1GiB", "batch_bytes_max"),
+    ] {
+        let told = user.run(line).fails(2);
+        assert!(told.contains(part), "{line}: {told}");
+    }
+}
