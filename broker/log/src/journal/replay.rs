@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::block::{self, BlockHeader, RawRecord};
 use super::file::{self, JournalFile};
 use super::{BlockSeq, FileSeq, JournalPosition};
-use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk};
+use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, Mode};
 use crate::header::{HEADER_BYTES, HeaderError, Identity};
 
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
@@ -77,11 +77,33 @@ pub enum ReplayError {
     },
 }
 
+/// Where a block lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockPlace {
+    pub(crate) file: FileSeq,
+    pub(crate) offset: u64,
+    /// Whole pages.
+    pub(crate) bytes: usize,
+}
+
+/// Writes a block once more where it lies, and so makes it durable. A sync would not do: the write
+/// of an earlier process may have failed, and then the cache holds bytes that count as clean and
+/// never reach the medium.
+pub(crate) fn make_durable(disk: &dyn Disk, place: BlockPlace) -> io::Result<()> {
+    let file = disk.open(&file::path(place.file), Mode::Direct)?;
+    let mut block = AlignedBuffer::new(place.bytes);
+    file.read_at(place.offset, block.as_mut_slice())?;
+    file.write_at(place.offset, &[block.as_slice()])?;
+    file.sync()
+}
+
 /// Where the journal ends.
 #[derive(Debug)]
 pub(crate) struct JournalEnd {
     /// The last file with blocks of this life, and the position after them.
     pub(crate) tail: Option<(FileSeq, u64)>,
+    /// The last block that was read back: the only one that may not be on stable storage.
+    pub(crate) last_block: Option<BlockPlace>,
     pub(crate) next_block: BlockSeq,
     /// Files with blocks from the starting position on, oldest first.
     pub(crate) live: Vec<FileSeq>,
@@ -201,6 +223,7 @@ pub(crate) fn replay<E: From<ReplayError>>(
     }
     let mut end = JournalEnd {
         tail: from.map(|position| (position.file, position.offset)),
+        last_block: None,
         next_block: from.map_or(BlockSeq(1), |position| position.next_block),
         live: from.map(|position| position.file).into_iter().collect(),
         unused: Vec::new(),
@@ -217,6 +240,8 @@ pub(crate) fn replay<E: From<ReplayError>>(
         let mut went_on = from.is_some_and(|position| position.file == seq);
         while let Some(block) = scan.block_at(offset)?.filter(|b| b.header.seq == end.next_block) {
             went_on = true;
+            let bytes = block.bytes.len();
+            end.last_block = Some(BlockPlace { file: seq, offset, bytes });
             offset += block.header.padded();
             end.next_block = end.next_block.next();
             apply(block)?;

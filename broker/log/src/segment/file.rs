@@ -206,6 +206,22 @@ impl Segment {
         self.end.store(end, Ordering::Release);
     }
 
+    /// Writes bytes once more where they lie. For bytes that another process wrote and nobody synced:
+    /// had its sync failed, they would count as clean, and a later sync would leave them out.
+    pub(crate) fn rewrite(&self, range: Range<u64>) -> Result<(), SegmentError> {
+        const STEP_BYTES: u64 = 1024 * 1024;
+        let mapping = self.mapping(range.end)?;
+        let mut at = range.start;
+        while at < range.end {
+            let next = range.end.min(at + STEP_BYTES);
+            self.populate(&mapping, at..next)?;
+            let bytes = mapping.clone().slice(at..next);
+            self.file.write_at(at, &[&bytes]).map_err(|source| self.medium("writing", source))?;
+            at = next;
+        }
+        Ok(())
+    }
+
     /// Takes back everything from `end` on.
     pub(crate) fn cut(&self, end: u64) {
         self.end.store(end, Ordering::Release);

@@ -28,7 +28,7 @@ use crate::group::GroupLog;
 use crate::header::{HeaderError, Identity};
 use crate::identity;
 use crate::journal::record::{self, RecordError};
-use crate::journal::replay::{JournalEnd, ReplayError, replay};
+use crate::journal::replay::{JournalEnd, ReplayError, make_durable, replay};
 use crate::journal::writer::{FoundFiles, JournalFiles, JournalWriter, Prepared};
 use crate::journal::{FileSeq, JournalPosition, file as journal_file};
 use crate::parking::{Mutex, RwLock};
@@ -137,7 +137,10 @@ pub(crate) struct Opened {
 
 fn medium(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
-    move |source| OpenError::Medium { operation, path, source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull => OpenError::Full { path },
+        _ => OpenError::Medium { operation, path, source },
+    }
 }
 
 /// The identity; made where the directory is new.
@@ -260,11 +263,10 @@ fn open_with(
     let retired = if put_aside { Vec::new() } else { recovery.tidy_segments()? };
 
     // Votes and acknowledgements may rest on what was read back: on stable storage it must be first.
-    if let Some((seq, _)) = end.tail {
-        let path = journal_file::path(seq);
-        disk.open(&path, Mode::Direct)
-            .and_then(|file| file.sync())
-            .map_err(medium("syncing", &path))?;
+    // Everything before the last block is, because each block was built when the one before it was.
+    if let Some(place) = end.last_block {
+        let path = journal_file::path(place.file);
+        make_durable(&*disk, place).map_err(medium("writing", &path))?;
     }
     let writer = begin_journal(&shared, &end, start)?;
     let mut materialiser = recovery.materialiser;

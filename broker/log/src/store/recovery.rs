@@ -281,6 +281,7 @@ impl Recovery {
             let marks = group.back.lock().marks;
             let grown = read_on_in(&segment, info, &marks, bounds)?;
             if grown.end_bytes > info.end_bytes {
+                segment.rewrite(info.end_bytes..grown.end_bytes)?;
                 self.adopt(group, segment, grown);
             }
         }
@@ -313,6 +314,7 @@ impl Recovery {
             }
             let grown = read_on_in(&segment, head.info(), &marks, bounds)?;
             if grown.last.is_some() {
+                segment.rewrite(0..grown.end_bytes)?;
                 self.materialiser.seal(group);
                 {
                     let mut back = group.back.lock();
