@@ -82,7 +82,6 @@ struct State {
     stats: SimStats,
     slow_time: Duration,
     powered: bool,
-    direct_access: bool,
     /// Pages in the cache, for `cold_touches`.
     resident: BTreeMap<FileId, Vec<bool>>,
 }
@@ -164,7 +163,6 @@ impl SimDisk {
             stats: SimStats::default(),
             slow_time: Duration::ZERO,
             powered: true,
-            direct_access: true,
             resident: BTreeMap::new(),
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state) }) }
@@ -222,9 +220,9 @@ impl SimDisk {
     }
 
     /// Takes direct access away, as on a file system that does not have it: a direct write is then
-    /// a buffered one and a sync, and either can fail.
+    /// a buffered one and a sync, and either can fail. Images of this disk are without it too.
     pub fn without_direct_access(self) -> Self {
-        self.shared.lock().direct_access = false;
+        self.shared.lock().medium.direct_access = false;
         self
     }
 

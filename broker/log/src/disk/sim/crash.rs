@@ -143,7 +143,10 @@ pub(super) fn crash(medium: &Medium, in_flight: Option<&Op>, plan: &CrashPlan) -
         }
         (file, pages)
     });
-    Medium::settled(names.clone(), images.collect::<Vec<_>>())
+    let images: Vec<_> = images.collect();
+    let mut image = Medium::settled(names, images);
+    image.direct_access = medium.direct_access;
+    image
 }
 
 /// Orders of the changes of names and lengths that survive.

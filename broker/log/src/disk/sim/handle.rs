@@ -116,7 +116,7 @@ impl DiskFile for SimFile {
         };
         let mut state = self.handle.shared.lock();
         let verdict = state.begin_on(Operation::Write, self.file())?;
-        let direct = self.mode == Mode::Direct && state.direct_access;
+        let direct = self.mode == Mode::Direct && state.medium.direct_access;
         if verdict.error == Some(Errno::IO) && direct {
             self.leave_torn(&mut state, offset, &data);
         }

@@ -225,6 +225,8 @@ pub(super) struct Medium {
     pub(super) pending_names: Vec<PendingName>,
     /// Files that an open [`DiskFile`](super::super::DiskFile) or map still reads.
     pub(super) open: BTreeMap<FileId, u32>,
+    /// Whether a direct write passes the cache; else it is a write and a sync.
+    pub(super) direct_access: bool,
     next_file: u32,
     next_order: u64,
 }
@@ -239,6 +241,7 @@ impl Medium {
             durable_names: root,
             pending_names: Vec::new(),
             open: BTreeMap::new(),
+            direct_access: true,
             next_file: 0,
             next_order: 0,
         }

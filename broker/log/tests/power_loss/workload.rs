@@ -1,0 +1,545 @@
+//! Short random workloads over a store on a recording disk. A seed is a workload.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use plimsoll_log::disk::Disk;
+use plimsoll_log::disk::sim::{Record, SimDisk, SplitMix};
+use plimsoll_log::{
+    Completion, Driver, Durability, FatalError, GroupLog, GroupOptions, LogEntry, OpenError,
+    Retention, SpaceState, Store, StoreConfig, Vote,
+};
+use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, NodeId, Offset, Term};
+
+use crate::batches;
+use crate::observed::{find_version, observe, shown_version};
+use crate::versions::{GroupVersion, Mark, Promise, Version, Versions};
+
+/// The smallest files that are allowed, so that a few dozen appends roll segments, fill journal
+/// files and use old ones again.
+pub(crate) fn config(seed: u64) -> StoreConfig {
+    StoreConfig {
+        journal_file_bytes: 64 << 10,
+        journal_bytes_max: 192 << 10,
+        journal_reserve_bytes: 8 << 10,
+        block_bytes: 16 << 10,
+        checkpoint_after_bytes: 48 << 10,
+        segment_step_bytes_min: 8 << 10,
+        segment_step_bytes_max: 16 << 10,
+        index_interval_bytes: 4 << 10,
+        open_segments_max: 8,
+        free_bytes_min: 0,
+        unwritten_bytes_max: 64 << 10,
+        tail_cache_bytes_max: 8 << 10,
+        state_in_memory_bytes_max: 64,
+        seed: Some(seed),
+        ..StoreConfig::default()
+    }
+}
+
+/// Opens a store that does nothing by itself. A fatal error is a failure of the test.
+pub(crate) fn open(disk: &SimDisk, seed: u64) -> Result<Arc<Store>, OpenError> {
+    open_telling(disk, seed, Box::new(|error| panic!("the store stopped: {error}")))
+}
+
+fn open_telling(disk: &SimDisk, seed: u64, on_fatal: OnFatal) -> Result<Arc<Store>, OpenError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    Store::open(disk, config(seed), Driver::Manual, on_fatal)
+}
+
+type OnFatal = Box<dyn Fn(&FatalError) + Send + Sync>;
+
+/// Lets a store do all the work that it has.
+pub(crate) fn run_until_idle(store: &Store) {
+    let steps = (0..100_000).take_while(|_| store.step()).count();
+    assert!(steps < 100_000, "the store never comes to rest");
+}
+
+/// A recorded workload, and what may be found after a crash in it.
+pub(crate) struct Recorded {
+    pub(crate) record: Record,
+    pub(crate) versions: Versions,
+    /// The disk as it was left: cleanly closed.
+    pub(crate) disk: SimDisk,
+}
+
+/// Runs the workload of a seed.
+pub(crate) fn record(seed: u64, operations: usize) -> Recorded {
+    let disk = SimDisk::new(seed);
+    let recording = disk.record();
+    let mut run = Run::begin(disk, seed);
+    for _ in 0..operations {
+        run.operate();
+    }
+    run.close();
+    let Run { versions, log, .. } = run;
+    Recorded { record: recording.finish(), versions, disk: log.disk }
+}
+
+/// What became of a workload on a disk that fails.
+pub(crate) struct FaultyRun {
+    pub(crate) versions: Versions,
+    /// What must be found afterwards.
+    pub(crate) promise: Promise,
+    /// The store said that it stopped, or did not open.
+    pub(crate) has_stopped: bool,
+}
+
+/// Runs the workload of a seed on a disk that may fail, until the store stops or all is done.
+pub(crate) fn run_on(disk: SimDisk, seed: u64, operations: usize) -> FaultyRun {
+    let mut run = Run::begin(disk, seed);
+    for _ in 0..operations {
+        if run.is_over() {
+            break;
+        }
+        run.operate();
+    }
+    if !run.is_over() {
+        run.finish_on_healed_disk();
+    }
+    let Run { versions, log, .. } = run;
+    FaultyRun { versions, promise: log.promise(), has_stopped: log.has_failed() }
+}
+
+/// Where a run notes what was issued and what was acknowledged: in the recording, and here.
+#[derive(Clone)]
+struct Notes {
+    disk: SimDisk,
+    promise: Arc<Mutex<Promise>>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Notes {
+    fn note(&self, mark: Mark) {
+        let is_late = self.has_failed() && !matches!(mark, Mark::Issued(_));
+        assert!(!is_late, "{mark:?} was acknowledged after the store had stopped");
+        self.disk.mark(mark.to_number());
+        self.promise.lock().expect("no test panics in it").note(mark);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn promise(&self) -> Promise {
+        *self.promise.lock().expect("no test panics in it")
+    }
+}
+
+/// A workload under way.
+pub(crate) struct Run {
+    random: SplitMix,
+    log: Notes,
+    store: Option<Arc<Store>>,
+    versions: Versions,
+    now_ms: i64,
+    next_group: u64,
+}
+
+impl Run {
+    fn begin(disk: SimDisk, seed: u64) -> Self {
+        let mut run = Self {
+            random: SplitMix::new(seed),
+            log: Notes { disk, promise: Arc::default(), failed: Arc::default() },
+            store: None,
+            versions: Versions::new(),
+            now_ms: 1_000_000,
+            next_group: 0,
+        };
+        run.open();
+        if !run.is_over() {
+            run.create_group();
+            run.create_group();
+        }
+        run
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        self.store.as_ref().expect("open between operations")
+    }
+
+    fn open(&mut self) {
+        // A full disk heals while it is tried again.
+        for _ in 0..20 {
+            let (seed, failed) = (self.random.number(), self.log.failed.clone());
+            let on_fatal: OnFatal = Box::new(move |_| failed.store(true, Ordering::Relaxed));
+            match open_telling(&self.log.disk, seed, on_fatal) {
+                Ok(store) => {
+                    self.store = Some(store);
+                    return;
+                }
+                Err(OpenError::Full { .. }) => {}
+                Err(error) => {
+                    let is_fault = error.to_string().contains("os error 5");
+                    assert!(is_fault, "an undamaged store opens: {error}");
+                    break;
+                }
+            }
+        }
+        self.log.failed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.store.is_none() || self.log.has_failed()
+    }
+
+    /// What waited for space is done once there is some; then everything is acknowledged.
+    fn finish_on_healed_disk(&mut self) {
+        self.log.disk.heal();
+        run_until_idle(self.store());
+        self.close();
+        self.open();
+        if !self.is_over() {
+            let newest = self.versions.newest_id();
+            self.log.note(Mark::Acknowledged(newest));
+            self.log.note(Mark::InMemory(newest));
+            self.adopt();
+        }
+    }
+
+    /// Notes that an operation is about to lead to `version`.
+    fn issue(&mut self, version: Version) -> usize {
+        let id = self.versions.push(version);
+        self.log.note(Mark::Issued(id));
+        id
+    }
+
+    /// A completion that notes the acknowledgement.
+    fn acknowledge(&self, mark: Mark) -> Completion {
+        let log = self.log.clone();
+        Box::new(move |outcome| match outcome {
+            Ok(()) => log.note(mark),
+            // The process was killed before, or the medium failed and the store said so.
+            Err(error) => {
+                let is_end = matches!(*error, FatalError::Closed) || log.has_failed();
+                assert!(is_end, "the store failed: {error}");
+            }
+        })
+    }
+
+    /// Changes one group in a new version; returns the group and the version's number.
+    fn change(
+        &mut self,
+        id: GroupId,
+        change: impl FnOnce(&mut GroupVersion),
+    ) -> (Arc<GroupLog>, usize) {
+        let mut version = self.versions.newest().clone();
+        let mut group = (*version[&id]).clone();
+        change(&mut group);
+        version.insert(id, Arc::new(group));
+        let group = self.store().group(id).expect("it was created");
+        (group, self.issue(version))
+    }
+
+    fn pick(&mut self) -> Option<(GroupId, Arc<GroupVersion>)> {
+        let groups = self.versions.newest();
+        let count = groups.len() as u64;
+        if count == 0 {
+            return None;
+        }
+        let (id, version) = groups.iter().nth(self.random.below(count) as usize)?;
+        Some((*id, version.clone()))
+    }
+
+    fn operate(&mut self) {
+        match self.random.below(100) {
+            0..40 => self.append(),
+            40..48 => self.vote(),
+            48..55 => self.replace_tail(),
+            55..59 => self.save_committed(),
+            59..63 => self.purge(),
+            63..67 => self.retain(),
+            67..70 => self.put_state(),
+            70..85 => drop(self.store().step()),
+            85..90 => run_until_idle(&self.store().clone()),
+            90..93 => self.checkpoint(),
+            93 => self.create_group(),
+            94 => self.set_options(),
+            95 => self.delete_group(),
+            96..98 => self.kill(),
+            98 => self.close_and_open(),
+            _ => self.reset(),
+        }
+    }
+
+    fn create_group(&mut self) {
+        let id = GroupId(self.next_group);
+        self.next_group += 1;
+        let memory = self.random.chance(25) && id.0 > 0;
+        let options = GroupOptions {
+            durability: if memory { Durability::Memory } else { Durability::Durable },
+            segment_bytes: (8 + 8 * self.random.below(3)) << 10,
+        };
+        let mut version = self.versions.newest().clone();
+        version.insert(id, Arc::new(GroupVersion::new(options)));
+        self.issue(version);
+        let created = self.store().create_group(id, options);
+        assert!(created.is_ok() || self.log.has_failed(), "{created:?}");
+    }
+
+    fn set_options(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let segment_bytes = (8 + 8 * self.random.below(3)) << 10;
+        let options = GroupOptions { segment_bytes, ..version.options };
+        self.change(id, |group| group.options = options);
+        self.store().set_options(id, options).expect("it was created");
+    }
+
+    fn delete_group(&mut self) {
+        let Some((id, _)) = self.pick() else { return };
+        if self.versions.newest().len() < 2 {
+            return;
+        }
+        let mut version = self.versions.newest().clone();
+        version.remove(&id);
+        let issued = self.issue(version);
+        self.store().delete_group(id, self.acknowledge(Mark::Acknowledged(issued)));
+    }
+
+    /// Entries that follow the last one, in the term of the group's vote.
+    fn entries(&mut self, version: &GroupVersion, count: u64, term: Term) -> Vec<LogEntry> {
+        let mut entries: Vec<LogEntry> = Vec::new();
+        let mut offset = version.end_offset();
+        for number in 0..count {
+            let id = LogId::new(term, LogIndex(version.next_index() + number));
+            let bytes = match self.random.below(10) {
+                0 => 6000 + self.random.below(4000),
+                1..4 => 1000 + self.random.below(2000),
+                _ => self.random.below(600),
+            };
+            self.now_ms += self.random.below(1000) as i64;
+            let mut entry = if self.random.chance(80) {
+                batches::records(&mut self.random, id, bytes as usize, self.now_ms)
+            } else {
+                batches::other(&mut self.random, id, bytes as usize)
+            };
+            entry.header.base_offset = offset;
+            offset = entry.header.end_offset();
+            entries.push(entry);
+        }
+        entries
+    }
+
+    fn append(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let count = 1 + self.random.below(3);
+        let term = version.vote.map_or(Term(0), |vote| vote.term);
+        self.append_entries(id, &version, count, term);
+    }
+
+    fn append_entries(&mut self, id: GroupId, version: &GroupVersion, count: u64, term: Term) {
+        let last_term = version.last().map_or(Term(0), |last| last.term);
+        let entries = self.entries(version, count, term.max(last_term));
+        // An append may be spread over two blocks, and so be there in part: a version per entry.
+        let group = self.store().group(id).expect("it was created");
+        for entry in &entries {
+            let entry = Arc::new(entry.clone());
+            self.change(id, |group| group.entries.push(entry));
+        }
+        let issued = self.versions.newest_id();
+        let mark =
+            if version.is_memory() { Mark::InMemory(issued) } else { Mark::Acknowledged(issued) };
+        group.append(entries, self.acknowledge(mark)).expect("they follow the last one");
+    }
+
+    fn vote(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let now = version.vote.map_or(Term(0), |vote| vote.term);
+        let committed = self.random.chance(30) && version.vote.is_some();
+        let term = if committed { now } else { Term(now.0 + 1 + self.random.below(3)) };
+        let voted_for = NodeId(self.random.below(3));
+        self.save_vote(id, Vote { term, voted_for, committed });
+    }
+
+    fn save_vote(&mut self, id: GroupId, vote: Vote) {
+        let (group, issued) = self.change(id, |group| group.vote = Some(vote));
+        group.save_vote(vote, self.acknowledge(Mark::Acknowledged(issued)));
+    }
+
+    /// What a follower does when a new leader's log is another one: vote, truncation, new entries.
+    fn replace_tail(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let term = Term(version.vote.map_or(0, |vote| vote.term.0) + 1);
+        self.save_vote(id, Vote { term, voted_for: NodeId(9), committed: true });
+        // Nothing committed is ever truncated.
+        let first = version.first_unpurged().max(version.committed.map_or(0, |id| id.index.0 + 1));
+        let first = first.max(version.first_index());
+        let end = version.next_index();
+        if first >= end {
+            return;
+        }
+        let next = first + self.random.below(end - first);
+        let last_kept = next.checked_sub(1).map(LogIndex);
+        let (group, issued) = self.change(id, |group| group.truncate(last_kept));
+        group
+            .truncate_after(last_kept, self.acknowledge(Mark::Acknowledged(issued)))
+            .expect("what is kept was not purged");
+        if self.random.chance(20) {
+            return;
+        }
+        // The new leader's entries are older than its own term as often as not.
+        let version = self.versions.newest()[&id].clone();
+        let oldest = version.last().map_or(Term(0), |last| last.term);
+        let of_term = if self.random.chance(50) {
+            term
+        } else {
+            Term(oldest.0 + self.random.below(term.0 - oldest.0 + 1))
+        };
+        let count = 1 + self.random.below(3);
+        self.append_entries(id, &version, count, of_term);
+    }
+
+    /// The last entry of a group that is out of danger.
+    fn acknowledged_last(&mut self, id: GroupId) -> Option<LogId> {
+        run_until_idle(&self.store().clone());
+        self.versions.newest().get(&id)?.last()
+    }
+
+    fn save_committed(&mut self) {
+        let Some((id, _)) = self.pick() else { return };
+        let Some(last) = self.acknowledged_last(id) else { return };
+        let (group, _) = self.change(id, |group| group.committed = Some(last));
+        group.applied(last);
+        group.save_committed(last);
+    }
+
+    fn purge(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let Some(committed) = version.committed else { return };
+        let first = version.first_unpurged();
+        if committed.index.0 < first {
+            return;
+        }
+        let index = first + self.random.below(committed.index.0 + 1 - first);
+        let Some(entry) = version.entry(index) else { return };
+        let upto = entry.id();
+        let (group, issued) = self.change(id, |group| group.purged = Some(upto));
+        group.purge(upto, self.acknowledge(Mark::Acknowledged(issued)));
+    }
+
+    fn retain(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let Some(committed) = version.committed else { return };
+        let Some(entry) = version.entry(committed.index.0) else { return };
+        let upto = entry.header.end_offset();
+        // What goes depends on where segments end; the group says it when the call returns. The
+        // version is issued before it, because the call may write.
+        let policy = if self.random.chance(50) {
+            Retention { max_age_ms: None, max_bytes: Some(8 << 10) }
+        } else {
+            Retention { max_age_ms: Some(10_000), max_bytes: None }
+        };
+        let group = self.store().group(id).expect("it was created");
+        group.retain(&policy, self.now_ms, upto);
+        let bounds = group.bounds();
+        assert!(bounds.log_start_offset <= upto, "retention went past what is committed");
+        self.change(id, |group| {
+            group.start_offset = bounds.log_start_offset;
+            group.purged = bounds.purged;
+        });
+    }
+
+    fn put_state(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let Some(committed) = version.committed else { return };
+        let bytes = 10 + self.random.below(200) as usize;
+        let state = batches::noise(&mut self.random, committed, bytes);
+        let put = (committed, state.clone());
+        let (group, _) = self.change(id, |group| group.states.push(put));
+        group.put_state(committed, state);
+    }
+
+    fn checkpoint(&mut self) {
+        run_until_idle(&self.store().clone());
+        self.store().checkpoint_now();
+        run_until_idle(&self.store().clone());
+        let (newest, promise) = (self.versions.newest_id(), self.log.promise());
+        let is_full = matches!(self.store().space(), SpaceState::Low { .. });
+        if !self.log.has_failed() && !is_full && promise.acknowledged.max(promise.in_memory) > 0 {
+            self.log.note(Mark::Checkpointed(newest));
+        }
+    }
+
+    fn reset(&mut self) {
+        let Some((id, version)) = self.pick() else { return };
+        let Some(last) = version.last() else { return };
+        let last = LogId::new(last.term, LogIndex(last.index.0 + 5));
+        let offset = Offset(version.end_offset().0 + 100);
+        let (group, issued) = self.change(id, |group| {
+            group.before = Some(last);
+            group.before_offset = offset;
+            group.entries.clear();
+            group.purged = Some(last);
+            group.start_offset = offset;
+        });
+        group.reset_to(last, offset, self.acknowledge(Mark::Acknowledged(issued)));
+        // What came before is not asked for again, and what comes next may be committed.
+        self.change(id, |group| group.committed = Some(last));
+        group.save_committed(last);
+    }
+
+    /// The process dies and the next one finds what was written; what was only queued is lost.
+    fn kill(&mut self) {
+        self.store = None;
+        self.open();
+        if !self.is_over() {
+            self.adopt();
+        }
+    }
+
+    fn close_and_open(&mut self) {
+        self.close();
+        if self.log.has_failed() {
+            return;
+        }
+        self.open();
+        if !self.is_over() {
+            self.adopt();
+        }
+    }
+
+    fn close(&mut self) {
+        self.store().close();
+        self.store = None;
+    }
+
+    /// Finds out which version the reopened store shows and goes on from there.
+    fn adopt(&mut self) {
+        let observed = observe(self.store()).expect("an undamaged store is readable");
+        let found = find_version(&observed, &self.versions, &self.log.promise(), true)
+            .unwrap_or_else(|differences| panic!("after reopening:\n{differences}"));
+        let version = shown_version(self.versions.version(found), &observed);
+        let id = self.issue(version);
+        self.log.note(Mark::Acknowledged(id));
+        self.log.note(Mark::InMemory(id));
+    }
+}
+
+/// What a recovered store is asked to go on with: one entry and a vote per group.
+pub(crate) fn go_on(store: &Store, versions: &mut Versions, random: &mut SplitMix) {
+    let mut version = versions.newest().clone();
+    for (id, group) in &mut version {
+        let log = store.group(*id).expect("it was just observed");
+        let group = Arc::make_mut(group);
+        let last_term = group.last().map_or(Term(0), |last| last.term);
+        let term = Term(group.vote.map_or(Term(0), |vote| vote.term).max(last_term).0 + 1);
+        let vote = Vote { term, voted_for: NodeId(7), committed: true };
+        group.vote = Some(vote);
+        log.save_vote(vote, completion());
+        let mut entry = batches::records(
+            random,
+            LogId::new(term, LogIndex(group.next_index())),
+            500,
+            2_000_000,
+        );
+        entry.header.base_offset = group.end_offset();
+        group.entries.push(Arc::new(entry.clone()));
+        log.append(vec![entry], completion()).expect("it follows the last one");
+    }
+    versions.push(version);
+    run_until_idle(store);
+}
+
+fn completion() -> Completion {
+    Box::new(|outcome| outcome.expect("nothing fails here"))
+}
