@@ -217,11 +217,16 @@ impl Broker {
                 ),
             )
         })?;
-        let group = self
-            .host
-            .group(group, GroupKind::Partition, group_options(&meta.config))
-            .await
-            .map_err(|error| refusals::open(&error))?;
+        let options = group_options(&meta.config);
+        let woken = self.host.group(group, GroupKind::Partition, options).await;
+        let group = woken.map_err(|error| {
+            // Damage that was found while waking is told as what it is.
+            let log = self.store.group(group);
+            match log.and_then(|log| log.is_quarantined()) {
+                Some(quarantined) => refusals::read(&quarantined.into()),
+                None => refusals::open(&error),
+            }
+        })?;
         let batch_bytes_max = meta.config.batch_bytes_max.min(self.limits.batch.batch_bytes_max);
         Ok(Partition {
             group,

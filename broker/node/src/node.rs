@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, maintain, native};
+use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
 use plimsoll_log::{Driver, FatalError, Store};
 use plimsoll_replication::{Clock, Host, HostConfig, SystemClock};
@@ -36,7 +37,7 @@ pub struct Node {
     host: Arc<Host>,
     store: Arc<Store>,
     /// Only to see when the last user of the disk, and with it the lock, is gone.
-    disk: Weak<RealDisk>,
+    disk: Weak<dyn Disk>,
     failed: watch::Receiver<Option<Arc<str>>>,
     tasks: Tasks,
 }
@@ -54,38 +55,44 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Starts a node. It answers when this returns.
+    /// Starts a node on this machine's disk and clock. It answers when this returns.
     ///
     /// # Errors
     /// [`StartError`] by cause. What was opened is closed again; nothing was deleted.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         config.check()?;
-        let disk = {
-            let data = config.data.clone();
-            blocking(move || RealDisk::open(data, OpenOptions::default())).await?
-        };
+        let data = config.data.clone();
+        let disk = blocking(move || RealDisk::open(data, OpenOptions::default())).await?;
         if !disk.has_direct_access() {
             tracing::info!(
                 data = %config.data.display(),
                 "the file system has no direct access; durable writes take two to three times as long"
             );
         }
+        // A map of a file that another process cut short would end this one without a word.
+        if let Err(error) = install_sigbus_handler() {
+            tracing::warn!(%error, "no handler for SIGBUS");
+        }
+        Self::start_on(config, Arc::new(disk), Arc::new(SystemClock::new())).await
+    }
+
+    /// Starts a node on a given disk and clock. Certificates are files of `config.data` all the
+    /// same.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_on(
+        config: NodeConfig,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        config.check()?;
         let certificates = {
             let config = config.clone();
             let prepare = move || certificates::prepare(&config, config.listen, SystemTime::now());
             blocking(prepare).await?
         };
-        let tls = ServerTls::from_pem(
-            certificates.chain_pem.as_bytes(),
-            certificates.key_pem.as_bytes(),
-        )?;
-        let transport = config.transport();
-        let listener = Listener::bind(config.listen, &tls, transport.clone())?;
-        let plaintext = match config.listen_plaintext {
-            Some(address) => Some(Arc::new(Listener::bind_plaintext(address, transport)?)),
-            None => None,
-        };
-        let disk = Arc::new(disk);
+        let (listener, plaintext) = bind(&config, &certificates)?;
         let disk_in_use = Arc::downgrade(&disk);
         let (tell, failed) = watch::channel(None);
         let store = {
@@ -96,31 +103,7 @@ impl Node {
             let open = move || Store::open(disk, config, Driver::Threads, Box::new(on_fatal));
             blocking(open).await?
         };
-        // Maps read by other processes' faults would kill the process silently without it.
-        if let Err(error) = install_sigbus_handler() {
-            tracing::warn!(%error, "no handler for SIGBUS");
-        }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let identity = store.identity();
-        let host_config =
-            HostConfig { drain_timeout: config.shutdown_timeout, ..HostConfig::default() };
-        let host = Host::new(Arc::clone(&store), identity.node_id, Arc::clone(&clock), host_config);
-        let named = NodeIdentity {
-            node_id: identity.node_id,
-            cluster_id: hex(&identity.cluster_id),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let limits = config.limits();
-        let broker = match Broker::start(Arc::clone(&store), Arc::clone(&host), named, limits).await
-        {
-            Ok(broker) => broker,
-            Err(error) => {
-                let closing = Arc::clone(&store);
-                blocking(move || closing.close()).await;
-                return Err(error.into());
-            }
-        };
-        let listener = Arc::new(listener);
+        let (host, broker) = open_broker(&config, &store, &clock).await?;
         let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
         for listener in std::iter::once(&listener).chain(&plaintext) {
             tasks.accepting.spawn(accept(Arc::clone(listener), Arc::clone(&broker)));
@@ -131,7 +114,7 @@ impl Node {
         };
         tasks.maintenance.spawn(maintain(Arc::clone(&broker), clock, maintenance));
         tracing::info!(
-            node = %identity.node_id,
+            node = %store.identity().node_id,
             listen = %listener.local_addr(),
             data = %config.data.display(),
             topics = broker.catalog().len(),
@@ -252,6 +235,48 @@ impl Node {
         };
         if timeout(RELEASE_TIMEOUT, released).await.is_err() {
             tracing::error!("the data directory is still in use by this process; this is a bug");
+        }
+    }
+}
+
+/// Binds the node's addresses.
+fn bind(
+    config: &NodeConfig,
+    certificates: &Certificates,
+) -> Result<(Arc<Listener>, Option<Arc<Listener>>), StartError> {
+    let tls =
+        ServerTls::from_pem(certificates.chain_pem.as_bytes(), certificates.key_pem.as_bytes())?;
+    let listener = Listener::bind(config.listen, &tls, config.transport())?;
+    let plaintext = match config.listen_plaintext {
+        Some(address) => Some(Arc::new(Listener::bind_plaintext(address, config.transport())?)),
+        None => None,
+    };
+    Ok((Arc::new(listener), plaintext))
+}
+
+/// Opens the groups of a store and wakes the catalog.
+async fn open_broker(
+    config: &NodeConfig,
+    store: &Arc<Store>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<Host>, Arc<Broker>), StartError> {
+    let identity = store.identity();
+    let host_config =
+        HostConfig { drain_timeout: config.shutdown_timeout, ..HostConfig::default() };
+    let host = Host::new(Arc::clone(store), identity.node_id, Arc::clone(clock), host_config);
+    let named = NodeIdentity {
+        node_id: identity.node_id,
+        cluster_id: hex(&identity.cluster_id),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let started = Broker::start(Arc::clone(store), Arc::clone(&host), named, config.limits()).await;
+    match started {
+        Ok(broker) => Ok((host, broker)),
+        Err(error) => {
+            host.abort().await;
+            let closing = Arc::clone(store);
+            blocking(move || closing.close()).await;
+            Err(error.into())
         }
     }
 }
