@@ -20,6 +20,7 @@ use crate::context::ContextArgs;
 use crate::demo::DemoArgs;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::failure::{Failure, note};
+use crate::log::LogArgs;
 use crate::produce::ProduceArgs;
 use crate::serve::ServeArgs;
 use crate::status::StatusArgs;
@@ -75,6 +76,7 @@ pub(crate) enum Command {
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
     Context(ContextArgs),
+    Log(LogArgs),
     #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
     Bench(Box<BenchArgs>),
@@ -124,6 +126,7 @@ impl Command {
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),
             Self::Context(args) => args.run(),
+            Self::Log(args) => args.run(),
             Self::Demo(args) => block_on(args.run()),
             Self::Bench(args) => args.run(),
             Self::Config(args) => args.run(),

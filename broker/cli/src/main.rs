@@ -27,6 +27,7 @@ mod demo;
 mod exit;
 mod failure;
 mod interrupt;
+mod log;
 mod logging;
 mod output;
 mod produce;

@@ -41,11 +41,15 @@ impl Progress {
 
     /// Shows `position` (bytes or records, as the bar counts) and the figures so far.
     pub(crate) fn show(&self, position: u64, records: u64, bytes: u64) {
-        if self.bar.is_hidden() {
-            return;
+        if !self.bar.is_hidden() {
+            self.say(position, &figures(records, bytes, self.bar.elapsed()));
         }
+    }
+
+    /// Shows `position` and a text of the command's own.
+    pub(crate) fn say(&self, position: u64, text: &str) {
         self.bar.set_position(position);
-        self.bar.set_message(figures(records, bytes, self.bar.elapsed()));
+        self.bar.set_message(text.to_owned());
     }
 
     /// The end is now known to be at `len`.

@@ -9,6 +9,7 @@
 
 mod consuming;
 mod failing;
+mod logs;
 mod node;
 mod offline;
 mod producing;
