@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use plimsoll_log::Store;
 use plimsoll_log::disk::sim::{
     CrashPlan, InFlight, Op, Replay, SimDisk, SplitMix, SurvivingData, SurvivingNames,
 };
+use plimsoll_log::{Driver, Store};
 
 use crate::failures::Failures;
 use crate::observed::{Observed, find_version, observe, shown_version};
@@ -21,6 +21,8 @@ pub(crate) struct Effort {
     pub(crate) operations: usize,
     /// Random plans beside the fixed ones, at each operation of the disk.
     pub(crate) random_plans: usize,
+    /// Who does the store's work in the workload.
+    pub(crate) driver: Driver,
 }
 
 /// What was looked at.
@@ -61,14 +63,26 @@ pub(crate) struct ImageId {
 }
 
 impl ImageId {
-    fn describe(self, op: Option<&Op>, outcome: &Outcome) -> String {
+    fn describe(self, replay: &Replay<'_>, outcome: &Outcome, driver: Driver) -> String {
         let Self { seed, position, number } = self;
-        let op = op.map_or("the end".to_owned(), ToString::to_string);
-        format!(
+        let op = replay.next_op().map_or("the end".to_owned(), ToString::to_string);
+        let what = format!(
             "power failed in workload {seed} before operation {position} ({op}), image {number}: \
-             {outcome:?}\nreplay it alone: PLIMSOLL_REPLAY={seed}:{position}:{number} \
-             cargo test -p plimsoll-log --test power_loss replay -- --nocapture"
-        )
+             {outcome:?}"
+        );
+        match driver {
+            Driver::Manual => format!(
+                "{what}\nreplay it alone: PLIMSOLL_REPLAY={seed}:{position}:{number} \
+                 cargo test -p plimsoll-log --test power_loss replay -- --nocapture"
+            ),
+            // It never happens a second time: show what led to it.
+            Driver::Threads => {
+                let before = &replay.record().ops()[..position];
+                let last = &before[before.len().saturating_sub(60)..];
+                let ops: Vec<String> = last.iter().map(|op| format!("  {op}")).collect();
+                format!("{what}\nbefore that:\n{}", ops.join("\n"))
+            }
+        }
     }
 }
 
@@ -76,7 +90,7 @@ impl ImageId {
 pub(crate) fn explore(seed: u64, effort: Effort, tally: &Tally, only: Option<ImageId>) {
     let recorded = tally.failures.watch(
         || format!("workload {seed} failed by itself"),
-        || workload::record(seed, effort.operations),
+        || workload::record(seed, effort.operations, effort.driver),
     );
     let Some(recorded) = recorded else { return };
     Tally::count(&tally.workloads);
@@ -128,7 +142,7 @@ fn explore_position(
         };
         let mut random = SplitMix::new(seed ^ ((position as u64) << 20) ^ number as u64);
         tally.failures.watch(
-            || id.describe(replay.next_op(), plan),
+            || id.describe(replay, plan, effort.driver),
             || check(&recorded.versions, &image, &promise, after_kill, &mut random, tally),
         );
     }

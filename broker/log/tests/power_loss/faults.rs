@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use plimsoll_log::Store;
 use plimsoll_log::disk::sim::{CrashPlan, Effect, Fault, Operation, SimDisk, SplitMix};
+use plimsoll_log::{Driver, Store};
 
 use crate::failures::Failures;
 use crate::observed::{find_version, observe, shown_version};
@@ -35,6 +35,55 @@ pub(crate) struct Tally {
     /// Images that were recovered afterwards.
     pub(crate) images: u64,
     pub(crate) failures: Failures,
+}
+
+/// Opens and reads a store that was killed, and lets each read fail once: an error that says so, and
+/// at the next attempt everything is there.
+pub(crate) fn fail_each_read(seed: u64, operations: usize, tally: &mut Tally) {
+    let recorded = workload::record(seed, operations, Driver::Manual);
+    let ops = recorded.record.ops().len();
+    let image = || recorded.record.image(ops - ops / 4, &CrashPlan::EVERYTHING);
+    let healthy = image();
+    let store = workload::open(&healthy, seed).expect("an undamaged store opens");
+    let expected = observe(&store).expect("an undamaged store is readable");
+    drop(store);
+    for nth in 1..=healthy.calls(Operation::Read) {
+        let fault = Fault::new(Operation::Read, nth, Effect::Eio).once();
+        let failures = std::mem::take(&mut tally.failures);
+        failures.watch(
+            || format!("workload {seed}, killed, {fault:?}"),
+            || {
+                let disk = image();
+                disk.inject(fault.clone());
+                let (stopped, text) = match workload::open(&disk, seed) {
+                    Err(error) => (true, error.to_string()),
+                    Ok(store) => match observe(&store) {
+                        Err(error) => {
+                            let observed = observe(&store).expect("the medium has healed");
+                            assert_eq!(observed, expected, "read again");
+                            (false, error.to_string())
+                        }
+                        // An index that cannot be read is made again.
+                        Ok(observed) => {
+                            assert_eq!(observed, expected);
+                            (false, "os error 5".to_owned())
+                        }
+                    },
+                };
+                assert!(text.contains("os error 5"), "the error does not say why: {text}");
+                tally.runs += 1;
+                if stopped {
+                    tally.stopped += 1;
+                    let store = workload::open(&disk, seed).expect("the medium has healed");
+                    let observed = observe(&store).expect("the medium has healed");
+                    assert_eq!(observed, expected, "opened again");
+                } else {
+                    tally.finished += 1;
+                }
+            },
+        );
+        tally.failures = failures;
+    }
 }
 
 /// Runs a workload once for each call that writes, and lets that call fail.

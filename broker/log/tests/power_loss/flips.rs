@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use plimsoll_log::Driver;
 use plimsoll_log::disk::sim::{CrashPlan, SimDisk, SplitMix};
 
 use crate::failures::Failures;
@@ -40,7 +41,7 @@ pub(crate) struct Closed {
 
 impl Closed {
     pub(crate) fn of_workload(seed: u64, operations: usize) -> Self {
-        let recorded = workload::record(seed, operations);
+        let recorded = workload::record(seed, operations, Driver::Manual);
         let image = recorded.disk.crash(&CrashPlan::NOTHING);
         Self { seed, recorded, image }
     }

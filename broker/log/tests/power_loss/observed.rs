@@ -12,7 +12,7 @@ use plimsoll_protocol::ids::{GroupId, LogId};
 use crate::versions::{GroupVersion, Promise, Version, VersionId, Versions};
 
 /// What a group shows.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct ObservedGroup {
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,

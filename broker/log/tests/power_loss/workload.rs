@@ -1,7 +1,7 @@
 //! Short random workloads over a store on a recording disk. A seed is a workload.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::sim::{Record, SimDisk, SplitMix};
@@ -39,10 +39,7 @@ pub(crate) fn config(seed: u64) -> StoreConfig {
 
 /// Opens a store that does nothing by itself. A fatal error is a failure of the test.
 pub(crate) fn open(disk: &SimDisk, seed: u64) -> Result<Arc<Store>, OpenError> {
-    open_telling(disk, seed, Box::new(|error| panic!("the store stopped: {error}")))
-}
-
-fn open_telling(disk: &SimDisk, seed: u64, on_fatal: OnFatal) -> Result<Arc<Store>, OpenError> {
+    let on_fatal: OnFatal = Box::new(|error| panic!("the store stopped: {error}"));
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     Store::open(disk, config(seed), Driver::Manual, on_fatal)
 }
@@ -63,11 +60,12 @@ pub(crate) struct Recorded {
     pub(crate) disk: SimDisk,
 }
 
-/// Runs the workload of a seed.
-pub(crate) fn record(seed: u64, operations: usize) -> Recorded {
+/// Runs the workload of a seed. With [`Driver::Threads`] the operations of the disk come in another
+/// order each time; what may be found after a crash is known all the same.
+pub(crate) fn record(seed: u64, operations: usize, driver: Driver) -> Recorded {
     let disk = SimDisk::new(seed);
     let recording = disk.record();
-    let mut run = Run::begin(disk, seed);
+    let mut run = Run::begin(disk, seed, driver);
     for _ in 0..operations {
         run.operate();
     }
@@ -87,7 +85,7 @@ pub(crate) struct FaultyRun {
 
 /// Runs the workload of a seed on a disk that may fail, until the store stops or all is done.
 pub(crate) fn run_on(disk: SimDisk, seed: u64, operations: usize) -> FaultyRun {
-    let mut run = Run::begin(disk, seed);
+    let mut run = Run::begin(disk, seed, Driver::Manual);
     for _ in 0..operations {
         if run.is_over() {
             break;
@@ -107,9 +105,26 @@ struct Notes {
     disk: SimDisk,
     promise: Arc<Mutex<Promise>>,
     failed: Arc<AtomicBool>,
+    /// Completions that were given away and not called.
+    waiting: Arc<(Mutex<usize>, Condvar)>,
 }
 
 impl Notes {
+    fn add_waiting(&self) {
+        *self.waiting.0.lock().expect("no test panics in it") += 1;
+    }
+
+    fn end_waiting(&self) {
+        *self.waiting.0.lock().expect("no test panics in it") -= 1;
+        self.waiting.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let waiting = self.waiting.0.lock().expect("no test panics in it");
+        let is_waiting = |waiting: &mut usize| *waiting > 0;
+        drop(self.waiting.1.wait_while(waiting, is_waiting).expect("no test panics in it"));
+    }
+
     fn note(&self, mark: Mark) {
         let is_late = self.has_failed() && !matches!(mark, Mark::Issued(_));
         assert!(!is_late, "{mark:?} was acknowledged after the store had stopped");
@@ -130,6 +145,7 @@ impl Notes {
 pub(crate) struct Run {
     random: SplitMix,
     log: Notes,
+    driver: Driver,
     store: Option<Arc<Store>>,
     versions: Versions,
     now_ms: i64,
@@ -137,10 +153,16 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn begin(disk: SimDisk, seed: u64) -> Self {
+    fn begin(disk: SimDisk, seed: u64, driver: Driver) -> Self {
         let mut run = Self {
             random: SplitMix::new(seed),
-            log: Notes { disk, promise: Arc::default(), failed: Arc::default() },
+            log: Notes {
+                disk,
+                promise: Arc::default(),
+                failed: Arc::default(),
+                waiting: Arc::default(),
+            },
+            driver,
             store: None,
             versions: Versions::new(),
             now_ms: 1_000_000,
@@ -163,7 +185,8 @@ impl Run {
         for _ in 0..20 {
             let (seed, failed) = (self.random.number(), self.log.failed.clone());
             let on_fatal: OnFatal = Box::new(move |_| failed.store(true, Ordering::Relaxed));
-            match open_telling(&self.log.disk, seed, on_fatal) {
+            let disk: Arc<dyn Disk> = Arc::new(self.log.disk.clone());
+            match Store::open(disk, config(seed), self.driver, on_fatal) {
                 Ok(store) => {
                     self.store = Some(store);
                     return;
@@ -179,6 +202,14 @@ impl Run {
         self.log.failed.store(true, Ordering::Relaxed);
     }
 
+    /// Waits until everything that was asked for is done.
+    fn settle(&self) {
+        match self.driver {
+            Driver::Manual => run_until_idle(self.store()),
+            Driver::Threads => self.log.wait(),
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.store.is_none() || self.log.has_failed()
     }
@@ -186,7 +217,7 @@ impl Run {
     /// What waited for space is done once there is some; then everything is acknowledged.
     fn finish_on_healed_disk(&mut self) {
         self.log.disk.heal();
-        run_until_idle(self.store());
+        self.settle();
         self.close();
         self.open();
         if !self.is_over() {
@@ -207,13 +238,17 @@ impl Run {
     /// A completion that notes the acknowledgement.
     fn acknowledge(&self, mark: Mark) -> Completion {
         let log = self.log.clone();
-        Box::new(move |outcome| match outcome {
-            Ok(()) => log.note(mark),
-            // The process was killed before, or the medium failed and the store said so.
-            Err(error) => {
-                let is_end = matches!(*error, FatalError::Closed) || log.has_failed();
-                assert!(is_end, "the store failed: {error}");
+        log.add_waiting();
+        Box::new(move |outcome| {
+            match outcome {
+                Ok(()) => log.note(mark),
+                // The process was killed before, or the medium failed and the store said so.
+                Err(error) => {
+                    let is_end = matches!(*error, FatalError::Closed) || log.has_failed();
+                    assert!(is_end, "the store failed: {error}");
+                }
             }
+            log.end_waiting();
         })
     }
 
@@ -391,7 +426,7 @@ impl Run {
 
     /// The last entry of a group that is out of danger.
     fn acknowledged_last(&mut self, id: GroupId) -> Option<LogId> {
-        run_until_idle(&self.store().clone());
+        self.settle();
         self.versions.newest().get(&id)?.last()
     }
 
@@ -450,9 +485,9 @@ impl Run {
     }
 
     fn checkpoint(&mut self) {
-        run_until_idle(&self.store().clone());
+        self.settle();
         self.store().checkpoint_now();
-        run_until_idle(&self.store().clone());
+        self.settle();
         let (newest, promise) = (self.versions.newest_id(), self.log.promise());
         let is_full = matches!(self.store().space(), SpaceState::Low { .. });
         if !self.log.has_failed() && !is_full && promise.acknowledged.max(promise.in_memory) > 0 {

@@ -75,6 +75,11 @@ pub struct Replay<'a> {
 }
 
 impl Replay<'_> {
+    /// What is walked over.
+    pub fn record(&self) -> &Record {
+        self.record
+    }
+
     /// How many operations were carried out.
     pub fn position(&self) -> usize {
         self.position
