@@ -58,7 +58,8 @@ impl ServeArgs {
     /// Runs the node until it is told to end.
     pub(crate) fn run(self) -> Result<Exit, Failure> {
         let config = self.node_config()?;
-        logging::start("info");
+        // What openraft and the transports have to say that matters is said by the crates above them.
+        logging::start("info,openraft=off,quinn=warn,quinn_proto=warn,rustls=warn");
         plimsoll_node::raise_file_limit();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         if self.threads > 0 {

@@ -18,8 +18,8 @@ use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::{Offset, PartitionIndex};
 use plimsoll_transport::TransportKind;
 use support::{
-    NOBODY, TestNode, assert_code, batch, build, large, produce_request, record, sequenced, topic,
-    until, values,
+    NOBODY, PATIENCE, TestNode, assert_code, batch, build, large, produce_request, record,
+    sequenced, topic, until, values,
 };
 
 const ALL: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
@@ -118,9 +118,11 @@ async fn a_subscription_pushes_what_is_there_and_what_comes() {
         let mut consumer = node.client(kind).await;
         consumer.subscribe(&name, StartPosition::Earliest, 0).await.unwrap();
         assert_eq!(consumer.pushed_values(5).await, numbers(0..5));
-        let (at_end, payload) = consumer.pushed().await.unwrap();
-        assert!(payload.is_empty(), "caught up");
-        assert_eq!((at_end.next_offset, at_end.high_watermark), (Offset(5), Offset(5)));
+        let mut at_end = node.client(kind).await;
+        at_end.subscribe(&name, StartPosition::Latest, 0).await.unwrap();
+        let (marker, payload) = at_end.pushed().await.unwrap();
+        assert!(payload.is_empty(), "nothing to push, and that is told");
+        assert_eq!((marker.next_offset, marker.high_watermark), (Offset(5), Offset(5)));
         for number in 5..20 {
             client.produce(&name, 0, batch(number..number + 1)).await.unwrap();
         }
@@ -181,8 +183,7 @@ async fn credit_holds_a_subscription_back_and_others_go_on() {
     assert_eq!(consumer.pushed_values(1).await, ["0"], "one batch overdraws the credit");
     let fast = consumer.subscribe("fast", StartPosition::Earliest, 0).await.unwrap();
     assert_eq!(consumer.pushed_values(50).await, numbers(0..50), "{fast:?}");
-    // The marker of the fast one, then nothing but what credit allows.
-    assert!(consumer.pushed().await.unwrap().1.is_empty());
+    // Nothing more comes but what credit allows.
     consumer.call(&PingRequest {}, Bytes::new()).await.unwrap();
     consumer.send(&CreditRequest { subscription: slow, bytes: 1 << 20 }, Bytes::new()).await;
     assert_eq!(consumer.pushed_values(49).await, numbers(1..50));
@@ -428,6 +429,30 @@ async fn a_consumer_that_does_not_read_holds_up_nobody_else() {
             bytes += consumer.pushed().await.unwrap().1.len();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_does_not_wait_for_those_who_take_nothing() {
+    let node = TestNode::start_with(|config| {
+        config.set("shutdown_timeout", "10m", "test").unwrap();
+    })
+    .await;
+    let mut client = node.quic().await;
+    client.create("t", 1).await.unwrap();
+    for _ in 0..48 {
+        client.produce("t", 0, large(512 << 10)).await.unwrap();
+    }
+    let mut stuck = Vec::new();
+    for kind in ALL {
+        let mut consumer = node.client(kind).await;
+        consumer.subscribe("t", StartPosition::Earliest, 0).await.unwrap();
+        let mut starved = node.client(kind).await;
+        starved.subscribe("t", StartPosition::Earliest, 1).await.unwrap();
+        stuck.push((consumer, starved));
+    }
+    let node = tokio::time::timeout(PATIENCE, node.restart()).await.expect("it ends by itself");
+    drop(stuck);
+    node.assert_serves().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,34 +73,33 @@ pub(super) async fn serve(
     });
     // The writer runs by itself; it ends when the reader and all of its tasks have dropped their
     // outboxes, or when the peer takes nothing more.
-    let abort = AbortOnDrop(writing.abort_handle());
+    let _abort = AbortOnDrop(writing.abort_handle());
     let outcome = tokio::select! {
         outcome = reading => outcome,
         _ = alarm.wait_for(|panicked| *panicked) => {
             return Err(Ending::new(ErrorCode::Internal, "a request made the node fail; a bug"));
         }
     };
-    let is_stopping = matches!(outcome, ReadingEnd::Stopping);
-    let written = match outcome {
-        // Who sends nonsense and reads nothing is not waited for.
-        ReadingEnd::Broken(ending) => match timeout(LAST_WORDS, &mut writing).await {
-            Ok(Ok((mut sender, _))) => {
-                see_off(&mut sender, &mut receiver).await;
-                return Err(ending);
-            }
-            _ => return Err(ending),
+    match outcome {
+        ReadingEnd::Finished => match (&mut writing).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Ending::new(ErrorCode::Internal, "the node failed on this stream")),
         },
-        _ => (&mut writing).await,
-    };
-    let Ok((mut sender, written)) = written else {
-        return Err(Ending::new(ErrorCode::Internal, "the node failed on this stream; a bug"));
-    };
-    drop(abort);
-    if is_stopping && written.is_ok() {
-        // The connection is closed next, and that would drop what the peer has not got yet.
-        sender.received().await;
+        // Who takes no answers is not waited for.
+        ReadingEnd::Stopping => {
+            if let Ok(Ok((mut sender, Ok(())))) = timeout(LAST_WORDS, &mut writing).await {
+                // The connection is closed next, which would drop what the peer has not got yet.
+                let _ = timeout(LAST_WORDS, sender.received()).await;
+            }
+            Ok(())
+        }
+        ReadingEnd::Broken(ending) => {
+            if let Ok(Ok((mut sender, Ok(())))) = timeout(LAST_WORDS, &mut writing).await {
+                see_off(&mut sender, &mut receiver).await;
+            }
+            Err(ending)
+        }
     }
-    Ok(())
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

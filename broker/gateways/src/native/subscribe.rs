@@ -136,10 +136,14 @@ pub(super) async fn run(
         };
         let correlation = header.correlation;
         let push = Push::new(session, outbox, correlation, partition, request, start, credit);
-        let broke = match push.run().await {
-            Ok(never) => match never {},
-            Err(Broke::Gone) => return,
-            Err(Broke::Told(error)) => error,
+        let mut stopping = session.broker.stopping();
+        let broke = tokio::select! {
+            broke = push.run() => match broke {
+                Ok(never) => match never {},
+                Err(Broke::Gone) => return,
+                Err(Broke::Told(error)) => error,
+            },
+            () = stopping.wait() => refusals::shutting_down(),
         };
         let (api, version) = (ApiKey::Subscribe, SubscribeRequest::VERSION);
         let frame = encode_frame(api, version, FrameFlags::PUSH_ERROR, correlation, &broke, 0);
@@ -185,7 +189,6 @@ enum News {
     Catalog,
     /// The group that it reads is not the one in use any more.
     LookAgain,
-    Stopping,
 }
 
 /// The task of one subscription.
@@ -233,10 +236,9 @@ impl<'a> Push<'a> {
             limits.delivery_bytes,
         );
         let mut catalog = broker.catalog_changes();
-        let mut stopping = broker.stopping();
         let mut watermark = self.partition.group.high_watermark();
         self.greet().await?;
-        // A position that is at the end already is told by one empty delivery.
+        // An end that no delivery has told of is told by an empty one.
         let mut told_caught_up = false;
         loop {
             let upto = *watermark.borrow_and_update();
@@ -244,7 +246,8 @@ impl<'a> Push<'a> {
             let log = self.partition.group.log();
             match step(log, &mut self.cursor, upto, allowed).await {
                 Ok(Some(chunk)) => {
-                    told_caught_up = false;
+                    // A delivery that ends at the high watermark says so by its two offsets.
+                    told_caught_up = chunk.next_offset >= upto;
                     self.deliver(chunk, upto).await?;
                     continue;
                 }
@@ -264,16 +267,14 @@ impl<'a> Push<'a> {
                 },
                 changed = catalog.changed() => match changed {
                     Ok(()) => News::Catalog,
-                    Err(_) => News::Stopping,
+                    Err(_) => return Err(refusals::shutting_down().into()),
                 },
-                () = stopping.wait() => News::Stopping,
             };
             match news {
                 News::Records => {}
                 News::Catalog if self.has_topic() => {}
                 News::Catalog => return Err(refusals::unknown_topic(&self.request.topic).into()),
                 News::LookAgain => (self.partition, watermark) = self.woken().await?,
-                News::Stopping => return Err(refusals::shutting_down().into()),
             }
         }
     }
