@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use std::time::{Duration, Instant};
 
@@ -45,16 +46,11 @@ pub struct ServeProcess {
 impl ServeCommand {
     /// A node of `binary` that keeps everything in `directory`, on free ports of 127.0.0.1.
     pub fn new(binary: &Path, directory: &Path) -> io::Result<Self> {
-        let address = free_address()?;
-        let mut plaintext = free_address()?;
-        while plaintext == address {
-            plaintext = free_address()?;
-        }
         Ok(Self {
             binary: binary.to_owned(),
             directory: directory.to_owned(),
-            address,
-            plaintext,
+            address: free_address()?,
+            plaintext: free_address()?,
             arguments: Vec::new(),
         })
     }
@@ -196,13 +192,17 @@ impl Drop for ServeProcess {
     }
 }
 
-/// A port of 127.0.0.1 that is free for UDP and for TCP.
-fn free_address() -> io::Result<SocketAddr> {
-    const TRIES: usize = 64;
-    for _ in 0..TRIES {
-        let stream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = stream.local_addr()?;
-        if UdpSocket::bind(address).is_ok() {
+/// A port of 127.0.0.1 that is free for UDP and for TCP, below those that the system hands out by
+/// itself: a node that is started again finds it still free.
+pub fn free_address() -> io::Result<SocketAddr> {
+    const PORTS: std::ops::Range<u16> = 18_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) + std::process::id() * 97;
+    let ports = u32::from(PORTS.end - PORTS.start);
+    for step in 0..ports {
+        let port = PORTS.start + ((begin + step * 31) % ports) as u16;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return Ok(address);
         }
     }
@@ -236,8 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn a_free_address_can_be_bound_for_both() {
-        let address = free_address().unwrap();
+    fn a_free_address_can_be_bound_for_both_and_is_given_once() {
+        let (address, other) = (free_address().unwrap(), free_address().unwrap());
+        assert_ne!(address, other);
         let _stream = TcpListener::bind(address).unwrap();
         let _datagrams = UdpSocket::bind(address).unwrap();
     }

@@ -11,13 +11,11 @@
 mod binary;
 mod node;
 mod random;
-mod session;
 mod wait;
 
 pub use binary::plimsoll_binary;
 pub use node::{TRANSPORTS, TestNode};
 pub use random::Random;
-pub use session::Session;
 pub use wait::{PATIENCE, eventually, within};
 
 /// Whether the long form of a test was asked for (`PLIMSOLL_LONG=1`).

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
+use plimsoll_bench::serve_process::free_address;
 use plimsoll_client::{Client, ClientConfig, NewTopic, TopicConfig, Trust};
-use plimsoll_node::Node;
 use plimsoll_node::config::NodeConfig;
-use plimsoll_transport::TransportKind;
+use plimsoll_node::{Node, StartError};
+use plimsoll_transport::{BindError, TransportKind};
 use tempfile::TempDir;
 
-use crate::wait::within;
+use crate::wait::{eventually, within};
 
 /// The three ways to reach a node.
 pub const TRANSPORTS: [TransportKind; 3] =
@@ -31,11 +32,10 @@ impl TestNode {
     /// Starts a node with some settings changed.
     pub async fn start_with(change: impl FnOnce(&mut NodeConfig)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = NodeConfig {
             data: directory.path().join("data"),
-            listen: loopback,
-            listen_plaintext: Some(loopback),
+            listen: free_address().expect("a free port"),
+            listen_plaintext: Some(free_address().expect("a free port")),
             ..NodeConfig::default()
         };
         change(&mut config);
@@ -47,10 +47,15 @@ impl TestNode {
     /// Starts it again on the same directory and ports.
     pub async fn start_again(&mut self) {
         assert!(self.node.is_none(), "it runs");
-        let node = within("start", Node::start(self.config.clone())).await.expect("it starts");
-        self.config.listen = node.addr();
-        self.config.listen_plaintext = node.tcp_addr();
-        self.node = Some(node);
+        let node = eventually("the ports are free again", async || {
+            match Node::start(self.config.clone()).await {
+                Ok(node) => Some(node),
+                // QUIC connections of its last life, in this same process, still say goodbye.
+                Err(StartError::Bind(BindError::InUse { .. })) => None,
+                Err(error) => panic!("it does not start: {error}"),
+            }
+        });
+        self.node = Some(node.await);
     }
 
     /// Ends it in order.
@@ -75,7 +80,7 @@ impl TestNode {
         &self.directory
     }
 
-    /// The settings it was started with, its ports filled in.
+    /// The settings it was started with.
     pub fn config(&self) -> &NodeConfig {
         &self.config
     }
