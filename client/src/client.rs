@@ -2,8 +2,8 @@
 //! admin.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use plimsoll_protocol::api::Request;
@@ -26,8 +26,20 @@ pub struct Client {
 /// What a client, its producers and consumers have in common.
 pub(crate) struct Shared {
     dialer: Dialer,
-    /// Live links by address. One attempt at a time per client: whoever waits gets its outcome.
-    links: tokio::sync::Mutex<HashMap<String, Arc<Link>>>,
+    slots: Mutex<HashMap<String, Arc<Slot>>>,
+}
+
+/// The link to one address. One attempt to dial at a time; whoever waits for it gets its outcome.
+#[derive(Default)]
+struct Slot {
+    state: tokio::sync::Mutex<SlotState>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    link: Option<Arc<Link>>,
+    /// The last attempt that failed, and when.
+    failed: Option<(Instant, ConnectError)>,
 }
 
 impl Client {
@@ -37,10 +49,7 @@ impl Client {
     /// When the configuration cannot be used, nobody answers, the certificate is not trusted, or
     /// the node refuses.
     pub async fn connect(config: ClientConfig) -> Result<Self, ConnectError> {
-        let shared = Arc::new(Shared {
-            dialer: Dialer::new(config)?,
-            links: tokio::sync::Mutex::new(HashMap::new()),
-        });
+        let shared = Arc::new(Shared { dialer: Dialer::new(config)?, slots: Mutex::default() });
         shared.link(None).await?;
         Ok(Self { shared })
     }
@@ -63,12 +72,13 @@ impl Client {
     /// Ends the connections and waits, for at most a second, until the nodes were told. Close
     /// producers first. A client that is only dropped leaves its node to find out by itself.
     pub async fn close(self) {
-        let links: Vec<Arc<Link>> =
-            self.shared.links.lock().await.drain().map(|(_, l)| l).collect();
+        let slots: Vec<Arc<Slot>> = self.shared.slots().drain().map(|(_, slot)| slot).collect();
         let told = async {
-            for link in links {
-                link.close("the client is done");
-                link.drained().await;
+            for slot in slots {
+                if let Some(link) = slot.state.lock().await.link.take() {
+                    link.close("the client is done");
+                    link.drained().await;
+                }
             }
         };
         // Not being told in time costs the node no more than its idle timeout.
@@ -92,16 +102,36 @@ impl Shared {
     /// The live link to a node (by default the configured one), dialed anew if it was lost.
     pub(crate) async fn link(&self, address: Option<&str>) -> Result<Arc<Link>, ConnectError> {
         let address = address.unwrap_or(&self.config().address);
-        let mut links = self.links.lock().await;
-        if let Some(link) = links.get(address)
+        let asked_at = Instant::now();
+        let slot = Arc::clone(self.slots().entry(address.to_owned()).or_default());
+        let mut state = slot.state.lock().await;
+        if let Some(link) = &state.link
             && !link.is_closed()
         {
             return Ok(Arc::clone(link));
         }
-        links.remove(address);
-        let link = Arc::new(self.dialer.dial(address).await?);
-        links.insert(address.to_owned(), Arc::clone(&link));
-        Ok(link)
+        state.link = None;
+        if let Some((at, error)) = &state.failed
+            && *at >= asked_at
+        {
+            return Err(error.clone());
+        }
+        match self.dialer.dial(address).await {
+            Ok(link) => {
+                let link = Arc::new(link);
+                state.link = Some(Arc::clone(&link));
+                state.failed = None;
+                Ok(link)
+            }
+            Err(error) => {
+                state.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<String, Arc<Slot>>> {
+        self.slots.lock().expect("no code panics while it holds this lock")
     }
 
     /// Sends one request to the configured node and awaits its answer.
@@ -121,8 +151,8 @@ impl Shared {
         R: Request + Send + Sync + 'static,
     {
         let after = self.config().request_timeout;
-        let link = self.link(None).await?;
-        match timeout(after, link.control().request(request)).await {
+        let answered = async { self.link(None).await?.control().request(request).await };
+        match timeout(after, answered).await {
             Ok(outcome) => outcome,
             Err(_) => Err(RequestError::Timeout { after }),
         }

@@ -11,6 +11,10 @@ use crate::channel::Channel;
 use crate::config::{ClientConfig, Trust};
 use crate::error::{ConnectError, RequestError};
 
+/// Largest frame that a node may send, whatever it is configured with. Memory is taken only for
+/// bytes that arrived.
+const FRAME_BYTES_MAX: u32 = 256 << 20;
+
 /// See the module.
 pub(crate) struct Link {
     connection: Connection,
@@ -104,8 +108,9 @@ impl Dialer {
     async fn greet(&self, address: &str, connection: Connection) -> Result<Link, ConnectError> {
         let not_a_node =
             |reason: String| ConnectError::NotANode { address: address.to_owned(), reason };
-        let (sender, receiver) =
+        let (sender, mut receiver) =
             connection.open().await.map_err(|error| not_a_node(error.to_string()))?;
+        receiver.set_max_frame_bytes(FRAME_BYTES_MAX);
         let control = Channel::start(sender, receiver);
         let hello = HelloRequest {
             protocol_min: PROTOCOL_MIN,
@@ -162,11 +167,13 @@ impl Link {
     }
 
     async fn open(&self) -> Result<(FrameSender, FrameReceiver), RequestError> {
-        self.connection.open().await.map_err(|error| {
+        let (sender, mut receiver) = self.connection.open().await.map_err(|error| {
             // Streams fail only with their connection: the control channel must not outlive it.
             self.control.close(&error.to_string());
             RequestError::ConnectionLost { reason: error.to_string().into() }
-        })
+        })?;
+        receiver.set_max_frame_bytes(FRAME_BYTES_MAX);
+        Ok((sender, receiver))
     }
 
     /// Waits until the other side was told that the connection has ended.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::Stream;
 use plimsoll_protocol::api::{DescribeTopicRequest, StartPosition};
-use plimsoll_protocol::batch::{BatchLimits, Record, RecordBatch, RecordIter};
+use plimsoll_protocol::batch::{BatchError, BatchLimits, Record, RecordBatch, RecordIter};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -117,6 +117,7 @@ impl ConsumerBuilder {
             current: None,
             progress: partitions.into_iter().map(Progress::new).collect(),
             decompressed_max,
+            ended: Vec::new(),
             _tasks: tasks,
         })
     }
@@ -180,6 +181,8 @@ pub struct Consumer {
     current: Option<Current>,
     progress: Vec<Progress>,
     decompressed_max: usize,
+    /// Partitions that ended with an error found here; what still comes of them is dropped.
+    ended: Vec<u32>,
     /// Aborted when the consumer is dropped.
     _tasks: JoinSet<()>,
 }
@@ -266,9 +269,8 @@ impl Consumer {
                 None
             }
             Err(error) => {
-                current.batch = None;
-                let (offset, reason) = (current.from, error.to_string().into());
-                Some(Err(ConsumeError::Damaged { partition, offset, reason }))
+                let offset = current.from;
+                Some(Err(self.end_damaged(partition, offset, &error)))
             }
         }
     }
@@ -281,20 +283,28 @@ impl Consumer {
             return Ok(());
         }
         let (partition, from) = (current.partition, current.from);
-        let damaged = |offset, reason: String| ConsumeError::Damaged {
-            partition,
-            offset,
-            reason: reason.into(),
-        };
-        let (batch, rest) = RecordBatch::parse(std::mem::take(&mut current.rest))
-            .map_err(|error| damaged(from, error.to_string()))?;
-        current.rest = rest;
-        let offset = batch.header.base_offset;
-        let mut records =
-            batch.records(decompressed_max).map_err(|error| damaged(offset, error.to_string()))?;
-        records.skip_to(from).map_err(|error| damaged(offset, error.to_string()))?;
-        current.batch = Some((records, batch.header.append_time_ms));
-        Ok(())
+        let bytes = std::mem::take(&mut current.rest);
+        let opened = RecordBatch::parse(bytes).and_then(|(batch, rest)| {
+            let mut records = batch.records(decompressed_max)?;
+            records.skip_to(from)?;
+            Ok((records, batch.header.append_time_ms, rest))
+        });
+        match opened {
+            Ok((records, append_time_ms, rest)) => {
+                current.rest = rest;
+                current.batch = Some((records, append_time_ms));
+                Ok(())
+            }
+            Err(error) => Err(self.end_damaged(partition, from, &error)),
+        }
+    }
+
+    /// Nothing more is handed out of a partition with a batch that cannot be read: a gap would go
+    /// unnoticed.
+    fn end_damaged(&mut self, partition: u32, offset: Offset, error: &BatchError) -> ConsumeError {
+        self.current = None;
+        self.ended.push(partition);
+        ConsumeError::Damaged { partition, offset, reason: error.to_string().into() }
     }
 
     fn poll_batch(
@@ -331,8 +341,13 @@ impl Consumer {
 
     /// Takes the next news from the partitions' tasks.
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<(), ConsumeError>>> {
-        let Some(event) = ready!(self.receiver.poll_recv(context)) else {
-            return Poll::Ready(None);
+        let event = loop {
+            match ready!(self.receiver.poll_recv(context)) {
+                Some(Event::Began { partition, .. } | Event::Batches { partition, .. })
+                    if self.ended.contains(&partition) => {}
+                Some(event) => break event,
+                None => return Poll::Ready(None),
+            }
         };
         Poll::Ready(Some(match event {
             Event::Began { partition, start, high_watermark } => {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use plimsoll_protocol::api::{
     CreditRequest, Delivery, StartPosition, SubscribeRequest, SubscribeResponse,
 };
-use plimsoll_protocol::batch::{RecordBatch, iterate_batches};
+use plimsoll_protocol::batch::{BatchError, iterate_batches};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, encode_request};
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
@@ -44,6 +44,9 @@ pub(super) struct Subscription {
     pub(super) events: mpsc::Sender<Event>,
 }
 
+/// Correlation id of a subscription that has a stream to itself.
+const ON_ITS_OWN_STREAM: CorrelationId = CorrelationId(1);
+
 /// Where the task is.
 struct Place {
     /// Where the next attempt begins.
@@ -52,6 +55,8 @@ struct Place {
     next: Option<Offset>,
     /// Where a bounded consumer ends.
     end: Option<Offset>,
+    /// Where the last attempt met a damaged batch.
+    damaged: Option<Offset>,
 }
 
 /// How one attempt ended.
@@ -70,8 +75,8 @@ enum Ended {
 
 /// Where frames of a subscription come from.
 enum Source {
-    /// A stream of its own. The sender is kept so that the stream stays open.
-    Stream { receiver: Box<FrameReceiver>, _sender: Box<FrameSender>, _link: Arc<Link> },
+    /// A stream of its own; the sender gives credit and keeps it open.
+    Stream { receiver: Box<FrameReceiver>, sender: Box<FrameSender>, _link: Arc<Link> },
     /// The connection's one stream.
     Shared {
         frames: mpsc::UnboundedReceiver<Result<Frame, ChannelClosed>>,
@@ -84,7 +89,7 @@ enum Source {
 impl Subscription {
     pub(super) async fn run(self) {
         let mut backoff = Backoff::new(self.shared.config().reconnect_pause);
-        let mut place = Place { start: self.start, next: None, end: None };
+        let mut place = Place { start: self.start, next: None, end: None, damaged: None };
         let mut leader: Option<String> = None;
         loop {
             let before = place.next;
@@ -120,8 +125,14 @@ impl Subscription {
             true => Ended::Lost(error.to_string()),
             false => self.refused(error, place.next),
         };
-        let link = self.shared.link(leader).await.map_err(|error| lost(error.into()))?;
-        let mut source = self.subscribe(&link, place.start).await.map_err(lost)?;
+        let after = self.shared.config().request_timeout;
+        let subscribing = async {
+            let link = self.shared.link(leader).await?;
+            self.subscribe(&link, place.start).await
+        };
+        let subscribed = tokio::time::timeout(after, subscribing).await;
+        let mut source =
+            subscribed.unwrap_or(Err(RequestError::Timeout { after })).map_err(lost)?;
         let frame = source.next().await?;
         let (began, _) = decode_answer::<SubscribeRequest>(frame)
             .map_err(|error| self.ended_by(error, place.next))?;
@@ -164,7 +175,18 @@ impl Subscription {
             .decode_body()
             .map_err(|error| Ended::Lost(format!("unreadable delivery: {error}")))?;
         let bytes = frame.payload.len() as u64;
-        self.check(&frame.payload)?;
+        if let Err(error) = check(&frame.payload) {
+            // Damaged on its way, or at the node: a second attempt tells which.
+            if place.damaged.replace(next) == Some(next) {
+                let (partition, reason) = (self.partition.0, error.to_string().into());
+                return Err(Ended::Failed(ConsumeError::Damaged {
+                    partition,
+                    offset: next,
+                    reason,
+                }));
+            }
+            return Err(Ended::Lost(format!("damaged batch: {error}")));
+        }
         let until = place.end.unwrap_or(Offset(u64::MAX));
         self.tell(Event::Batches {
             partition: self.partition.0,
@@ -180,18 +202,6 @@ impl Subscription {
         source.took(bytes).await
     }
 
-    /// Checks every batch here, in the partition's own task, so that the caller's need not.
-    fn check(&self, payload: &Bytes) -> Result<(), Ended> {
-        for batch in iterate_batches(payload.clone()) {
-            let checked = batch.and_then(|batch: RecordBatch| batch.check_body_crc());
-            if let Err(error) = checked {
-                // Damaged on its way or at the node: another attempt tells which.
-                return Err(Ended::Lost(format!("damaged batch: {error}")));
-            }
-        }
-        Ok(())
-    }
-
     async fn tell(&self, event: Event) -> Result<(), Ended> {
         self.events.send(event).await.map_err(|_| Ended::Unwanted)
     }
@@ -201,22 +211,21 @@ impl Subscription {
         link: &Arc<Link>,
         start: StartPosition,
     ) -> Result<Source, RequestError> {
-        let mut request = SubscribeRequest {
+        let request = SubscribeRequest {
             topic: self.topic.clone(),
             partition: self.partition,
             start,
             max_frame_bytes: self.frame_bytes,
-            credit_bytes: 0,
+            credit_bytes: self.credit_bytes,
         };
         if let Some((mut sender, receiver)) = link.subscription_stream().await? {
-            let head = encode_request(CorrelationId(1), &request, 0).freeze();
+            let head = encode_request(ON_ITS_OWN_STREAM, &request, 0).freeze();
             sender.send(head, &[]).await.map_err(|error| RequestError::ConnectionLost {
                 reason: error.to_string().into(),
             })?;
             let (receiver, sender) = (Box::new(receiver), Box::new(sender));
-            return Ok(Source::Stream { receiver, _sender: sender, _link: Arc::clone(link) });
+            return Ok(Source::Stream { receiver, sender, _link: Arc::clone(link) });
         }
-        request.credit_bytes = self.credit_bytes;
         let channel = Arc::clone(link.control());
         let (taker, frames) = mpsc::unbounded_channel();
         let correlation = channel.send(&request, &[], Waiter::Many(taker)).await?;
@@ -228,7 +237,12 @@ impl Subscription {
             RequestError::Refused(refusal) if refusal.code == ErrorCode::NotLeader => {
                 Ended::Moved(refusal.leader.map(|(_, address)| address))
             }
-            error if error.is_retriable() => Ended::Lost(error.to_string()),
+            error
+                if error.is_retriable()
+                    && error.code() != Some(ErrorCode::TooManySubscriptions) =>
+            {
+                Ended::Lost(error.to_string())
+            }
             error => self.refused(error, wanted),
         }
     }
@@ -268,6 +282,14 @@ impl Subscription {
     }
 }
 
+/// Checks every batch in the partition's own task, so that the caller's need not.
+fn check(payload: &Bytes) -> Result<(), BatchError> {
+    for batch in iterate_batches(payload.clone()) {
+        batch?.check_body_crc()?;
+    }
+    Ok(())
+}
+
 impl Source {
     async fn next(&mut self) -> Result<Frame, Ended> {
         match self {
@@ -286,12 +308,22 @@ impl Source {
 
     /// A frame with this many payload bytes was taken: the node may push as many more.
     async fn took(&mut self, bytes: u64) -> Result<(), Ended> {
-        let Self::Shared { channel, correlation, .. } = self else { return Ok(()) };
         if bytes == 0 {
             return Ok(());
         }
-        let credit = CreditRequest { subscription: *correlation, bytes };
-        channel.send_one_way(&credit).await.map_err(|closed| Ended::Lost(closed.reason.to_string()))
+        let lost = |reason: String| Ended::Lost(reason);
+        match self {
+            Self::Shared { channel, correlation, .. } => {
+                let credit = CreditRequest { subscription: *correlation, bytes };
+                let sent = channel.send_one_way(&credit).await;
+                sent.map_err(|closed| lost(closed.reason.to_string()))
+            }
+            Self::Stream { sender, .. } => {
+                let credit = CreditRequest { subscription: ON_ITS_OWN_STREAM, bytes };
+                let head = encode_request(CorrelationId(0), &credit, 0).freeze();
+                sender.send(head, &[]).await.map_err(|error| lost(error.to_string()))
+            }
+        }
     }
 }
 

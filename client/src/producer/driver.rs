@@ -45,6 +45,8 @@ pub(crate) struct Driver {
     resend: bool,
     /// A new epoch is needed before anything is sent.
     renew: bool,
+    /// The leader is elsewhere than where `stream` leads.
+    moved: bool,
     backoff: Backoff,
     answers: Vec<Answer>,
 }
@@ -85,6 +87,7 @@ impl Driver {
             next_attempt: 1,
             resend: false,
             renew: false,
+            moved: false,
             backoff,
             answers: Vec::new(),
         };
@@ -95,6 +98,9 @@ impl Driver {
         loop {
             self.look_at_answers();
             self.give_up_what_is_too_old();
+            if self.in_flight.is_empty() && self.lane.is_drained() {
+                return;
+            }
             if (self.resend || self.renew) && self.nothing_awaited() {
                 self.recover().await;
                 continue;
@@ -109,9 +115,6 @@ impl Driver {
                     }
                 }
             }
-            if self.in_flight.is_empty() && self.lane.is_drained() {
-                return;
-            }
             if !((self.resend || self.renew) && self.nothing_awaited()) {
                 self.wait(look_again).await;
             }
@@ -124,10 +127,19 @@ impl Driver {
 
     /// Sleeps until the lane has news, an answer is overdue, or something becomes too old.
     async fn wait(&mut self, look_again: Option<Instant>) {
-        let request_timeout = self.shared.config().request_timeout;
-        let overdue = self.in_flight.iter().find_map(|batch| batch.awaiting);
-        let overdue = overdue.map(|(_, since)| since + request_timeout);
-        let too_old = self.lane.oldest().map(|since| since + self.options.delivery_timeout);
+        let (request, delivery) =
+            (self.shared.config().request_timeout, self.options.delivery_timeout);
+        let overdue = self
+            .in_flight
+            .iter()
+            .filter_map(|batch| {
+                let (_, since) = batch.awaiting?;
+                Some((since + request).min(batch.opened_at + delivery))
+            })
+            .min();
+        // While something is in flight, what waits behind it is not given up.
+        let too_old = self.lane.oldest().filter(|_| self.in_flight.is_empty());
+        let too_old = too_old.map(|since| since + delivery);
         let deadline = [look_again, overdue, too_old].into_iter().flatten().min();
         let Some(deadline) = deadline else {
             self.lane.wake.notified().await;
@@ -217,8 +229,15 @@ impl Driver {
             return Ok(Arc::clone(channel));
         }
         self.stream = None;
-        let link = self.shared.link(self.leader.as_deref()).await?;
-        let channel = link.produce_channel().await?;
+        let after = self.shared.config().request_timeout.min(self.options.delivery_timeout);
+        let connecting = async {
+            let link = self.shared.link(self.leader.as_deref()).await?;
+            let channel = link.produce_channel().await?;
+            Ok::<_, RequestError>((link, channel))
+        };
+        let (link, channel) = tokio::time::timeout(after, connecting)
+            .await
+            .unwrap_or(Err(RequestError::Timeout { after }))?;
         self.stream = Some((link, Arc::clone(&channel)));
         Ok(channel)
     }
@@ -272,8 +291,9 @@ impl Driver {
         };
         match refusal.code {
             ErrorCode::NotLeader => {
+                // The stream is left when nothing is awaited on it any more.
                 self.leader = refusal.leader.map(|(_, address)| address);
-                self.stream = None;
+                self.moved = true;
                 self.resend = true;
             }
             ErrorCode::Timeout => {
@@ -342,6 +362,9 @@ impl Driver {
 
     /// After a pause: a new epoch where one is needed, then everything unacknowledged again.
     async fn recover(&mut self) {
+        if std::mem::take(&mut self.moved) {
+            self.stream = None;
+        }
         tokio::time::sleep(self.backoff.next_pause()).await;
         self.give_up_what_is_too_old();
         if self.renew
@@ -397,8 +420,13 @@ impl Drop for Driver {
             batch.completion.complete(Err(given_up(true, reason)));
         }
         let closed = SendError::NotSent { reason: reason.into() };
-        for batch in self.lane.refuse(closed.clone()) {
+        let queued = self.lane.refuse(closed.clone());
+        for batch in &queued {
             batch.completion.complete(Err(closed.clone()));
+        }
+        let left = self.in_flight.len() + queued.len();
+        if left > 0 {
+            self.lane.resolve(left as u64, Some(closed));
         }
     }
 }

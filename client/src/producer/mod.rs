@@ -5,6 +5,7 @@ mod driver;
 mod lane;
 mod options;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -123,6 +124,7 @@ impl ProducerBuilder {
                 lanes,
                 chooser: Arc::new(Mutex::new(chooser)),
                 room,
+                closed: AtomicBool::new(false),
             }),
         })
     }
@@ -149,6 +151,7 @@ struct Inner {
     chooser: Arc<Mutex<Chooser>>,
     /// A permit per byte of the buffer.
     room: Arc<Semaphore>,
+    closed: AtomicBool,
 }
 
 impl Producer {
@@ -314,6 +317,9 @@ impl Producer {
             .lanes
             .get(partition as usize)
             .ok_or(SendError::UnknownPartition { partition, partitions })?;
+        if inner.closed.load(Ordering::Acquire) {
+            return Err(SendError::Closed);
+        }
         Ok(lane.get_or_init(|| {
             let lane = Lane::new(
                 partition,
@@ -336,6 +342,7 @@ impl Producer {
 
 impl Inner {
     fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         for lane in self.lanes.iter().filter_map(OnceLock::get) {
             lane.close();
         }

@@ -77,16 +77,18 @@ fn transport(config: &TransportConfig, peer: SocketAddr, side: Side) -> quinn::T
     let in_flight = if is_loopback(peer) { LOOPBACK_SEND_WINDOW_BYTES } else { u32::MAX };
     transport.send_window(u64::from(config.send_window_bytes.min(in_flight)));
     let (streams, window) = match side {
-        Side::Dialing => (config.streams_max, config.connection_window_bytes),
-        Side::Accepting => (STREAMS_BEFORE_ADMISSION, WINDOW_BEFORE_ADMISSION),
+        // The side that dials bounds each stream and, by credit, all its subscriptions. A bound on
+        // the whole connection would let a consumer that pauses stop the answers to a producer.
+        Side::Dialing => (config.streams_max, VarInt::MAX),
+        Side::Accepting => (STREAMS_BEFORE_ADMISSION, VarInt::from_u32(WINDOW_BEFORE_ADMISSION)),
     };
     transport.max_concurrent_bidi_streams(VarInt::from_u32(streams));
-    transport.receive_window(VarInt::from_u32(window));
+    transport.receive_window(window);
     transport.max_concurrent_uni_streams(VarInt::from_u32(0));
     transport.datagram_receive_buffer_size(None);
-    // Streams are sent in the order written: whole frames leave together, and fewer packets carry
-    // pieces of several streams.
-    transport.send_fairness(false);
+    // Streams take turns. Without it a stream that always has more to send (a consumer that
+    // catches up) would keep acknowledgements on other streams waiting for as long as it lasts.
+    transport.send_fairness(true);
     // Congestion control stays quinn's Cubic and acknowledgements every second packet: BBR, a
     // window without bound and one acknowledgement in ten packets were no faster beyond the noise
     // (CPU per byte is AES and the kernel's copies), and Cubic is the one that other networks know.
