@@ -96,7 +96,7 @@ impl GroupLog {
         upto: Offset,
         max_bytes: usize,
     ) -> Result<ReadStep, ReadError> {
-        {
+        let stored_upto = {
             let front = self.front.lock();
             front.check()?;
             let log_start = front.marks.start_offset;
@@ -114,10 +114,12 @@ impl GroupLog {
                 cursor.next = next;
                 return Ok(ReadStep::Batches { chunks, next_offset: next });
             }
-        }
+            // Segments may still hold what was truncated and lies there no longer.
+            upto.min(front.cached_from_offset())
+        };
         let located = cursor.place.lock().take().filter(|located| located.offset == cursor.next);
         if let Some(mut located) = located {
-            let step = located.read(upto, max_bytes).map_err(|error| self.failed(error))?;
+            let step = located.read(stored_upto, max_bytes).map_err(|error| self.failed(error))?;
             cursor.next = located.offset;
             *cursor.place.lock() = Some(located);
             if let Some(step) = step {
@@ -138,7 +140,7 @@ impl GroupLog {
         let (start, cached_from) = {
             let front = self.front.lock();
             front.check()?;
-            (front.marks.start_offset, front.cached_from())
+            (front.marks.start_offset, front.cached_from_offset())
         };
         let stored = {
             let mut back = self.back.lock();
@@ -159,14 +161,14 @@ impl GroupLog {
                 .time_in_segment(segment, info.end_bytes, ms)
                 .map_err(|error| self.failed(error.into()))?,
         };
-        if let Some(offset) = found {
+        // Segments may still hold what was truncated and lies there no longer.
+        if let Some(offset) = found.filter(|&offset| offset < cached_from) {
             return Ok(Some(offset.max(start)));
         }
         // Not in a segment: in the tail, if anywhere.
         let front = self.front.lock();
-        let first = front.cached_from().max(cached_from);
         let entry = front
-            .cached_after(first)
+            .cached_after(front.cached_from())
             .find(|entry| entry.header.record_count > 0 && entry.header.max_timestamp_ms >= ms);
         Ok(entry.map(|entry| entry.header.base_offset.max(start)))
     }

@@ -58,6 +58,11 @@ impl Front {
         self.cache.front().map_or(self.marks.next_index(), |entry| entry.header.index)
     }
 
+    /// Base offset of the first cached entry; the end offset where nothing is cached.
+    pub(crate) fn cached_from_offset(&self) -> Offset {
+        self.cache.front().map_or(self.marks.end_offset, |entry| entry.header.base_offset)
+    }
+
     /// The cached entry with this index.
     pub(crate) fn cached(&self, index: LogIndex) -> Option<&LogEntry> {
         let at = index.0.checked_sub(self.cached_from().0)?;

@@ -59,6 +59,11 @@ impl GroupCommit {
         &mut self.pending
     }
 
+    /// Whether the next item carries entries.
+    pub(crate) fn is_entries_next(&self) -> bool {
+        self.pending.front().is_some_and(|item| item.change.entry_bytes() > 0)
+    }
+
     /// The checkpoint that was needed is made.
     pub(crate) fn checkpointed(&mut self) {
         self.checkpointed = true;

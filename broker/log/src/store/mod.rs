@@ -207,13 +207,13 @@ impl Store {
         self.stepper.as_ref().is_some_and(|stepper| stepper.lock().step())
     }
 
-    /// Makes a checkpoint of everything journaled up to now, and waits for it. Returns without one
+    /// Makes a checkpoint of everything done up to now, and waits for it. Returns without one
     /// where the store stopped, or the disk is full (with [`Driver::Manual`]).
     pub fn checkpoint_now(&self) {
-        self.shared.queue.flush();
         match &self.stepper {
             Some(stepper) => stepper.lock().checkpoint_all(false),
             None => {
+                self.shared.queue.flush(|| self.shared.gave_up());
                 let number = self.shared.requests.ask();
                 self.shared.requests.wait_for(number, || self.shared.gave_up());
             }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use plimsoll_protocol::ids::GroupId;
 use thiserror::Error;
@@ -231,7 +231,20 @@ fn open_with(
     let directory = checkpoint_file::DIRECTORY;
     disk.sync_dir(directory).map_err(medium("syncing", directory))?;
     let shared = Arc::new(new_shared(disk, config, identity, random, on_fatal));
+    recover(&shared, checkpoint, put_aside).inspect_err(|_| {
+        // Groups that were listed hold what they are listed in, and with it the disk.
+        shared.aborted.store(true, Ordering::Relaxed);
+        shared.fail_queued();
+    })
+}
 
+/// Brings everything up to date: checkpoint, journal, segments.
+fn recover(
+    shared: &Arc<Shared>,
+    checkpoint: Option<ReadCheckpoint>,
+    put_aside: bool,
+) -> Result<Opened, OpenError> {
+    let identity = shared.identity;
     let start = checkpoint.as_ref().map(|checkpoint| checkpoint.file.header.position);
     let mut recovery = Recovery::new(shared.clone(), start);
     if let Some(checkpoint) = &checkpoint {
@@ -268,14 +281,14 @@ fn open_with(
         let path = journal_file::path(place.file);
         make_durable(&*disk, place).map_err(medium("writing", &path))?;
     }
-    let writer = begin_journal(&shared, &end, start)?;
+    let writer = begin_journal(shared, &end, start)?;
     let mut materialiser = recovery.materialiser;
     materialiser.set_position(match end.tail {
         // Nothing was read back and nothing is named: everything that comes is in the new file.
         None => writer.position(),
         Some((file, offset)) => JournalPosition { file, offset, next_block: end.next_block },
     });
-    let kept = kept_checkpoints(&shared, checkpoint.as_ref())?;
+    let kept = kept_checkpoints(shared, checkpoint.as_ref())?;
     let next_seq = next_checkpoint_seq(&*disk)?;
     shared.space.measure(&*disk, shared.config.free_bytes_min);
     *shared.checkpoint.write() = checkpoint.map(|checkpoint| Arc::new(checkpoint.file));
@@ -286,7 +299,7 @@ fn open_with(
     let deleted =
         retired.iter().map(|name| name.group).filter(|id| !groups.contains_key(id)).collect();
     let checkpointer = Checkpointer::new(shared.clone(), next_seq, kept, retired);
-    Ok(Opened { shared, groups, deleted, writer, materialiser, checkpointer })
+    Ok(Opened { shared: shared.clone(), groups, deleted, writer, materialiser, checkpointer })
 }
 
 fn new_shared(

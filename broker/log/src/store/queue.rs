@@ -16,6 +16,9 @@ use crate::parking::{Condvar, Mutex};
 /// So many items that nobody waits for start a block of their own.
 const LAZY_ITEMS_MAX: usize = 1024;
 
+/// How often a waiter looks whether the store has stopped.
+const FLUSH_LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// One change of one group on its way to the disk.
 pub(crate) struct Item {
     pub(crate) group: Arc<GroupLog>,
@@ -39,6 +42,7 @@ impl Item {
 pub(crate) struct Queue {
     state: Mutex<QueueState>,
     ready: Condvar,
+    passed: Condvar,
 }
 
 #[derive(Default)]
@@ -49,6 +53,12 @@ struct QueueState {
     /// The journal thread sleeps.
     waiting: bool,
     closed: bool,
+    /// Items ever taken.
+    taken: u64,
+    /// Items that were taken, journaled and handed on.
+    passed: u64,
+    /// Somebody waits for `passed`.
+    watched: bool,
 }
 
 impl Queue {
@@ -87,6 +97,11 @@ impl Queue {
     /// once the queue is closed and empty.
     pub(crate) fn take(&self, into: &mut VecDeque<Item>) -> bool {
         let mut state = self.state.lock();
+        state.passed = state.taken;
+        if state.watched {
+            state.watched = false;
+            self.passed.notify_all();
+        }
         while !state.urgent && !state.closed {
             state.waiting = true;
             state = self.ready.wait(state);
@@ -94,6 +109,7 @@ impl Queue {
         state.waiting = false;
         state.urgent = false;
         std::mem::swap(&mut state.items, into);
+        state.taken += into.len() as u64;
         !(state.closed && into.is_empty())
     }
 
@@ -104,15 +120,17 @@ impl Queue {
         std::mem::swap(&mut state.items, into);
     }
 
-    /// Lets the journal thread take also what nobody waits for.
-    pub(crate) fn flush(&self) {
+    /// Waits until everything queued now was handed to the materialiser, or `given_up` says so.
+    pub(crate) fn flush(&self, given_up: impl Fn() -> bool) {
         let mut state = self.state.lock();
-        if !state.items.is_empty() {
-            state.urgent = true;
-        }
+        let upto = state.taken + state.items.len() as u64;
+        state.urgent |= !state.items.is_empty();
         state.waiting = false;
-        drop(state);
         self.ready.notify_one();
+        while state.passed < upto && !given_up() {
+            state.watched = true;
+            state = self.passed.wait_for(state, FLUSH_LOOK_EVERY);
+        }
     }
 
     /// Takes no more items.

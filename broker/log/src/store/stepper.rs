@@ -1,8 +1,6 @@
 //! The store's work without threads, one unit at a time: what the simulation and the crash tests
 //! drive. It uses the very pieces that the threads run.
 
-use std::collections::VecDeque;
-
 use super::checkpointer::{Checkpointer, Outcome};
 use super::commit::{Commit, GroupCommit};
 use super::materialiser::{Halt, Materialiser};
@@ -36,7 +34,11 @@ impl Stepper {
     /// One unit of work.
     pub(crate) fn step(&mut self) -> bool {
         let shared = self.shared.clone();
-        if !shared.material.is_full(shared.config.unwritten_bytes_max) && self.commit_one() {
+        if self.commit.pending().is_empty() {
+            shared.queue.try_take(self.commit.pending());
+        }
+        let full = shared.material.is_full(shared.config.unwritten_bytes_max);
+        if !(full && self.commit.is_entries_next()) && self.commit_one() {
             return true;
         }
         if self.materialise_one() {
@@ -49,11 +51,6 @@ impl Stepper {
     }
 
     fn commit_one(&mut self) -> bool {
-        if self.commit.pending().is_empty() {
-            let mut items = VecDeque::new();
-            self.shared.queue.try_take(&mut items);
-            *self.commit.pending() = items;
-        }
         match self.commit.commit() {
             Commit::Done => {
                 if !self.shared.fatal.is_set() {

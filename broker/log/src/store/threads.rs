@@ -44,8 +44,11 @@ fn run_journal(shared: &Arc<Shared>, mut commit: GroupCommit) {
                 commit.fail();
                 break;
             }
-            let limit = shared.config.unwritten_bytes_max;
-            shared.material.wait_for_room(limit, || shared.gave_up());
+            // What carries no entries is let through: a vote does not wait for segments.
+            if commit.is_entries_next() {
+                let limit = shared.config.unwritten_bytes_max;
+                shared.material.wait_for_room(limit, || shared.gave_up());
+            }
             match commit.commit() {
                 Commit::Idle => break,
                 Commit::Done => {}

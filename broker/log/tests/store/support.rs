@@ -1,6 +1,4 @@
-//! What the integration tests share: a store in a temporary directory, entries, waiting for
-//! completions.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+//! What these tests share: a store in a temporary directory, entries, waiting for completions.
 
 use std::path::Path;
 use std::sync::Arc;

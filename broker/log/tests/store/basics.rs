@@ -1,10 +1,9 @@
-//! A store on a real disk, with its threads: what was appended is read, before and after reopening.
-
-mod support;
+//! What was appended is read, before and after reopening; votes; truncation.
 
 use plimsoll_log::{Durability, GroupOptions, Vote};
 use plimsoll_protocol::ids::{LogIndex, NodeId, Offset, Term};
-use support::*;
+
+use crate::support::*;
 
 #[test]
 fn entries_are_read_at_once_and_after_reopening() {

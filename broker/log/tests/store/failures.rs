@@ -1,0 +1,109 @@
+//! A medium that fails: the first failure ends the store, nothing is acknowledged after it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use plimsoll_log::disk::Disk;
+use plimsoll_log::disk::sim::{Effect, Fault, Operation, SimDisk};
+use plimsoll_log::{Driver, FatalError, Store};
+
+use crate::support::*;
+
+struct Failing {
+    disk: SimDisk,
+    store: Arc<Store>,
+    told: Arc<AtomicUsize>,
+}
+
+fn open_failing(disk: SimDisk, driver: Driver) -> Failing {
+    let told = Arc::new(AtomicUsize::new(0));
+    let counter = told.clone();
+    let on_fatal = move |_: &FatalError| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let store = Store::open(shared, small_config(), driver, Box::new(on_fatal)).unwrap();
+    Failing { disk, store, told }
+}
+
+#[test]
+fn after_a_failed_journal_write_nothing_is_acknowledged() {
+    for driver in [Driver::Threads, Driver::Manual] {
+        let failing = open_failing(SimDisk::new(1), driver);
+        let Failing { disk, store, told } = &failing;
+        let group = store.create_group(GROUP, small_segments()).unwrap();
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let append = |index: u64| {
+            let outcomes = outcomes.clone();
+            let done = move |outcome: Outcome| outcomes.lock().unwrap().push(outcome.is_ok());
+            group.append(vec![records(1, index, 1, 100)], Box::new(done)).unwrap();
+        };
+        let settled = |count: usize| {
+            while outcomes.lock().unwrap().len() < count {
+                store.step();
+                std::thread::yield_now();
+            }
+        };
+        append(0);
+        settled(1);
+        // The device fails once and heals.
+        disk.inject(Fault::new(Operation::Write, 1, Effect::Eio).on("journal").once());
+        append(1);
+        settled(2);
+        for index in 2..10 {
+            append(index);
+        }
+        settled(10);
+        let outcomes = outcomes.lock().unwrap().clone();
+        assert_eq!(outcomes, [vec![true], vec![false; 9]].concat());
+        assert_eq!(told.load(Ordering::SeqCst), 1, "told once");
+        assert!(store.fatal().unwrap().to_string().contains("writing"));
+        store.close();
+        // What was acknowledged is there afterwards; what was not may be, or not.
+        drop(group);
+        let image = disk.kill_process();
+        drop(failing);
+        let again = open_failing(image, driver);
+        assert!(!entries(&again.store.group(GROUP).unwrap(), 0).is_empty());
+    }
+}
+
+#[test]
+fn a_failed_segment_write_or_sync_ends_the_store_too() {
+    for (operation, on) in [(Operation::Write, "segments"), (Operation::Sync, "segments")] {
+        let failing = open_failing(SimDisk::new(2), Driver::Manual);
+        let group = failing.store.create_group(GROUP, small_segments()).unwrap();
+        failing.disk.inject(Fault::new(operation, 1, Effect::Eio).on(on).once());
+        group.append(vec![records(1, 0, 1, 100)], nobody()).unwrap();
+        failing.store.checkpoint_now();
+        assert_eq!(failing.told.load(Ordering::SeqCst), 1, "{operation:?}");
+        assert!(
+            failing
+                .store
+                .create_group(plimsoll_protocol::ids::GroupId(9), small_segments())
+                .is_err()
+        );
+        // The journal has it.
+        let image = failing.disk.kill_process();
+        let again = open_failing(image, Driver::Manual);
+        assert_eq!(entries(&again.store.group(GROUP).unwrap(), 0).len(), 1);
+    }
+}
+
+#[test]
+fn a_failed_read_is_an_error_value() {
+    let failing = open_failing(SimDisk::new(3), Driver::Manual);
+    let group = failing.store.create_group(GROUP, small_segments()).unwrap();
+    for index in 0..20 {
+        group.append(vec![records(1, index, 1, 1000)], nobody()).unwrap();
+    }
+    group.applied(log_id(1, 19));
+    while failing.store.step() {}
+    let path = failing.disk.files().into_iter().find(|(p, _)| p.ends_with(".segment")).unwrap().0;
+    failing.disk.make_unreadable(&path, 4096..8192).unwrap();
+    let error = group.read_entries(0..5, 1).unwrap_err();
+    assert!(error.to_string().contains(&path), "{error}");
+    assert!(group.is_quarantined().is_none(), "a failing read is no damage");
+    failing.disk.heal();
+    assert_eq!(group.read_entries(0..5, 1).unwrap().len(), 1);
+}

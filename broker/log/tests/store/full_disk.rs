@@ -1,0 +1,152 @@
+//! A full disk: reported, waited out, and over without a restart.
+
+use std::sync::Arc;
+
+use plimsoll_log::disk::Disk;
+use plimsoll_log::disk::sim::SimDisk;
+use plimsoll_log::{
+    Driver, FatalError, GroupOptions, Retention, SpaceState, Store, StoreConfig, Vote,
+};
+use plimsoll_protocol::ids::{NodeId, Offset, Term};
+
+use crate::support::*;
+
+fn open_sim(disk: &SimDisk, driver: Driver) -> Arc<Store> {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    Store::open(shared, small_config(), driver, Box::new(|error| panic!("fatal: {error}"))).unwrap()
+}
+
+#[test]
+fn a_segment_that_cannot_grow_waits_for_space() {
+    let disk = SimDisk::new(1);
+    let store = open_sim(&disk, Driver::Manual);
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    group.append(vec![records(1, 0, 1, 1000)], nobody()).unwrap();
+    while store.step() {}
+    assert_eq!(store.space(), SpaceState::Ok);
+    disk.set_capacity(disk.used_bytes());
+    let (done, told) = completion();
+    group.append((1..40).map(|index| records(1, index, 1, 1000)).collect(), done).unwrap();
+    while store.step() {}
+    // Durable all the same, readable all the same, and said to be low.
+    wait(&told).unwrap();
+    assert!(matches!(store.space(), SpaceState::Low { .. }));
+    assert_eq!(entries(&group, 0).len(), 40);
+    // A vote still gets through.
+    let (done, told) = completion();
+    let vote = Vote { term: Term(2), voted_for: NodeId(1), committed: false };
+    group.save_vote(vote, done);
+    while store.step() {}
+    wait(&told).unwrap();
+    // A restart at this moment loses nothing.
+    let image = disk.kill_process();
+    image.set_capacity(1 << 30);
+    let again = open_sim(&image, Driver::Manual);
+    assert_eq!(entries(&again.group(GROUP).unwrap(), 0).len(), 40);
+    assert_eq!(again.group(GROUP).unwrap().vote(), Some(vote));
+
+    disk.set_capacity(1 << 30);
+    while store.step() {}
+    assert_eq!(store.space(), SpaceState::Ok);
+    group.applied(log_id(1, 39));
+    assert_eq!(headers(&read_all(&group, Offset(0))).len(), 40);
+}
+
+#[test]
+fn votes_are_written_when_the_journal_cannot_grow() {
+    let disk = SimDisk::new(2);
+    let store = open_sim(&disk, Driver::Manual);
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    while store.step() {}
+    disk.set_capacity(disk.used_bytes());
+    // Fills the journal file up to the reserve, and the next one that was ready.
+    let mut index = 0;
+    loop {
+        let (done, told) = completion();
+        group.append(vec![records(1, index, 1, 20_000)], done).unwrap();
+        while store.step() {}
+        index += 1;
+        if told.try_recv().is_err() {
+            break;
+        }
+    }
+    assert!(index > 10, "{index}");
+    assert!(matches!(store.space(), SpaceState::Low { .. }));
+    // The append that found no room waits in the queue, and everything behind it: so a vote of a
+    // store that refuses records in time gets through.
+    disk.set_capacity(1 << 30);
+    while store.step() {}
+    let (done, told) = completion();
+    append_and_step(&store, &group, index);
+    group.save_vote(Vote { term: Term(2), voted_for: NodeId(1), committed: false }, done);
+    while store.step() {}
+    wait(&told).unwrap();
+    assert_eq!(store.space(), SpaceState::Ok);
+    assert_eq!(group.bounds().last, Some(log_id(1, index)));
+}
+
+fn append_and_step(store: &Store, group: &plimsoll_log::GroupLog, index: u64) {
+    let (done, told) = completion();
+    group.append(vec![records(1, index, 1, 10)], done).unwrap();
+    while store.step() {}
+    wait(&told).unwrap();
+}
+
+#[test]
+fn small_changes_use_the_reserve() {
+    let disk = SimDisk::new(3);
+    let config = StoreConfig {
+        segment_step_bytes_min: 2 << 20,
+        segment_step_bytes_max: 2 << 20,
+        ..small_config()
+    };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let on_fatal = Box::new(|error: &FatalError| panic!("fatal: {error}"));
+    let store = Store::open(shared, config, Driver::Manual, on_fatal).unwrap();
+    let group = store.create_group(GROUP, GroupOptions::default()).unwrap();
+    group.append(vec![blank(1, 0)], nobody()).unwrap();
+    while store.step() {}
+    disk.set_capacity(disk.used_bytes());
+    // Two files of 256 KiB, a header page and 16 KiB of reserve in the last one; a block each.
+    let mut index = 1;
+    while store.stats().journaled_bytes < ((252 + 252 - 16) << 10) {
+        group.append(vec![records(1, index, 1, 3900)], nobody()).unwrap();
+        while store.step() {}
+        index += 1;
+        assert!(index < 200, "{:?}", store.stats());
+    }
+    for term in 2..4 {
+        let (done, told) = completion();
+        group.save_vote(Vote { term: Term(term), voted_for: NodeId(1), committed: false }, done);
+        while store.step() {}
+        wait(&told).unwrap();
+    }
+}
+
+#[test]
+fn threads_go_on_by_themselves_once_there_is_room() {
+    let disk = SimDisk::new(4);
+    let store = open_sim(&disk, Driver::Threads);
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    fill(&group, 1, 60, 1000);
+    store.checkpoint_now();
+    disk.set_capacity(disk.used_bytes());
+    let (done, told) = completion();
+    group.append((60..160).map(|index| records(1, index, 2, 1000)).collect(), done).unwrap();
+    wait(&told).unwrap();
+    while store.space() == SpaceState::Ok {
+        std::thread::yield_now();
+    }
+    // Retention works on a full disk, too.
+    group.applied(log_id(1, 159));
+    let policy = Retention { max_age_ms: None, max_bytes: Some(0) };
+    assert!(group.retain(&policy, 0, Offset(120)).segments > 0);
+    disk.set_capacity(1 << 30);
+    while store.space() != SpaceState::Ok {
+        std::thread::yield_now();
+    }
+    store.checkpoint_now();
+    let start = group.bounds().log_start_offset;
+    assert_eq!(headers(&read_all(&group, start)).last().unwrap().index.0, 159);
+    store.close();
+}

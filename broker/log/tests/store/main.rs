@@ -1,0 +1,16 @@
+//! The store through its public interface: on a real disk with its threads, on the simulated one where
+//! the disk has to fail.
+
+mod basics;
+mod damage;
+mod failures;
+mod full_disk;
+mod inspection;
+mod journal;
+mod many_groups;
+mod memory;
+mod model;
+mod reading;
+mod retention;
+mod state;
+mod support;

@@ -1,0 +1,97 @@
+//! Groups that are kept in memory: fast, and a killed process loses nothing.
+
+use plimsoll_log::{Durability, GroupOptions, Vote};
+use plimsoll_protocol::ids::{LogIndex, NodeId, Offset, Term};
+
+use crate::support::*;
+
+fn in_memory() -> GroupOptions {
+    GroupOptions { durability: Durability::Memory, ..small_segments() }
+}
+
+#[test]
+fn entries_do_not_pass_the_journal_and_survive_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, in_memory()).unwrap();
+    fill(&group, 1, 300, 1000);
+    assert!(store.stats().journaled_bytes < 50_000);
+    let before = entries(&group, 0);
+    drop((store, group));
+    for _ in 0..2 {
+        let store = open(directory.path());
+        let group = store.group(GROUP).unwrap();
+        assert_same(&entries(&group, 0), &before);
+        assert_eq!(group.bounds().log_end_offset, Offset(600));
+    }
+    let store = open(directory.path());
+    let group = store.group(GROUP).unwrap();
+    fill(&group, 2, 5, 100);
+    drop((store, group));
+    let store = open(directory.path());
+    assert_eq!(entries(&store.group(GROUP).unwrap(), 0).len(), 305);
+}
+
+#[test]
+fn a_truncated_tail_never_returns() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, in_memory()).unwrap();
+    fill(&group, 1, 100, 1000);
+    let vote = Vote { term: Term(5), voted_for: NodeId(1), committed: true };
+    group.save_vote(vote, nobody());
+    group.truncate_after(Some(LogIndex(39)), nobody()).unwrap();
+    // The new leader's entries are older than its term.
+    fill(&group, 3, 10, 200);
+    group.truncate_after(Some(LogIndex(44)), nobody()).unwrap();
+    fill(&group, 4, 3, 200);
+    let expected = entries(&group, 0);
+    assert_eq!(expected.len(), 48);
+    drop((store, group));
+    for _ in 0..3 {
+        let store = open(directory.path());
+        let group = store.group(GROUP).unwrap();
+        assert_same(&entries(&group, 0), &expected);
+        assert_eq!(group.vote(), Some(vote));
+    }
+}
+
+#[test]
+fn durability_can_be_changed_in_both_directions() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, in_memory()).unwrap();
+    for round in 0..3 {
+        fill(&group, 1, 40, 1000);
+        let options = if round % 2 == 0 { small_segments() } else { in_memory() };
+        store.set_options(GROUP, options).unwrap();
+        assert_eq!(group.options(), options);
+        fill(&group, 1, 40, 1000);
+        let before = entries(&group, 0);
+        assert_eq!(before.len() as u64, 80 * (round + 1));
+    }
+    let before = entries(&group, 0);
+    drop((store, group));
+    let store = open(directory.path());
+    let group = store.group(GROUP).unwrap();
+    assert_same(&entries(&group, 0), &before);
+    assert_eq!(group.options().durability, Durability::Durable);
+}
+
+#[test]
+fn a_clean_end_needs_no_search() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, in_memory()).unwrap();
+    fill(&group, 1, 10, 1000);
+    store.close();
+    drop((store, group));
+    let store = open(directory.path());
+    assert_eq!(store.stats().open_segments, 0);
+    let group = store.group(GROUP).unwrap();
+    // Used after a clean end, then killed.
+    fill(&group, 1, 10, 1000);
+    drop((store, group));
+    let store = open(directory.path());
+    assert_eq!(entries(&store.group(GROUP).unwrap(), 0).len(), 20);
+}
