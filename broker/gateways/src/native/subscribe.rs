@@ -326,3 +326,46 @@ impl<'a> Push<'a> {
         Ok((partition, watermark))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn credit_is_spent_overdrawn_once_and_refilled() {
+        let (handle, control) = handle(100);
+        assert_eq!(control.credit.wait().now_or_never(), Some(100));
+        control.credit.spend(150);
+        assert_eq!(control.credit.wait().now_or_never(), None, "overdrawn by 50");
+        handle.credit(50);
+        assert_eq!(control.credit.wait().now_or_never(), None, "the debt is paid first");
+        handle.credit(1);
+        assert_eq!(control.credit.wait().now_or_never(), Some(1));
+    }
+
+    #[test]
+    fn credit_without_bound_is_never_used_up_and_too_much_of_it_does_not_overflow() {
+        let (_unbounded, control) = handle(0);
+        control.credit.spend(usize::MAX);
+        assert_eq!(control.credit.wait().now_or_never(), Some(usize::MAX));
+        let (bounded, control) = handle(u64::MAX);
+        for _ in 0..10 {
+            bounded.credit(u64::MAX);
+        }
+        assert!(control.credit.wait().now_or_never().is_some_and(|left| left > 1 << 40));
+        control.credit.spend(usize::MAX);
+        bounded.credit(u64::MAX);
+    }
+
+    #[tokio::test]
+    async fn ending_waits_for_the_other_side() {
+        let (handle, control) = handle(0);
+        assert!(!handle.has_ended());
+        let mut ending = Box::pin(handle.end());
+        assert!(ending.as_mut().now_or_never().is_none());
+        drop(control);
+        ending.await;
+    }
+}

@@ -165,7 +165,7 @@ impl Client {
     /// The next frame; `None` when the node has ended the stream or the connection.
     pub async fn receive(&mut self) -> Option<Frame> {
         let received = timeout(PATIENCE, self.receiver.recv()).await.expect("an answer");
-        received.inspect_err(|error| println!("{}: {error}", self.connection.kind())).ok().flatten()
+        received.ok().flatten()
     }
 
     /// The next frame, which must be there.
