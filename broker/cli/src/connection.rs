@@ -17,6 +17,9 @@ use crate::quantity::parse_duration;
 /// The headline of these options in a help page.
 pub(crate) const HEADING: &str = "Connection";
 
+/// Time to tell the node that the connection is done with.
+const GOODBYE: Duration = Duration::from_millis(20);
+
 /// Options of every command that talks to a node.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConnectionArgs {
@@ -103,8 +106,22 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl ConnectionArgs {
+    /// Connects to the node, does some work, and says goodbye, so that the node need not find out
+    /// by itself.
+    pub(crate) async fn with_client<T>(
+        &self,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let client = self.connect().await?;
+        let outcome = work(&client).await;
+        // The goodbye leaves at once; waiting for QUIC to forget the connection as well would make
+        // every command a tenth of a second longer.
+        let _ = tokio::time::timeout(GOODBYE, client.close()).await;
+        outcome
+    }
+
     /// Connects to the node.
-    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+    async fn connect(&self) -> Result<Client, Failure> {
         let config = self.config()?;
         let kind = config.transport;
         let address = config.address.clone();

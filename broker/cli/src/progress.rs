@@ -29,8 +29,8 @@ impl Progress {
             return Self { bar: ProgressBar::hidden() };
         }
         let (len, template) = match measure {
-            Measure::Bytes(Some(len)) => (Some(len), "{bar:32} {percent:>3}%  {msg}  {eta} left"),
-            Measure::Records(Some(len)) => (Some(len), "{bar:32} {percent:>3}%  {msg}  {eta} left"),
+            Measure::Bytes(Some(len)) => (Some(len), "{bar:18} {percent:>3}% {msg}, {eta} left"),
+            Measure::Records(Some(len)) => (Some(len), "{bar:18} {percent:>3}% {msg}, {eta} left"),
             Measure::Bytes(None) | Measure::Records(None) => (None, "{spinner} {msg}"),
         };
         let bar = ProgressBar::with_draw_target(len, ProgressDrawTarget::stderr_with_hz(10));
@@ -42,7 +42,7 @@ impl Progress {
     /// Shows `position` (bytes or records, as the bar counts) and the figures so far.
     pub(crate) fn show(&self, position: u64, records: u64, bytes: u64) {
         if !self.bar.is_hidden() {
-            self.say(position, &figures(records, bytes, self.bar.elapsed()));
+            self.say(position, &short_figures(records, bytes, self.bar.elapsed()));
         }
     }
 
@@ -61,6 +61,16 @@ impl Progress {
     pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// `100,000 records, 243,902/s, 16.8 MB/s`: fits beside a bar into 80 columns.
+fn short_figures(records: u64, bytes: u64, elapsed: Duration) -> String {
+    format!(
+        "{} records, {}/s, {}/s",
+        thousands(records),
+        thousands(per_second(records, elapsed)),
+        bytes_text(per_second(bytes, elapsed)),
+    )
 }
 
 /// `100,000 records, 6.89 MB, 243,902 records/s, 16.8 MB/s`.
@@ -86,6 +96,13 @@ mod tests {
             "100,000 records, 6.89 MB, 200,000 records/s, 13.8 MB/s"
         );
         assert!(figures(1, 5, Duration::from_secs(1)).starts_with("1 record, 5 B, "));
+    }
+
+    #[test]
+    fn bar_fits_into_80_columns() {
+        let figures = short_figures(1_234_567_890, 999_000_000_000, Duration::from_secs(1_000));
+        assert_eq!(figures, "1,234,567,890 records, 1,234,567/s, 999 MB/s");
+        assert!("                   100% , 59m left".len() + figures.len() < 80);
     }
 
     #[test]

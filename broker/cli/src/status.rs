@@ -42,11 +42,13 @@ struct StatusJson<'a> {
 
 impl StatusArgs {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
-        let admin = self.connection.connect().await?.admin();
-        let status = admin
-            .node_status()
-            .await
-            .map_err(|error| request_failure("ask the node for its status", &error))?;
+        let status = self
+            .connection
+            .with_client(async |client| {
+                let status = client.admin().node_status().await;
+                status.map_err(|error| request_failure("ask the node for its status", &error))
+            })
+            .await?;
         let mut output = Output::stdout();
         if self.json {
             output.json(&StatusJson {

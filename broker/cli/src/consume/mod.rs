@@ -111,8 +111,11 @@ pub(crate) struct ConsumeArgs {
 impl ConsumeArgs {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
         let mut interrupt = Interrupt::listen()?;
-        let client = self.connection.connect().await?;
-        let consumer = self.consumer(&client).await?;
+        self.connection.with_client(async |client| self.read(client, &mut interrupt).await).await
+    }
+
+    async fn read(&self, client: &Client, interrupt: &mut Interrupt) -> Result<Exit, Failure> {
+        let consumer = self.consumer(client).await?;
         // On a terminal the records themselves show how far it is.
         let visible = !self.quiet && !Output::is_terminal() && !self.follow;
         let patience = self.connection.config()?.request_timeout;
@@ -140,7 +143,7 @@ impl ConsumeArgs {
             failed: Vec::new(),
         };
         let began = Instant::now();
-        let ended = reading.all(&mut interrupt).await;
+        let ended = reading.all(interrupt).await;
         reading.progress.end();
         ended?;
         if !self.quiet {

@@ -28,6 +28,7 @@ use delivery::Delivery;
 use feed::{Feed, Source};
 use pacer::{Pacer, parse_rate};
 use parse::{InputFormat, LineParser, parse_header};
+use report::Outcome;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -206,8 +207,25 @@ impl ProduceArgs {
         // Before anything else, so that a wrong file name changes nothing.
         let sources = Source::open_all(&self.files)?;
         let mut interrupt = Interrupt::listen()?;
-        let client = self.connection.connect().await?;
-        let producer = self.producer(&client).await?;
+        let outcome = self
+            .connection
+            .with_client(async |client| self.deliver(client, sources, &mut interrupt).await)
+            .await?;
+        // Records that are not stored are worse news than a summary that nobody reads.
+        let printed = if self.json { outcome.print_json() } else { Ok(()) };
+        if !self.json && !self.quiet {
+            outcome.tell();
+        }
+        outcome.verdict().and_then(|exit| printed.map(|()| exit))
+    }
+
+    async fn deliver(
+        &self,
+        client: &Client,
+        sources: Vec<Source>,
+        interrupt: &mut Interrupt,
+    ) -> Result<Outcome<'_>, Failure> {
+        let producer = self.producer(client).await?;
         if sources.iter().any(Source::is_terminal) && !self.quiet {
             note("reading records from the terminal, one per line; Ctrl-D ends");
         }
@@ -217,26 +235,16 @@ impl ProduceArgs {
         let mut delivery = Delivery::new(producer, self.partition, names, self.keep_going);
         let began = Instant::now();
         let mut pacer = self.rate.map(|rate| Pacer::new(rate, tokio::time::Instant::now()));
-        let fed =
-            deliver_all(&mut feed, &mut delivery, &mut pacer, &progress, &mut interrupt).await;
-        if !interrupt.is_asked() {
-            progress.end();
-        }
+        let fed = deliver_all(&mut feed, &mut delivery, &mut pacer, &progress, interrupt).await;
         delivery.finish().await;
         progress.end();
-        let outcome = report::Outcome {
+        Ok(Outcome {
             topic: self.topic.as_str(),
             tally: delivery.into_tally(),
             elapsed: began.elapsed(),
             interrupted: interrupt.is_asked(),
             fed,
-        };
-        if self.json {
-            outcome.print_json()?;
-        } else if !self.quiet {
-            outcome.tell();
-        }
-        outcome.verdict()
+        })
     }
 
     fn parser(&self) -> LineParser {

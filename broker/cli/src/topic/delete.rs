@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
-use plimsoll_client::RequestError;
+use plimsoll_client::{Admin, RequestError};
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::TopicName;
 
@@ -41,7 +41,10 @@ impl DeleteArgs {
         if !self.yes && !self.confirmed()? {
             return Err(Failure::new(Exit::Failed, "nothing was deleted: not confirmed"));
         }
-        let admin = connection.connect().await?.admin();
+        connection.with_client(async |client| self.delete(&client.admin()).await).await
+    }
+
+    async fn delete(&self, admin: &Admin) -> Result<Exit, Failure> {
         for (deleted, topic) in self.topics.iter().enumerate() {
             match admin.delete_topic(topic.as_str()).await {
                 Ok(()) => note(&format!("deleted topic {topic}")),

@@ -156,7 +156,6 @@ impl CreateArgs {
     async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         let config = TopicConfig::from_pairs(self.config.iter().map(String::as_str))
             .map_err(|error| usage(&error))?;
-        let admin = connection.connect().await?.admin();
         let topic = NewTopic {
             name: self.topic.to_string(),
             partitions: self.partitions,
@@ -165,17 +164,22 @@ impl CreateArgs {
             if_not_exists: false,
         };
         let mut existed = false;
-        let mut outcome = admin.create_topic(topic.clone()).await;
-        // Asked in two steps, so that it can be told whether the topic was there before.
-        if let Err(error) = &outcome
-            && error.code() == Some(ErrorCode::TopicExists)
-            && self.if_not_exists
-        {
-            existed = true;
-            outcome = admin.create_topic(NewTopic { if_not_exists: true, ..topic }).await;
-        }
-        let made = outcome
-            .map_err(|error| request_failure(&format!("create topic {}", self.topic), &error))?;
+        let made = connection
+            .with_client(async |client| {
+                let admin = client.admin();
+                let mut outcome = admin.create_topic(topic.clone()).await;
+                // Asked in two steps, so that it can be told whether the topic was there before.
+                if let Err(error) = &outcome
+                    && error.code() == Some(ErrorCode::TopicExists)
+                    && self.if_not_exists
+                {
+                    existed = true;
+                    outcome = admin.create_topic(NewTopic { if_not_exists: true, ..topic }).await;
+                }
+                let doing = format!("create topic {}", self.topic);
+                outcome.map_err(|error| request_failure(&doing, &error))
+            })
+            .await?;
         if self.json {
             return render::print_json(&render::TopicJson::of(&made));
         }
@@ -187,11 +191,12 @@ impl CreateArgs {
 
 impl ListArgs {
     async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
-        let admin = connection.connect().await?.admin();
-        let topics = admin
-            .list_topics(self.prefix.as_deref())
-            .await
-            .map_err(|error| request_failure("list topics", &error))?;
+        let topics = connection
+            .with_client(async |client| {
+                let listed = client.admin().list_topics(self.prefix.as_deref()).await;
+                listed.map_err(|error| request_failure("list topics", &error))
+            })
+            .await?;
         let mut output = Output::stdout();
         if self.json {
             topics.iter().try_for_each(|topic| output.json(&render::TopicJson::of(topic)))?;
@@ -211,11 +216,13 @@ impl ListArgs {
 
 impl DescribeArgs {
     async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
-        let admin = connection.connect().await?.admin();
-        let described = admin
-            .describe_topic(self.topic.as_str())
-            .await
-            .map_err(|error| request_failure(&format!("describe topic {}", self.topic), &error))?;
+        let described = connection
+            .with_client(async |client| {
+                let described = client.admin().describe_topic(self.topic.as_str()).await;
+                let doing = format!("describe topic {}", self.topic);
+                described.map_err(|error| request_failure(&doing, &error))
+            })
+            .await?;
         if self.json {
             return render::print_json(&render::DescribedJson::of(&described));
         }
@@ -236,11 +243,13 @@ impl AlterArgs {
             .map_err(|error| usage(&error))?;
         // Checked here too, so that a slip is told before anything is sent.
         TopicConfig::default().with_changes(&changes).map_err(|error| usage(&error))?;
-        let admin = connection.connect().await?.admin();
-        let changed = admin
-            .alter_topic(self.topic.as_str(), self.partitions, changes)
-            .await
-            .map_err(|error| request_failure(&format!("alter topic {}", self.topic), &error))?;
+        let changed = connection
+            .with_client(async |client| {
+                let name = self.topic.as_str();
+                let changed = client.admin().alter_topic(name, self.partitions, changes).await;
+                changed.map_err(|error| request_failure(&format!("alter topic {name}"), &error))
+            })
+            .await?;
         if self.json {
             return render::print_json(&render::TopicJson::of(&changed));
         }
