@@ -158,6 +158,13 @@ pub(crate) struct Cut {
     pub(crate) branch: u64,
 }
 
+impl Cut {
+    /// Index after the last entry that is left.
+    pub(crate) fn end_index(&self) -> LogIndex {
+        self.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1))
+    }
+}
+
 /// The beginning of the log was taken away by retention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Start {

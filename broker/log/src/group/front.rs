@@ -97,9 +97,17 @@ impl Front {
         }
     }
 
+    /// Begins a new branch without taking anything away.
+    pub(crate) fn cut_at_end(&mut self) -> Cut {
+        let marks = &self.marks;
+        let cut = Cut { last: marks.last, end_offset: marks.end_offset, branch: marks.branch + 1 };
+        self.cut(&cut);
+        cut
+    }
+
     pub(crate) fn cut(&mut self, cut: &Cut) {
         self.marks.apply(&Change::Cut(*cut));
-        let next = cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
+        let next = cut.end_index();
         while self.cache.back().is_some_and(|entry| entry.header.index >= next) {
             self.cached_bytes -= self.cache.pop_back().map_or(0, |entry| entry.bytes());
         }

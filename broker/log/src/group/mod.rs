@@ -97,10 +97,7 @@ impl GroupLog {
     /// whatever becomes readable again later.
     pub(crate) fn begin_branch(&self) {
         let mut front = self.front.lock();
-        let marks = front.marks;
-        let branch = marks.branch + 1;
-        let cut = Cut { last: marks.last, end_offset: marks.end_offset, branch };
-        front.cut(&cut);
+        let cut = front.cut_at_end();
         self.push(front, Change::Cut(cut), None);
     }
 
@@ -185,10 +182,30 @@ impl GroupLog {
         Item { group, durability, branch: front.marks.branch, change, done }
     }
 
+    /// Changes the options. A change of durability begins a new branch, so that recovery can tell
+    /// the entries that only segments hold from those that the journal holds too.
+    pub(crate) fn set_options(&self, options: GroupOptions) {
+        let mut front = self.front.lock();
+        let marks = front.marks;
+        if marks.options == options {
+            return;
+        }
+        // The change itself still belongs to the old durability.
+        let durability = marks.options.durability;
+        if options.durability != durability {
+            let cut = front.cut_at_end();
+            let item = self.item(durability, &front, Change::Cut(cut), None);
+            // Nobody waits for it; a store that was closed takes the options as little.
+            drop(self.shared.queue.push(item));
+        }
+        let change = Change::Options(options);
+        front.marks.apply(&change);
+        self.push_as(durability, front, change, None);
+    }
+
     /// Applies a small change to the front and queues it.
     pub(crate) fn change(&self, change: Change, done: Option<Completion>) {
         let mut front = self.front.lock();
-        // A change of durability itself still belongs to the old one.
         let durability = front.marks.options.durability;
         front.marks.apply(&change);
         self.push_as(durability, front, change, done);

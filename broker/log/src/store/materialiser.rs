@@ -130,7 +130,7 @@ impl Materialiser {
             }
             Change::Cut(cut) => {
                 self.cut(group, cut)?;
-                next = Some(cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1)));
+                next = Some(cut.end_index());
             }
             Change::Start(start) => self.start(group, start),
             Change::Reset(reset) => self.reset(group, reset),
@@ -291,7 +291,7 @@ impl Materialiser {
     /// Takes the end of the log away. What is cut is never written again: the segment is closed, and
     /// the log goes on in a new one, so that bytes once published never change under a reader.
     pub(crate) fn cut(&mut self, group: &Arc<GroupLog>, cut: &Cut) -> Result<(), Halt> {
-        let next = cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
+        let next = cut.end_index();
         let mut back = group.back.lock();
         while back.segments.last().is_some_and(|slot| slot.info.base_index >= next) {
             let gone = back.segments.pop().expect("there is a last one");

@@ -166,9 +166,7 @@ impl Store {
     /// When there is no such group.
     pub fn set_options(&self, id: GroupId, options: GroupOptions) -> Result<(), StoreError> {
         let group = self.group(id).ok_or(StoreError::UnknownGroup(id))?;
-        if group.options() != options {
-            group.change(Change::Options(options), None);
-        }
+        group.set_options(options);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! segments are read on from where the checkpoint left them, as far as every check holds.
 
 use std::collections::BTreeMap;
+use std::ops::RangeTo;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::open::OpenError;
 use super::shared::Shared;
 use crate::checkpoint::file::ReadCheckpoint;
 use crate::config::Durability;
-use crate::entry::{Change, Marks, Reset};
+use crate::entry::{Change, Cut, Marks, Reset};
 use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
 use crate::group::front::StateSlot;
@@ -32,6 +33,16 @@ use crate::segment::{SegmentId, SegmentInfo, SegmentName, header, index};
 struct Bound {
     branch: u64,
     end: LogIndex,
+}
+
+/// How far the segments of a memory group are read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// To their end.
+    End,
+    /// To where the group became durable, which began a branch: what an earlier opening replayed into
+    /// the segments after that comes from the journal once more.
+    Journaled,
 }
 
 /// The state of an opening.
@@ -158,7 +169,7 @@ impl Recovery {
                 Change::Options(options) if options.durability == Durability::Durable
             );
             if durable_now {
-                self.recover_memory_group(&group)?;
+                self.recover_memory_group(&group, Until::Journaled)?;
                 return self.apply(&group, change);
             }
             self.deferred.entry(id).or_default().push(change);
@@ -200,12 +211,16 @@ impl Recovery {
             .cloned()
             .collect();
         for group in memory {
-            self.recover_memory_group(&group)?;
+            self.recover_memory_group(&group, Until::End)?;
         }
         Ok(())
     }
 
-    fn recover_memory_group(&mut self, group: &Arc<GroupLog>) -> Result<(), OpenError> {
+    fn recover_memory_group(
+        &mut self,
+        group: &Arc<GroupLog>,
+        until: Until,
+    ) -> Result<(), OpenError> {
         let changes = self.deferred.remove(&group.id()).unwrap_or_default();
         // What was reset or cut after the checkpoint goes first, so that reading on begins where the
         // log really went on.
@@ -217,7 +232,7 @@ impl Recovery {
                     self.materialiser.reset(group, reset);
                 }
                 Change::Cut(cut) => {
-                    let end = cut.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1));
+                    let end = cut.end_index();
                     bounds.push(Bound { branch: cut.branch, end });
                     if end < group.back.lock().marks.next_index() {
                         self.apply(group, Change::Cut(*cut))?;
@@ -226,7 +241,13 @@ impl Recovery {
                 _ => {}
             }
         }
-        self.read_on(group, &bounds).map_err(|error| match error {
+        let newest = bounds.iter().map(|bound| bound.branch).max();
+        let newest = newest.unwrap_or(0).max(group.back.lock().marks.branch);
+        let branches = match until {
+            Until::Journaled => ..newest,
+            Until::End => ..u64::MAX,
+        };
+        self.read_on(group, &bounds, branches).map_err(|error| match error {
             SegmentError::Medium { operation, path, source } => {
                 OpenError::Medium { operation, path, source }
             }
@@ -234,9 +255,9 @@ impl Recovery {
                 unreachable!("damage ends the reading on: {damage}")
             }
         })?;
-        if let Some(last) = bounds.last() {
+        {
             let mut back = group.back.lock();
-            back.marks.branch = back.marks.branch.max(last.branch);
+            back.marks.branch = back.marks.branch.max(newest);
         }
         for change in changes {
             match &change {
@@ -265,7 +286,12 @@ impl Recovery {
 
     /// Adopts the entries behind the recorded end of a log, in its last segment and in the ones after
     /// it, while all checks hold.
-    fn read_on(&mut self, group: &Arc<GroupLog>, bounds: &[Bound]) -> Result<(), SegmentError> {
+    fn read_on(
+        &mut self,
+        group: &Arc<GroupLog>,
+        bounds: &[Bound],
+        branches: RangeTo<u64>,
+    ) -> Result<(), SegmentError> {
         let active = {
             let mut back = group.back.lock();
             match back.active() {
@@ -306,6 +332,7 @@ impl Recovery {
             };
             let head = segment.header();
             let continues = head.branch >= marks.branch
+                && branches.contains(&head.branch)
                 && head.base_index == marks.next_index()
                 && head.base_offset == marks.end_offset
                 && head.previous == marks.last;

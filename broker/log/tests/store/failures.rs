@@ -47,7 +47,9 @@ fn after_a_failed_journal_write_nothing_is_acknowledged() {
         append(0);
         settled(1);
         // The device fails once and heals.
-        disk.inject(Fault::new(Operation::Write, 1, Effect::Eio).on("journal").once());
+        disk.inject(
+            Fault::new(Operation::Write, 1, Effect::Eio).on("0000000000000001.journal").once(),
+        );
         append(1);
         settled(2);
         for index in 2..10 {
