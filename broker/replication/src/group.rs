@@ -143,7 +143,15 @@ impl Group {
                 Begin::Propose => break,
                 Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
                 Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
-                Begin::Doubtful => group.shared.certain().await,
+                Begin::Doubtful => {
+                    let ended = tokio::select! {
+                        () = group.shared.certain() => None,
+                        fatal = group.ended() => Some(fatal),
+                    };
+                    if let Some(fatal) = ended {
+                        return Err(self.stopped(&mut awake, fatal).await.into());
+                    }
+                }
             }
         }
         // From here on the reply must be over, whatever happens: nothing may come in between.

@@ -5,6 +5,8 @@ use std::error::Error;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
 use openraft::metrics::WaitError;
 use plimsoll_log::{GroupLog, StateSource};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
@@ -28,6 +30,16 @@ pub(crate) struct Awake {
     pub(crate) raft: Raft,
     pub(crate) shared: Arc<Shared>,
     pub(crate) term: u64,
+}
+
+impl Awake {
+    /// Waits until the Raft instance ends by itself, and says why it did.
+    pub(crate) async fn ended(&self) -> Fatal<Types> {
+        let mut metrics = self.raft.server_metrics();
+        while metrics.changed().await.is_ok() {}
+        let running = self.raft.metrics().borrow_watched().running_state.clone();
+        running.err().unwrap_or(Fatal::Stopped)
+    }
 }
 
 /// Starts the group's Raft instance, makes this node its leader, and waits until the term's first
