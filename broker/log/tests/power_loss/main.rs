@@ -12,6 +12,7 @@ mod failures;
 mod faults;
 mod flips;
 mod observed;
+mod regressions;
 mod versions;
 mod workload;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use plimsoll_log::{GroupLog, LogBounds, LogEntry, ReadError, ReadStep, Store, Vote};
+use plimsoll_log::{GroupLog, GroupOptions, LogBounds, LogEntry, ReadError, ReadStep, Store, Vote};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind, iterate_batches};
 use plimsoll_protocol::ids::{GroupId, LogId};
 
@@ -14,6 +14,7 @@ use crate::versions::{GroupVersion, Promise, Version, VersionId, Versions};
 /// What a group shows.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ObservedGroup {
+    pub(crate) options: GroupOptions,
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
     pub(crate) bounds: LogBounds,
@@ -40,6 +41,7 @@ pub(crate) fn observe(store: &Store) -> Result<Observed, ReadError> {
 fn observe_group(group: &GroupLog) -> Result<ObservedGroup, ReadError> {
     let bounds = group.bounds();
     Ok(ObservedGroup {
+        options: group.options(),
         vote: group.vote(),
         committed: group.committed(),
         entries: read_as_raft(group, &bounds)?,
@@ -124,7 +126,7 @@ fn difference(
             safe = safe.max(versions.safe_index(*group, promise.in_memory, id));
         }
         let found = if version.is_memory() {
-            memory_difference(shown, version, safe)
+            memory_difference(shown, version, safe.max(version.durable_next))
         } else {
             durable_difference(shown, version)
         };
@@ -145,6 +147,7 @@ macro_rules! same {
 }
 
 fn durable_difference(shown: &ObservedGroup, version: &GroupVersion) -> Option<String> {
+    same!("options", shown.options, version.options);
     same!("vote", shown.vote, version.vote);
     same!("committed", shown.committed, version.committed);
     same!("purged", shown.bounds.purged, version.purged);
@@ -156,6 +159,7 @@ fn durable_difference(shown: &ObservedGroup, version: &GroupVersion) -> Option<S
 
 /// A memory group keeps a prefix of its entries after a power failure, and everything else exactly.
 fn memory_difference(shown: &ObservedGroup, version: &GroupVersion, safe: u64) -> Option<String> {
+    same!("options", shown.options, version.options);
     same!("vote", shown.vote, version.vote);
     same!("committed", shown.committed, version.committed);
     same!("purged", shown.bounds.purged, version.purged);

@@ -21,6 +21,8 @@ pub(crate) struct GroupVersion {
     pub(crate) before_offset: Offset,
     /// Every entry since, also those that were purged or dropped.
     pub(crate) entries: Vec<Arc<LogEntry>>,
+    /// Entries below this index were appended while the group was durable, or a change made it so.
+    pub(crate) durable_next: u64,
     /// Every state that was put, oldest first.
     pub(crate) states: Vec<(LogId, Bytes)>,
 }
@@ -36,6 +38,7 @@ impl GroupVersion {
             before: None,
             before_offset: Offset(0),
             entries: Vec::new(),
+            durable_next: 0,
             states: Vec::new(),
         }
     }
@@ -75,6 +78,22 @@ impl GroupVersion {
         let next = last_kept.map_or(0, |index| index.0 + 1);
         let kept = next.checked_sub(self.first_index()).expect("nothing purged is truncated");
         self.entries.truncate(kept as usize);
+        self.durable_next = self.durable_next.min(next);
+    }
+
+    /// Takes in an entry that follows the last one.
+    pub(crate) fn append(&mut self, entry: Arc<LogEntry>) {
+        self.entries.push(entry);
+        if !self.is_memory() {
+            self.durable_next = self.next_index();
+        }
+    }
+
+    pub(crate) fn set_options(&mut self, options: GroupOptions) {
+        self.options = options;
+        if !self.is_memory() {
+            self.durable_next = self.next_index();
+        }
     }
 }
 

@@ -289,9 +289,9 @@ impl Run {
             85..90 => run_until_idle(&self.store().clone()),
             90..93 => self.checkpoint(),
             93 => self.create_group(),
-            94 => self.set_options(),
-            95 => self.delete_group(),
-            96..98 => self.kill(),
+            94..96 => self.set_options(),
+            96 => self.delete_group(),
+            97 => self.kill(),
             98 => self.close_and_open(),
             _ => self.reset(),
         }
@@ -315,8 +315,13 @@ impl Run {
     fn set_options(&mut self) {
         let Some((id, version)) = self.pick() else { return };
         let segment_bytes = (8 + 8 * self.random.below(3)) << 10;
-        let options = GroupOptions { segment_bytes, ..version.options };
-        self.change(id, |group| group.options = options);
+        let durability = match version.options.durability {
+            same if self.random.chance(60) => same,
+            Durability::Durable => Durability::Memory,
+            Durability::Memory => Durability::Durable,
+        };
+        let options = GroupOptions { durability, segment_bytes };
+        self.change(id, |group| group.set_options(options));
         self.store().set_options(id, options).expect("it was created");
     }
 
@@ -369,7 +374,7 @@ impl Run {
         let group = self.store().group(id).expect("it was created");
         for entry in &entries {
             let entry = Arc::new(entry.clone());
-            self.change(id, |group| group.entries.push(entry));
+            self.change(id, |group| group.append(entry));
         }
         let issued = self.versions.newest_id();
         let mark =
@@ -504,6 +509,7 @@ impl Run {
             group.before = Some(last);
             group.before_offset = offset;
             group.entries.clear();
+            group.durable_next = group.next_index();
             group.purged = Some(last);
             group.start_offset = offset;
         });
@@ -568,7 +574,7 @@ pub(crate) fn go_on(store: &Store, versions: &mut Versions, random: &mut SplitMi
             2_000_000,
         );
         entry.header.base_offset = group.end_offset();
-        group.entries.push(Arc::new(entry.clone()));
+        group.append(Arc::new(entry.clone()));
         log.append(vec![entry], completion()).expect("it follows the last one");
     }
     versions.push(version);
