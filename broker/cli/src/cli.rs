@@ -112,8 +112,9 @@ impl Command {
     pub(crate) fn log_default(&self) -> Option<&'static str> {
         match self {
             Self::Serve(_) => None,
-            // What the transports have to say of a failed connection is told as a failure.
-            _ => Some("warn,quinn=off,quinn_proto=off,rustls=off"),
+            // What the transports have to say of a failed connection is told as a failure; an
+            // embedded node's Raft warns of what is ordinary when a group wakes.
+            _ => Some("warn,quinn=off,quinn_proto=off,rustls=off,openraft=error"),
         }
     }
 

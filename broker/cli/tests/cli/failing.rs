@@ -1,6 +1,9 @@
 //! What goes wrong around a node: a second one, a port in use, a wrong certificate, a power switch.
 
-use crate::node::{Node, User, exists};
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use crate::node::{Node, User, exists, send_signal};
 
 #[test]
 fn second_node_on_a_data_directory_is_refused_and_the_first_goes_on() {
@@ -59,6 +62,37 @@ fn acknowledged_records_survive_a_power_switch_and_an_ordinary_end() {
     assert_eq!(status.code(), Some(0));
     let node = Node::start_as(user);
     assert_eq!(sum(&node), 500_500);
+}
+
+#[test]
+fn producer_and_reader_outlive_their_node() {
+    let node = Node::start();
+    let address = node.address.clone();
+    node.run("topic create orders").ok();
+    let mut producing =
+        node.user.command("produce orders --json").stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = producing.stdin.take().unwrap();
+    let mut following =
+        node.user.command("consume orders --follow --from earliest").spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines().map(Result::unwrap);
+
+    writeln!(input, "before").unwrap();
+    assert_eq!(lines.next().unwrap(), "before");
+    let user = node.kill();
+    writeln!(input, "while it was away").unwrap();
+    let node = Node::start_at(user, &address);
+    assert_eq!(lines.next().unwrap(), "while it was away");
+    writeln!(input, "after").unwrap();
+    assert_eq!(lines.next().unwrap(), "after");
+
+    drop(input);
+    let produced = producing.wait_with_output().unwrap();
+    assert_eq!(produced.status.code(), Some(0));
+    let summary: serde_json::Value = serde_json::from_slice(&produced.stdout).unwrap();
+    assert_eq!((&summary["records"], &summary["unknown"]), (&3.into(), &0.into()));
+    send_signal("INT", &following);
+    assert_eq!(following.wait().unwrap().code(), Some(0));
+    assert_eq!(node.run("consume orders").lines(), ["before", "while it was away", "after"]);
 }
 
 #[test]

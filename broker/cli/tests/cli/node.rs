@@ -137,9 +137,14 @@ impl Node {
 
     /// Starts a node of a user, on the data directory that the user's earlier node had.
     pub(crate) fn start_as(user: User) -> Self {
+        Self::start_at(user, "127.0.0.1:0")
+    }
+
+    /// As [`Node::start_as`], at an address that clients know already.
+    pub(crate) fn start_at(user: User, address: &str) -> Self {
         let mut command = user.command(SERVE);
         command.arg("--data").arg(user.path("data"));
-        command.args(["--listen", "127.0.0.1:0", "--listen-plaintext", "127.0.0.1:0"]);
+        command.args(["--listen", address, "--listen-plaintext", "127.0.0.1:0"]);
         let log = std::fs::File::options().create(true).append(true).open(user.path("serve.log"));
         let mut child = command.stderr(log.unwrap()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
