@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
-use plimsoll_protocol::ids::LogIndex;
 
 use super::queue::{Block, Item};
 use super::shared::Shared;

@@ -17,7 +17,7 @@ use super::open::OpenError;
 use super::shared::Shared;
 use crate::checkpoint::file::ReadCheckpoint;
 use crate::config::Durability;
-use crate::entry::{Change, Cut, Marks, Reset};
+use crate::entry::{Change, Marks, Reset};
 use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
 use crate::group::front::StateSlot;
