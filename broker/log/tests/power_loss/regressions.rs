@@ -18,18 +18,18 @@ fn group(store: &Store) -> Arc<GroupLog> {
 
 fn create(store: &Store, durability: Durability) -> Arc<GroupLog> {
     let options = GroupOptions { durability, ..GroupOptions::default() };
-    store.create_group(GROUP, options).unwrap()
+    store.create_group(GROUP, options).expect("a new group")
 }
 
 fn done() -> Completion {
-    Box::new(|outcome| outcome.unwrap())
+    Box::new(|outcome| outcome.expect("nothing fails here"))
 }
 
 fn append(group: &GroupLog, term: u64, body: &'static str) {
     let index = group.bounds().last.map_or(0, |last| last.index.0 + 1);
     let id = LogId::new(Term(term), LogIndex(index));
     let entry = LogEntry::new(EntryKind::Control, id, Bytes::from_static(body.as_bytes()));
-    group.append(vec![entry], done()).unwrap();
+    group.append(vec![entry], done()).expect("it follows the last one");
 }
 
 fn vote(term: u64) -> Vote {
@@ -41,7 +41,12 @@ fn bodies(group: &GroupLog) -> Vec<Bytes> {
     if end == 0 {
         return Vec::new();
     }
-    group.read_entries(0..end, usize::MAX).unwrap().into_iter().map(|entry| entry.body).collect()
+    group
+        .read_entries(0..end, usize::MAX)
+        .expect("it is readable")
+        .into_iter()
+        .map(|entry| entry.body)
+        .collect()
 }
 
 /// A process was killed after the rename of a new checkpoint and before the sync of its directory. The
