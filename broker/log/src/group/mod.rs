@@ -8,7 +8,7 @@
 //! Order of locks: front, then the store's queue. Front and back are never held together.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
@@ -62,6 +62,9 @@ pub struct GroupLog {
     state_source: Mutex<Option<Weak<dyn StateSource>>>,
     /// Whether it is in the list of groups that the next checkpoint must write anew.
     pub(crate) listed: AtomicBool,
+    /// Size of the back, for those who must not wait for its lock.
+    stored_bytes: AtomicU64,
+    stored_segments: AtomicU32,
 }
 
 impl GroupLog {
@@ -80,11 +83,14 @@ impl GroupLog {
             back: Mutex::new(back),
             state_source: Mutex::new(None),
             listed: AtomicBool::new(false),
+            stored_bytes: AtomicU64::new(0),
+            stored_segments: AtomicU32::new(0),
         })
     }
 
     /// Lets the front begin where the back ended up after recovery.
     pub(crate) fn restart(&self) {
+        self.note_size();
         let marks = self.back.lock().marks;
         let mut front = self.front.lock();
         let quarantined = front.quarantined.take();
@@ -354,14 +360,12 @@ impl GroupLog {
         self.push(front, Change::Reset(reset), Some(done));
     }
 
-    /// Where the log begins and ends.
+    /// Where the log begins and ends. Never waits for the disk.
     #[must_use]
     pub fn bounds(&self) -> LogBounds {
         let marks = self.front.lock().marks;
-        let (bytes, segments) = {
-            let back = self.back.lock();
-            (back.bytes(), back.segments.len() as u32)
-        };
+        let bytes = self.stored_bytes.load(Ordering::Relaxed);
+        let segments = self.stored_segments.load(Ordering::Relaxed);
         LogBounds {
             purged: marks.purged,
             last: marks.last,
@@ -534,6 +538,18 @@ impl GroupLog {
             let group = self.me.upgrade().expect("a method of it is running");
             self.shared.changed.lock().push(group);
         }
+    }
+
+    /// The back was changed.
+    pub(crate) fn materialised(&self) {
+        self.note_size();
+        self.list_as_changed();
+    }
+
+    fn note_size(&self) {
+        let back = self.back.lock();
+        self.stored_bytes.store(back.bytes(), Ordering::Relaxed);
+        self.stored_segments.store(back.segments.len() as u32, Ordering::Relaxed);
     }
 
     /// Bytes of entries in the tail cache.

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use bytes::Bytes;
 use plimsoll_protocol::ids::{GroupId, LogId};
@@ -33,6 +34,8 @@ pub(crate) struct Checkpointer {
     retired: VecDeque<(CheckpointSeq, SegmentName)>,
     /// From captures whose checkpoint could not be written.
     leftover: Leftover,
+    /// Threads that sync segments at once.
+    sync_threads: usize,
 }
 
 #[derive(Default)]
@@ -41,6 +44,10 @@ struct Leftover {
     sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
     retired: Vec<SegmentName>,
 }
+
+/// How many segments are synced at once where there are many; mostly they wait for the disk.
+const SYNC_THREADS: usize = 8;
+const SEGMENTS_PER_SYNC_THREAD: usize = 8;
 
 /// Checkpoints that are kept.
 const KEPT: usize = 2;
@@ -63,7 +70,12 @@ impl Checkpointer {
         retired: impl IntoIterator<Item = SegmentName>,
     ) -> Self {
         let retired = retired.into_iter().map(|name| (next_seq, name)).collect();
-        Self { shared, next_seq, kept, retired, leftover: Leftover::default() }
+        Self { shared, next_seq, kept, retired, leftover: Leftover::default(), sync_threads: 1 }
+    }
+
+    /// Lets many segments be synced at once: a file system makes many syncs durable together.
+    pub(crate) fn sync_in_parallel(&mut self) {
+        self.sync_threads = SYNC_THREADS;
     }
 
     /// Whether a checkpoint would change anything.
@@ -139,9 +151,7 @@ impl Checkpointer {
         if self.leftover.unsynced.is_empty() {
             return Ok(());
         }
-        for segment in &self.leftover.unsynced {
-            segment.sync().map_err(|error| ("syncing", segment.name().path(), error))?;
-        }
+        sync_all(&self.leftover.unsynced, self.sync_threads)?;
         self.shared
             .disk
             .sync_dir(header::DIRECTORY)
@@ -297,6 +307,34 @@ impl Checkpointer {
             tracing::debug!(path = name.index_path(), error, "index not written");
         }
     }
+}
+
+/// Syncs segments, by several threads where there are many.
+fn sync_all(
+    segments: &[Arc<Segment>],
+    threads: usize,
+) -> Result<(), (&'static str, String, io::Error)> {
+    let sync = |segment: &Segment| {
+        segment.sync().map_err(|error| ("syncing", segment.name().path(), error))
+    };
+    let threads = threads.min(segments.len() / SEGMENTS_PER_SYNC_THREAD);
+    if threads < 2 {
+        return segments.iter().try_for_each(|segment| sync(segment));
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sync(segment)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others
+            .into_iter()
+            .fold(own, |outcome, other| outcome.and(other.join().expect("syncing does not panic")))
+    })
 }
 
 /// The state that goes into a group's piece.

@@ -140,7 +140,7 @@ impl Materialiser {
             | Change::Committed(_)
             | Change::Purge(_) => group.back.lock().marks.apply(change),
         }
-        group.list_as_changed();
+        group.materialised();
         if let Some(next) = next {
             let cache_bytes_max = self.shared.config.tail_cache_bytes_max;
             group.front.lock().written(branch, next, cache_bytes_max);

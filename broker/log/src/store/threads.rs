@@ -20,7 +20,8 @@ const LOOK_AROUND_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts them.
 pub(crate) fn start(stepper: Stepper) -> Vec<JoinHandle<()>> {
-    let Stepper { shared, commit, materialiser, checkpointer } = stepper;
+    let Stepper { shared, commit, materialiser, mut checkpointer } = stepper;
+    checkpointer.sync_in_parallel();
     let journal = shared.clone();
     let material = shared.clone();
     vec![
