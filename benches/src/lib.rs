@@ -6,6 +6,7 @@
 //!  workload/*   produce, consume, end-to-end, latency, partitions, restart, transport, singles, idle
 //!  bed          an embedded or a running node under load      served   a node in its own process
 //!  load         producers of whole batches                    pacer    a schedule kept to 10 us
+//!  warm_memory  memory that the host has given
 //!  raw_stream   the same socket code without a broker         journal_write   the raw 4 KiB write
 //!  report       the figures as JSON                           table    the figures for people
 //! ```
@@ -13,8 +14,9 @@
 //! Rules of measurement:
 //! - The limit is measured in the same run, before and after the broker, with as many connections
 //!   and writes of the same size, in the same process on the same runtimes; the mean is taken.
-//! - The same load runs once uncounted before it counts: memory that a virtual machine touches for
-//!   the first time costs seconds per GB, and would be measured instead of the broker.
+//! - The same load runs once uncounted before it counts, and the memory that both need is touched
+//!   before: what a virtual machine touches for the first time costs seconds per GB, and would be
+//!   measured instead of the broker.
 //! - What was acknowledged is counted again at the end; a load that is not there has no figure.
 //! - Latencies of a schedule count from the moment that was due, so that stalls count.
 //! - Data lies on a real disk, unless the user names another place.
@@ -35,6 +37,7 @@ mod pacer;
 mod raw_stream;
 mod runtimes;
 mod served;
+mod warm_memory;
 mod workload;
 
 use std::path::Path;

@@ -1,8 +1,11 @@
 //! The limit: how many bytes the very socket code of the broker carries when there is no broker.
 //!
-//! The same number of connections and streams, writes of the same size as the broker's batches, the
-//! same process and runtimes. The receiver reads into one small buffer and drops what it reads: no
-//! frames, no checksums beyond the transport's own. What is counted are the bytes that arrived.
+//! The same number of connections and streams, frames of the same size as the broker's batches,
+//! written by [`FrameSender`] and read by [`FrameReceiver`] as the broker and its clients do, in the
+//! same process and runtimes. The receiver drops each frame: no checksums beyond the transport's own,
+//! nothing decoded, nothing kept. What is sent is cut from a pool that is larger than the processor's
+//! caches, because a producer's next batch does not lie in them either. What is counted are the
+//! payload bytes that arrived.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -13,6 +16,9 @@ use anyhow::{Context as _, ensure};
 use bytes::{Bytes, BytesMut};
 use plimsoll_node::certificates;
 use plimsoll_node::config::NodeConfig;
+use plimsoll_protocol::api::PingRequest;
+use plimsoll_protocol::frame::encode_request;
+use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_transport::{
     ClientTls, Connection, FrameReceiver, FrameSender, Listener, ServerTls, TransportConfig,
     TransportKind,
@@ -33,6 +39,10 @@ const BYTES_MAX: u64 = 1_000_000_000;
 /// A batch on the wire beside its records' values: header, and per record.
 const BATCH_OVERHEAD_BYTES: u64 = 112;
 const RECORD_OVERHEAD_BYTES: u64 = 6;
+/// What is sent is cut from about this many bytes.
+const POOL_BYTES: usize = 64 << 20;
+/// Pieces of the pool at most: small writes need not many to leave the caches.
+const PIECES_MAX: usize = 1024;
 /// What the accepting end says when it has everything.
 const DONE: &[u8] = b"!";
 
@@ -88,9 +98,12 @@ impl Shape {
         self.writes_per_stream * self.write_bytes as u64
     }
 
-    fn chunk(&self) -> Bytes {
+    /// What is sent, one piece after the other and again from the first.
+    fn pieces(&self) -> Vec<Bytes> {
         let length = u32::try_from(self.write_bytes).unwrap_or(u32::MAX);
-        Bytes::copy_from_slice(Values::new(length, 1).next_value())
+        let mut values = Values::new(length, 1);
+        let count = (POOL_BYTES / self.write_bytes).clamp(1, PIECES_MAX);
+        (0..count).map(|_| Bytes::copy_from_slice(values.next_value())).collect()
     }
 }
 
@@ -190,7 +203,7 @@ async fn accepting_end(
 ) -> anyhow::Result<()> {
     match shape.direction {
         Direction::ToNode => {
-            receive_all(&mut receiver).await?;
+            receive_all(&mut receiver, shape.stream_bytes()).await?;
             sender.send_raw(Bytes::from_static(DONE)).await?;
         }
         Direction::FromNode => {
@@ -208,41 +221,41 @@ async fn accepting_end(
 /// Returns the bytes that were carried.
 async fn dialing_end(connection: Connection, shape: Shape) -> anyhow::Result<u64> {
     let (mut sender, mut receiver) = connection.open().await?;
-    let carried = match shape.direction {
+    match shape.direction {
         Direction::ToNode => {
             send_all(&mut sender, shape).await?;
             sender.finish().await?;
-            let answer = receive_all(&mut receiver).await?;
-            ensure!(answer == DONE.len() as u64, "the accepting end did not get everything");
-            shape.stream_bytes()
+            let mut answer = BytesMut::new();
+            receiver.recv_raw(&mut answer).await?;
+            ensure!(answer == DONE, "the accepting end did not get everything");
         }
         Direction::FromNode => {
             sender.send_raw(Bytes::from_static(DONE)).await?;
-            receive_all(&mut receiver).await?
+            receive_all(&mut receiver, shape.stream_bytes()).await?;
         }
-    };
-    ensure!(carried == shape.stream_bytes(), "{carried} of {} arrived", shape.stream_bytes());
-    Ok(carried)
+    }
+    Ok(shape.stream_bytes())
 }
 
 async fn send_all(sender: &mut FrameSender, shape: Shape) -> anyhow::Result<()> {
-    let chunk = shape.chunk();
-    for _ in 0..shape.writes_per_stream {
-        sender.send_raw(chunk.clone()).await?;
+    let pieces = shape.pieces();
+    for number in 0..shape.writes_per_stream {
+        let piece = pieces[number as usize % pieces.len()].clone();
+        let correlation = CorrelationId(number as u32);
+        let head = encode_request(correlation, &PingRequest {}, piece.len());
+        sender.send(head.freeze(), &[piece]).await?;
     }
     Ok(())
 }
 
-async fn receive_all(receiver: &mut FrameReceiver) -> anyhow::Result<u64> {
-    let mut buffer = BytesMut::new();
+/// Takes in frames until `bytes` of payload are there.
+async fn receive_all(receiver: &mut FrameReceiver, bytes: u64) -> anyhow::Result<()> {
     let mut received = 0;
-    loop {
-        buffer.clear();
-        match receiver.recv_raw(&mut buffer).await? {
-            0 => return Ok(received),
-            bytes => received += bytes as u64,
-        }
+    while received < bytes {
+        let frame = receiver.recv().await?.context("the other end stopped early")?;
+        received += frame.payload.len() as u64;
     }
+    Ok(())
 }
 
 #[cfg(test)]

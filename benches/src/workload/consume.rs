@@ -15,11 +15,14 @@ use crate::load::{Load, Stamp, partitions_of};
 use crate::percentiles::Latencies;
 use crate::raw_stream::Direction;
 use crate::report::{Report, Throughput};
+use crate::warm_memory::touch_for;
 use crate::workload::TOPIC;
 use crate::{Event, Screen};
 
 /// Latency is how long a consumer waited for its next batch.
 pub(super) async fn measure(bed: &Bed<'_>, screen: Screen<'_>) -> anyhow::Result<Report> {
+    screen(Event::Step("touching the memory that the load will need"));
+    touch_for(bed.plan.value_bytes());
     screen(Event::Step("filling the topic"));
     bed.create_topic(TOPIC).await?;
     let (mut load, touched) = Load::prepare(bed, TOPIC).await?;

@@ -4,12 +4,15 @@ use crate::bed::{Bed, mean};
 use crate::load::{Load, Stamp};
 use crate::raw_stream::Direction;
 use crate::report::Report;
+use crate::warm_memory::touch_for;
 use crate::workload::{TOPIC, WARM_UP_TOPIC};
 use crate::{Event, Screen};
 
 /// Latency is that of a batch: from handing it to the client to its acknowledgement.
 pub(super) async fn measure(bed: &Bed<'_>, screen: Screen<'_>) -> anyhow::Result<Report> {
     let records = bed.plan.records;
+    screen(Event::Step("touching the memory that the load will need"));
+    touch_for(bed.plan.value_bytes());
     screen(Event::Step("warming up with the same load"));
     bed.create_topic(WARM_UP_TOPIC).await?;
     let (mut load, _) = Load::prepare(bed, WARM_UP_TOPIC).await?;

@@ -25,7 +25,7 @@ pub struct ProducerOptions {
     /// How long a batch waits for more records although it could be sent, 0..=10 s. Default 0: it
     /// gathers only while others are on their way.
     pub linger: Duration,
-    /// Full batches on their way per partition, 1..=8. Default 4. The node remembers the last 8
+    /// Full batches on their way per partition, 1..=8. Default 8. The node remembers the last 8
     /// per producer, so more could not be recognised when they are sent again.
     pub in_flight_max: usize,
     /// Batches on their way per partition above which one that is not full keeps gathering,
@@ -47,7 +47,7 @@ impl Default for ProducerOptions {
             batch_bytes: 1 << 20,
             batch_records: 16_384,
             linger: Duration::ZERO,
-            in_flight_max: 4,
+            in_flight_max: 8,
             eager_in_flight: 2,
             buffer_bytes: 64 << 20,
             delivery_timeout: Duration::from_secs(120),

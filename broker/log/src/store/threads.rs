@@ -114,14 +114,20 @@ fn write_block(shared: &Shared, materialiser: &mut Materialiser) {
 fn run_checkpointer(shared: &Arc<Shared>, mut checkpointer: Checkpointer) {
     let mut last = Instant::now();
     let mut dirty_since: Option<Instant> = None;
+    let mut pause = LOOK_AROUND_EVERY;
     checkpointer.prepare_journal();
     loop {
-        let wakeup = shared.requests.wait(LOOK_AROUND_EVERY);
+        let wakeup = shared.requests.wait(pause);
         if shared.gave_up() {
             break;
         }
         shared.space.measure(&*shared.disk, shared.config.free_bytes_min);
         let journal_full = checkpointer.prepare_journal();
+        // The journal thread may be waiting for the next file: it is not left alone for long.
+        pause = match journal_full {
+            true => shared.config.retry_full_disk_after.min(LOOK_AROUND_EVERY),
+            false => LOOK_AROUND_EVERY,
+        };
         if wakeup.finished {
             break;
         }
