@@ -431,6 +431,41 @@ async fn a_consumer_that_does_not_read_holds_up_nobody_else() {
     }
 }
 
+/// A producer that never read its acknowledgements once kept the bytes it had in flight from
+/// everybody else, for as long as it liked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_does_not_read_its_answers_holds_up_nobody_else() {
+    let node = TestNode::start_with(|config| {
+        config.set("in_flight_bytes_max", "1 MiB", "test").unwrap();
+        config.set("connection_in_flight_bytes_max", "1 MiB", "test").unwrap();
+    })
+    .await;
+    let mut client = node.client(TransportKind::Tcp).await;
+    client.create("t", 1).await.unwrap();
+    client.produce("t", 0, large(512 << 10)).await.unwrap();
+    for kind in ALL {
+        let mut deaf = node.client(kind).await;
+        // Answers of half a MiB that nobody reads fill the way back.
+        let fetch = FetchRequest {
+            topic: topic("t"),
+            partition: PartitionIndex(0),
+            from: Offset(0),
+            max_bytes: 0,
+            max_wait_ms: 0,
+        };
+        for _ in 0..100 {
+            deaf.send(&fetch, Bytes::new()).await;
+        }
+        for _ in 0..3 {
+            deaf.send(&produce_request("t", 0), large(300 << 10)).await;
+        }
+        for _ in 0..20 {
+            client.produce("t", 0, large(200 << 10)).await.unwrap();
+        }
+        drop(deaf);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_does_not_wait_for_those_who_take_nothing() {
     let node = TestNode::start_with(|config| {

@@ -1,11 +1,14 @@
 //! The way out of one stream: replies and pushes from many tasks, one task that writes.
 //!
 //! The writer gathers what is ready into one write, so that many small acknowledgements share a
-//! packet. The queue is bounded: whoever produces more than the peer takes in waits, and with it the
-//! reading of more requests.
+//! packet. The queue of ready frames is bounded: whoever puts more than the peer takes in waits, and
+//! with it the reading of more requests. Replies that are not known yet go another way, bounded by
+//! the bytes in flight of their connection, and are brought to their end even while the peer takes
+//! nothing: a client that does not read its acknowledgements holds up nobody else.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_transport::{FrameSender, SendError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Frames and pending replies that may wait to be written on one stream.
+/// Frames that may wait to be written on one stream.
 const QUEUE: usize = 1024;
 /// Frames that one write gathers at most.
 const GATHERED_FRAMES_MAX: usize = 256;
@@ -42,14 +45,12 @@ impl OutFrame {
 /// A reply that another task will complete.
 pub(super) type PendingReply = Pin<Box<dyn Future<Output = OutFrame> + Send>>;
 
-enum Outgoing {
-    Ready(OutFrame),
-    Pending(PendingReply),
-}
-
 /// The stream's end where frames are put. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Outbox(mpsc::Sender<Outgoing>);
+pub(super) struct Outbox {
+    ready: mpsc::Sender<OutFrame>,
+    pending: mpsc::UnboundedSender<PendingReply>,
+}
 
 /// The stream was closed by the peer or by an error; nothing more can be sent on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,30 +59,47 @@ pub(super) struct StreamGone;
 impl Outbox {
     /// Puts a frame; waits while the queue is full.
     pub(super) async fn send(&self, frame: OutFrame) -> Result<(), StreamGone> {
-        self.0.send(Outgoing::Ready(frame)).await.map_err(|_| StreamGone)
+        self.ready.send(frame).await.map_err(|_| StreamGone)
     }
 
-    /// Puts a reply that is not known yet; waits while the queue is full.
-    pub(super) async fn send_when_ready(&self, reply: PendingReply) -> Result<(), StreamGone> {
-        self.0.send(Outgoing::Pending(reply)).await.map_err(|_| StreamGone)
+    /// Puts a reply that is not known yet. Its future holds what bounds the number of such replies,
+    /// and leaves it to the frame that it becomes.
+    pub(super) fn send_when_ready(&self, reply: PendingReply) -> Result<(), StreamGone> {
+        self.pending.send(reply).map_err(|_| StreamGone)
     }
 
     /// Waits until the writer has ended.
     pub(super) async fn gone(&self) {
-        self.0.closed().await;
+        self.ready.closed().await;
     }
 }
 
 /// What the writer takes from.
 pub(super) struct OutQueue {
-    queue: mpsc::Receiver<Outgoing>,
+    ready: mpsc::Receiver<OutFrame>,
+    replies: Replies,
+}
+
+/// Replies on their way from a future to a frame.
+struct Replies {
+    incoming: mpsc::UnboundedReceiver<PendingReply>,
     pending: FuturesUnordered<PendingReply>,
+    known: VecDeque<OutFrame>,
+    /// No more will come in.
+    ended: bool,
 }
 
 /// An outbox and the queue that [`write`] empties.
 pub(super) fn outbox() -> (Outbox, OutQueue) {
-    let (sender, queue) = mpsc::channel(QUEUE);
-    (Outbox(sender), OutQueue { queue, pending: FuturesUnordered::new() })
+    let (ready_sender, ready) = mpsc::channel(QUEUE);
+    let (pending_sender, incoming) = mpsc::unbounded_channel();
+    let replies = Replies {
+        incoming,
+        pending: FuturesUnordered::new(),
+        known: VecDeque::new(),
+        ended: false,
+    };
+    (Outbox { ready: ready_sender, pending: pending_sender }, OutQueue { ready, replies })
 }
 
 /// Writes until every [`Outbox`] is dropped and every pending reply is written, then finishes the
@@ -98,7 +116,15 @@ pub(super) async fn write(mut queue: OutQueue, sender: &mut FrameSender) -> Resu
             frames += 1;
             feed(sender, next, &mut permits);
         }
-        sender.flush().await?;
+        let mut flushing = pin!(sender.flush());
+        poll_fn(|context| {
+            let flushed = flushing.as_mut().poll(context);
+            if flushed.is_pending() {
+                queue.replies.settle(context);
+            }
+            flushed
+        })
+        .await?;
         permits.clear();
     }
     sender.finish().await
@@ -109,36 +135,85 @@ fn feed(sender: &mut FrameSender, frame: OutFrame, permits: &mut Vec<OwnedSemaph
     permits.extend(frame.permit);
 }
 
-impl OutQueue {
-    /// The next frame that is ready; `None` when there will be none.
-    fn next(&mut self) -> NextFrame<'_> {
-        NextFrame(self)
-    }
-}
-
-struct NextFrame<'a>(&'a mut OutQueue);
-
-impl Future for NextFrame<'_> {
-    type Output = Option<OutFrame>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let OutQueue { queue, pending } = &mut *self.0;
-        let mut open = true;
+impl Replies {
+    /// Takes in what was put, and turns what is known into frames.
+    fn settle(&mut self, context: &mut Context<'_>) {
         loop {
-            match queue.poll_recv(context) {
-                Poll::Ready(Some(Outgoing::Ready(frame))) => return Poll::Ready(Some(frame)),
-                Poll::Ready(Some(Outgoing::Pending(reply))) => pending.push(reply),
+            match self.incoming.poll_recv(context) {
+                Poll::Ready(Some(reply)) => self.pending.push(reply),
                 Poll::Ready(None) => {
-                    open = false;
+                    self.ended = true;
                     break;
                 }
                 Poll::Pending => break,
             }
         }
-        match pending.poll_next_unpin(context) {
-            Poll::Ready(Some(frame)) => Poll::Ready(Some(frame)),
-            Poll::Ready(None) if !open => Poll::Ready(None),
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        while let Poll::Ready(Some(frame)) = self.pending.poll_next_unpin(context) {
+            self.known.push_back(frame);
         }
+    }
+
+    fn are_over(&self) -> bool {
+        self.ended && self.pending.is_empty() && self.known.is_empty()
+    }
+}
+
+impl OutQueue {
+    /// The next frame that is ready; `None` when there will be none.
+    async fn next(&mut self) -> Option<OutFrame> {
+        poll_fn(|context| {
+            self.replies.settle(context);
+            if let Some(frame) = self.replies.known.pop_front() {
+                return Poll::Ready(Some(frame));
+            }
+            match self.ready.poll_recv(context) {
+                Poll::Ready(None) if !self.replies.are_over() => Poll::Pending,
+                frame => frame,
+            }
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(text: &'static [u8]) -> OutFrame {
+        OutFrame::head(Bytes::from_static(text))
+    }
+
+    #[tokio::test]
+    async fn replies_come_out_as_they_become_known_and_the_queue_ends_after_the_last() {
+        let (outbox, mut queue) = outbox();
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        let late = async move {
+            let _ = told.await;
+            frame(b"late")
+        };
+        outbox.send_when_ready(Box::pin(late)).unwrap();
+        outbox.send_when_ready(Box::pin(async { frame(b"at once") })).unwrap();
+        outbox.send(frame(b"ready")).await.unwrap();
+        drop(outbox);
+        assert_eq!(&queue.next().await.unwrap().head[..], b"at once");
+        assert_eq!(&queue.next().await.unwrap().head[..], b"ready");
+        assert!(queue.next().now_or_never().is_none(), "one is still to come");
+        tell.send(()).unwrap();
+        assert_eq!(&queue.next().await.unwrap().head[..], b"late");
+        assert!(queue.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn frames_wait_when_the_queue_is_full_and_replies_do_not() {
+        let (outbox, mut queue) = outbox();
+        for _ in 0..QUEUE {
+            outbox.send(frame(b"x")).await.unwrap();
+        }
+        assert_eq!(outbox.ready.capacity(), 0, "one more would wait");
+        outbox.send_when_ready(Box::pin(async { frame(b"ack") })).unwrap();
+        assert_eq!(&queue.next().await.unwrap().head[..], b"ack");
+        drop(queue);
+        assert_eq!(outbox.send(frame(b"x")).await, Err(StreamGone));
+        outbox.gone().await;
     }
 }

@@ -81,7 +81,7 @@ pub(super) async fn produce(stream: &mut Stream, frame: Frame) -> Result<(), Str
         header,
         batch,
         durability: partition.durability,
-        _room: room,
+        room,
     };
     if request.acks == AckLevel::None {
         // Offset and time are not known yet: none are told.
@@ -106,7 +106,7 @@ pub(super) async fn produce(stream: &mut Stream, frame: Frame) -> Result<(), Str
         let outcome = pending.await;
         reply.frame(outcome)
     });
-    stream.outbox.send_when_ready(reply).await
+    stream.outbox.send_when_ready(reply)
 }
 
 /// Checks a batch and hands it to its partition.
@@ -156,7 +156,7 @@ struct Reply {
     header: FrameHeader,
     batch: BatchHeader,
     durability: plimsoll_protocol::api::Durability,
-    _room: Room,
+    room: Room,
 }
 
 impl Reply {
@@ -176,7 +176,10 @@ impl Reply {
                 encode_error(&self.header, &error).freeze()
             }
         };
-        OutFrame::head(head)
+        // Others may use the node's room from now on; the connection's own is taken until the peer
+        // has let the answer be written.
+        let permit = Some(self.room.keep_connection());
+        OutFrame { head, payload: Vec::new(), permit }
     }
 }
 

@@ -38,10 +38,18 @@ pub(super) struct Session {
     subscriptions: Arc<Semaphore>,
 }
 
-/// Room for one produce request; given back when it was answered.
+/// Room for one produce request: of the node until it is stored, of its connection until its answer
+/// is written.
 pub(super) struct Room {
-    _connection: OwnedSemaphorePermit,
+    connection: OwnedSemaphorePermit,
     _node: OwnedSemaphorePermit,
+}
+
+impl Room {
+    /// Gives the node's room back and keeps the connection's.
+    pub(super) fn keep_connection(self) -> OwnedSemaphorePermit {
+        self.connection
+    }
 }
 
 /// A subscription's places; given back when it ends.
@@ -78,7 +86,7 @@ impl Session {
         let connection = Arc::clone(&self.in_flight).acquire_many_owned(bytes).await.expect(open);
         let node = Arc::clone(self.broker.in_flight());
         let node = node.acquire_many_owned(bytes).await.expect(open);
-        Room { _connection: connection, _node: node }
+        Room { connection, _node: node }
     }
 
     /// Takes the places of one subscription.
