@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use plimsoll_tests::PATIENCE;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 /// A writer's records in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,11 +30,18 @@ pub(crate) struct Ledger {
     streams: Mutex<BTreeMap<Stream, Progress>>,
     acked: watch::Sender<u64>,
     writers: Mutex<u32>,
+    /// Records that all writers together may still send.
+    allowed: Semaphore,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { streams: Mutex::default(), acked: watch::channel(0).0, writers: Mutex::new(0) }
+        Self {
+            streams: Mutex::default(),
+            acked: watch::channel(0).0,
+            writers: Mutex::new(0),
+            allowed: Semaphore::new(0),
+        }
     }
 }
 
@@ -44,6 +51,22 @@ impl Ledger {
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
         *writers += 1;
         *writers
+    }
+
+    /// Lets the writers send so many more records, and none of those that were left from before.
+    pub(crate) fn allow(&self, records: usize) {
+        self.allowed.forget_permits(Semaphore::MAX_PERMITS);
+        self.allowed.add_permits(records);
+    }
+
+    /// Lets no writer send any more.
+    pub(crate) fn stop(&self) {
+        self.allowed.close();
+    }
+
+    /// Waits until one more record may be sent; false when none will be.
+    pub(crate) async fn may_send(&self) -> bool {
+        self.allowed.acquire().await.map(SemaphorePermit::forget).is_ok()
     }
 
     /// Notes that record `sequence` is about to be sent.

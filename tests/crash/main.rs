@@ -28,8 +28,10 @@ use crate::writer::Writer;
 const TOPICS: [(&str, Durability); 2] =
     [("durable", Durability::Durable), ("memory", Durability::Memory)];
 const PARTITIONS: u32 = 3;
-/// Acknowledgements between two kills, at most.
-const ACKS_MAX: u64 = 3_000;
+/// Records that may be sent between two kills, and how many of them are acknowledged by the second,
+/// at most: what is left is what one writer that dies may hold.
+const RECORDS: usize = 5_000;
+const ACKS_MAX: u64 = 4_000;
 /// A start takes about this long; a kill within it hits recovery.
 const START: Duration = Duration::from_millis(200);
 
@@ -55,6 +57,7 @@ async fn a_killed_node_loses_no_acknowledged_record_and_stores_none_twice() {
         let transport = *random.choose(&TRANSPORTS);
         let (topic, _) = *random.choose(&TOPICS);
         let brief = Writer::start(&node, transport, topic, &ledger, random.next_u64()).await;
+        ledger.allow(RECORDS);
         ledger.wait_for_acks(random.within(0..ACKS_MAX)).await;
         println!("round {round}: {} records acknowledged, kill", ledger.acked_in_all());
         process = kill_and_start(&node, process, &mut random).await;
@@ -64,6 +67,7 @@ async fn a_killed_node_loses_no_acknowledged_record_and_stores_none_twice() {
             checker.check_all(&node, &mut process).await;
         }
     }
+    ledger.stop();
     for writer in lasting {
         writer.finish().await;
     }

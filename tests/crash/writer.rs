@@ -1,7 +1,6 @@
 //! A producer that numbers its records.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, Bytes};
 use plimsoll_bench::serve_process::ServeCommand;
@@ -20,7 +19,6 @@ const FILLER_BYTES_MAX: u64 = 2_000;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    stop: Arc<AtomicBool>,
     sending: JoinHandle<()>,
     acknowledging: JoinHandle<()>,
 }
@@ -45,15 +43,13 @@ impl Writer {
             client.producer(topic).build().await.ok()
         })
         .await;
-        let stop = Arc::new(AtomicBool::new(false));
         let (queue, sent) = mpsc::channel(WINDOW);
         let writer = ledger.new_writer();
         let sending = Sending { producer, topic, writer, ledger: Arc::clone(ledger), queue };
         let random = Random::seeded(seed);
         Self {
-            sending: tokio::spawn(sending.run(random, Arc::clone(&stop))),
+            sending: tokio::spawn(sending.run(random)),
             acknowledging: tokio::spawn(acknowledge(sent, Arc::clone(ledger))),
-            stop,
         }
     }
 
@@ -69,9 +65,8 @@ impl Writer {
         }
     }
 
-    /// Stops sending, and waits until everything sent is acknowledged.
+    /// After [`Ledger::stop`]: waits until everything sent is acknowledged.
     pub(crate) async fn finish(self) {
-        self.stop.store(true, Ordering::Relaxed);
         within("the last sends", self.sending).await.expect("it does not panic");
         within("the last acks", self.acknowledging).await.expect("all is acknowledged");
     }
@@ -86,9 +81,9 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(self, mut random: Random, stop: Arc<AtomicBool>) {
+    async fn run(self, mut random: Random) {
         let mut next = [0; PARTITIONS as usize];
-        while !stop.load(Ordering::Relaxed) {
+        while self.ledger.may_send().await {
             let partition = random.within(0..next.len() as u64) as usize;
             let sequence = next[partition];
             next[partition] += 1;
