@@ -253,8 +253,12 @@ mod tests {
 
     #[test]
     fn workloads_and_settings_are_read() {
-        let args = parse("produce end-to-end --partitions 1,10 --durability memory --json").unwrap();
-        assert_eq!(args.workloads, [WorkloadArg(Workload::Produce), WorkloadArg(Workload::EndToEnd)]);
+        let args =
+            parse("produce end-to-end --partitions 1,10 --durability memory --json").unwrap();
+        assert_eq!(
+            args.workloads,
+            [WorkloadArg(Workload::Produce), WorkloadArg(Workload::EndToEnd)]
+        );
         let options = args.options().unwrap();
         assert_eq!(options.partitions, [1, 10]);
         assert_eq!(options.durability, Some(Durability::Memory));

@@ -29,8 +29,7 @@ use crate::progress::{Measure, Progress};
 use crate::quantity::{bytes_text, elapsed_text, per_second, thousands};
 
 /// What is sent when no file is named: this repository's description of itself.
-const DEFAULT_FILE: (&str, &str) =
-    ("ARCHITECTURE.md", include_str!("../../../ARCHITECTURE.md"));
+const DEFAULT_FILE: (&str, &str) = ("ARCHITECTURE.md", include_str!("../../../ARCHITECTURE.md"));
 const TOPIC: &str = "demo";
 /// Records on their way at once: enough for large batches, few enough for honest latencies.
 const WINDOW: usize = 4_096;
@@ -241,7 +240,8 @@ async fn produce(
             }
             if index + 1 == half {
                 bar.end();
-                story.step("produce", &first_half(index + 1, bytes, began.elapsed(), &latencies))?;
+                story
+                    .step("produce", &first_half(index + 1, bytes, began.elapsed(), &latencies))?;
                 process.kill().map_err(anyhow::Error::from)?;
                 let sent_before = sent.load(Ordering::Relaxed);
                 killed = Some((Instant::now(), sent_before));

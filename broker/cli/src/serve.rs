@@ -87,8 +87,7 @@ impl ServeArgs {
         if let Some(data) = &self.data {
             config.data.clone_from(data);
         }
-        for (key, value) in
-            [("listen", &self.listen), ("listen_plaintext", &self.listen_plaintext)]
+        for (key, value) in [("listen", &self.listen), ("listen_plaintext", &self.listen_plaintext)]
         {
             if let Some(value) = value {
                 let flag = format!("--{}", key.replace('_', "-"));
@@ -179,7 +178,9 @@ fn announce(node: &Node, data: &std::path::Path, no_context: bool) {
     if !no_context {
         match save_context(node, local) {
             Ok(true) => lines.push("  on this machine: plimsoll topic list".to_owned()),
-            Ok(false) => lines.push(format!("  on this machine: plimsoll --context {LOCAL} topic list")),
+            Ok(false) => {
+                lines.push(format!("  on this machine: plimsoll --context {LOCAL} topic list"))
+            }
             Err(error) => tracing::warn!(%error, "no context was left for clients"),
         }
     }
@@ -201,9 +202,8 @@ fn save_context(node: &Node, local: SocketAddr) -> Result<bool, context::Context
     context::save(&directory, LOCAL, &saved)?;
     // A context that the user chose stays chosen.
     let current = context::current(&directory)?;
-    let chosen = current.filter(|name| {
-        name != LOCAL && context::load(&directory, Some(name)).is_ok()
-    });
+    let chosen =
+        current.filter(|name| name != LOCAL && context::load(&directory, Some(name)).is_ok());
     if chosen.is_none() {
         context::set_current(&directory, LOCAL)?;
     }
@@ -227,9 +227,11 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot listen for signals: {error}"))
-        });
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Exit::Failed, format!("cannot listen for signals: {error}"))
+            })
+        };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
