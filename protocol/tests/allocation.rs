@@ -1,6 +1,8 @@
 //! No decoder allocates more than a small multiple of the bytes at hand, or of what a compressed
 //! section has produced. One test, so that nothing else allocates meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use bytes::Bytes;
 use peak_alloc::PeakAlloc;
 use plimsoll_protocol::api::{DescribeTopicResponse, HelloRequest, ListOffsetsRequest};

@@ -1,5 +1,7 @@
 //! `protocol/FORMAT.md` says what the code does: error codes, APIs, layouts of bodies.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use plimsoll_protocol::api::{ApiKey, TOPIC_CONFIG_KEYS};
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::fuzzing::layouts;

@@ -2,6 +2,8 @@
 //! with the value that it was made from. A committed file is never changed; a new version of a body
 //! or of the batch format adds files.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use bytes::Bytes;
 use plimsoll_protocol::batch::{
     BatchHeader, BatchLimits, Compression, EntryKind, RecordBatch, validate_produced,

@@ -2,6 +2,8 @@
 //!
 //! A failure prints target, seed and input. Longer runs are what `protocol/fuzz` is for.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use plimsoll_protocol::fuzzing::{TARGETS, Target};

@@ -9,6 +9,8 @@
 //! ```
 //! 20 rounds; 200 with `PLIMSOLL_LONG=1`.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod checker;
 mod ledger;
 mod writer;

@@ -9,6 +9,8 @@
 //! ```
 //! What a client would never send is tested in `broker/node/tests` and in `tests/hostile`.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod reading;
 mod records;
 mod refusals;

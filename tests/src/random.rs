@@ -19,7 +19,10 @@ impl Random {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::from(now.subsec_nanos()) << 20 ^ now.as_secs()
         });
-        println!("repeat the choices of this run with PLIMSOLL_SEED={seed}");
+        #[allow(clippy::print_stdout, reason = "a test that fails says how to repeat it")]
+        {
+            println!("repeat the choices of this run with PLIMSOLL_SEED={seed}");
+        }
         Self::seeded(seed)
     }
 

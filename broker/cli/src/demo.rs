@@ -283,6 +283,7 @@ async fn send_all(
     producer.close().await
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
 fn not_acknowledged(error: SendError) -> Failure {
     Failure::new(Exit::Failed, format!("a record was not acknowledged: {error}"))
 }

@@ -1,5 +1,7 @@
 //! The catalog group: commands, their answers, and what readers see, over restarts.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod harness;
 
 use harness::{DURABLE, Node};

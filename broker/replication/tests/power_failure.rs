@@ -1,5 +1,7 @@
 //! What a power failure leaves of a group, with and without durability.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod harness;
 
 use harness::simulated::SimNode;

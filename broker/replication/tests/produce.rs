@@ -1,5 +1,7 @@
 //! What a producer sees: offsets, retries, refusals, also over restarts.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod harness;
 
 use harness::{MEMORY, Node, PARTITION, Producer, batch_of, produce, propose, values};

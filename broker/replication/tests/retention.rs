@@ -1,5 +1,7 @@
 //! Retention takes records, never what a group needs to find its state again.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod harness;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Groups that nobody writes to sleep, and wake as they were.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod harness;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Admission against a naive twin that remembers every batch for ever.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use bytes::Bytes;
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::{LogIndex, Offset, ProducerId, Term};

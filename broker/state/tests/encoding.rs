@@ -1,6 +1,8 @@
 //! Encoded state: what was written is read back, the same fold gives the same bytes, and no damage
 //! makes a decoder panic.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use bytes::Bytes;
 use plimsoll_protocol::api::{Durability, TopicConfig};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};

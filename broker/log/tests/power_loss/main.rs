@@ -6,6 +6,8 @@
 //! `observed` reads a store by every way there is, `explore` makes the images, `flips` decays bits.
 //! `PLIMSOLL_LONG=1` looks at a hundred times as much. A failure prints how to replay its image alone.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod batches;
 mod explore;
 mod failures;

@@ -462,14 +462,15 @@ impl Run {
         let Some(committed) = version.committed else { return };
         let Some(entry) = version.entry(committed.index.0) else { return };
         let upto = entry.header.end_offset();
-        // What goes depends on where segments end; the group says it when the call returns. The
-        // version is issued before it, because the call may write.
+        // What goes depends on where segments end, and the group says it when the call returns; by
+        // then the threads may have written it.
         let policy = if self.random.chance(50) {
             Retention { max_age_ms: None, max_bytes: Some(8 << 10) }
         } else {
             Retention { max_age_ms: Some(10_000), max_bytes: None }
         };
         let group = self.store().group(id).expect("it was created");
+        self.log.note(Mark::Issued(self.versions.newest_id() + 1));
         group.retain(&policy, self.now_ms, upto);
         let bounds = group.bounds();
         assert!(bounds.log_start_offset <= upto, "retention went past what is committed");

@@ -1,6 +1,8 @@
 //! The store through its public interface: on a real disk with its threads, on the simulated one where
 //! the disk has to fail.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod basics;
 mod damage;
 mod failures;
