@@ -252,4 +252,32 @@ impl MaterialQueue {
         self.state.lock().closed = true;
         self.ready.notify_all();
     }
+
+    /// The materialiser has ended, maybe with work left: who waits for a capture is told that none
+    /// will come. Blocks stay for whoever calls their completions.
+    pub(crate) fn give_up_captures(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.works.retain(|work| !matches!(work, Work::Capture(_)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A store was dropped while its checkpoint thread waited for a capture. The materialiser ended at
+    /// the work before it, the request stayed in the queue, and the drop waited for ever.
+    #[test]
+    fn capture_that_is_left_behind_is_told_so() {
+        let queue = MaterialQueue::default();
+        let (reply, answer) = mpsc::channel();
+        assert!(queue.push_capture(reply));
+        queue.give_up_captures();
+        assert!(answer.recv().is_err());
+        let (reply, _answer) = mpsc::channel();
+        assert!(!queue.push_capture(reply), "there is nobody to answer it");
+    }
 }

@@ -85,6 +85,7 @@ fn run_materialiser(shared: &Arc<Shared>, mut materialiser: Materialiser) {
             break;
         }
     }
+    shared.material.give_up_captures();
     shared.requests.finish(materialiser.capture());
 }
 
