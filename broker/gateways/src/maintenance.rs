@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_log::Retention;
-use plimsoll_protocol::ids::{GroupId, Offset};
+use plimsoll_protocol::ids::GroupId;
 use plimsoll_replication::Clock;
 use tokio::time::MissedTickBehavior;
 
@@ -73,10 +73,15 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
             if looked_at % GROUPS_PER_TURN == 0 {
                 tokio::task::yield_now().await;
             }
-            // A partition that was never used has no log.
-            let Some(log) = broker.store().group(group) else { continue };
-            // The log itself keeps what was not applied, which is at most what was committed.
-            let outcome = log.retain(&policy, clock.unix_ms(), Offset(u64::MAX));
+            // The host drops only what every kept checkpoint's state has folded: a crash right after
+            // never needs an entry that is gone.
+            let outcome = match broker.host().retain(group, &policy, clock.unix_ms()) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    tracing::warn!(topic = %name, %group, %error, "retention left a partition alone");
+                    continue;
+                }
+            };
             if outcome.segments > 0 {
                 tracing::debug!(
                     topic = %name,

@@ -50,7 +50,9 @@ impl GroupLog {
         let mut bytes: u64 = kept.iter().map(|info| info.end_bytes).sum();
         let mut dropped = None;
         for (at, info) in kept.iter().enumerate() {
-            let expired = oldest_ms.is_some_and(|oldest| info.max_append_ms < oldest);
+            // Blank and membership entries carry no time: a segment of only those has no age.
+            let expired = info.max_append_ms > 0
+                && oldest_ms.is_some_and(|oldest| info.max_append_ms < oldest);
             let closed = info.sealed || at + 1 < kept.len();
             let oversize = closed && policy.max_bytes.is_some_and(|max| bytes > max);
             let last = info.last.expect("empty segments were left out");
