@@ -134,11 +134,6 @@ impl Story {
         let (on, off) = self.bold;
         self.line(&format!("  {on}{name:<9}{off} {text}"))
     }
-
-    /// One more line of the last step.
-    fn more(&mut self, text: &str) -> Result<(), Failure> {
-        self.line(&format!("  {:9} {text}", ""))
-    }
 }
 
 async fn demonstrate(lines: &Lines) -> Result<Exit, Failure> {
@@ -151,9 +146,15 @@ async fn demonstrate(lines: &Lines) -> Result<Exit, Failure> {
 
     let (began, mut process) = (Instant::now(), node.start()?);
     let client = node.connect(&mut process, TransportKind::Quic).await?;
-    let (address, took) = (node.address(), elapsed_text(began.elapsed()));
-    story.step("start", &format!("a node in a process of its own, QUIC on {address}: {took}"))?;
-    story.more(&format!("data in {}", node.data_directory().display()))?;
+    story.step(
+        "start",
+        &format!(
+            "a node of its own, QUIC on {}, data in {}: {}",
+            node.address(),
+            node.data_directory().display(),
+            elapsed_text(began.elapsed())
+        ),
+    )?;
     client.admin().create_topic(NewTopic::new(TOPIC)).await.map_err(anyhow::Error::from)?;
 
     let mut process = produce(lines, &client, &node, process, &mut story).await?;
@@ -287,14 +288,15 @@ fn not_acknowledged(error: SendError) -> Failure {
     Failure::new(Exit::Failed, format!("a record was not acknowledged: {error}"))
 }
 
-fn acknowledged(latencies: &Latencies) -> String {
+fn first_half(records: u64, bytes: u64, took: Duration, latencies: &Latencies) -> String {
+    let figures = rate(records, bytes, took);
     match latencies.percentiles() {
         Some(found) => format!(
-            "acknowledged as durable after p50 {:.1} ms, p99 {:.1} ms",
+            "{figures}, acknowledged durable: p50 {:.1} ms, p99 {:.1} ms",
             found.p50 / 1e3,
             found.p99 / 1e3
         ),
-        None => "nothing to acknowledge".to_owned(),
+        None => figures,
     }
 }
 
@@ -302,7 +304,7 @@ fn restarted(took: Duration, again: u64) -> String {
     let first = format!("first acknowledgement after {}", elapsed_text(took));
     match again {
         0 => first,
-        _ => format!("{first}; {} records, sent again, were known", thousands(again)),
+        _ => format!("{first}; {} records came twice and were stored once", thousands(again)),
     }
 }
 
