@@ -179,7 +179,7 @@ fn announce(node: &Node, data: &std::path::Path, no_context: bool) {
         match save_context(node, local) {
             Ok(true) => lines.push("  on this machine: plimsoll topic list".to_owned()),
             Ok(false) => {
-                lines.push(format!("  on this machine: plimsoll --context {LOCAL} topic list"));
+                lines.push(format!("  on this machine: plimsoll topic list --context {LOCAL}"));
             }
             Err(error) => tracing::warn!(%error, "no context was left for clients"),
         }
