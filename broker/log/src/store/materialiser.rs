@@ -182,6 +182,19 @@ impl Materialiser {
             }
             self.seal_last(group, &mut back);
         }
+        let shared = &self.shared;
+        // Who has filled a segment will fill this one, too: each reservation stops the writer, so it
+        // gets a large one at once.
+        let filled = back
+            .segments
+            .last()
+            .is_some_and(|slot| slot.info.end_bytes >= back.marks.options.segment_bytes_kept());
+        let step = match filled {
+            true => {
+                shared.config.segment_step_bytes_max.min(back.marks.options.segment_bytes_kept())
+            }
+            false => shared.config.segment_step_bytes_min,
+        };
         let header = SegmentHeader {
             name: SegmentName { group: group.id(), id: back.next_segment },
             base_index: back.marks.next_index(),
@@ -190,9 +203,7 @@ impl Materialiser {
             branch: back.marks.branch,
             salt: self.shared.random.salt(),
         };
-        let shared = &self.shared;
         shared.space.measure(&*shared.disk, shared.config.free_bytes_min);
-        let step = shared.config.segment_step_bytes_min;
         let segment = Segment::create(&*shared.disk, &shared.identity, header, step)
             .map_err(|error| halt("creating", &header.name.path(), error))?;
         let segment = Arc::new(segment);

@@ -31,9 +31,12 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Whether it is written to the journal: everything but the entries of a memory group.
+    /// Whether it is written to the journal: everything but what a memory group says of its entries.
+    /// A committed mark says less than they do, and one that was journaled would make the entries
+    /// behind it wait for the disk.
     pub(crate) fn is_journaled(&self) -> bool {
-        self.durability == Durability::Durable || !matches!(self.change, Change::Entries(_))
+        self.durability == Durability::Durable
+            || !matches!(self.change, Change::Entries(_) | Change::Committed(_))
     }
 }
 

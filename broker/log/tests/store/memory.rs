@@ -32,6 +32,23 @@ fn entries_do_not_pass_the_journal_and_survive_the_process() {
     assert_eq!(entries(&store.group(GROUP).unwrap(), 0).len(), 305);
 }
 
+/// Raft notes how far it has committed after every append. The note went to the journal, and the next
+/// append waited for that write: memory was as slow as the disk, 300 MB/s in place of 850.
+#[test]
+fn committed_marks_do_not_make_the_appends_wait_for_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, in_memory()).unwrap();
+    fill(&group, 1, 1, 100);
+    let before = store.stats().blocks;
+    for _ in 0..20 {
+        group.save_committed(group.bounds().last.unwrap());
+        fill(&group, 1, 1, 100);
+    }
+    assert_eq!(store.stats().blocks, before);
+    assert_eq!(group.committed().map(|id| id.index), Some(LogIndex(19)));
+}
+
 #[test]
 fn a_truncated_tail_never_returns() {
     let directory = tempfile::tempdir().unwrap();
