@@ -160,7 +160,7 @@ impl Store {
     }
 
     /// Changes a group's options. A change of durability takes a checkpoint and holds later changes of
-    /// all groups back for so long.
+    /// all groups back until it is written, on a full disk until there is room for it.
     ///
     /// # Errors
     /// When there is no such group.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use plimsoll_protocol::ids::{GroupId, LogId};
 
+use super::checkpointer::Outcome;
 use super::materialiser::Capture;
 use super::queue::{MaterialQueue, Queue, Work};
 use super::space::Space;
@@ -133,6 +134,8 @@ pub(crate) struct CheckpointRequests {
 struct RequestState {
     asked: u64,
     done: u64,
+    /// Requests up to this number were served by a checkpoint that is durable.
+    written: u64,
     woken: bool,
     closed: bool,
     /// The materialiser has ended.
@@ -203,19 +206,24 @@ impl CheckpointRequests {
         (state.asked > state.done).then_some(state.asked)
     }
 
-    /// Requests up to this number were served.
-    pub(crate) fn done(&self, number: u64) {
+    /// Requests up to this number were served, as well as could be.
+    pub(crate) fn done(&self, number: u64, outcome: Outcome) {
         let mut state = self.state.lock();
         state.done = state.done.max(number);
+        if outcome == Outcome::Written {
+            state.written = state.written.max(number);
+        }
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Waits until a request was served or `given_up` says so.
-    pub(crate) fn wait_for(&self, number: u64, given_up: impl Fn() -> bool) {
+    /// Waits until a request was served or `given_up` says so. Whether a checkpoint was written for
+    /// it: served is also a request for which there was no room.
+    pub(crate) fn wait_for(&self, number: u64, given_up: impl Fn() -> bool) -> bool {
         let mut state = self.state.lock();
         while state.done < number && !state.closed && !given_up() {
             state = self.changed.wait_for(state, Duration::from_millis(100));
         }
+        state.written >= number
     }
 }

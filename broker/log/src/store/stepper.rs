@@ -115,7 +115,7 @@ impl Stepper {
         let asked = self.shared.requests.is_asked();
         let outcome = self.checkpointer.run(self.materialiser.capture(), last);
         if let Some(number) = asked {
-            self.shared.requests.done(number);
+            self.shared.requests.done(number, outcome);
         }
         if outcome == Outcome::Written && !last {
             self.checkpointer.prepare_journal();

@@ -59,8 +59,12 @@ fn run_journal(shared: &Arc<Shared>, mut commit: GroupCommit) {
                 }
                 Commit::NeedsCheckpoint => {
                     let number = shared.requests.ask();
-                    shared.requests.wait_for(number, || shared.gave_up());
-                    commit.checkpointed();
+                    if shared.requests.wait_for(number, || shared.gave_up()) {
+                        commit.checkpointed();
+                    } else {
+                        // The change would rest on a checkpoint that is not there.
+                        shared.material.pause(shared.config.retry_full_disk_after);
+                    }
                 }
             }
         }
@@ -156,7 +160,7 @@ fn run_checkpointer(shared: &Arc<Shared>, mut checkpointer: Checkpointer) {
                 checkpointer.prepare_journal();
             }
             // Also where there was no room: who waits looks at the space.
-            shared.requests.done(wakeup.asked);
+            shared.requests.done(wakeup.asked, outcome);
         }
         if shared.fatal.is_set() {
             shared.wake_waiters();

@@ -5,6 +5,7 @@
 
 mod basics;
 mod damage;
+mod durability;
 mod failures;
 mod full_disk;
 mod inspection;
