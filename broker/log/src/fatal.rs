@@ -1,12 +1,12 @@
 //! The end of a store: the first failed write or sync of what must be durable. Nothing is retried,
-//! every later completion gets the same error.
+//! every later completion gets the same error. Beside it, the end of a single group.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 
-/// Why a store stopped.
+/// Why something will never be durable: the store stopped, or the group is gone.
 #[derive(Debug, Error)]
 pub enum FatalError {
     /// The medium failed.
@@ -25,6 +25,9 @@ pub enum FatalError {
     /// The store was closed before this was done.
     #[error("the store was closed")]
     Closed,
+    /// The group was deleted before it was asked for. Stops nothing else.
+    #[error("the group was deleted")]
+    Deleted,
 }
 
 impl FatalError {
