@@ -124,6 +124,16 @@ impl Front {
         self.applied = self.written;
     }
 
+    /// The group was deleted. Its log is an empty one from now on, which begins where it ended: that
+    /// is what readers find, whether the segments are gone yet or not.
+    pub(crate) fn delete(&mut self) {
+        self.deleted = true;
+        self.marks.start_offset = self.marks.end_offset;
+        self.marks.start_index = self.marks.next_index();
+        self.cache = VecDeque::new();
+        self.cached_bytes = 0;
+    }
+
     /// Entries below `next` of this branch are in segments.
     pub(crate) fn written(&mut self, branch: u64, next: LogIndex, cache_bytes_max: u64) {
         if branch == self.marks.branch {

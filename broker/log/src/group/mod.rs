@@ -551,7 +551,7 @@ impl GroupLog {
             done(Ok(()));
             return;
         }
-        front.deleted = true;
+        front.delete();
         self.push(front, Change::Delete, Some(done));
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::sim::SimDisk;
 use plimsoll_log::{
-    Driver, Durability, GroupLog, GroupOptions, ReadStep, Retention, Store, Vote,
+    Driver, Durability, GroupLog, GroupOptions, ReadError, ReadStep, Retention, Store, Vote,
 };
 use plimsoll_protocol::ids::{GroupId, LogIndex, NodeId, Offset, Term};
 
@@ -129,4 +129,40 @@ fn changes_that_race_with_a_deletion_are_made_before_it_or_refused() {
         assert!(again.groups().is_empty());
         store.close();
     }
+}
+
+/// A reader of a deleted topic was told to load a range that was no longer there, again and again.
+#[test]
+fn reader_of_a_deleted_group_is_told_that_its_records_are_gone() {
+    let disk = SimDisk::new(1);
+    let store = open_sim(&disk);
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    group.append((0..20).map(|index| records(1, index, 1, 3000)).collect(), nobody()).unwrap();
+    while store.step() {}
+    group.applied(log_id(1, 19));
+    let mut cursor = group.cursor(Offset(3));
+    let loaded = match group.read(&mut cursor, Offset(20), 10).unwrap() {
+        ReadStep::Cold(range) => range,
+        other => panic!("{other:?}"),
+    };
+    store.delete_group(GROUP, nobody());
+    // Before the deletion is through, and after it.
+    for _ in 0..2 {
+        for from in [3, 10] {
+            let mut cursor = group.cursor(Offset(from));
+            let read = group.read(&mut cursor, Offset(20), 10);
+            assert!(
+                matches!(read, Err(ReadError::BeforeStart { log_start: Offset(20), .. })),
+                "{read:?}"
+            );
+            let entries = group.read_entries(from..20, 10);
+            assert!(matches!(entries, Err(ReadError::Purged { .. })), "{entries:?}");
+        }
+        assert_eq!(group.offset_for_time(0).unwrap(), None);
+        while store.step() {}
+    }
+    loaded.load().unwrap();
+    assert!(group.read(&mut cursor, Offset(20), 10).is_err());
+    let mut cursor = group.cursor(Offset(20));
+    assert!(matches!(group.read(&mut cursor, Offset(20), 10), Ok(ReadStep::CaughtUp)));
 }
