@@ -36,6 +36,16 @@ impl FatalError {
     }
 }
 
+/// The error of a sync, as one that nobody takes for a lack of room that passes. Delayed allocation and
+/// quotas can fail a sync with ENOSPC; what was to be synced may be gone then, and the next sync
+/// succeeds without it.
+pub(crate) fn of_sync(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull => io::Error::other(error),
+        _ => error,
+    }
+}
+
 /// Called with the outcome once an operation is durable, in the order of the operations.
 pub type Completion = Box<dyn FnOnce(Result<(), Arc<FatalError>>) + Send>;
 

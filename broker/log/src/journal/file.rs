@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{BlockSeq, FileSeq};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, DiskFile, Mode};
+use crate::fatal::of_sync;
 use crate::fields::FieldWriter;
 use crate::header::{self, HEADER_BYTES, HeaderError, Identity};
 use crate::random::Salt;
@@ -144,7 +145,7 @@ pub(crate) fn recycle(
 ) -> io::Result<JournalFile> {
     let unfinished = unfinished_path(header.seq);
     disk.rename(&path(old), &unfinished)?;
-    disk.sync_dir(DIRECTORY)?;
+    disk.sync_dir(DIRECTORY).map_err(of_sync)?;
     let file = disk.open(&unfinished, Mode::Direct)?;
     file.write_at(0, &[encode_header(identity, &header).as_slice()])?;
     file.sync()?;
@@ -154,7 +155,7 @@ pub(crate) fn recycle(
 
 fn publish(disk: &dyn Disk, unfinished: &str, seq: FileSeq) -> io::Result<()> {
     disk.rename(unfinished, &path(seq))?;
-    disk.sync_dir(DIRECTORY)
+    disk.sync_dir(DIRECTORY).map_err(of_sync)
 }
 
 /// Opens a file and reads its header.

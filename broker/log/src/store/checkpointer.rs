@@ -16,7 +16,7 @@ use crate::checkpoint::codec::{CheckpointHeader, put_piece, read_piece};
 use crate::checkpoint::file::{self, CheckpointBuilder};
 use crate::checkpoint::{CheckpointFile, CheckpointSeq, GroupRecord};
 use crate::disk::Mode;
-use crate::fatal::FatalError;
+use crate::fatal::{FatalError, of_sync};
 use crate::group::GroupLog;
 use crate::group::front::StateSlot;
 use crate::journal::FileSeq;
@@ -155,7 +155,7 @@ impl Checkpointer {
         self.shared
             .disk
             .sync_dir(header::DIRECTORY)
-            .map_err(|error| ("syncing", header::DIRECTORY.to_owned(), error))?;
+            .map_err(|error| ("syncing", header::DIRECTORY.to_owned(), of_sync(error)))?;
         self.leftover.unsynced.clear();
         Ok(())
     }

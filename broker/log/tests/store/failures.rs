@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use plimsoll_log::disk::Disk;
-use plimsoll_log::disk::sim::{Effect, Fault, Operation, SimDisk};
+use plimsoll_log::disk::sim::{CrashPlan, Effect, Fault, Operation, SimDisk};
 use plimsoll_log::{Driver, FatalError, Store};
 
 use crate::support::*;
@@ -108,4 +108,30 @@ fn a_failed_read_is_an_error_value() {
     assert!(group.is_quarantined().is_none(), "a failing read is no damage");
     failing.disk.heal();
     assert_eq!(group.read_entries(0..5, 1).unwrap().len(), 1);
+}
+
+/// A sync of a segment failed for lack of space, as delayed allocation does it. It was tried again, and
+/// succeeded: the bytes counted as clean. The checkpoint then named what no disk held, and the journal
+/// that had it was given up.
+#[test]
+fn sync_that_fails_for_lack_of_space_ends_the_store() {
+    for (operation, on) in [
+        (Operation::Sync, "segments"),
+        (Operation::SyncDir, "segments"),
+        (Operation::SyncDir, "checkpoint"),
+    ] {
+        let failing = open_failing(SimDisk::new(5), Driver::Manual);
+        let Failing { disk, store, told } = &failing;
+        let group = store.create_group(GROUP, small_segments()).unwrap();
+        disk.inject(Fault::new(operation, 1, Effect::Enospc).on(on).once());
+        group.append(vec![records(1, 0, 1, 100)], nobody()).unwrap();
+        for _ in 0..3 {
+            store.checkpoint_now();
+        }
+        let stopped = told.load(Ordering::SeqCst);
+        let again = open_failing(disk.crash(&CrashPlan::NOTHING), Driver::Manual);
+        let group = again.store.group(GROUP).unwrap();
+        assert_eq!(entries(&group, 0).len(), 1, "{operation:?} of {on}");
+        assert_eq!(stopped, 1, "{operation:?} of {on}");
+    }
 }
