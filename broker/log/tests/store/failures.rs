@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::sim::{CrashPlan, Effect, Fault, Operation, SimDisk};
-use plimsoll_log::{Driver, FatalError, Store};
+use plimsoll_log::{Driver, FatalError, Store, Vote};
+use plimsoll_protocol::ids::{NodeId, Term};
 
 use crate::support::*;
 
@@ -133,5 +134,45 @@ fn sync_that_fails_for_lack_of_space_ends_the_store() {
         let group = again.store.group(GROUP).unwrap();
         assert_eq!(entries(&group, 0).len(), 1, "{operation:?} of {on}");
         assert_eq!(stopped, 1, "{operation:?} of {on}");
+    }
+}
+
+/// The newest checkpoint decayed while the store ran. The pieces of groups that had not changed were
+/// carried into the next ones as they were, under a checksum that said all was well, and with the
+/// second one no whole copy was left. A state that could not be read was left out.
+#[test]
+fn damaged_piece_of_a_checkpoint_is_not_carried_over() {
+    let other = plimsoll_protocol::ids::GroupId(9);
+    for changes_group in [false, true] {
+        let failing = open_failing(SimDisk::new(6), Driver::Manual);
+        let Failing { disk, store, told } = &failing;
+        let group = store.create_group(GROUP, small_segments()).unwrap();
+        store.create_group(other, small_segments()).unwrap();
+        group.append(vec![records(1, 0, 1, 100)], nobody()).unwrap();
+        while store.step() {}
+        let state = bytes::Bytes::from(vec![0xab; 5000]);
+        group.put_state(log_id(1, 0), state.clone());
+        store.checkpoint_now();
+        store.group(other).unwrap().append(vec![records(1, 0, 1, 100)], nobody()).unwrap();
+        store.checkpoint_now();
+        let files = disk.files().into_iter().map(|(path, _)| path);
+        let newest = files.filter(|path| path.ends_with(".checkpoint")).max().unwrap();
+        let content = disk.content(&newest).unwrap();
+        let at = content.windows(8).position(|window| window == [0xab; 8]).unwrap();
+        disk.flip_bit(&newest, 8 * (at as u64 + 100)).unwrap();
+        for term in 2..4 {
+            let changed = store.group(if changes_group { GROUP } else { other }).unwrap();
+            let vote = Vote { term: Term(term), voted_for: NodeId(1), committed: false };
+            changed.save_vote(vote, nobody());
+            store.checkpoint_now();
+        }
+        let stopped = told.load(Ordering::SeqCst);
+        // The older checkpoint and the journal after it have everything.
+        let again = open_failing(disk.kill_process(), Driver::Manual);
+        let group = again.store.group(GROUP).unwrap();
+        assert_eq!(group.state().unwrap(), Some((log_id(1, 0), state)));
+        assert_eq!(stopped, 1, "told once");
+        let reason = store.fatal().unwrap().to_string();
+        assert!(reason.contains(&newest), "{reason}");
     }
 }
