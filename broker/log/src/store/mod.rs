@@ -219,14 +219,23 @@ impl Store {
     }
 
     /// Ends the store in order: everything queued is written, a last checkpoint is made, the threads
-    /// end. What comes later is refused. Further calls do nothing.
+    /// end. What comes later is refused. Further calls do nothing. On a full disk it does not wait for
+    /// space: what was acknowledged is kept, what still had to be written ends with an error.
     pub fn close(&self) {
+        if self.shared.closing.swap(true, Ordering::Relaxed) {
+            return;
+        }
         self.shared.queue.close();
+        self.shared.wake_waiters();
         match &self.stepper {
             Some(stepper) => stepper.lock().checkpoint_all(true),
             None => self.join(),
         }
         self.shared.aborted.store(true, Ordering::Relaxed);
+        if let Some(stepper) = &self.stepper {
+            stepper.lock().fail();
+        }
+        self.shared.fail_queued();
     }
 
     fn join(&self) {

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Set by an abrupt end: threads stop where they are.
     pub(crate) aborted: AtomicBool,
+    /// Being closed: who finds no room on the disk does not wait for some.
+    pub(crate) closing: AtomicBool,
 }
 
 impl fmt::Debug for Shared {
@@ -67,6 +69,16 @@ pub(crate) struct Counters {
 impl Shared {
     pub(crate) fn gave_up(&self) -> bool {
         self.aborted.load(Ordering::Relaxed) || self.fatal.is_set()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Ends the store where it stands, as a killed process would.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Relaxed);
+        self.wake_waiters();
     }
 
     /// What completions get once nothing is done any more.

@@ -123,6 +123,12 @@ impl Stepper {
         outcome == Outcome::Written
     }
 
+    /// Ends what was begun and could not be finished with the store's error.
+    pub(crate) fn fail(&mut self) {
+        self.commit.fail();
+        self.materialiser.fail();
+    }
+
     /// Works everything off, then makes a checkpoint.
     pub(crate) fn checkpoint_all(&mut self, last: bool) {
         while self.step() {}

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::sim::SimDisk;
 use plimsoll_log::{
-    Driver, FatalError, GroupOptions, Retention, SpaceState, Store, StoreConfig, Vote,
+    Driver, Durability, FatalError, GroupOptions, Retention, SpaceState, Store, StoreConfig, Vote,
 };
-use plimsoll_protocol::ids::{NodeId, Offset, Term};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 
 use crate::support::*;
 
@@ -149,4 +149,84 @@ fn threads_go_on_by_themselves_once_there_is_room() {
     let start = group.bounds().log_start_offset;
     assert_eq!(headers(&read_all(&group, start)).last().unwrap().index.0, 159);
     store.close();
+}
+
+/// Closes a store on a thread of its own; whether it came back.
+fn closes(store: &Arc<Store>) -> bool {
+    let (tell, told) = std::sync::mpsc::channel();
+    let store = store.clone();
+    std::thread::spawn(move || {
+        store.close();
+        let _ = tell.send(());
+    });
+    told.recv_timeout(std::time::Duration::from_secs(10)).is_ok()
+}
+
+/// A node was told to stop while its disk was full: it waited for space that nobody was going to make,
+/// until it was killed.
+#[test]
+fn close_does_not_wait_for_space() {
+    for driver in [Driver::Threads, Driver::Manual] {
+        let disk = SimDisk::new(5);
+        let store = open_sim(&disk, driver);
+        let in_memory = GroupOptions { durability: Durability::Memory, ..small_segments() };
+        let group = store.create_group(GROUP, small_segments()).unwrap();
+        let memory = store.create_group(GroupId(8), in_memory).unwrap();
+        group.append(vec![records(1, 0, 1, 1000)], nobody()).unwrap();
+        memory.append(vec![records(1, 0, 1, 1000)], nobody()).unwrap();
+        store.checkpoint_now();
+        disk.set_capacity(disk.used_bytes());
+        let (done, kept) = completion();
+        group.append((1..40).map(|index| records(1, index, 1, 1000)).collect(), done).unwrap();
+        while driver == Driver::Manual && store.step() {}
+        wait(&kept).unwrap();
+        let (done, refused) = completion();
+        memory.append((1..40).map(|index| records(1, index, 1, 1000)).collect(), done).unwrap();
+        while store.space() == SpaceState::Ok {
+            store.step();
+            std::thread::yield_now();
+        }
+        assert!(closes(&store), "{driver:?}");
+        assert!(wait(&refused).is_err());
+        let image = disk.kill_process();
+        image.set_capacity(1 << 30);
+        let again = open_sim(&image, Driver::Manual);
+        assert_eq!(entries(&again.group(GROUP).unwrap(), 0).len(), 40);
+        assert!(!entries(&again.group(GroupId(8)).unwrap(), 0).is_empty());
+    }
+}
+
+/// The same while the journal needs another file, and while a change of durability needs a checkpoint.
+#[test]
+fn close_does_not_wait_for_a_journal_file_or_a_checkpoint() {
+    for changes_durability in [false, true] {
+        let disk = SimDisk::new(6);
+        // No segment has to grow.
+        let config = StoreConfig {
+            segment_step_bytes_min: 2 << 20,
+            segment_step_bytes_max: 2 << 20,
+            ..small_config()
+        };
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let on_fatal = Box::new(|error: &FatalError| panic!("fatal: {error}"));
+        let store = Store::open(shared, config, Driver::Threads, on_fatal).unwrap();
+        let group = store.create_group(GROUP, GroupOptions::default()).unwrap();
+        append(&group, vec![blank(1, 0)]);
+        store.checkpoint_now();
+        disk.set_capacity(disk.used_bytes());
+        if changes_durability {
+            let options =
+                GroupOptions { durability: Durability::Memory, ..GroupOptions::default() };
+            store.set_options(GROUP, options).unwrap();
+        }
+        let (done, told) = completion();
+        let entries = (1..70).map(|index| records(1, index, 1, 20_000)).collect();
+        group.append(entries, done).unwrap();
+        while store.space() == SpaceState::Ok {
+            std::thread::yield_now();
+        }
+        assert!(closes(&store), "{changes_durability}");
+        assert!(wait(&told).is_err());
+        assert!(store.fatal().is_none());
+    }
 }
