@@ -61,9 +61,14 @@ impl Stepper {
             }
             Commit::Idle => false,
             Commit::NeedsFile => {
-                self.checkpointer.prepare_journal()
-                    && (self.materialise_one() || self.checkpoint(false))
-                    || self.shared.journal_files.has_spare()
+                if self.checkpointer.prepare_journal() {
+                    if self.materialise_one() {
+                        return true;
+                    }
+                    self.checkpoint(false);
+                }
+                // A checkpoint that freed no file brings the journal no further.
+                self.shared.journal_files.has_spare()
             }
             Commit::NeedsCheckpoint => {
                 if self.materialise_one() {

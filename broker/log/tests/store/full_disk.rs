@@ -230,3 +230,29 @@ fn close_does_not_wait_for_a_journal_file_or_a_checkpoint() {
         assert!(store.fatal().is_none());
     }
 }
+
+/// Without threads the store went on making checkpoints for ever where there was room for one, but
+/// not for the next file of the journal.
+#[test]
+fn step_ends_where_the_journal_cannot_grow_and_a_checkpoint_can() {
+    let disk = SimDisk::new(7);
+    let store = open_sim(&disk, Driver::Manual);
+    // Enough for segments and checkpoints, not for a second file of 256 KiB.
+    disk.set_capacity(disk.used_bytes() + (100 << 10));
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    let mut index = 0;
+    let mut is_stuck = false;
+    while !is_stuck {
+        disk.set_capacity(disk.used_bytes() + (100 << 10));
+        let (done, told) = completion();
+        group.append(vec![records(1, index, 1, 20_000)], done).unwrap();
+        let steps = (0..1000).take_while(|_| store.step()).count();
+        assert!(steps < 1000, "it never comes to rest");
+        index += 1;
+        is_stuck = told.try_recv().is_err();
+        assert!(index < 1000);
+    }
+    disk.set_capacity(1 << 30);
+    while store.step() {}
+    assert_eq!(entries(&group, 0).len() as u64, index);
+}
