@@ -37,9 +37,15 @@ pub(crate) enum StateSlot {
 
 impl Front {
     pub(crate) fn new(marks: Marks, state: StateSlot) -> Self {
+        // What is folded into the state was applied, whether the group is woken in this life or not. The
+        // state may be ahead of a log that lost entries; what comes in their place was not applied.
+        let folded = match &state {
+            StateSlot::None => LogIndex(0),
+            StateSlot::Held(id, _) | StateSlot::Stored(id) => LogIndex(id.index.0 + 1),
+        };
         Self {
             written: marks.next_index(),
-            applied: LogIndex(0),
+            applied: folded.min(marks.next_index()),
             marks,
             cache: VecDeque::new(),
             cached_bytes: 0,
