@@ -105,13 +105,15 @@ pub(crate) fn create(
     if disk.exists(&unfinished)? {
         disk.remove(&unfinished)?;
     }
-    let made = fill(disk, &unfinished, identity, &header);
+    let made = fill(disk, &unfinished, identity, &header).and_then(|file| {
+        publish(disk, &unfinished, header.seq)?;
+        Ok(file)
+    });
     if made.is_err() {
         // The space is needed elsewhere; that it cannot be removed either changes nothing.
         let _ = disk.remove(&unfinished);
     }
     let file = made?;
-    publish(disk, &unfinished, header.seq)?;
     Ok(JournalFile { header, file })
 }
 
@@ -136,8 +138,25 @@ fn fill(
     Ok(file)
 }
 
-/// Gives the file `old` a new life as `header.seq`. It must have the size that `header` says.
+/// Gives the file `old` a new life as `header.seq`. It must have the size that `header` says. On any
+/// error it is gone.
 pub(crate) fn recycle(
+    disk: &dyn Disk,
+    identity: &Identity,
+    old: FileSeq,
+    header: JournalHeader,
+) -> io::Result<JournalFile> {
+    let revived = revive(disk, identity, old, header);
+    if revived.is_err() {
+        // Nobody counts it any more, whatever its name is, and the space is needed elsewhere.
+        for name in [path(old), unfinished_path(header.seq)] {
+            let _ = disk.remove(&name);
+        }
+    }
+    revived
+}
+
+fn revive(
     disk: &dyn Disk,
     identity: &Identity,
     old: FileSeq,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plimsoll_log::disk::Disk;
-use plimsoll_log::disk::sim::SimDisk;
+use plimsoll_log::disk::sim::{Effect, Fault, Operation, SimDisk};
 use plimsoll_log::{
     Driver, Durability, FatalError, GroupOptions, Retention, SpaceState, Store, StoreConfig, Vote,
 };
@@ -255,4 +255,25 @@ fn step_ends_where_the_journal_cannot_grow_and_a_checkpoint_can() {
     disk.set_capacity(1 << 30);
     while store.step() {}
     assert_eq!(entries(&group, 0).len() as u64, index);
+}
+
+/// A journal file that could not be used again, for lack of space for its new name, was forgotten: it
+/// took its space until the next start, and counted as free.
+#[test]
+fn journal_file_that_cannot_be_used_again_is_removed() {
+    let disk = SimDisk::new(8);
+    let store = open_sim(&disk, Driver::Manual);
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    // Of the renamings to come, some give an old file its new name.
+    for nth in [6, 11, 16] {
+        disk.inject(Fault::new(Operation::Rename, nth, Effect::Enospc).on(".journal").once());
+    }
+    for index in 0..200 {
+        group.append(vec![records(1, index, 1, 20_000)], nobody()).unwrap();
+        while store.step() {}
+        group.applied(log_id(1, index));
+    }
+    let files = disk.files().into_iter().filter(|(path, _)| path.starts_with("journal/")).count();
+    assert_eq!(files, store.stats().journal_files);
+    assert_eq!(store.space(), SpaceState::Ok);
 }
