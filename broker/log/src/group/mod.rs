@@ -547,8 +547,8 @@ impl GroupLog {
     pub(crate) fn delete(&self, done: Completion) {
         let mut front = self.front.lock();
         if front.deleted {
-            drop(front);
-            done(Ok(()));
+            // It takes its turn behind the deletion that is under way.
+            self.push(front, Change::Entries(Vec::new()), Some(done));
             return;
         }
         front.delete();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use plimsoll_log::disk::Disk;
-use plimsoll_log::disk::sim::SimDisk;
+use plimsoll_log::disk::sim::{CrashPlan, SimDisk};
 use plimsoll_log::{
     Driver, Durability, GroupLog, GroupOptions, ReadError, ReadStep, Retention, Store, Vote,
 };
@@ -165,4 +165,30 @@ fn reader_of_a_deleted_group_is_told_that_its_records_are_gone() {
     assert!(group.read(&mut cursor, Offset(20), 10).is_err());
     let mut cursor = group.cursor(Offset(20));
     assert!(matches!(group.read(&mut cursor, Offset(20), 10), Ok(ReadStep::CaughtUp)));
+}
+
+/// Who deleted a group that somebody else was just deleting was told at once that it was gone, before
+/// that was durable.
+#[test]
+fn second_deletion_waits_for_the_first() {
+    for durability in [Durability::Durable, Durability::Memory] {
+        let disk = SimDisk::new(1);
+        let store = open_sim(&disk);
+        store.create_group(GROUP, GroupOptions { durability, ..small_segments() }).unwrap();
+        while store.step() {}
+        let (done, first) = completion();
+        store.delete_group(GROUP, done);
+        let (done, second) = completion();
+        store.delete_group(GROUP, done);
+        assert!(second.try_recv().is_err());
+        while store.step() {}
+        wait(&first).unwrap();
+        wait(&second).unwrap();
+        assert!(open_sim(&disk.crash(&CrashPlan::NOTHING)).groups().is_empty());
+        // Afterwards there is nothing to wait for.
+        let (done, third) = completion();
+        store.delete_group(GROUP, done);
+        while store.step() {}
+        wait(&third).unwrap();
+    }
 }
