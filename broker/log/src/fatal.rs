@@ -1,12 +1,12 @@
 //! The end of a store: the first failed write or sync of what must be durable. Nothing is retried,
-//! every later completion gets the same error.
+//! every later completion gets the same error. Beside it, the end of a single group.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 
-/// Why a store stopped.
+/// Why something will never be durable: the store stopped, or the group is gone.
 #[derive(Debug, Error)]
 pub enum FatalError {
     /// The medium failed.
@@ -25,11 +25,24 @@ pub enum FatalError {
     /// The store was closed before this was done.
     #[error("the store was closed")]
     Closed,
+    /// The group was deleted before it was asked for. Stops nothing else.
+    #[error("the group was deleted")]
+    Deleted,
 }
 
 impl FatalError {
     pub(crate) fn medium(operation: &'static str, path: &str, source: io::Error) -> Self {
         Self::Medium { operation, path: path.to_owned(), source }
+    }
+}
+
+/// The error of a sync, as one that nobody takes for a lack of room that passes. Delayed allocation and
+/// quotas can fail a sync with ENOSPC; what was to be synced may be gone then, and the next sync
+/// succeeds without it.
+pub(crate) fn of_sync(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull => io::Error::other(error),
+        _ => error,
     }
 }
 

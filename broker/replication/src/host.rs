@@ -207,7 +207,11 @@ impl Host {
             return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
         };
         let asleep = held.as_ref().is_none_or(|group| !group.is_awake());
-        if asleep && log.bounds().purged < Some(safe.applied) {
+        let bounds = log.bounds();
+        // Behind its end the log would be begun anew, and at the wrong offset: that is for the waking
+        // of a group whose log ends before its state.
+        let holds = bounds.last.is_some_and(|last| last.index >= safe.applied.index);
+        if asleep && holds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
         Ok(log.retain(policy, now_ms, safe.high_watermark))

@@ -127,3 +127,35 @@ async fn sleeping_group_lets_raft_forget_what_is_folded() {
     let group = node.group(PARTITION, SMALL_SEGMENTS).await;
     assert_eq!(read_all(&group, Offset(0)).len(), 30, "the records stay");
 }
+
+/// A power failure took the end of the log of a group in memory, but not the state behind it. Retention
+/// then purged up to the state: the log began anew behind it, at the offset where the lost records
+/// should have been, and the next records got offsets that had been given before.
+#[tokio::test]
+async fn log_that_ends_before_its_state_is_left_to_the_waking_of_its_group() {
+    const IN_MEMORY: GroupOptions =
+        GroupOptions { durability: Durability::Memory, ..SMALL_SEGMENTS };
+    let node = Node::new();
+    let mut producer = Producer::new(7);
+    let group = node.group(PARTITION, IN_MEMORY).await;
+    for _ in 0..5 {
+        produce(&group, &producer.batch(&["x"])).await.unwrap();
+    }
+    drop(group);
+    node.clock.advance(IDLE);
+    assert_eq!(node.host.sleep_idle(IDLE).await, 1);
+    let log = node.host.store().group(PARTITION).unwrap();
+    let last = log.bounds().last.unwrap();
+    log.truncate_after(Some(LogIndex(last.index.0 - 2)), Box::new(|_| {})).unwrap();
+    let bounds = log.bounds();
+    assert!(bounds.log_end_offset < Offset(5));
+    for _ in 0..6 {
+        node.host.retain(PARTITION, &LITTLE, 0).unwrap();
+        node.host.store().checkpoint_now();
+    }
+    assert_eq!(log.bounds().last, bounds.last);
+    drop(log);
+    let group = node.group(PARTITION, IN_MEMORY).await;
+    let next = produce(&group, &producer.batch(&["y"])).await.unwrap();
+    assert_eq!(next.base_offset, Offset(5));
+}

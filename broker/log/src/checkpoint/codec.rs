@@ -122,15 +122,23 @@ pub(crate) fn piece_extent(bytes: &[u8]) -> Result<(usize, GroupId), FieldError>
     Ok((length, group))
 }
 
-/// Reads a whole piece.
-pub(crate) fn read_piece(piece: &[u8]) -> Result<Piece, FieldError> {
+/// Checks the length and the checksum of a piece, and gives its group.
+pub(crate) fn check_piece(piece: &[u8]) -> Result<GroupId, FieldError> {
     let mut reader = FieldReader::new(piece);
     let length = reader.u32("piece length")? as usize;
     let crc = reader.u32("piece checksum")?;
+    let group = GroupId(reader.u64("group")?);
     if length != piece.len() || crc32fast::hash(&piece[8..]) != crc {
         return Err(FieldError { field: "piece checksum", position: 4 });
     }
-    let group = GroupId(reader.u64("group")?);
+    Ok(group)
+}
+
+/// Reads a whole piece.
+pub(crate) fn read_piece(piece: &[u8]) -> Result<Piece, FieldError> {
+    let group = check_piece(piece)?;
+    let mut reader = FieldReader::new(piece);
+    reader.bytes("piece header", PIECE_HEADER_BYTES)?;
     let marks = read_marks(&mut reader)?;
     let next_segment = SegmentId(reader.u64("next segment")?);
     let count = reader.u32("segments")? as usize;

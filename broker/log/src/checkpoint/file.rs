@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::CheckpointSeq;
 use super::codec::{self, CheckpointHeader, Piece};
 use crate::disk::{Disk, DiskFile, Mode};
+use crate::fatal::of_sync;
 use crate::fields::FieldError;
 use crate::group::error::ReadError;
 use crate::header::{HEADER_BYTES, HeaderError, Identity};
@@ -213,7 +214,8 @@ impl CheckpointBuilder {
         }
         let file = filled?;
         disk.rename(&unfinished, &path)?;
-        disk.sync_dir(DIRECTORY)?;
+        // Until here all was of a file that the next attempt makes anew.
+        disk.sync_dir(DIRECTORY).map_err(of_sync)?;
         Ok(CheckpointFile { header, file, pieces: self.pieces })
     }
 }

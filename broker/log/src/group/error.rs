@@ -68,6 +68,9 @@ pub enum TruncateError {
         /// Up to where the log was purged.
         purged: LogIndex,
     },
+    /// The group was deleted.
+    #[error("the group was deleted")]
+    Deleted,
     /// The last entry to be kept could not be read.
     #[error("the entry to be kept last cannot be read: {0}")]
     Read(#[from] ReadError),

@@ -37,9 +37,15 @@ pub(crate) enum StateSlot {
 
 impl Front {
     pub(crate) fn new(marks: Marks, state: StateSlot) -> Self {
+        // What is folded into the state was applied, whether the group is woken in this life or not. The
+        // state may be ahead of a log that lost entries; what comes in their place was not applied.
+        let folded = match &state {
+            StateSlot::None => LogIndex(0),
+            StateSlot::Held(id, _) | StateSlot::Stored(id) => LogIndex(id.index.0 + 1),
+        };
         Self {
             written: marks.next_index(),
-            applied: LogIndex(0),
+            applied: folded.min(marks.next_index()),
             marks,
             cache: VecDeque::new(),
             cached_bytes: 0,
@@ -122,6 +128,16 @@ impl Front {
         self.cached_bytes = 0;
         self.written = LogIndex(reset.last.index.0 + 1);
         self.applied = self.written;
+    }
+
+    /// The group was deleted. Its log is an empty one from now on, which begins where it ended: that
+    /// is what readers find, whether the segments are gone yet or not.
+    pub(crate) fn delete(&mut self) {
+        self.deleted = true;
+        self.marks.start_offset = self.marks.end_offset;
+        self.marks.start_index = self.marks.next_index();
+        self.cache = VecDeque::new();
+        self.cached_bytes = 0;
     }
 
     /// Entries below `next` of this branch are in segments.

@@ -16,7 +16,7 @@ use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 
 use crate::config::{Durability, GroupOptions};
 use crate::entry::{Change, Cut, LogEntry, Marks, Reset, Vote};
-use crate::fatal::Completion;
+use crate::fatal::{Completion, FatalError};
 use crate::parking::Mutex;
 use crate::segment::scan::check_header;
 use crate::store::queue::Item;
@@ -193,7 +193,7 @@ impl GroupLog {
     pub(crate) fn set_options(&self, options: GroupOptions) {
         let mut front = self.front.lock();
         let marks = front.marks;
-        if marks.options == options {
+        if front.deleted || marks.options == options {
             return;
         }
         // The change itself still belongs to the old durability.
@@ -209,9 +209,14 @@ impl GroupLog {
         self.push_as(durability, front, change, None);
     }
 
-    /// Applies a small change to the front and queues it.
+    /// Applies a small change to the front and queues it. After the deletion of the group nothing is
+    /// queued: the journal would speak of a group that does not exist, and could not be replayed.
     pub(crate) fn change(&self, change: Change, done: Option<Completion>) {
         let mut front = self.front.lock();
+        if front.deleted {
+            drop(front);
+            return refuse(done);
+        }
         let durability = front.marks.options.durability;
         front.marks.apply(&change);
         self.push_as(durability, front, change, done);
@@ -232,7 +237,7 @@ impl GroupLog {
     /// Notes how far Raft has committed. Goes to the journal with whatever is written next.
     pub fn save_committed(&self, id: LogId) {
         let mut front = self.front.lock();
-        if front.marks.committed != Some(id) {
+        if !front.deleted && front.marks.committed != Some(id) {
             front.marks.committed = Some(id);
             let durability = front.marks.options.durability;
             let item = self.item(durability, &front, Change::Committed(id), None);
@@ -262,6 +267,9 @@ impl GroupLog {
             Some(index) => self.end_of(index)?,
         };
         let mut front = self.front.lock();
+        if front.deleted {
+            return Err(TruncateError::Deleted);
+        }
         let marks = front.marks;
         if let Some(purged) = marks.purged
             && last_kept.is_none_or(|kept| kept < purged.index)
@@ -337,24 +345,40 @@ impl GroupLog {
     /// retention takes them. An id past the last entry empties the log, as [`GroupLog::reset_to`]
     /// with the offset that comes next.
     pub fn purge(&self, upto: LogId, done: Completion) {
-        let beyond = {
-            let mut front = self.front.lock();
-            if upto.index < front.marks.next_index() {
-                let change = Change::Purge(upto);
-                front.marks.apply(&change);
-                self.push(front, change, Some(done));
-                return;
-            }
-            front.marks.end_offset
-        };
-        self.reset_to(upto, beyond, done);
+        let mut front = self.front.lock();
+        if front.deleted {
+            drop(front);
+            return refuse(Some(done));
+        }
+        if upto.index < front.marks.next_index() {
+            let change = Change::Purge(upto);
+            front.marks.apply(&change);
+            self.push(front, change, Some(done));
+        } else {
+            let beyond = front.marks.end_offset;
+            self.reset(front, upto, beyond, done);
+        }
     }
 
     /// Empties the log; it goes on after `last`, whose records end at `offset`. For a state that is
     /// ahead of the log: an installed snapshot, or a power failure that took the unwritten end of a
     /// [`Memory`](crate::Durability::Memory) group.
     pub fn reset_to(&self, last: LogId, offset: Offset, done: Completion) {
-        let mut front = self.front.lock();
+        let front = self.front.lock();
+        if front.deleted {
+            drop(front);
+            return refuse(Some(done));
+        }
+        self.reset(front, last, offset, done);
+    }
+
+    fn reset(
+        &self,
+        mut front: MutexGuard<'_, Front>,
+        last: LogId,
+        offset: Offset,
+        done: Completion,
+    ) {
         let reset = Reset { last, offset, branch: front.marks.branch + 1 };
         front.reset(&reset);
         self.push(front, Change::Reset(reset), Some(done));
@@ -513,7 +537,8 @@ impl GroupLog {
         self.front.lock().quarantined.clone()
     }
 
-    /// Whether it was deleted; what is left of it serves readers that still hold it.
+    /// Whether it was deleted. What readers hold of its bytes stays valid; whatever else is asked of
+    /// it is refused or ignored.
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.front.lock().deleted
@@ -522,11 +547,11 @@ impl GroupLog {
     pub(crate) fn delete(&self, done: Completion) {
         let mut front = self.front.lock();
         if front.deleted {
-            drop(front);
-            done(Ok(()));
+            // It takes its turn behind the deletion that is under way.
+            self.push(front, Change::Entries(Vec::new()), Some(done));
             return;
         }
-        front.deleted = true;
+        front.delete();
         self.push(front, Change::Delete, Some(done));
     }
 
@@ -556,5 +581,12 @@ impl GroupLog {
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
         self.front.lock().cached_bytes()
+    }
+}
+
+/// Tells who waits for a change of a deleted group that it is not made.
+fn refuse(done: Option<Completion>) {
+    if let Some(done) = done {
+        done(Err(Arc::new(FatalError::Deleted)));
     }
 }

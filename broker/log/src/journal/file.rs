@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{BlockSeq, FileSeq};
 use crate::disk::{AlignedBuffer, BLOCK_BYTES, Disk, DiskFile, Mode};
+use crate::fatal::of_sync;
 use crate::fields::FieldWriter;
 use crate::header::{self, HEADER_BYTES, HeaderError, Identity};
 use crate::random::Salt;
@@ -104,13 +105,15 @@ pub(crate) fn create(
     if disk.exists(&unfinished)? {
         disk.remove(&unfinished)?;
     }
-    let made = fill(disk, &unfinished, identity, &header);
+    let made = fill(disk, &unfinished, identity, &header).and_then(|file| {
+        publish(disk, &unfinished, header.seq)?;
+        Ok(file)
+    });
     if made.is_err() {
         // The space is needed elsewhere; that it cannot be removed either changes nothing.
         let _ = disk.remove(&unfinished);
     }
     let file = made?;
-    publish(disk, &unfinished, header.seq)?;
     Ok(JournalFile { header, file })
 }
 
@@ -135,8 +138,25 @@ fn fill(
     Ok(file)
 }
 
-/// Gives the file `old` a new life as `header.seq`. It must have the size that `header` says.
+/// Gives the file `old` a new life as `header.seq`. It must have the size that `header` says. On any
+/// error it is gone.
 pub(crate) fn recycle(
+    disk: &dyn Disk,
+    identity: &Identity,
+    old: FileSeq,
+    header: JournalHeader,
+) -> io::Result<JournalFile> {
+    let revived = revive(disk, identity, old, header);
+    if revived.is_err() {
+        // Nobody counts it any more, whatever its name is, and the space is needed elsewhere.
+        for name in [path(old), unfinished_path(header.seq)] {
+            let _ = disk.remove(&name);
+        }
+    }
+    revived
+}
+
+fn revive(
     disk: &dyn Disk,
     identity: &Identity,
     old: FileSeq,
@@ -144,7 +164,7 @@ pub(crate) fn recycle(
 ) -> io::Result<JournalFile> {
     let unfinished = unfinished_path(header.seq);
     disk.rename(&path(old), &unfinished)?;
-    disk.sync_dir(DIRECTORY)?;
+    disk.sync_dir(DIRECTORY).map_err(of_sync)?;
     let file = disk.open(&unfinished, Mode::Direct)?;
     file.write_at(0, &[encode_header(identity, &header).as_slice()])?;
     file.sync()?;
@@ -154,7 +174,7 @@ pub(crate) fn recycle(
 
 fn publish(disk: &dyn Disk, unfinished: &str, seq: FileSeq) -> io::Result<()> {
     disk.rename(unfinished, &path(seq))?;
-    disk.sync_dir(DIRECTORY)
+    disk.sync_dir(DIRECTORY).map_err(of_sync)
 }
 
 /// Opens a file and reads its header.

@@ -18,6 +18,7 @@ use super::scan::{Damage, Fault, Walk, check_header};
 use super::verified::Verified;
 use super::{SegmentInfo, SegmentName};
 use crate::disk::{Disk, DiskFile, Mapping, Mode};
+use crate::fatal::of_sync;
 use crate::header::{HEADER_BYTES, Identity};
 use crate::parking::Mutex;
 
@@ -239,7 +240,7 @@ impl Segment {
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        self.file.sync().map_err(of_sync)
     }
 
     /// A map of at least the first `bytes` bytes, which must be allocated.

@@ -12,11 +12,11 @@ use plimsoll_protocol::ids::{GroupId, LogId};
 
 use super::materialiser::Capture;
 use super::shared::Shared;
-use crate::checkpoint::codec::{CheckpointHeader, put_piece, read_piece};
+use crate::checkpoint::codec::{CheckpointHeader, check_piece, put_piece, read_piece};
 use crate::checkpoint::file::{self, CheckpointBuilder};
 use crate::checkpoint::{CheckpointFile, CheckpointSeq, GroupRecord};
 use crate::disk::Mode;
-use crate::fatal::FatalError;
+use crate::fatal::{FatalError, of_sync};
 use crate::group::GroupLog;
 use crate::group::front::StateSlot;
 use crate::journal::FileSeq;
@@ -155,7 +155,7 @@ impl Checkpointer {
         self.shared
             .disk
             .sync_dir(header::DIRECTORY)
-            .map_err(|error| ("syncing", header::DIRECTORY.to_owned(), error))?;
+            .map_err(|error| ("syncing", header::DIRECTORY.to_owned(), of_sync(error)))?;
         self.leftover.unsynced.clear();
         Ok(())
     }
@@ -179,8 +179,21 @@ impl Checkpointer {
                 .map_err(|error| ("reading", file::path(previous.header.seq), error))?,
             None => Vec::new(),
         };
+        // Under the new file's checksum damage would pass for what was written, and spread to both
+        // kept checkpoints. The older one may still be whole, and the journal reach back to it.
         let old_piece = |group| {
-            previous.as_ref().and_then(|file| file.place(group)).map(|place| &old_bytes[place])
+            let Some(file) = &previous else { return Ok(None) };
+            let Some(place) = file.place(group) else { return Ok(None) };
+            let piece = &old_bytes[place];
+            match check_piece(piece) {
+                Ok(found) if found == group => Ok(Some(piece)),
+                Ok(_) => Err("another group's piece lies there".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+            .map_err(|error| {
+                let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                ("reading", file::path(file.header.seq), error)
+            })
         };
         let mut groups: Vec<GroupId> = previous.iter().flat_map(|file| file.groups()).collect();
         groups.extend(anew.keys().copied());
@@ -190,13 +203,13 @@ impl Checkpointer {
         for group in groups {
             match anew.get(&group) {
                 None => {
-                    let piece = old_piece(group).expect("it is in the checkpoint before");
+                    let piece = old_piece(group)?.expect("it is in the checkpoint before");
                     builder.add(group, |out| out.extend_from_slice(piece));
                 }
                 Some(None) => {}
                 Some(Some(record)) => {
                     let carried = match states.get(&group) {
-                        Some(State::Carried) => old_piece(group).and_then(carried_state),
+                        Some(State::Carried) => old_piece(group)?.and_then(carried_state),
                         _ => None,
                     };
                     let state = match states.get(&group) {

@@ -1,8 +1,8 @@
 //! A node's store: its groups, and the three pieces of machinery behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use plimsoll_protocol::ids::GroupId;
@@ -45,6 +45,8 @@ pub struct Store {
     groups: RwLock<BTreeMap<GroupId, Arc<GroupLog>>>,
     /// Deleted in this life, or not yet gone in full; their numbers are not given out again.
     deleted: Mutex<BTreeSet<GroupId>>,
+    /// Their logs, while the deletion is under way.
+    deleting: Mutex<BTreeMap<GroupId, Weak<GroupLog>>>,
     stepper: Option<Mutex<Stepper>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -109,7 +111,8 @@ impl Store {
             Driver::Threads => (None, threads::start(stepper)),
         };
         let threads = Mutex::new(threads);
-        Ok(Arc::new(Self { shared, groups, deleted, stepper, threads }))
+        let deleting = Mutex::new(BTreeMap::new());
+        Ok(Arc::new(Self { shared, groups, deleted, deleting, stepper, threads }))
     }
 
     /// Whose data this is.
@@ -160,7 +163,7 @@ impl Store {
     }
 
     /// Changes a group's options. A change of durability takes a checkpoint and holds later changes of
-    /// all groups back for so long.
+    /// all groups back until it is written, on a full disk until there is room for it.
     ///
     /// # Errors
     /// When there is no such group.
@@ -175,11 +178,16 @@ impl Store {
     pub fn delete_group(&self, id: GroupId, done: Completion) {
         let gone = {
             let mut groups = self.groups.write();
-            let gone = groups.remove(&id);
-            if gone.is_some() {
-                self.deleted.lock().insert(id);
+            let mut deleting = self.deleting.lock();
+            deleting.retain(|_, group| group.strong_count() > 0);
+            match groups.remove(&id) {
+                Some(group) => {
+                    self.deleted.lock().insert(id);
+                    deleting.insert(id, Arc::downgrade(&group));
+                    Some(group)
+                }
+                None => deleting.get(&id).and_then(Weak::upgrade),
             }
-            gone
         };
         match gone {
             Some(group) => group.delete(done),
@@ -219,14 +227,23 @@ impl Store {
     }
 
     /// Ends the store in order: everything queued is written, a last checkpoint is made, the threads
-    /// end. What comes later is refused. Further calls do nothing.
+    /// end. What comes later is refused. Further calls do nothing. On a full disk it does not wait for
+    /// space: what was acknowledged is kept, what still had to be written ends with an error.
     pub fn close(&self) {
+        if self.shared.closing.swap(true, Ordering::Relaxed) {
+            return;
+        }
         self.shared.queue.close();
+        self.shared.wake_waiters();
         match &self.stepper {
             Some(stepper) => stepper.lock().checkpoint_all(true),
             None => self.join(),
         }
         self.shared.aborted.store(true, Ordering::Relaxed);
+        if let Some(stepper) = &self.stepper {
+            stepper.lock().fail();
+        }
+        self.shared.fail_queued();
     }
 
     fn join(&self) {

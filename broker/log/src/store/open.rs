@@ -335,6 +335,7 @@ fn new_shared(
         space: Space::default(),
         counters: Counters::default(),
         aborted: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
         config,
     }
 }

@@ -259,9 +259,12 @@ impl Recovery {
             let mut back = group.back.lock();
             back.marks.branch = back.marks.branch.max(newest);
         }
-        for change in changes {
+        let last_reset = changes.iter().rposition(|change| matches!(change, Change::Reset(_)));
+        for (at, change) in changes.into_iter().enumerate() {
             match &change {
                 Change::Reset(_) | Change::Cut(_) => {}
+                // Of the log that the reset took away, and so took away with it.
+                Change::Start(_) if last_reset.is_some_and(|reset| at < reset) => {}
                 Change::Start(start) => {
                     let lost = {
                         let marks = group.back.lock().marks;

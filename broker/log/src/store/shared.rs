@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use plimsoll_protocol::ids::{GroupId, LogId};
 
+use super::checkpointer::Outcome;
 use super::materialiser::Capture;
 use super::queue::{MaterialQueue, Queue, Work};
 use super::space::Space;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Set by an abrupt end: threads stop where they are.
     pub(crate) aborted: AtomicBool,
+    /// Being closed: who finds no room on the disk does not wait for some.
+    pub(crate) closing: AtomicBool,
 }
 
 impl fmt::Debug for Shared {
@@ -66,6 +69,16 @@ pub(crate) struct Counters {
 impl Shared {
     pub(crate) fn gave_up(&self) -> bool {
         self.aborted.load(Ordering::Relaxed) || self.fatal.is_set()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Ends the store where it stands, as a killed process would.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Relaxed);
+        self.wake_waiters();
     }
 
     /// What completions get once nothing is done any more.
@@ -133,6 +146,8 @@ pub(crate) struct CheckpointRequests {
 struct RequestState {
     asked: u64,
     done: u64,
+    /// Requests up to this number were served by a checkpoint that is durable.
+    written: u64,
     woken: bool,
     closed: bool,
     /// The materialiser has ended.
@@ -203,19 +218,24 @@ impl CheckpointRequests {
         (state.asked > state.done).then_some(state.asked)
     }
 
-    /// Requests up to this number were served.
-    pub(crate) fn done(&self, number: u64) {
+    /// Requests up to this number were served, as well as could be.
+    pub(crate) fn done(&self, number: u64, outcome: Outcome) {
         let mut state = self.state.lock();
         state.done = state.done.max(number);
+        if outcome == Outcome::Written {
+            state.written = state.written.max(number);
+        }
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Waits until a request was served or `given_up` says so.
-    pub(crate) fn wait_for(&self, number: u64, given_up: impl Fn() -> bool) {
+    /// Waits until a request was served or `given_up` says so. Whether a checkpoint was written for
+    /// it: served is also a request for which there was no room.
+    pub(crate) fn wait_for(&self, number: u64, given_up: impl Fn() -> bool) -> bool {
         let mut state = self.state.lock();
         while state.done < number && !state.closed && !given_up() {
             state = self.changed.wait_for(state, Duration::from_millis(100));
         }
+        state.written >= number
     }
 }

@@ -64,6 +64,11 @@ impl Space {
         note(&self.stuck, stuck);
     }
 
+    /// Whether the last journal file or checkpoint could not be made for lack of space.
+    pub(crate) fn is_journal_stuck(&self) -> bool {
+        self.journal_stuck.load(Ordering::Relaxed)
+    }
+
     /// Whether a journal file or a checkpoint could not be made for lack of space.
     pub(crate) fn set_journal_stuck(&self, stuck: bool) {
         note(&self.journal_stuck, stuck);

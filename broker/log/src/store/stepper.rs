@@ -61,9 +61,14 @@ impl Stepper {
             }
             Commit::Idle => false,
             Commit::NeedsFile => {
-                self.checkpointer.prepare_journal()
-                    && (self.materialise_one() || self.checkpoint(false))
-                    || self.shared.journal_files.has_spare()
+                if self.checkpointer.prepare_journal() {
+                    if self.materialise_one() {
+                        return true;
+                    }
+                    self.checkpoint(false);
+                }
+                // A checkpoint that freed no file brings the journal no further.
+                self.shared.journal_files.has_spare()
             }
             Commit::NeedsCheckpoint => {
                 if self.materialise_one() {
@@ -115,12 +120,18 @@ impl Stepper {
         let asked = self.shared.requests.is_asked();
         let outcome = self.checkpointer.run(self.materialiser.capture(), last);
         if let Some(number) = asked {
-            self.shared.requests.done(number);
+            self.shared.requests.done(number, outcome);
         }
         if outcome == Outcome::Written && !last {
             self.checkpointer.prepare_journal();
         }
         outcome == Outcome::Written
+    }
+
+    /// Ends what was begun and could not be finished with the store's error.
+    pub(crate) fn fail(&mut self) {
+        self.commit.fail();
+        self.materialiser.fail();
     }
 
     /// Works everything off, then makes a checkpoint.

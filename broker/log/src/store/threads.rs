@@ -55,12 +55,22 @@ fn run_journal(shared: &Arc<Shared>, mut commit: GroupCommit) {
                 Commit::Done => {}
                 Commit::NeedsFile => {
                     shared.requests.wake();
-                    shared.journal_files.wait_for_spare(|| shared.gave_up());
+                    let is_hopeless = || shared.is_closing() && shared.space.is_journal_stuck();
+                    shared.journal_files.wait_for_spare(|| shared.gave_up() || is_hopeless());
+                    if is_hopeless() && !shared.journal_files.has_spare() {
+                        shared.abort();
+                    }
                 }
                 Commit::NeedsCheckpoint => {
                     let number = shared.requests.ask();
-                    shared.requests.wait_for(number, || shared.gave_up());
-                    commit.checkpointed();
+                    if shared.requests.wait_for(number, || shared.gave_up()) {
+                        commit.checkpointed();
+                    } else if shared.is_closing() {
+                        shared.abort();
+                    } else {
+                        // The change would rest on a checkpoint that is not there.
+                        shared.material.pause(shared.config.retry_full_disk_after);
+                    }
                 }
             }
         }
@@ -102,6 +112,10 @@ fn write_block(shared: &Shared, materialiser: &mut Materialiser) {
             }
             Err(Halt::Full) => {
                 shared.space.set_stuck(true);
+                if shared.is_closing() {
+                    shared.abort();
+                    continue;
+                }
                 shared.material.pause(shared.config.retry_full_disk_after);
             }
             Err(Halt::Fatal(error)) => {
@@ -124,6 +138,10 @@ fn run_checkpointer(shared: &Arc<Shared>, mut checkpointer: Checkpointer) {
         }
         shared.space.measure(&*shared.disk, shared.config.free_bytes_min);
         let journal_full = checkpointer.prepare_journal();
+        if shared.is_closing() {
+            // Who waits for the next file learns whether there was room for it.
+            shared.journal_files.wake();
+        }
         // The journal thread may be waiting for the next file: it is not left alone for long.
         pause = match journal_full {
             true => shared.config.retry_full_disk_after.min(LOOK_AROUND_EVERY),
@@ -156,7 +174,7 @@ fn run_checkpointer(shared: &Arc<Shared>, mut checkpointer: Checkpointer) {
                 checkpointer.prepare_journal();
             }
             // Also where there was no room: who waits looks at the space.
-            shared.requests.done(wakeup.asked);
+            shared.requests.done(wakeup.asked, outcome);
         }
         if shared.fatal.is_set() {
             shared.wake_waiters();

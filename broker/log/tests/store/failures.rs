@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use plimsoll_log::disk::Disk;
-use plimsoll_log::disk::sim::{Effect, Fault, Operation, SimDisk};
-use plimsoll_log::{Driver, FatalError, Store};
+use plimsoll_log::disk::sim::{CrashPlan, Effect, Fault, Operation, SimDisk};
+use plimsoll_log::{Driver, FatalError, Store, Vote};
+use plimsoll_protocol::ids::{NodeId, Term};
 
 use crate::support::*;
 
@@ -108,4 +109,70 @@ fn a_failed_read_is_an_error_value() {
     assert!(group.is_quarantined().is_none(), "a failing read is no damage");
     failing.disk.heal();
     assert_eq!(group.read_entries(0..5, 1).unwrap().len(), 1);
+}
+
+/// A sync of a segment failed for lack of space, as delayed allocation does it. It was tried again, and
+/// succeeded: the bytes counted as clean. The checkpoint then named what no disk held, and the journal
+/// that had it was given up.
+#[test]
+fn sync_that_fails_for_lack_of_space_ends_the_store() {
+    for (operation, on) in [
+        (Operation::Sync, "segments"),
+        (Operation::SyncDir, "segments"),
+        (Operation::SyncDir, "checkpoint"),
+    ] {
+        let failing = open_failing(SimDisk::new(5), Driver::Manual);
+        let Failing { disk, store, told } = &failing;
+        let group = store.create_group(GROUP, small_segments()).unwrap();
+        disk.inject(Fault::new(operation, 1, Effect::Enospc).on(on).once());
+        group.append(vec![records(1, 0, 1, 100)], nobody()).unwrap();
+        for _ in 0..3 {
+            store.checkpoint_now();
+        }
+        let stopped = told.load(Ordering::SeqCst);
+        let again = open_failing(disk.crash(&CrashPlan::NOTHING), Driver::Manual);
+        let group = again.store.group(GROUP).unwrap();
+        assert_eq!(entries(&group, 0).len(), 1, "{operation:?} of {on}");
+        assert_eq!(stopped, 1, "{operation:?} of {on}");
+    }
+}
+
+/// The newest checkpoint decayed while the store ran. The pieces of groups that had not changed were
+/// carried into the next ones as they were, under a checksum that said all was well, and with the
+/// second one no whole copy was left. A state that could not be read was left out.
+#[test]
+fn damaged_piece_of_a_checkpoint_is_not_carried_over() {
+    let other = plimsoll_protocol::ids::GroupId(9);
+    for changes_group in [false, true] {
+        let failing = open_failing(SimDisk::new(6), Driver::Manual);
+        let Failing { disk, store, told } = &failing;
+        let group = store.create_group(GROUP, small_segments()).unwrap();
+        store.create_group(other, small_segments()).unwrap();
+        group.append(vec![records(1, 0, 1, 100)], nobody()).unwrap();
+        while store.step() {}
+        let state = bytes::Bytes::from(vec![0xab; 5000]);
+        group.put_state(log_id(1, 0), state.clone());
+        store.checkpoint_now();
+        store.group(other).unwrap().append(vec![records(1, 0, 1, 100)], nobody()).unwrap();
+        store.checkpoint_now();
+        let files = disk.files().into_iter().map(|(path, _)| path);
+        let newest = files.filter(|path| path.ends_with(".checkpoint")).max().unwrap();
+        let content = disk.content(&newest).unwrap();
+        let at = content.windows(8).position(|window| window == [0xab; 8]).unwrap();
+        disk.flip_bit(&newest, 8 * (at as u64 + 100)).unwrap();
+        for term in 2..4 {
+            let changed = store.group(if changes_group { GROUP } else { other }).unwrap();
+            let vote = Vote { term: Term(term), voted_for: NodeId(1), committed: false };
+            changed.save_vote(vote, nobody());
+            store.checkpoint_now();
+        }
+        let stopped = told.load(Ordering::SeqCst);
+        // The older checkpoint and the journal after it have everything.
+        let again = open_failing(disk.kill_process(), Driver::Manual);
+        let group = again.store.group(GROUP).unwrap();
+        assert_eq!(group.state().unwrap(), Some((log_id(1, 0), state)));
+        assert_eq!(stopped, 1, "told once");
+        let reason = store.fatal().unwrap().to_string();
+        assert!(reason.contains(&newest), "{reason}");
+    }
 }

@@ -5,6 +5,8 @@
 
 mod basics;
 mod damage;
+mod deletion;
+mod durability;
 mod failures;
 mod full_disk;
 mod inspection;

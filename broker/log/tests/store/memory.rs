@@ -1,6 +1,6 @@
 //! Groups that are kept in memory: fast, and a killed process loses nothing.
 
-use plimsoll_log::{Durability, GroupOptions, Vote};
+use plimsoll_log::{Durability, GroupOptions, Retention, Vote};
 use plimsoll_protocol::ids::{LogIndex, NodeId, Offset, Term};
 
 use crate::support::*;
@@ -111,4 +111,31 @@ fn a_clean_end_needs_no_search() {
     drop((store, group));
     let store = open(directory.path());
     assert_eq!(entries(&store.group(GROUP).unwrap(), 0).len(), 20);
+}
+
+/// Retention, then a reset, then a kill before the next checkpoint: the reset was recovered first and
+/// the retention after it, so that the log began at an offset that it no longer held.
+#[test]
+fn a_log_that_was_reset_after_retention_begins_where_the_reset_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, in_memory()).unwrap();
+    fill(&group, 1, 200, 1000);
+    store.checkpoint_now();
+    let policy = Retention { max_age_ms: None, max_bytes: Some(50_000) };
+    assert!(group.retain(&policy, 0, Offset(400)).segments > 0);
+    let (done, told) = completion();
+    group.reset_to(log_id(2, 299), Offset(1000), done);
+    wait(&told).unwrap();
+    fill(&group, 2, 3, 100);
+    let (before, bounds) = (entries(&group, 300), group.bounds());
+    assert_eq!(bounds.log_start_offset, Offset(1000));
+    drop((store, group));
+    let store = open(directory.path());
+    let group = store.group(GROUP).unwrap();
+    assert_eq!(group.bounds().log_start_offset, Offset(1000));
+    assert_eq!(group.bounds().purged, bounds.purged);
+    assert_eq!(group.first_kept_index(), LogIndex(300));
+    assert_same(&entries(&group, 300), &before);
+    assert_eq!(headers(&read_all(&group, Offset(1000))).len(), 3);
 }

@@ -173,3 +173,24 @@ fn files_of_a_deleted_group_go_and_its_number_is_not_used_again() {
     store.checkpoint_now();
     assert_eq!(segment_files(directory.path()), 0);
 }
+
+/// What was applied was counted from nothing after each start, so that retention took nothing of a
+/// group until it was woken.
+#[test]
+fn a_group_that_nobody_woke_since_the_start_is_retained_up_to_its_state() {
+    for state_bytes in [10, 10_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let group = store.create_group(GROUP, small_segments()).unwrap();
+        fill(&group, 1, 200, 1000);
+        group.put_state(log_id(1, 99), vec![7; state_bytes].into());
+        store.close();
+        drop((store, group));
+        let store = open(directory.path());
+        let group = store.group(GROUP).unwrap();
+        let everything = Retention { max_age_ms: None, max_bytes: Some(0) };
+        assert!(group.retain(&everything, 0, group.bounds().log_end_offset).segments > 0);
+        let first = group.first_kept_index().0;
+        assert!((50..=100).contains(&first), "never past what is folded: {first}");
+    }
+}

@@ -41,7 +41,7 @@ pub enum Effect {
     /// its sectors, and after a failed sync the unsynced bytes are still read but never reach the
     /// medium, as on ext4: the next sync succeeds without them.
     Eio,
-    /// The call fails with ENOSPC and changes nothing.
+    /// The call fails with ENOSPC and changes nothing; a failed sync loses what it does with EIO.
     Enospc,
     /// The call takes this long (see [`SimDisk::slow_time`](super::SimDisk::slow_time)).
     Slow(Duration),

@@ -66,7 +66,7 @@ impl SimFile {
 
     fn sync_now(&self, state: &mut State) -> io::Result<()> {
         let verdict = state.begin_on(Operation::Sync, self.file())?;
-        if verdict.error == Some(Errno::IO) {
+        if verdict.error.is_some() {
             state.carry_out(Op::LoseUnsynced { file: self.file() });
         }
         verdict.check()?;
