@@ -92,21 +92,21 @@ pub(crate) fn pull(table: &mut Table) {
     }
 }
 
-/// Who gives to a node below its floor, in turn: the most loaded first.
+/// Whoever carries more than this gives to a node below its floor; the most loaded are asked first.
 #[derive(Debug, Clone, Copy)]
-enum Donors {
-    AboveBound,
-    AboveFairRoundedUp,
-    AboveFair,
+enum DonorsAbove {
+    Bound,
+    FairRoundedUp,
+    FairRoundedDown,
 }
 
-fn gives(table: &Table, donors: Donors, node: u16) -> bool {
+fn gives(table: &Table, donors: DonorsAbove, node: u16) -> bool {
     let at = usize::from(node);
     table.replicas.now[at]
         > match donors {
-            Donors::AboveBound => table.replicas.bound[at],
-            Donors::AboveFairRoundedUp => table.replicas.fair[at].ceil(),
-            Donors::AboveFair => table.replicas.fair[at].floor(),
+            DonorsAbove::Bound => table.replicas.bound[at],
+            DonorsAbove::FairRoundedUp => table.replicas.fair[at].ceil(),
+            DonorsAbove::FairRoundedDown => table.replicas.fair[at].floor(),
         }
 }
 
@@ -120,7 +120,7 @@ fn pull_to(table: &mut Table, node: u16) -> bool {
         .collect();
     slots.sort_unstable();
     let mut changed = false;
-    for donors in [Donors::AboveBound, Donors::AboveFairRoundedUp, Donors::AboveFair] {
+    for donors in [DonorsAbove::Bound, DonorsAbove::FairRoundedUp, DonorsAbove::FairRoundedDown] {
         for &(_, slot) in &slots {
             if table.replicas.now[at] >= target {
                 return changed;

@@ -35,7 +35,7 @@ pub(crate) fn fill(table: &mut Table, aim: Aim) {
 
 fn first_on_walk(table: &Table, slot: usize, aim: Aim) -> Option<u16> {
     let fitting = table.walk(slot).iter().copied().filter(|&n| table.fits(slot, None, n));
-    table.replicas.first_with_room(aim, fitting)
+    table.replicas.first_with_room(aim, &fitting)
 }
 
 /// For partitions that came beside others which may not move (`extend`): the bound gives way.

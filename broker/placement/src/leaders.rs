@@ -36,7 +36,7 @@ fn first_on_walk(table: &Table, slot: usize, aim: Aim) -> u16 {
     let mut held = table.slots[slot].held.clone();
     held.sort_unstable_by_key(|&node| table.rank(slot, node));
     let least = || held.iter().copied().min_by(|&a, &b| table.leaders.compare(a, b));
-    let leader = table.leaders.first_with_room(aim, held.iter().copied()).or_else(least);
+    let leader = table.leaders.first_with_room(aim, &held.iter().copied()).or_else(least);
     leader.expect("a slot that was filled is held by a node")
 }
 

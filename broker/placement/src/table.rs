@@ -72,7 +72,7 @@ impl Loads {
     pub(crate) fn first_with_room(
         &self,
         aim: Aim,
-        candidates: impl Iterator<Item = u16> + Clone,
+        candidates: &(impl Iterator<Item = u16> + Clone),
     ) -> Option<u16> {
         let first = |limit: &dyn Fn(usize) -> u32| {
             candidates.clone().find(|&node| {
@@ -203,7 +203,7 @@ impl Table {
     }
 
     /// How many replicas of the slot are in racks that hold another.
-    fn sharing(&self, held: impl Iterator<Item = u16> + Clone) -> usize {
+    fn sharing(&self, held: &(impl Iterator<Item = u16> + Clone)) -> usize {
         let first = |(at, node): &(usize, u16)| {
             !held.clone().take(*at).any(|other| self.rack(other) == self.rack(*node))
         };
@@ -214,7 +214,7 @@ impl Table {
     /// Whether the slot has more replicas in shared racks than it may.
     pub(crate) fn shares_too_much(&self, slot: usize) -> bool {
         let slot = &self.slots[slot];
-        self.sharing(slot.held.iter().copied()) > slot.sharing_max
+        self.sharing(&slot.held.iter().copied()) > slot.sharing_max
     }
 
     /// Whether another replica of the slot is in the node's rack.
@@ -233,7 +233,7 @@ impl Table {
             return false;
         }
         let others = slot.held.iter().copied().filter(|&other| Some(other) != leaving);
-        self.sharing(others.chain([node])) <= slot.sharing_max
+        self.sharing(&others.chain([node])) <= slot.sharing_max
     }
 
     /// Puts a replica on a node.

@@ -111,7 +111,8 @@ proptest! {
         changes in changes((20, 500), false),
     ) {
         run(cluster, &changes, |m| {
-            let allowed = m.share + 0.05 * m.replicas;
+            // Shares of single nodes are rounded too: in small clusters that is two replicas more.
+            let allowed = m.share + 0.05 * m.replicas + 2.0;
             assert!(m.moved <= allowed, "{m:?}: {allowed} allowed");
         });
     }
@@ -122,7 +123,6 @@ proptest! {
         changes in changes((50, 200), true),
     ) {
         run(cluster, &changes, |m| {
-            // Shares of single racks are rounded too: in small clusters that is two replicas more.
             let allowed = m.share + 0.05 * m.replicas + 2.0;
             assert!(m.moved <= allowed, "{m:?}: {allowed} allowed");
         });
