@@ -5,6 +5,7 @@
 //!  reading    from an offset, from a time, to an end, pushed as it comes, slowly
 //!  restarts   clients that outlive their node, in order or not
 //!  topics     made, changed, deleted; many partitions; retention
+//!  trust      by fingerprint
 //!  refusals   what a client is told when something cannot be
 //! ```
 //! What a client would never send is tested in `broker/node/tests` and in `tests/hostile`.
@@ -16,6 +17,7 @@ mod records;
 mod refusals;
 mod restarts;
 mod topics;
+mod trust;
 
 use plimsoll_client::{Client, Consumer, Producer, Record, StartPosition};
 use plimsoll_tests::within;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use plimsoll_client::Fingerprint;
 use plimsoll_client::context::{self, LOCAL};
 use plimsoll_node::config::NodeConfig;
 use plimsoll_node::{Node, StartError};
@@ -173,8 +174,12 @@ fn announce(node: &Node, data: &std::path::Path, no_context: bool) {
         let path = std::path::absolute(&path).unwrap_or(path);
         format!(" --ca {}", path.display())
     });
+    let fingerprint = node.ca_pem().and_then(|pem| Fingerprint::of_pem(pem.as_bytes()));
     let remote = if node.addr().ip().is_loopback() { "" } else { " (elsewhere: this host's name)" };
     lines.push(format!("  connect{remote}: plimsoll topic list --connect {local}{ca}"));
+    if let Some(fingerprint) = fingerprint.filter(|_| node.is_self_signed()) {
+        lines.push(format!("  or, without that file: --ca {fingerprint}"));
+    }
     if !no_context {
         match save_context(node, local) {
             Ok(true) => lines.push("  on this machine: plimsoll topic list".to_owned()),

@@ -42,6 +42,10 @@ fn wrong_certificate_is_refused_with_advice() {
     }
     let own_ca = node.data().join("tls/ca.pem");
     node.run(&format!("topic list --connect {} --ca {}", node.address, own_ca.display())).ok();
+    for transport in ["quic", "tls"] {
+        let printed = format!("--ca {} --transport {transport}", node.fingerprint);
+        node.run(&format!("topic list --connect {} {printed}", node.address)).ok();
+    }
     let nobody = format!("topic list --connect {} --ca sha256:{}", node.address, "00".repeat(32));
     node.run(&nobody).fails(6);
 }

@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) address: String,
     /// Where it listens for plaintext TCP.
     pub(crate) plaintext: String,
+    /// What it prints for clients that have no file to trust it by.
+    pub(crate) fingerprint: String,
 }
 
 impl User {
@@ -151,7 +153,8 @@ impl Node {
         // The context is saved before anything is printed.
         let address = read_address(&mut stdout, "QUIC and TLS on ", &user);
         let plaintext = read_address(&mut stdout, "without encryption on ", &user);
-        Self { user, child, _stdout: stdout, address, plaintext }
+        let fingerprint = read_address(&mut stdout, "without that file: --ca ", &user);
+        Self { user, child, _stdout: stdout, address, plaintext, fingerprint }
     }
 
     pub(crate) fn run(&self, line: &str) -> Run {
