@@ -22,7 +22,9 @@ use subscription::{Event, Subscription};
 /// Frames that wait between the partitions' tasks and the consumer's caller.
 const FRAMES_WAITING_MAX: usize = 8;
 const FRAME_BYTES_MAX: usize = 1 << 20;
-const FRAME_BYTES_MIN: usize = 64 << 10;
+/// The least that a partition may have waiting, however many there are: two frames that are still
+/// worth their headers.
+const SHARE_BYTES_MIN: usize = 16 << 10;
 
 /// Configures a [`Consumer`].
 #[derive(Clone)]
@@ -56,7 +58,8 @@ impl ConsumerBuilder {
     }
 
     /// Bytes of records that may wait to be taken, in all partitions, 1 MiB..=4 GiB. Default
-    /// 64 MiB. The node stops pushing when they are used up.
+    /// 64 MiB. Each partition has an equal share, at least 16 KiB, and the node stops pushing when
+    /// it is used up; a single batch that is larger than what is left comes all the same.
     #[must_use]
     pub fn buffer_bytes(mut self, buffer_bytes: usize) -> Self {
         self.buffer_bytes = buffer_bytes;
@@ -93,8 +96,8 @@ impl ConsumerBuilder {
             let reason = format!("partition {unknown} of a topic with {}", described.partitions);
             return option("partitions", reason);
         }
-        let share = self.buffer_bytes / partitions.len().max(1);
-        let frame_bytes = (share / 2).clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX);
+        let share = (self.buffer_bytes / partitions.len().max(1)).max(SHARE_BYTES_MIN);
+        let frame_bytes = (share / 2).min(FRAME_BYTES_MAX);
         let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
         let mut tasks = JoinSet::new();
         for partition in &partitions {
@@ -104,7 +107,7 @@ impl ConsumerBuilder {
                 partition: PartitionIndex(*partition),
                 start: self.start,
                 frame_bytes: u32::try_from(frame_bytes).expect("at most 1 MiB"),
-                credit_bytes: share.max(2 * frame_bytes) as u64,
+                credit_bytes: share as u64,
                 bounded: self.bounded,
                 events: events.clone(),
             };
@@ -316,20 +319,15 @@ impl Consumer {
                 && !current.rest.is_empty()
             {
                 let (partition, from, until) = (current.partition, current.from, current.until);
-                return Poll::Ready(Some(
-                    match RecordBatch::parse(std::mem::take(&mut current.rest)) {
-                        Ok((batch, rest)) => {
-                            current.rest = rest;
-                            self.moved(partition, batch.header.end_offset().min(until));
-                            Ok(ConsumedBatch { partition, batch, from, until })
-                        }
-                        Err(error) => Err(ConsumeError::Damaged {
-                            partition,
-                            offset: from,
-                            reason: error.to_string().into(),
-                        }),
-                    },
-                ));
+                let parsed = RecordBatch::parse(std::mem::take(&mut current.rest));
+                return Poll::Ready(Some(match parsed {
+                    Ok((batch, rest)) => {
+                        current.rest = rest;
+                        self.moved(partition, batch.header.end_offset().min(until));
+                        Ok(ConsumedBatch { partition, batch, from, until })
+                    }
+                    Err(error) => Err(self.end_damaged(partition, from, &error)),
+                }));
             }
             match ready!(self.poll_frame(context)) {
                 Some(Ok(())) => {}
