@@ -165,6 +165,8 @@ impl Dialer {
             RequestError::Refused(source) => {
                 ConnectError::Refused { address: address.to_owned(), source }
             }
+            // A greeting has no effect that could be unknown.
+            RequestError::ConnectionLost { reason } => not_a_node(reason.to_string()),
             other => not_a_node(other.to_string()),
         })?;
         let own_streams = Arc::new(Semaphore::new(OWN_STREAMS_MAX));

@@ -51,8 +51,7 @@ async fn a_consumer_of_3000_partitions_reads_them_over_one_quic_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_allows_few_streams_serves_many_partitions_all_the_same() {
     for streams in [2, 24] {
-        let node =
-            TestNode::start_with(|config| config.streams_per_connection_max = streams).await;
+        let node = TestNode::start_with(|config| config.streams_per_connection_max = streams).await;
         node.create_topic("t", 100, &[]).await;
         go_round(&node.client(TransportKind::Quic).await, "t", 100).await;
     }
