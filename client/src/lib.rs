@@ -82,6 +82,7 @@ mod error;
 mod link;
 mod partitioner;
 mod producer;
+mod trouble;
 mod typed;
 
 pub use admin::{Admin, Fetched, NewTopic};

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Shared;
 use crate::error::{BuildError, ConsumeError};
+use crate::trouble::Told;
 use subscription::{Event, Subscription};
 
 /// Frames that wait between the partitions' tasks and the consumer's caller.
@@ -99,7 +100,7 @@ impl ConsumerBuilder {
         let share = (self.buffer_bytes / partitions.len().max(1)).max(SHARE_BYTES_MIN);
         let frame_bytes = (share / 2).min(FRAME_BYTES_MAX);
         let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
-        let mut tasks = JoinSet::new();
+        let (mut tasks, told) = (JoinSet::new(), Told::default());
         for partition in &partitions {
             let subscription = Subscription {
                 shared: Arc::clone(&self.shared),
@@ -110,6 +111,7 @@ impl ConsumerBuilder {
                 credit_bytes: share as u64,
                 bounded: self.bounded,
                 events: events.clone(),
+                told: Arc::clone(&told),
             };
             tasks.spawn(subscription.run());
         }

@@ -4,6 +4,7 @@
 //! credit back only for frames that were taken, which stops the node.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::{
@@ -20,6 +21,7 @@ use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{ConsumeError, RequestError, ServerError};
 use crate::link::{Backoff, Link, StreamPlace, SubscriptionCarrier};
+use crate::trouble::{Told, Trouble};
 
 /// What a partition's task tells the consumer.
 pub(super) enum Event {
@@ -41,6 +43,7 @@ pub(super) struct Subscription {
     pub(super) credit_bytes: u64,
     pub(super) bounded: bool,
     pub(super) events: mpsc::Sender<Event>,
+    pub(super) told: Told,
 }
 
 /// Correlation id of a subscription that has a stream to itself.
@@ -56,6 +59,8 @@ struct Place {
     end: Option<Offset>,
     /// Where the last attempt met a damaged batch.
     damaged: Option<Offset>,
+    /// What keeps it from subscribing.
+    trouble: Trouble,
 }
 
 /// How one attempt ended.
@@ -88,7 +93,8 @@ enum Source {
 impl Subscription {
     pub(super) async fn run(self) {
         let mut backoff = Backoff::new(self.shared.config().reconnect_pause);
-        let mut place = Place { start: self.start, next: None, end: None, damaged: None };
+        let trouble = Trouble::none(Arc::clone(&self.told));
+        let mut place = Place { start: self.start, next: None, end: None, damaged: None, trouble };
         let mut leader: Option<String> = None;
         loop {
             let before = place.next;
@@ -100,8 +106,12 @@ impl Subscription {
             }
             match ended {
                 Ended::Lost(reason) => {
-                    tracing::debug!(topic = %self.topic, partition = %self.partition, reason,
-                        "subscription lost, subscribing again");
+                    let (topic, partition) = (&self.topic, self.partition);
+                    tracing::debug!(%topic, %partition, reason, "a subscription was lost");
+                    if let Some(reason) = place.trouble.meet(reason, Instant::now()) {
+                        tracing::warn!(%topic, %partition, reason,
+                            "records cannot be read, subscribing again");
+                    }
                 }
                 Ended::Moved(address) => leader = address,
                 Ended::Unwanted | Ended::Complete => return,
@@ -136,6 +146,7 @@ impl Subscription {
         let (began, _) = decode_answer::<SubscribeRequest>(frame)
             .map_err(|error| self.ended_by(error, place.next))?;
         let began: SubscribeResponse = began;
+        place.trouble.over();
         let next = place.next.unwrap_or(began.start_offset);
         place.next = Some(next);
         place.start = StartPosition::Offset(next);
