@@ -144,7 +144,13 @@ impl Node {
 
     /// As [`Node::start_as`], at an address that clients know already.
     pub(crate) fn start_at(user: User, address: &str) -> Self {
+        Self::start_with(user, address, "")
+    }
+
+    /// As [`Node::start_at`], with more options.
+    pub(crate) fn start_with(user: User, address: &str, options: &str) -> Self {
         let mut command = user.command(SERVE);
+        command.args(options.split_whitespace());
         command.arg("--data").arg(user.path("data"));
         command.args(["--listen", address, "--listen-plaintext", "127.0.0.1:0"]);
         let log = std::fs::File::options().create(true).append(true).open(user.path("serve.log"));
