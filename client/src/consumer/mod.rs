@@ -97,8 +97,7 @@ impl ConsumerBuilder {
             let reason = format!("partition {unknown} of a topic with {}", described.partitions);
             return option("partitions", reason);
         }
-        let share = (self.buffer_bytes / partitions.len().max(1)).max(SHARE_BYTES_MIN);
-        let frame_bytes = (share / 2).min(FRAME_BYTES_MAX);
+        let (frame_bytes, credit_bytes) = shares(self.buffer_bytes, partitions.len());
         let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
         let (mut tasks, told) = (JoinSet::new(), Told::default());
         for partition in &partitions {
@@ -108,7 +107,7 @@ impl ConsumerBuilder {
                 partition: PartitionIndex(*partition),
                 start: self.start,
                 frame_bytes: u32::try_from(frame_bytes).expect("at most 1 MiB"),
-                credit_bytes: share as u64,
+                credit_bytes: credit_bytes as u64,
                 bounded: self.bounded,
                 events: events.clone(),
                 told: Arc::clone(&told),
@@ -126,6 +125,12 @@ impl ConsumerBuilder {
             _tasks: tasks,
         })
     }
+}
+
+/// Of each of so many partitions: the largest frame, and the bytes that may wait.
+fn shares(buffer_bytes: usize, partitions: usize) -> (usize, usize) {
+    let share = (buffer_bytes / partitions.max(1)).max(SHARE_BYTES_MIN);
+    ((share / 2).min(FRAME_BYTES_MAX), share)
 }
 
 /// A record with its place.
@@ -389,5 +394,23 @@ impl Stream for Consumer {
 impl std::fmt::Debug for Consumer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Consumer").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_all_partitions_fit_into_the_buffer() {
+        for buffer_bytes in [1 << 20, 64 << 20, 4 << 30] {
+            for partitions in [0, 1, 12, 64, 1_000, 3_000, 100_000] {
+                let (frame_bytes, share) = shares(buffer_bytes, partitions);
+                assert!(2 * frame_bytes <= share && frame_bytes >= 8 << 10);
+                let fits = share * partitions <= buffer_bytes;
+                assert!(fits || share == SHARE_BYTES_MIN, "{partitions} of {buffer_bytes}");
+            }
+        }
+        assert!(shares(64 << 20, 3_000).1 * 3_000 <= 64 << 20);
     }
 }
