@@ -17,6 +17,7 @@ use plimsoll_transport::{FrameReceiver, FrameSender};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{RequestError, ServerError};
+use crate::link::StreamPlace;
 
 /// The stream ended; why.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub(crate) enum Waiter {
 pub(crate) struct Channel {
     sender: tokio::sync::Mutex<FrameSender>,
     shared: Arc<Shared>,
+    /// Given back when the stream is not used any more.
+    _place: Option<StreamPlace>,
 }
 
 struct Shared {
@@ -97,7 +100,24 @@ impl Shared {
 
 impl Channel {
     /// Takes over a stream; the reading task ends with it.
-    pub(crate) fn start(sender: FrameSender, mut receiver: FrameReceiver) -> Arc<Self> {
+    pub(crate) fn start(sender: FrameSender, receiver: FrameReceiver) -> Arc<Self> {
+        Self::start_with(sender, receiver, None)
+    }
+
+    /// As [`Channel::start`], with the place that the stream takes among those of its connection.
+    pub(crate) fn start_at(
+        sender: FrameSender,
+        receiver: FrameReceiver,
+        place: StreamPlace,
+    ) -> Arc<Self> {
+        Self::start_with(sender, receiver, Some(place))
+    }
+
+    fn start_with(
+        sender: FrameSender,
+        mut receiver: FrameReceiver,
+        place: Option<StreamPlace>,
+    ) -> Arc<Self> {
         let shared = Arc::new(Shared {
             waiting: Mutex::new(Waiting { next: 1, by_correlation: HashMap::new(), closed: None }),
         });
@@ -112,7 +132,7 @@ impl Channel {
             };
             reading.close(&reason);
         });
-        Arc::new(Self { sender: tokio::sync::Mutex::new(sender), shared })
+        Arc::new(Self { sender: tokio::sync::Mutex::new(sender), shared, _place: place })
     }
 
     /// Whether the stream has ended.
@@ -147,7 +167,9 @@ impl Channel {
         self.write(request, CorrelationId(0), &[]).await
     }
 
-    async fn write<R: Request>(
+    /// Writes a request whose answer is expected already. When it is dropped before it is done,
+    /// the request goes out with the next one.
+    pub(crate) async fn write<R: Request>(
         &self,
         request: &R,
         correlation: CorrelationId,
@@ -163,7 +185,8 @@ impl Channel {
         Ok(())
     }
 
-    fn expect_answer(&self, waiter: Waiter) -> Result<CorrelationId, ChannelClosed> {
+    /// Registers who takes the answer of a request that is to be written next.
+    pub(crate) fn expect_answer(&self, waiter: Waiter) -> Result<CorrelationId, ChannelClosed> {
         let mut waiting = self.shared.waiting();
         if let Some(closed) = &waiting.closed {
             return Err(closed.clone());

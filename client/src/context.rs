@@ -67,7 +67,7 @@ pub enum ContextError {
         name: String,
     },
     /// The file is not a context.
-    #[error("{} is not a context: {source}; remove it or correct it", path.display())]
+    #[error("{} is not a context: {}; remove it or correct it", path.display(), source.message())]
     Malformed {
         /// The file.
         path: PathBuf,

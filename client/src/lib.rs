@@ -53,6 +53,10 @@
 //! let orders: TypedProducer<Order> = TypedProducer::new(client.producer("orders").build().await?);
 //! let order = Order { customer: 7, pieces: 2 };
 //! orders.send(Some("7".into()), &order).await?;
+//! // Or many at once: enqueue them, then await them together.
+//! let first = orders.enqueue(None, &order).await?;
+//! let second = orders.enqueue(None, &order).await?;
+//! (first.await?, second.await?);
 //!
 //! let mut orders: TypedConsumer<Order> =
 //!     TypedConsumer::new(client.consumer("orders").build().await?);
@@ -82,6 +86,7 @@ mod error;
 mod link;
 mod partitioner;
 mod producer;
+mod trouble;
 mod typed;
 
 pub use admin::{Admin, Fetched, NewTopic};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use plimsoll_protocol::api::{HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN};
 use plimsoll_transport::{ClientTls, Connection, FrameReceiver, FrameSender, TransportKind};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::channel::Channel;
@@ -15,12 +16,53 @@ use crate::error::{ConnectError, RequestError};
 /// bytes that arrived.
 const FRAME_BYTES_MAX: u32 = 256 << 20;
 
+/// QUIC streams of one connection that serve a single producer's partition or subscription each.
+/// Whoever comes later shares: a stream costs both ends tasks and buffers, and a node allows only
+/// so many (`streams_per_connection_max`), which a consumer of all partitions of a wide topic would
+/// wait for in vain.
+const OWN_STREAMS_MAX: usize = 1024;
+/// QUIC streams that are shared, for producers and for subscriptions each.
+const SHARED_STREAMS: usize = 16;
+/// How long a stream may take to open, which needs no answer of the node, before it is taken that
+/// the node allows no more.
+const STREAM_WAIT: Duration = Duration::from_millis(250);
+
 /// See the module.
 pub(crate) struct Link {
     connection: Connection,
     kind: TransportKind,
     control: Arc<Channel>,
     hello: HelloResponse,
+    /// A permit per stream that may still be opened for a single user. Closed when the node allows
+    /// no more streams.
+    own_streams: Arc<Semaphore>,
+    /// Apart from each other, so that acknowledgements do not wait behind records that are pushed.
+    produce_pool: Pool,
+    subscription_pool: Pool,
+}
+
+/// Holds one of the streams that a connection may open for single users.
+pub(crate) type StreamPlace = OwnedSemaphorePermit;
+
+/// What carries a subscription.
+pub(crate) enum SubscriptionCarrier {
+    /// A QUIC stream of its own.
+    Own(Box<(FrameSender, FrameReceiver)>, StreamPlace),
+    /// A stream that others use too.
+    Shared(Arc<Channel>),
+}
+
+/// Streams that are shared, each opened when it is first needed.
+#[derive(Default)]
+struct Pool {
+    state: tokio::sync::Mutex<PoolState>,
+}
+
+#[derive(Default)]
+struct PoolState {
+    channels: Vec<Arc<Channel>>,
+    /// Whose turn it is.
+    next: usize,
 }
 
 /// What a dial needs beside the address; made once per client.
@@ -123,9 +165,14 @@ impl Dialer {
             RequestError::Refused(source) => {
                 ConnectError::Refused { address: address.to_owned(), source }
             }
+            // A greeting has no effect that could be unknown.
+            RequestError::ConnectionLost { reason } => not_a_node(reason.to_string()),
             other => not_a_node(other.to_string()),
         })?;
-        Ok(Link { connection, kind: self.config.transport, control, hello })
+        let own_streams = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
+        let (produce_pool, subscription_pool) = (Pool::default(), Pool::default());
+        let kind = self.config.transport;
+        Ok(Link { connection, kind, control, hello, own_streams, produce_pool, subscription_pool })
     }
 }
 
@@ -147,33 +194,65 @@ impl Link {
 
     /// A channel for one producer's partition: a stream of its own where streams are cheap.
     pub(crate) async fn produce_channel(&self) -> Result<Arc<Channel>, RequestError> {
-        match self.kind {
-            TransportKind::Quic => {
-                let (sender, receiver) = self.open().await?;
-                Ok(Channel::start(sender, receiver))
+        match self.own_stream().await? {
+            Some(((sender, receiver), place)) => Ok(Channel::start_at(sender, receiver, place)),
+            None => self.shared_channel(&self.produce_pool).await,
+        }
+    }
+
+    /// What carries one subscription: a stream of its own where streams are cheap.
+    pub(crate) async fn subscription_carrier(&self) -> Result<SubscriptionCarrier, RequestError> {
+        match self.own_stream().await? {
+            Some((halves, place)) => Ok(SubscriptionCarrier::Own(Box::new(halves), place)),
+            None => {
+                self.shared_channel(&self.subscription_pool).await.map(SubscriptionCarrier::Shared)
             }
-            TransportKind::Tls | TransportKind::Tcp => Ok(Arc::clone(&self.control)),
         }
     }
 
-    /// A stream of its own for a subscription, where streams are cheap.
-    pub(crate) async fn subscription_stream(
+    /// A stream for a single user; `None` where it has to share.
+    async fn own_stream(
         &self,
-    ) -> Result<Option<(FrameSender, FrameReceiver)>, RequestError> {
-        match self.kind {
-            TransportKind::Quic => Ok(Some(self.open().await?)),
-            TransportKind::Tls | TransportKind::Tcp => Ok(None),
+    ) -> Result<Option<((FrameSender, FrameReceiver), StreamPlace)>, RequestError> {
+        if self.kind != TransportKind::Quic {
+            return Ok(None);
         }
+        let Ok(place) = Arc::clone(&self.own_streams).try_acquire_owned() else { return Ok(None) };
+        Ok(self.open().await?.map(|halves| (halves, place)))
     }
 
-    async fn open(&self) -> Result<(FrameSender, FrameReceiver), RequestError> {
-        let (sender, mut receiver) = self.connection.open().await.map_err(|error| {
+    /// One of the shared streams, in turn; the control stream where there is no other.
+    async fn shared_channel(&self, pool: &Pool) -> Result<Arc<Channel>, RequestError> {
+        if self.kind != TransportKind::Quic {
+            return Ok(Arc::clone(&self.control));
+        }
+        let mut pool = pool.state.lock().await;
+        pool.channels.retain(|channel| !channel.is_closed());
+        // A node that has refused a stream is not asked again for each user.
+        let more = pool.channels.len() < SHARED_STREAMS && !self.own_streams.is_closed();
+        if more && let Some((sender, receiver)) = self.open().await? {
+            let channel = Channel::start(sender, receiver);
+            pool.channels.push(Arc::clone(&channel));
+            return Ok(channel);
+        }
+        pool.next = pool.next.wrapping_add(1);
+        let turn = pool.next.checked_rem(pool.channels.len());
+        Ok(Arc::clone(turn.map_or(&self.control, |turn| &pool.channels[turn])))
+    }
+
+    /// Opens a stream; `None` where the node allows no more.
+    async fn open(&self) -> Result<Option<(FrameSender, FrameReceiver)>, RequestError> {
+        let Ok(opened) = timeout(STREAM_WAIT, self.connection.open()).await else {
+            self.own_streams.close();
+            return Ok(None);
+        };
+        let (sender, mut receiver) = opened.map_err(|error| {
             // Streams fail only with their connection: the control channel must not outlive it.
             self.control.close(&error.to_string());
             RequestError::ConnectionLost { reason: error.to_string().into() }
         })?;
         receiver.set_max_frame_bytes(FRAME_BYTES_MAX);
-        Ok((sender, receiver))
+        Ok(Some((sender, receiver)))
     }
 
     /// Waits until the other side was told that the connection has ended.

@@ -87,6 +87,8 @@ pub(crate) struct Chooser {
     partitions: u32,
     /// Next partition of round-robin; current partition of sticky.
     place: u32,
+    /// Sums of the weights up to and with each partition.
+    sums: Vec<u64>,
     random: SplitMix64,
 }
 
@@ -101,7 +103,15 @@ impl Chooser {
         rule.check(partitions)?;
         let mut random = SplitMix64(seed);
         let place = random.below(u64::from(partitions)) as u32;
-        Ok(Self { rule, partitions, place, random })
+        let mut sums = Vec::new();
+        if let Partitioner::Weighted(weights) = &rule {
+            let add = |sum: &mut u64, weight: &u32| {
+                *sum += u64::from(*weight);
+                Some(*sum)
+            };
+            sums.extend(weights.iter().scan(0, add));
+        }
+        Ok(Self { rule, partitions, place, sums, random })
     }
 
     /// The partition of a record with this key.
@@ -115,16 +125,11 @@ impl Chooser {
                 self.place = (self.place + 1) % self.partitions;
                 chosen
             }
-            (Partitioner::Weighted(weights), _) => {
-                let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-                let mut ticket = self.random.below(total);
-                for (partition, weight) in weights.iter().enumerate() {
-                    match ticket.checked_sub(u64::from(*weight)) {
-                        Some(rest) => ticket = rest,
-                        None => return partition as u32,
-                    }
-                }
-                unreachable!("a ticket below the sum of the weights falls into one of them")
+            (Partitioner::Weighted(_), _) => {
+                let total = *self.sums.last().expect("a topic has at least one partition");
+                let ticket = self.random.below(total);
+                // The first partition whose sum is above the ticket: never one without weight.
+                self.sums.partition_point(|sum| *sum <= ticket) as u32
             }
             (Partitioner::Range(splits), key) => {
                 let key = key.unwrap_or_default();

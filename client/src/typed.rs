@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::consumer::{ConsumedRecord, Consumer};
 use crate::error::{ConsumeError, SendError};
-use crate::producer::{Ack, Producer};
+use crate::producer::{Ack, AckFuture, Producer};
 
 /// How values become bytes and back.
 pub trait Codec: Send + Sync + 'static {
@@ -96,9 +96,22 @@ impl<T: Serialize, C: Codec> TypedProducer<T, C> {
         key: Option<Bytes>,
         value: &T,
     ) -> Result<Ack, TypedSendError<C::Error>> {
+        Ok(self.enqueue(key, value).await?.await?)
+    }
+
+    /// Queues a value, waiting for room in the buffer, and gives the future of its acknowledgement:
+    /// queue many, then await them together.
+    ///
+    /// # Errors
+    /// A value without encoding, or as [`Producer::enqueue`].
+    pub async fn enqueue(
+        &self,
+        key: Option<Bytes>,
+        value: &T,
+    ) -> Result<AckFuture, TypedSendError<C::Error>> {
         let mut record = Record::new(C::encode(value).map_err(TypedSendError::Encode)?);
         record.key = key;
-        Ok(self.producer.send(record).await?)
+        Ok(self.producer.enqueue(record).await?)
     }
 
     /// The producer of bytes inside.

@@ -341,3 +341,19 @@ async fn a_full_buffer_is_an_error_for_who_does_not_wait() {
     // Its room is free again.
     let _again = producer.try_enqueue(&record).unwrap();
 }
+
+/// A node whose disk was full refused each attempt with that reason, and whoever waited two minutes
+/// was told that there was no acknowledgement.
+#[tokio::test]
+async fn a_record_that_is_given_up_says_what_the_node_said_last() {
+    let (_node, address) = Node::start(|_| Act::Refuse(ErrorCode::LowDiskSpace)).await;
+    let client = Client::connect(ClientConfig::plaintext(address)).await.unwrap();
+    let options = plimsoll_client::ProducerOptions {
+        delivery_timeout: std::time::Duration::from_millis(200),
+        ..Default::default()
+    };
+    let producer = client.producer("t").options(options).build().await.unwrap();
+    let given_up = producer.send(Record::new("a")).await.unwrap_err();
+    assert!(given_up.is_definite(), "{given_up}");
+    assert!(given_up.to_string().contains("LowDiskSpace"), "{given_up}");
+}

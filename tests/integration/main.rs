@@ -4,7 +4,9 @@
 //!  records    every shape of record arrives as it was sent, on the partition that was chosen
 //!  reading    from an offset, from a time, to an end, pushed as it comes, slowly
 //!  restarts   clients that outlive their node, in order or not
+//!  streams    more partitions than a connection has streams
 //!  topics     made, changed, deleted; many partitions; retention
+//!  trust      by fingerprint
 //!  refusals   what a client is told when something cannot be
 //! ```
 //! What a client would never send is tested in `broker/node/tests` and in `tests/hostile`.
@@ -15,7 +17,9 @@ mod reading;
 mod records;
 mod refusals;
 mod restarts;
+mod streams;
 mod topics;
+mod trust;
 
 use plimsoll_client::{Client, Consumer, Producer, Record, StartPosition};
 use plimsoll_tests::within;

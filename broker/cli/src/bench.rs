@@ -22,6 +22,9 @@ use crate::quantity::parse_bytes;
 const AFTER_HELP: &str = "\
 Without --connect or --context an embedded node is measured, in a temporary directory on a real disk.
 Each figure stands beside its limit: the raw stream through the same socket code, in the same run.
+Every option can also be given as PLIMSOLL_BENCH_<OPTION>, those of the connection too, such as
+PLIMSOLL_BENCH_TRANSPORT=tcp; PLIMSOLL_CONNECT and PLIMSOLL_CONTEXT alone do not make it leave this
+machine.
 
 Examples:
   plimsoll bench produce consume

@@ -2,7 +2,9 @@
 //!
 //! Rule: an option of a command can also be given as `PLIMSOLL_<COMMAND>_<OPTION>`
 //! (`PLIMSOLL_TOPIC_CREATE_PARTITIONS`); a flag wins. The options of the connection are the same for
-//! all commands and have no command in their name; commands of other files name their own.
+//! all commands and have no command in their name, but for `bench`: a shell that is set up for a
+//! node in use must not put a load on it unasked. Options whose variable stands with them (of
+//! `serve`) keep it.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -46,7 +48,9 @@ Environment:
   PLIMSOLL_CONNECT, PLIMSOLL_CA, PLIMSOLL_CONTEXT, PLIMSOLL_TRANSPORT, PLIMSOLL_SERVER_NAME,
   PLIMSOLL_TIMEOUT      as the options of the connection (plimsoll produce --help)
   PLIMSOLL_<COMMAND>_<OPTION>
-                        as an option of a command, such as PLIMSOLL_PRODUCE_ACKS=leader
+                        as an option of a command, such as PLIMSOLL_PRODUCE_ACKS=leader or
+                        PLIMSOLL_TOPIC_CREATE_PARTITIONS=12; `bench` takes those of the connection
+                        only so: PLIMSOLL_BENCH_CONNECT
   PLIMSOLL_<SETTING>    a node's settings (plimsoll config reference)
   PLIMSOLL_LOG          what to log on standard error, such as debug or plimsoll_client=trace
   NO_COLOR              no colours when it is not empty";
@@ -84,9 +88,6 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
 }
 
-/// Commands whose options follow the rule of this module.
-const RULED: &[&str] = &["topic", "produce", "consume", "status", "log"];
-
 impl Cli {
     /// Reads the command line of this process; ends it with help, version or a usage error.
     pub(crate) fn read() -> Self {
@@ -113,8 +114,12 @@ impl Command {
         match self {
             Self::Serve(_) => None,
             // What the transports have to say of a failed connection is told as a failure; an
-            // embedded node's Raft warns of what is ordinary when a group wakes.
-            _ => Some("warn,quinn=off,quinn_proto=off,rustls=off,openraft=error"),
+            // embedded node's Raft warns of what is ordinary when a group wakes. Of a reader's
+            // node that has gone `consume` tells itself.
+            _ => Some(
+                "warn,plimsoll_client::consumer=error,quinn=off,quinn_proto=off,rustls=off,\
+                 openraft=error",
+            ),
         }
     }
 
@@ -153,12 +158,8 @@ fn with_variables(
     variable: &dyn Fn(&str) -> Option<OsString>,
 ) -> ClapCommand {
     command.mut_subcommands(|command| {
-        if RULED.contains(&command.get_name()) {
-            let prefix = format!("PLIMSOLL_{}", shout(command.get_name()));
-            with_prefix(command, &prefix, variable)
-        } else {
-            command
-        }
+        let prefix = format!("PLIMSOLL_{}", shout(command.get_name()));
+        with_prefix(command, &prefix, variable)
     })
 }
 
@@ -186,7 +187,9 @@ fn with_prefix(
 /// something without being seen.
 fn variable_of(arg: &Arg, prefix: &str) -> Option<String> {
     let long = arg.get_long()?;
-    let excluded = arg.get_help_heading() == Some(crate::connection::HEADING)
+    let connection = arg.get_help_heading() == Some(crate::connection::HEADING);
+    let excluded = (connection && prefix != "PLIMSOLL_BENCH")
+        || arg.get_env().is_some()
         || matches!(long, "help" | "version" | "yes");
     (!excluded).then(|| format!("{prefix}_{}", shout(long)))
 }
@@ -301,6 +304,26 @@ mod tests {
         assert_eq!(env("keep-going").as_deref(), Some("PLIMSOLL_PRODUCE_KEEP_GOING"));
         assert_eq!(env("rate"), None);
         assert_eq!(env("connect"), None);
+    }
+
+    #[test]
+    fn every_option_of_every_command_has_a_variable() {
+        let set = with_variables(Cli::command(), &|_| Some("1".into()));
+        let mut open = vec![(String::new(), set)];
+        while let Some((path, command)) = open.pop() {
+            for inner in command.get_subcommands() {
+                open.push((format!("{path} {}", inner.get_name()), inner.clone()));
+            }
+            for arg in command.get_arguments() {
+                // Those of the connection are read where they are merged with the context.
+                let connection = arg.get_help_heading() == Some(crate::connection::HEADING);
+                let own =
+                    arg.get_long().filter(|long| !matches!(*long, "help" | "version" | "yes"));
+                if let Some(long) = own.filter(|_| !connection || path == " bench") {
+                    assert!(arg.get_env().is_some(), "plimsoll{path} --{long} has no variable");
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 /// Reads a time: `2026-11-21T08:30:00Z`, `2026-11-21T08:30:00.250+01:00`, `2026-11-21`,
-/// `@1795250000000` (milliseconds since 1970), `-1h30m` (before `now_ms`), `now`.
+/// `@1795250000000` (milliseconds since 1970), `-1h30m` or `1h30m ago` (before `now_ms`), `now`.
 pub(crate) fn parse_time(text: &str, now_ms: i64) -> Result<i64, String> {
     let problem = || {
         format!(
@@ -31,7 +31,7 @@ pub(crate) fn parse_time(text: &str, now_ms: i64) -> Result<i64, String> {
     if let Some(ms) = text.strip_prefix('@') {
         return ms.parse().map_err(|_| problem());
     }
-    if let Some(ago) = text.strip_prefix('-') {
+    if let Some(ago) = text.strip_prefix('-').or_else(|| text.strip_suffix(" ago")) {
         let ago = parse_duration(ago).map_err(|_| problem())?;
         let ago_ms = i64::try_from(ago.as_millis()).map_err(|_| problem())?;
         return now_ms.checked_sub(ago_ms).ok_or_else(problem);

@@ -29,10 +29,11 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, value_name = "HOST:PORT", help_heading = HEADING, global = true)]
     pub(crate) connect: Option<String>,
 
-    /// Whom to trust: the authority's PEM file, or sha256:HEX of the node's certificate
+    /// Whom to trust: the authority's PEM file, or sha256:HEX of its or the node's certificate
     ///
     /// A node that made its own authority keeps it in DIR/tls/ca.pem of its data directory, and
-    /// prints the fingerprint when it starts. [env: PLIMSOLL_CA]
+    /// prints its fingerprint when it starts. That stays the same when the node's certificate is
+    /// renewed. [env: PLIMSOLL_CA]
     #[arg(long, value_name = "FILE|sha256:HEX", help_heading = HEADING, global = true)]
     pub(crate) ca: Option<Authority>,
 

@@ -80,7 +80,7 @@ struct AddArgs {
     /// The node's address
     #[arg(long, value_name = "HOST:PORT")]
     address: String,
-    /// Whom to trust: the authority's PEM file, or sha256:HEX of a certificate
+    /// Whom to trust: the authority's PEM file, or sha256:HEX of its or the node's certificate
     #[arg(long, value_name = "FILE|sha256:HEX", required_unless_present = "transport")]
     ca: Option<Authority>,
     /// What carries the bytes: quic, tls, or tcp without encryption

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use plimsoll_client::{ConnectError, RequestError};
+
 use crate::exit::Exit;
 
 /// Why a command ended without doing what was asked.
@@ -101,9 +103,20 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast_ref::<io::Error>() {
             Some(io) if io.kind() == io::ErrorKind::BrokenPipe => Self::OutputClosed,
-            _ => Self::new(Exit::Failed, format!("{error:#}")),
+            _ => Self::new(exit_of_causes(&error), format!("{error:#}")),
         }
     }
+}
+
+/// The exit code that the causes of a failure call for.
+fn exit_of_causes(error: &anyhow::Error) -> Exit {
+    let unreachable = error.chain().any(|cause| match cause.downcast_ref::<ConnectError>() {
+        Some(ConnectError::Config(_)) | None => {
+            matches!(cause.downcast_ref(), Some(RequestError::Connect(_)))
+        }
+        Some(_) => true,
+    });
+    if unreachable { Exit::Unreachable } else { Exit::Failed }
 }
 
 /// Whether standard error takes colour: a terminal, and nobody asked for none (`NO_COLOR`).
@@ -136,6 +149,17 @@ mod tests {
         assert_eq!(failure.exit(), Exit::NotFound);
         assert!(failure.to_string().starts_with("cannot read /nowhere: "), "{failure}");
         assert!(failure.to_string().ends_with("; look elsewhere"), "{failure}");
+    }
+
+    #[test]
+    fn node_that_does_not_answer_has_its_exit_code_under_any_context() {
+        let nobody = ConnectError::Dial { address: "a:1".to_owned(), reason: "no".to_owned() };
+        let direct = anyhow::Error::from(nobody.clone()).context("workload produce");
+        assert_eq!(Failure::from(direct).exit(), Exit::Unreachable);
+        let asked = anyhow::Error::from(RequestError::from(nobody)).context("workload produce");
+        assert_eq!(Failure::from(asked).exit(), Exit::Unreachable);
+        let config = anyhow::Error::from(ConnectError::Config("no authority".to_owned()));
+        assert_eq!(Failure::from(config).exit(), Exit::Failed);
     }
 
     #[test]

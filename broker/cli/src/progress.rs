@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::failure::note;
 use crate::quantity::{bytes_text, per_second, thousands};
 
 /// A bar, or a line of figures where the end is not known.
@@ -55,6 +56,11 @@ impl Progress {
     /// The end is now known to be at `len`.
     pub(crate) fn expect(&self, len: u64) {
         self.bar.set_length(len);
+    }
+
+    /// Tells something above the bar.
+    pub(crate) fn tell(&self, text: &str) {
+        self.bar.suspend(|| note(text));
     }
 
     /// Takes the bar away.

@@ -2,11 +2,13 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use plimsoll_client::Fingerprint;
 use plimsoll_client::context::{self, LOCAL};
+use plimsoll_log::{HeaderError, OpenError};
 use plimsoll_node::config::NodeConfig;
 use plimsoll_node::{Node, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -112,7 +114,7 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
     let shutdown_timeout = config.shutdown_timeout;
     let data = config.data.clone();
     let node = tokio::select! {
-        node = Node::start(config) => node.map_err(|error| explain(&error))?,
+        node = Node::start(config) => node.map_err(|error| explain(&data, &error))?,
         _ = signals.next() => return Ok(Exit::Done),
     };
     announce(&node, &data, no_context);
@@ -149,16 +151,27 @@ fn end_after(fatal: &str) -> ! {
     std::process::exit(i32::from(Exit::Failed as u8));
 }
 
-fn explain(error: &StartError) -> Failure {
-    let failure = Failure::new(Exit::Failed, error.to_string());
-    match error.advice() {
-        Some(advice) => failure.hint(advice),
-        None => failure,
+/// A node that did not start, in words.
+fn explain(data: &Path, error: &StartError) -> Failure {
+    let stored = matches!(error, StartError::Storage(_) | StartError::Catalog(_));
+    // The files of the store are named from the data directory on.
+    let text = if stored { format!("{}: {error}", data.display()) } else { error.to_string() };
+    let failure = Failure::new(Exit::Failed, text);
+    match error {
+        // Nothing is damaged, and the message says what to do.
+        StartError::Storage(OpenError::Identity { error: HeaderError::Newer { .. }, .. }) => {
+            failure.hint("nothing was changed")
+        }
+        StartError::Storage(OpenError::Full { .. }) => failure.hint("what is stored is kept"),
+        error => match error.advice() {
+            Some(advice) => failure.hint(advice),
+            None => failure,
+        },
     }
 }
 
 /// Prints where the node listens, and leaves a context for the clients of this user.
-fn announce(node: &Node, data: &std::path::Path, no_context: bool) {
+fn announce(node: &Node, data: &Path, no_context: bool) {
     let local = dialable(node.addr());
     let mut lines = vec![
         format!("plimsoll {} serves {}", env!("CARGO_PKG_VERSION"), data.display()),
@@ -173,8 +186,12 @@ fn announce(node: &Node, data: &std::path::Path, no_context: bool) {
         let path = std::path::absolute(&path).unwrap_or(path);
         format!(" --ca {}", path.display())
     });
+    let fingerprint = node.ca_pem().and_then(|pem| Fingerprint::of_pem(pem.as_bytes()));
     let remote = if node.addr().ip().is_loopback() { "" } else { " (elsewhere: this host's name)" };
     lines.push(format!("  connect{remote}: plimsoll topic list --connect {local}{ca}"));
+    if let Some(fingerprint) = fingerprint.filter(|_| node.is_self_signed()) {
+        lines.push(format!("  or, without that file: --ca {fingerprint}"));
+    }
     if !no_context {
         match save_context(node, local) {
             Ok(true) => lines.push("  on this machine: plimsoll topic list".to_owned()),

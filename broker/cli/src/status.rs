@@ -17,7 +17,7 @@ use crate::table::Table;
 const AFTER_HELP: &str = "\
 Examples:
   plimsoll status
-  plimsoll status --json | jq .counters.connections
+  plimsoll status --json | jq .counters.connections_open
   until plimsoll status --timeout 1s; do :; done    # wait for a node that starts";
 
 /// Show a node's identity, version, uptime and counters

@@ -32,7 +32,8 @@ const BACKDATED: Duration = DAY;
 /// What a node shows to its clients.
 #[derive(Clone)]
 pub struct Certificates {
-    /// The certificate chain, PEM.
+    /// The certificate chain, PEM: the node's own first. A self-made one ends with its authority,
+    /// which a client that knows only the authority's fingerprint has nowhere else to get.
     pub chain_pem: String,
     /// Its private key, PEM.
     pub key_pem: String,
@@ -126,24 +127,31 @@ pub fn prepare(
     let renew_at = unix_seconds(now + config.tls_renew_before);
     let facts: Option<NodeFacts> =
         fs::read(&facts_path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let (key_path, chain_path) = (folder.join("node.key"), folder.join("node.pem"));
+    let (key_path, certificate_path) = (folder.join("node.key"), folder.join("node.pem"));
     let good = facts.is_some_and(|facts| {
         facts.ends_unix_s > renew_at && names.iter().all(|name| facts.names.contains(name))
     });
-    if good && let (Ok(key_pem), Ok(chain_pem)) = (read(&key_path), read(&chain_path)) {
-        return Ok(Certificates { chain_pem, key_pem, authority_pem: Some(authority.pem) });
+    if good && let (Ok(key_pem), Ok(certificate_pem)) = (read(&key_path), read(&certificate_path)) {
+        return Ok(self_made(&certificate_pem, key_pem, authority.pem));
     }
     let key = KeyPair::generate()?;
-    let chain_pem = authority.sign(&key, &names, now)?;
+    let certificate_pem = authority.sign(&key, &names, now)?;
     let key_pem = key.serialize_pem();
     let facts = NodeFacts { names, ends_unix_s: unix_seconds(now + NODE_LIFE) };
     let facts = serde_json::to_vec_pretty(&facts).expect("facts are plain data");
     // The facts go last: a crash before them makes the next start sign once more.
     let _ = fs::remove_file(&facts_path);
     write(&key_path, key_pem.as_bytes(), 0o600)?;
-    write(&chain_path, chain_pem.as_bytes(), 0o644)?;
+    write(&certificate_path, certificate_pem.as_bytes(), 0o644)?;
     write(&facts_path, &facts, 0o644)?;
-    Ok(Certificates { chain_pem, key_pem, authority_pem: Some(authority.pem) })
+    Ok(self_made(&certificate_pem, key_pem, authority.pem))
+}
+
+/// The authority is put behind the certificate here and not in the file, so that a node whose files
+/// were made by an earlier version sends it too.
+fn self_made(certificate_pem: &str, key_pem: String, authority_pem: String) -> Certificates {
+    let chain_pem = format!("{}\n{authority_pem}", certificate_pem.trim_end());
+    Certificates { chain_pem, key_pem, authority_pem: Some(authority_pem) }
 }
 
 /// The names that clients may dial, the constant ones first, without repetition.
@@ -314,6 +322,18 @@ mod tests {
     }
 
     #[test]
+    fn the_chain_is_the_certificate_and_its_authority_on_every_start() {
+        let folder = tempfile::tempdir().unwrap();
+        for days in 0..2 {
+            let made = prepare(&config(folder.path()), listen(), later(days)).unwrap();
+            let authority = made.authority_pem.unwrap();
+            assert_eq!(made.chain_pem.matches("BEGIN CERTIFICATE").count(), 2);
+            assert!(made.chain_pem.ends_with(&authority), "the authority comes last");
+            assert!(!made.chain_pem.starts_with(&authority));
+        }
+    }
+
+    #[test]
     fn keys_are_readable_by_their_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         prepare(&config(folder.path()), listen(), later(0)).unwrap();
@@ -366,7 +386,7 @@ mod tests {
         own.tls_certificate = Some(folder.path().join("tls/node.pem"));
         own.tls_key = Some(folder.path().join("tls/node.key"));
         let loaded = prepare(&own, listen(), later(0)).unwrap();
-        assert_eq!(loaded.chain_pem, made.chain_pem);
+        assert!(made.chain_pem.starts_with(loaded.chain_pem.trim_end()));
         assert_eq!(loaded.authority_pem, None);
         assert!(!folder.path().join("other").exists(), "nothing is made beside own files");
         own.tls_key = Some(folder.path().join("absent.key"));

@@ -17,12 +17,15 @@ use tokio::task::JoinSet;
 
 use crate::client::Shared;
 use crate::error::{BuildError, ConsumeError};
+use crate::trouble::Told;
 use subscription::{Event, Subscription};
 
 /// Frames that wait between the partitions' tasks and the consumer's caller.
 const FRAMES_WAITING_MAX: usize = 8;
 const FRAME_BYTES_MAX: usize = 1 << 20;
-const FRAME_BYTES_MIN: usize = 64 << 10;
+/// The least that a partition may have waiting, however many there are: two frames that are still
+/// worth their headers.
+const SHARE_BYTES_MIN: usize = 16 << 10;
 
 /// Configures a [`Consumer`].
 #[derive(Clone)]
@@ -56,7 +59,8 @@ impl ConsumerBuilder {
     }
 
     /// Bytes of records that may wait to be taken, in all partitions, 1 MiB..=4 GiB. Default
-    /// 64 MiB. The node stops pushing when they are used up.
+    /// 64 MiB. Each partition has an equal share, at least 16 KiB, and the node stops pushing when
+    /// it is used up; a single batch that is larger than what is left comes all the same.
     #[must_use]
     pub fn buffer_bytes(mut self, buffer_bytes: usize) -> Self {
         self.buffer_bytes = buffer_bytes;
@@ -93,10 +97,9 @@ impl ConsumerBuilder {
             let reason = format!("partition {unknown} of a topic with {}", described.partitions);
             return option("partitions", reason);
         }
-        let share = self.buffer_bytes / partitions.len().max(1);
-        let frame_bytes = (share / 2).clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX);
+        let (frame_bytes, credit_bytes) = shares(self.buffer_bytes, partitions.len());
         let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
-        let mut tasks = JoinSet::new();
+        let (mut tasks, told) = (JoinSet::new(), Told::default());
         for partition in &partitions {
             let subscription = Subscription {
                 shared: Arc::clone(&self.shared),
@@ -104,9 +107,10 @@ impl ConsumerBuilder {
                 partition: PartitionIndex(*partition),
                 start: self.start,
                 frame_bytes: u32::try_from(frame_bytes).expect("at most 1 MiB"),
-                credit_bytes: share.max(2 * frame_bytes) as u64,
+                credit_bytes: credit_bytes as u64,
                 bounded: self.bounded,
                 events: events.clone(),
+                told: Arc::clone(&told),
             };
             tasks.spawn(subscription.run());
         }
@@ -121,6 +125,12 @@ impl ConsumerBuilder {
             _tasks: tasks,
         })
     }
+}
+
+/// Of each of so many partitions: the largest frame, and the bytes that may wait.
+fn shares(buffer_bytes: usize, partitions: usize) -> (usize, usize) {
+    let share = (buffer_bytes / partitions.max(1)).max(SHARE_BYTES_MIN);
+    ((share / 2).min(FRAME_BYTES_MAX), share)
 }
 
 /// A record with its place.
@@ -316,20 +326,15 @@ impl Consumer {
                 && !current.rest.is_empty()
             {
                 let (partition, from, until) = (current.partition, current.from, current.until);
-                return Poll::Ready(Some(
-                    match RecordBatch::parse(std::mem::take(&mut current.rest)) {
-                        Ok((batch, rest)) => {
-                            current.rest = rest;
-                            self.moved(partition, batch.header.end_offset().min(until));
-                            Ok(ConsumedBatch { partition, batch, from, until })
-                        }
-                        Err(error) => Err(ConsumeError::Damaged {
-                            partition,
-                            offset: from,
-                            reason: error.to_string().into(),
-                        }),
-                    },
-                ));
+                let parsed = RecordBatch::parse(std::mem::take(&mut current.rest));
+                return Poll::Ready(Some(match parsed {
+                    Ok((batch, rest)) => {
+                        current.rest = rest;
+                        self.moved(partition, batch.header.end_offset().min(until));
+                        Ok(ConsumedBatch { partition, batch, from, until })
+                    }
+                    Err(error) => Err(self.end_damaged(partition, from, &error)),
+                }));
             }
             match ready!(self.poll_frame(context)) {
                 Some(Ok(())) => {}
@@ -389,5 +394,23 @@ impl Stream for Consumer {
 impl std::fmt::Debug for Consumer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Consumer").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_all_partitions_fit_into_the_buffer() {
+        for buffer_bytes in [1 << 20, 64 << 20, 4 << 30] {
+            for partitions in [0, 1, 12, 64, 1_000, 3_000, 100_000] {
+                let (frame_bytes, share) = shares(buffer_bytes, partitions);
+                assert!(2 * frame_bytes <= share && frame_bytes >= 8 << 10);
+                let fits = share * partitions <= buffer_bytes;
+                assert!(fits || share == SHARE_BYTES_MIN, "{partitions} of {buffer_bytes}");
+            }
+        }
+        assert!(shares(64 << 20, 3_000).1 * 3_000 <= 64 << 20);
     }
 }

@@ -1,10 +1,10 @@
 //! One task per partition that keeps its subscription alive and hands frames to the consumer.
 //!
-//! Backpressure: the task waits for room in the consumer's channel before it reads on; over QUIC the
-//! stream's flow control then stops the node, over TCP and TLS it is the credit that is given back
-//! only for frames that were taken.
+//! Backpressure: the task waits for room in the consumer's channel before it reads on, and gives
+//! credit back only for frames that were taken, which stops the node.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::{
@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{ConsumeError, RequestError, ServerError};
-use crate::link::{Backoff, Link};
+use crate::link::{Backoff, Link, StreamPlace, SubscriptionCarrier};
+use crate::trouble::{Told, Trouble};
 
 /// What a partition's task tells the consumer.
 pub(super) enum Event {
@@ -42,6 +43,7 @@ pub(super) struct Subscription {
     pub(super) credit_bytes: u64,
     pub(super) bounded: bool,
     pub(super) events: mpsc::Sender<Event>,
+    pub(super) told: Told,
 }
 
 /// Correlation id of a subscription that has a stream to itself.
@@ -57,6 +59,8 @@ struct Place {
     end: Option<Offset>,
     /// Where the last attempt met a damaged batch.
     damaged: Option<Offset>,
+    /// What keeps it from subscribing.
+    trouble: Trouble,
 }
 
 /// How one attempt ended.
@@ -76,8 +80,8 @@ enum Ended {
 /// Where frames of a subscription come from.
 enum Source {
     /// A stream of its own; the sender gives credit and keeps it open.
-    Stream { receiver: Box<FrameReceiver>, sender: Box<FrameSender>, _link: Arc<Link> },
-    /// The connection's one stream.
+    Stream { halves: Box<(FrameSender, FrameReceiver)>, _place: StreamPlace, _link: Arc<Link> },
+    /// A stream that others use too.
     Shared {
         frames: mpsc::UnboundedReceiver<Result<Frame, ChannelClosed>>,
         channel: Arc<Channel>,
@@ -89,7 +93,8 @@ enum Source {
 impl Subscription {
     pub(super) async fn run(self) {
         let mut backoff = Backoff::new(self.shared.config().reconnect_pause);
-        let mut place = Place { start: self.start, next: None, end: None, damaged: None };
+        let trouble = Trouble::none(Arc::clone(&self.told));
+        let mut place = Place { start: self.start, next: None, end: None, damaged: None, trouble };
         let mut leader: Option<String> = None;
         loop {
             let before = place.next;
@@ -101,8 +106,12 @@ impl Subscription {
             }
             match ended {
                 Ended::Lost(reason) => {
-                    tracing::debug!(topic = %self.topic, partition = %self.partition, reason,
-                        "subscription lost, subscribing again");
+                    let (topic, partition) = (&self.topic, self.partition);
+                    tracing::debug!(%topic, %partition, reason, "a subscription was lost");
+                    if let Some(reason) = place.trouble.meet(reason, Instant::now()) {
+                        tracing::warn!(%topic, %partition, reason,
+                            "records cannot be read, subscribing again");
+                    }
                 }
                 Ended::Moved(address) => leader = address,
                 Ended::Unwanted | Ended::Complete => return,
@@ -137,6 +146,7 @@ impl Subscription {
         let (began, _) = decode_answer::<SubscribeRequest>(frame)
             .map_err(|error| self.ended_by(error, place.next))?;
         let began: SubscribeResponse = began;
+        place.trouble.over();
         let next = place.next.unwrap_or(began.start_offset);
         place.next = Some(next);
         place.start = StartPosition::Offset(next);
@@ -218,18 +228,27 @@ impl Subscription {
             max_frame_bytes: self.frame_bytes,
             credit_bytes: self.credit_bytes,
         };
-        if let Some((mut sender, receiver)) = link.subscription_stream().await? {
-            let head = encode_request(ON_ITS_OWN_STREAM, &request, 0).freeze();
-            sender.send(head, &[]).await.map_err(|error| RequestError::ConnectionLost {
-                reason: error.to_string().into(),
-            })?;
-            let (receiver, sender) = (Box::new(receiver), Box::new(sender));
-            return Ok(Source::Stream { receiver, sender, _link: Arc::clone(link) });
-        }
-        let channel = Arc::clone(link.control());
+        let channel = match link.subscription_carrier().await? {
+            SubscriptionCarrier::Own(mut halves, place) => {
+                let head = encode_request(ON_ITS_OWN_STREAM, &request, 0).freeze();
+                halves.0.send(head, &[]).await.map_err(|error| RequestError::ConnectionLost {
+                    reason: error.to_string().into(),
+                })?;
+                return Ok(Source::Stream { halves, _place: place, _link: Arc::clone(link) });
+            }
+            SubscriptionCarrier::Shared(channel) => channel,
+        };
         let (taker, frames) = mpsc::unbounded_channel();
-        let correlation = channel.send(&request, &[], Waiter::Many(taker)).await?;
-        Ok(Source::Shared { frames, channel, correlation, _link: Arc::clone(link) })
+        let correlation = channel.expect_answer(Waiter::Many(taker))?;
+        // Made before the request leaves: whoever is dropped while it is written unsubscribes.
+        let source = Source::Shared {
+            frames,
+            channel: Arc::clone(&channel),
+            correlation,
+            _link: Arc::clone(link),
+        };
+        channel.write(&request, correlation, &[]).await?;
+        Ok(source)
     }
 
     fn ended_by(&self, error: RequestError, wanted: Option<Offset>) -> Ended {
@@ -293,7 +312,7 @@ fn check(payload: &Bytes) -> Result<(), BatchError> {
 impl Source {
     async fn next(&mut self) -> Result<Frame, Ended> {
         match self {
-            Self::Stream { receiver, .. } => match receiver.recv().await {
+            Self::Stream { halves, .. } => match halves.1.recv().await {
                 Ok(Some(frame)) => Ok(frame),
                 Ok(None) => Err(Ended::Lost("the node ended the stream".to_owned())),
                 Err(error) => Err(Ended::Lost(error.to_string())),
@@ -318,10 +337,10 @@ impl Source {
                 let sent = channel.send_one_way(&credit).await;
                 sent.map_err(|closed| lost(closed.reason.to_string()))
             }
-            Self::Stream { sender, .. } => {
+            Self::Stream { halves, .. } => {
                 let credit = CreditRequest { subscription: ON_ITS_OWN_STREAM, bytes };
                 let head = encode_request(CorrelationId(0), &credit, 0).freeze();
-                sender.send(head, &[]).await.map_err(|error| lost(error.to_string()))
+                halves.0.send(head, &[]).await.map_err(|error| lost(error.to_string()))
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{RequestError, SendError};
 use crate::link::{Backoff, Link};
+use crate::trouble::{Told, Trouble};
 
 /// See the module.
 pub(crate) struct Driver {
@@ -48,6 +49,7 @@ pub(crate) struct Driver {
     /// The leader is elsewhere than where `stream` leads.
     moved: bool,
     backoff: Backoff,
+    trouble: Trouble,
     answers: Vec<Answer>,
 }
 
@@ -72,6 +74,7 @@ impl Driver {
         options: Arc<ProducerOptions>,
         topic: TopicName,
         identity: ProducerIdentity,
+        told: Told,
     ) {
         let backoff = Backoff::new(shared.config().reconnect_pause);
         let driver = Self {
@@ -89,6 +92,7 @@ impl Driver {
             renew: false,
             moved: false,
             backoff,
+            trouble: Trouble::none(told),
             answers: Vec::new(),
         };
         tokio::spawn(driver.run());
@@ -186,8 +190,17 @@ impl Driver {
             maybe_stored: false,
         });
         if let Err(error) = self.transmit(self.in_flight.len() - 1).await {
-            tracing::debug!(partition = self.lane.partition, %error, "batch must be sent again");
+            self.meet(&error);
             self.resend = true;
+        }
+    }
+
+    /// An attempt failed and there will be another.
+    fn meet(&mut self, error: &RequestError) {
+        let (topic, partition) = (&self.topic, self.lane.partition);
+        tracing::debug!(%topic, partition, %error, "an attempt to send failed");
+        if let Some(reason) = self.trouble.meet(error.to_string(), Instant::now()) {
+            tracing::warn!(%topic, partition, reason, "records cannot be sent, trying again");
         }
     }
 
@@ -255,6 +268,7 @@ impl Driver {
                 self.failed(place, error);
             } else {
                 self.backoff.reset();
+                self.trouble.over();
             }
         }
         self.answers = answers;
@@ -280,10 +294,14 @@ impl Driver {
     }
 
     fn failed(&mut self, place: usize, error: RequestError) {
+        // What follows a batch that failed is out of order, which says nothing of the cause.
+        let follows = error.code() == Some(ErrorCode::OutOfOrderSequence);
+        if error.is_retriable() && !follows {
+            self.meet(&error);
+        }
         let refusal = match error {
             RequestError::Refused(refusal) => refusal,
-            error => {
-                tracing::debug!(partition = self.lane.partition, %error, "attempt without answer");
+            _ => {
                 self.in_flight[place].maybe_stored = true;
                 self.resend = true;
                 return;
@@ -344,7 +362,10 @@ impl Driver {
 
     fn give_up_what_is_too_old(&mut self) {
         let Some(limit) = Instant::now().checked_sub(self.options.delivery_timeout) else { return };
-        let reason = format!("no acknowledgement within {:?}", self.options.delivery_timeout);
+        let mut reason = format!("no acknowledgement within {:?}", self.options.delivery_timeout);
+        if let Some(last) = self.trouble.reason() {
+            reason.push_str(&format!("; the last attempt failed: {last}"));
+        }
         for batch in &self.in_flight {
             if batch.opened_at < limit && batch.awaiting.is_none() && !batch.completion.is_done() {
                 batch.completion.complete(Err(given_up(batch.maybe_stored, &reason)));
@@ -370,7 +391,7 @@ impl Driver {
         if self.renew
             && let Err(error) = self.take_new_epoch().await
         {
-            tracing::debug!(partition = self.lane.partition, %error, "no new producer epoch yet");
+            self.meet(&error);
             return;
         }
         for place in 0..self.in_flight.len() {
@@ -378,7 +399,7 @@ impl Driver {
                 continue;
             }
             if let Err(error) = self.transmit(place).await {
-                tracing::debug!(partition = self.lane.partition, %error, "sending again failed");
+                self.meet(&error);
                 return;
             }
         }

@@ -22,6 +22,7 @@ pub use options::ProducerOptions;
 use crate::client::Shared;
 use crate::error::{BuildError, SendError};
 use crate::partitioner::{Chooser, Partitioner, random_seed};
+use crate::trouble::Told;
 use driver::Driver;
 use lane::Lane;
 
@@ -125,6 +126,7 @@ impl ProducerBuilder {
                 chooser: Arc::new(Mutex::new(chooser)),
                 room,
                 closed: AtomicBool::new(false),
+                told: Told::default(),
             }),
         })
     }
@@ -152,6 +154,7 @@ struct Inner {
     /// A permit per byte of the buffer.
     room: Arc<Semaphore>,
     closed: AtomicBool,
+    told: Told,
 }
 
 impl Producer {
@@ -334,6 +337,7 @@ impl Producer {
                 Arc::clone(&inner.options),
                 inner.topic.clone(),
                 inner.identity.clone(),
+                Arc::clone(&inner.told),
             );
             lane
         }))

@@ -48,7 +48,7 @@ Examples:
   latest                only what comes from now on (the default with --follow)
   1500                  an offset, in every partition that is read
   2026-11-21T08:30:00Z  a time, RFC 3339; 2026-11-21 is midnight UTC
-  -1h30m                so long ago; units ms s m h d w
+  -1h30m, \"1h30m ago\"   so long ago; units ms s m h d w
   @1795250000000        milliseconds since 1970
 
 Without --follow it ends at what was stored when it began. Within a partition records come in order;

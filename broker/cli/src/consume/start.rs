@@ -42,6 +42,7 @@ mod tests {
             ("1795250000000", StartPosition::Offset(Offset(1_795_250_000_000))),
             ("@1795250000000", StartPosition::Time(1_795_250_000_000)),
             ("-1h", StartPosition::Time(1_000 - 3_600_000)),
+            ("1h ago", StartPosition::Time(1_000 - 3_600_000)),
             ("1970-01-02", StartPosition::Time(86_400_000)),
             ("now", StartPosition::Time(1_000)),
         ] {
@@ -51,7 +52,8 @@ mod tests {
 
     #[test]
     fn other_words_are_refused_with_a_list() {
-        for text in ["", "Earliest", "-5", "18446744073709551616", "end", "1.5"] {
+        for text in ["", "Earliest", "-5", "-1h ago", " ago", "18446744073709551616", "end", "1.5"]
+        {
             assert!(parse_start_at(text, 0).is_err(), "{text}");
         }
         assert!(parse_start("end").unwrap_err().contains("-1h30m"));

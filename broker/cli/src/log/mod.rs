@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use plimsoll_log::HeaderError;
 use plimsoll_log::disk::real::{OpenDiskError, OpenOptions, RealDisk};
 use plimsoll_log::inspect::{InspectError, Inspector};
 
@@ -65,8 +66,13 @@ fn inspect_failure(directory: &Path, error: &InspectError) -> Failure {
     match error {
         InspectError::NoIdentity { .. } => Failure::new(Exit::NotFound, text)
             .hint("name the directory that the node was given with --data"),
+        // Whole as far as can be told: only the release that wrote it can say more.
+        InspectError::Identity { error: HeaderError::Newer { .. }, .. } => {
+            Failure::new(Exit::Failed, text)
+                .hint("a newer release wrote it: use that one, or a later one; nothing was changed")
+        }
         InspectError::Identity { .. } => Failure::new(Exit::Damaged, text)
-            .hint("a newer build may have written it; see `plimsoll --version` of that node"),
+            .hint("restore that file from a backup of this directory"),
         InspectError::UnknownGroup(_) => Failure::new(Exit::NotFound, text).hint(
             "without --group all groups are listed; `plimsoll topic describe NAME --json` of a \
              running node says which group a partition is",

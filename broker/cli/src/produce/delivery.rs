@@ -23,7 +23,8 @@ pub(super) struct Delivery {
     /// What the inputs are called.
     names: Vec<String>,
     keep_going: bool,
-    waiting: VecDeque<(Place, AckFuture)>,
+    /// With the bytes of key and value.
+    waiting: VecDeque<(Place, u64, AckFuture)>,
     tally: Tally,
 }
 
@@ -39,7 +40,7 @@ struct Place {
 pub(super) struct Tally {
     /// Acknowledged.
     pub(super) acknowledged: u64,
-    /// Bytes of the keys and values of all that were handed over.
+    /// Bytes of the keys and values of those that were acknowledged.
     pub(super) bytes: u64,
     /// Lines that are no records.
     pub(super) unreadable: u64,
@@ -83,8 +84,9 @@ impl Tally {
         self.unreadable + self.not_stored + self.unknown
     }
 
-    fn count(&mut self, ack: &Ack) {
+    fn count(&mut self, ack: &Ack, bytes: u64) {
         self.acknowledged += 1;
+        self.bytes += bytes;
         self.duplicates += u64::from(ack.duplicate);
         self.reached = Some(self.reached.map_or(ack.reached, |reached| reached.min(ack.reached)));
         self.durability = Some(ack.durability);
@@ -131,10 +133,7 @@ impl Delivery {
             None => self.producer.enqueue(record).await,
         };
         match queued {
-            Ok(ack) => {
-                self.tally.bytes += bytes;
-                self.waiting.push_back((place, ack));
-            }
+            Ok(ack) => self.waiting.push_back((place, bytes, ack)),
             Err(error) => self.failed(place, error),
         }
     }
@@ -155,13 +154,13 @@ impl Delivery {
 
     fn poll_settled(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut any = Poll::Pending;
-        while let Some((place, ack)) = self.waiting.front_mut() {
-            let place = *place;
+        while let Some((place, bytes, ack)) = self.waiting.front_mut() {
+            let (place, bytes) = (*place, *bytes);
             let Poll::Ready(outcome) = Pin::new(ack).poll(context) else { return any };
             self.waiting.pop_front();
             any = Poll::Ready(());
             match outcome {
-                Ok(ack) => self.tally.count(&ack),
+                Ok(ack) => self.tally.count(&ack, bytes),
                 Err(error) => self.failed(place, error),
             }
         }
@@ -195,7 +194,7 @@ impl Delivery {
         self.tally.acknowledged
     }
 
-    /// Bytes handed over so far.
+    /// Bytes acknowledged so far.
     pub(super) fn bytes(&self) -> u64 {
         self.tally.bytes
     }

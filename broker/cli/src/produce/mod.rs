@@ -58,7 +58,8 @@ Exit codes: 0 all stored; 4 some stored, and the message says how many; others a
 
 /// Store lines of text, or records in JSON, in a topic
 ///
-/// Reads the files, or standard input, and stores one record per line. Ends when everything read
+/// Reads the files, or standard input, and stores one record per line. A line ends with a line feed;
+/// all bytes before it are the value, a carriage return too. Ends when everything read
 /// is acknowledged, with a summary on standard error. Shows a progress bar on a terminal.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_HELP)]
@@ -202,6 +203,9 @@ fn parse_partitioner(text: &str) -> Result<Partitioner, String> {
     }
 }
 
+/// How long an interrupted command may take to end without a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl ProduceArgs {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
         // Before anything else, so that a wrong file name changes nothing.
@@ -236,7 +240,7 @@ impl ProduceArgs {
         let began = Instant::now();
         let mut pacer = self.rate.map(|rate| Pacer::new(rate, tokio::time::Instant::now()));
         let fed = deliver_all(&mut feed, &mut delivery, &mut pacer, &progress, interrupt).await;
-        delivery.finish().await;
+        finish(&mut delivery, interrupt, &progress).await;
         progress.end();
         Ok(Outcome {
             topic: self.topic.as_str(),
@@ -315,6 +319,26 @@ async fn deliver_all(
         delivery.take_settled().await;
         progress.show(input_bytes, delivery.acknowledged(), delivery.bytes());
     }
+}
+
+/// Waits until every record has its outcome. Whoever asked for an end and does not get it is told
+/// what is waited for.
+async fn finish(delivery: &mut Delivery, interrupt: &mut Interrupt, progress: &Progress) {
+    let mut finished = std::pin::pin!(delivery.finish());
+    let kept_waiting = async {
+        interrupt.asked().await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        biased;
+        () = &mut finished => return,
+        () = kept_waiting => {}
+    }
+    progress.tell(
+        "waiting for the node to acknowledge what was sent; interrupt once more to end at once, \
+         which leaves unknown what of it is stored",
+    );
+    finished.await;
 }
 
 /// A producer or consumer that could not be made, in words.

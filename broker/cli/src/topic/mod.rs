@@ -3,7 +3,7 @@
 mod delete;
 mod render;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use plimsoll_client::NewTopic;
 use plimsoll_protocol::api::{ConfigChange, TOPIC_CONFIG_KEYS, TopicConfig};
 use plimsoll_protocol::error::ErrorCode;
@@ -98,6 +98,7 @@ struct DescribeArgs {
 /// All changes take effect together, or none does.
 #[derive(Debug, Args)]
 #[command(after_long_help = alter_help())]
+#[command(group(ArgGroup::new("changes").args(["partitions", "config"]).required(true).multiple(true)))]
 struct AlterArgs {
     /// The topic
     topic: TopicName,
@@ -105,7 +106,7 @@ struct AlterArgs {
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Option<u32>,
     /// A setting; KEY=default goes back to its default; may be given several times
-    #[arg(long, short, value_name = "KEY=VALUE", required_unless_present = "partitions")]
+    #[arg(long, short, value_name = "KEY=VALUE")]
     config: Vec<String>,
     /// Print the topic as a JSON object
     #[arg(long)]

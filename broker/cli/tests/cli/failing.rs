@@ -42,6 +42,10 @@ fn wrong_certificate_is_refused_with_advice() {
     }
     let own_ca = node.data().join("tls/ca.pem");
     node.run(&format!("topic list --connect {} --ca {}", node.address, own_ca.display())).ok();
+    for transport in ["quic", "tls"] {
+        let printed = format!("--ca {} --transport {transport}", node.fingerprint);
+        node.run(&format!("topic list --connect {} {printed}", node.address)).ok();
+    }
     let nobody = format!("topic list --connect {} --ca sha256:{}", node.address, "00".repeat(32));
     node.run(&nobody).fails(6);
 }
@@ -117,4 +121,59 @@ fn missing_or_wrong_settings_of_a_node_are_usage_errors() {
         let told = user.run(line).fails(2);
         assert!(told.contains(part), "{line}: {told}");
     }
+}
+
+/// `produce` used to wait two minutes without a word, and then said that nobody had answered.
+#[test]
+fn producer_that_is_refused_for_now_says_why_while_it_tries_and_what_an_interrupt_waits_for() {
+    let options = "--set free_bytes_min=1024GiB";
+    let node = Node::start_with(User::new(), "127.0.0.1:0", options);
+    node.run("topic create orders").ok();
+    let mut producing = node.user.command("produce orders").stdin(Stdio::piped()).spawn().unwrap();
+    producing.stdin.take().unwrap().write_all(b"a\n").unwrap();
+    let mut told = BufReader::new(producing.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line.contains("trying again") && line.contains("LowDiskSpace")));
+    send_signal("INT", &producing);
+    assert!(told.any(|line| line.contains("interrupt once more")));
+    send_signal("INT", &producing);
+    assert_eq!(producing.wait().unwrap().code(), Some(130));
+    assert!(node.run("consume orders").lines().is_empty(), "what was refused is not stored");
+}
+
+#[test]
+fn data_of_a_newer_release_is_left_alone_and_is_no_damage() {
+    let user = Node::start().terminate().0;
+    let meta = user.path("data/plimsoll.meta");
+    let mut bytes = std::fs::read(&meta).unwrap();
+    bytes[8] = 2;
+    std::fs::write(&meta, &bytes).unwrap();
+    let data = user.path("data").display().to_string();
+    let told = user.run(&format!("serve --listen 127.0.0.1:0 --data {data}")).fails(1);
+    assert!(told.contains(&data) && told.contains("format version 2"), "{told}");
+    assert!(!told.contains("damaged"), "{told}");
+    for command in ["verify", "inspect"] {
+        let told = user.run(&format!("log {command} {data}")).fails(1);
+        assert!(told.contains("newer release"), "{told}");
+    }
+    assert_eq!(std::fs::read(&meta).unwrap(), bytes);
+}
+
+#[test]
+fn bench_takes_its_options_from_variables_and_no_node_in_use_from_the_common_ones() {
+    let user = User::new();
+    let run = |name: &str, value: &str| {
+        let mut command = user.command("bench produce --records 1000 --producers 1 --partitions 1");
+        command.arg("--ca").arg(format!("sha256:{}", "00".repeat(32)));
+        command.env(name, value).output().unwrap()
+    };
+    let refused = run("PLIMSOLL_BENCH_DURABILITY", "maybe");
+    assert_eq!(refused.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("PLIMSOLL_BENCH_DURABILITY=maybe"), "{told}");
+    // Nobody listens there: only a run that goes there fails.
+    let nobody = "127.0.0.1:1";
+    let elsewhere = run("PLIMSOLL_BENCH_CONNECT", nobody);
+    assert_eq!(elsewhere.status.code(), Some(6));
+    let here = run("PLIMSOLL_CONNECT", nobody);
+    assert_eq!(here.status.code(), Some(0), "{}", String::from_utf8_lossy(&here.stderr));
 }

@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) address: String,
     /// Where it listens for plaintext TCP.
     pub(crate) plaintext: String,
+    /// What it prints for clients that have no file to trust it by.
+    pub(crate) fingerprint: String,
 }
 
 impl User {
@@ -142,7 +144,13 @@ impl Node {
 
     /// As [`Node::start_as`], at an address that clients know already.
     pub(crate) fn start_at(user: User, address: &str) -> Self {
+        Self::start_with(user, address, "")
+    }
+
+    /// As [`Node::start_at`], with more options.
+    pub(crate) fn start_with(user: User, address: &str, options: &str) -> Self {
         let mut command = user.command(SERVE);
+        command.args(options.split_whitespace());
         command.arg("--data").arg(user.path("data"));
         command.args(["--listen", address, "--listen-plaintext", "127.0.0.1:0"]);
         let log = std::fs::File::options().create(true).append(true).open(user.path("serve.log"));
@@ -151,7 +159,8 @@ impl Node {
         // The context is saved before anything is printed.
         let address = read_address(&mut stdout, "QUIC and TLS on ", &user);
         let plaintext = read_address(&mut stdout, "without encryption on ", &user);
-        Self { user, child, _stdout: stdout, address, plaintext }
+        let fingerprint = read_address(&mut stdout, "without that file: --ca ", &user);
+        Self { user, child, _stdout: stdout, address, plaintext, fingerprint }
     }
 
     pub(crate) fn run(&self, line: &str) -> Run {

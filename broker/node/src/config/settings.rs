@@ -129,7 +129,7 @@ settings! {
     connections_per_address_max: usize = 1024, in 1..=1_000_000;
 
     /// Streams that one QUIC connection may have open: one per (producer, partition), one per
-    /// subscription, one for control. Lower: a client with many partitions waits for streams;
+    /// subscription, one for control. Lower: the partitions of a client share streams;
     /// higher: one connection may hold more tasks and buffers.
     streams_per_connection_max: u32 = 8192, in 2..=1_000_000;
 
