@@ -1,7 +1,8 @@
 //! What all sessions of a node share: the groups, the catalog, limits, counters.
 //!
 //! Invariant: a session asks the broker for a partition each time the catalog has changed, so that a
-//! topic that was deleted and created anew is never mistaken for the old one.
+//! topic that was deleted and created anew is never mistaken for the old one. It begins to watch the
+//! catalog *before* it asks: a topic that is deleted while its partition wakes is news then.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -196,6 +197,24 @@ impl Broker {
     /// Whether this very topic still exists.
     pub(crate) fn has_topic(&self, name: &TopicName, topic_id: u64) -> bool {
         self.catalog().topic(name).is_some_and(|meta| meta.topic_id == topic_id)
+    }
+
+    /// Waits until this very topic is gone, and says so. `catalog` must have been taken before the
+    /// topic was looked up. May be cancelled.
+    pub(crate) async fn deleted(
+        &self,
+        catalog: &mut watch::Receiver<Arc<Catalog>>,
+        name: &TopicName,
+        topic_id: u64,
+    ) -> ErrorResponse {
+        loop {
+            if catalog.changed().await.is_err() {
+                return refusals::shutting_down();
+            }
+            if !self.has_topic(name, topic_id) {
+                return refusals::unknown_topic(name);
+            }
+        }
     }
 
     /// Looks a partition up and wakes it.

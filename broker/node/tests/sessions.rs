@@ -14,7 +14,7 @@ use plimsoll_protocol::api::{
     StartPosition, UnsubscribeRequest,
 };
 use plimsoll_protocol::batch::Compression;
-use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex};
 use plimsoll_transport::TransportKind;
 use support::{
@@ -276,6 +276,46 @@ async fn topics_are_listed_described_changed_and_deleted() {
     client.create("orders", 1).await.unwrap();
     let stored = client.produce("orders", 0, batch(9..10)).await.unwrap();
     assert_eq!(stored.base_offset, Offset(0));
+}
+
+/// A topic that was deleted after a subscription had found it, and before the subscription had begun
+/// to watch the catalog, once left it waiting for ever: its group was never woken again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_deleted_while_its_partition_wakes_ends_whoever_waits_for_its_records() {
+    let node = TestNode::start().await;
+    let mut client = node.client(TransportKind::Tcp).await;
+    let fetch = FetchRequest {
+        topic: topic("t"),
+        partition: PartitionIndex(0),
+        from: Offset(0),
+        max_bytes: 0,
+        max_wait_ms: 60_000,
+    };
+    for round in 0..30 {
+        client.create("t", 1).await.unwrap();
+        // Waking a partition that was never used takes two journal writes, deleting its topic one.
+        let subscribe = support::subscribe_request("t", StartPosition::Earliest, 0);
+        let mut waiting = vec![
+            client.send(&subscribe, Bytes::new()).await,
+            client.send(&fetch, Bytes::new()).await,
+        ];
+        let delete = client.send(&DeleteTopicRequest { topic: topic("t") }, Bytes::new()).await;
+        let mut deleted = false;
+        while !(deleted && waiting.is_empty()) {
+            let frame = client.frame().await;
+            let correlation = frame.header.correlation;
+            if correlation == delete {
+                frame.decode_response::<DeleteTopicRequest>().unwrap();
+                deleted = true;
+            } else if frame.header.flags.is_error() {
+                let error: ErrorResponse = frame.decode_body().unwrap();
+                assert_eq!(error.code, ErrorCode::UnknownTopic, "round {round}: {error:?}");
+                waiting.retain(|other| *other != correlation);
+            } else {
+                assert_eq!(correlation, waiting[0], "round {round}: only what is pushed is no end");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

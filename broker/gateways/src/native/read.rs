@@ -112,9 +112,10 @@ pub(super) async fn fetch(
     let limits = broker.limits();
     let wait = Duration::from_millis(u64::from(request.max_wait_ms)).min(limits.fetch_wait_max);
     let deadline = Instant::now() + wait;
+    // Before the look-up: a topic that is deleted right after it must be news.
+    let mut catalog = broker.catalog_changes();
     let partition = broker.partition(&request.topic, request.partition).await?;
     let mut stopping = broker.stopping();
-    let mut catalog = broker.catalog_changes();
     let mut watermark = partition.group.high_watermark();
     resolve(&partition.group, StartPosition::Offset(request.from)).await?;
     let log = partition.group.log();
@@ -130,18 +131,17 @@ pub(super) async fn fetch(
         }
         let waited = timeout_at(deadline, async {
             tokio::select! {
-                changed = watermark.changed() => changed.is_ok(),
-                changed = catalog.changed() => changed.is_ok(),
-                () = stopping.wait() => false,
+                changed = watermark.changed() => Ok(changed.is_ok()),
+                deleted = broker.deleted(&mut catalog, &request.topic, partition.topic_id) => {
+                    Err(deleted)
+                }
+                () = stopping.wait() => Ok(false),
             }
         });
-        if !waited.await.unwrap_or(false) {
+        if !waited.await.unwrap_or(Ok(false))? {
             let (high_watermark, log_start_offset) = ends(&partition.group);
             let next_offset = request.from;
             return done(FetchResponse { high_watermark, log_start_offset, next_offset });
-        }
-        if !broker.has_topic(&request.topic, partition.topic_id) {
-            return Err(refusals::unknown_topic(&request.topic));
         }
     }
 }
