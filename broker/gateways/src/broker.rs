@@ -4,9 +4,10 @@
 //! topic that was deleted and created anew is never mistaken for the old one. It begins to watch the
 //! catalog *before* it asks: a topic that is deleted while its partition wakes is news then.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
 use plimsoll_protocol::api::{
     Durability, PartitionCondition, PartitionInfo, ProducerIdentity, TopicConfig,
@@ -18,7 +19,8 @@ use plimsoll_protocol::ids::{
 };
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, TopicMeta};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -27,6 +29,10 @@ use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
 const PRODUCER_IDS_BLOCK: u32 = 1000;
+/// Topics that are deleted at once; who wants to delete more waits.
+const DELETIONS_MAX: usize = 64;
+/// Groups of one topic that are removed at once: they share blocks of the journal.
+const GROUPS_REMOVED_AT_ONCE: usize = 256;
 
 /// Everything that sessions work with. One per node.
 pub struct Broker {
@@ -41,6 +47,9 @@ pub struct Broker {
     in_flight: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
     producer_ids: Mutex<std::ops::Range<u64>>,
+    deletion_places: Arc<Semaphore>,
+    /// Not the requests' own tasks: what was begun goes on when the peer is gone.
+    deletions: std::sync::Mutex<JoinSet<()>>,
     stopping: watch::Sender<bool>,
     started: Instant,
 }
@@ -106,6 +115,8 @@ impl Broker {
             in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: Mutex::new(0..0),
+            deletion_places: Arc::new(Semaphore::new(DELETIONS_MAX)),
+            deletions: std::sync::Mutex::default(),
             stopping: watch::channel(false).0,
             started: Instant::now(),
             limits,
@@ -239,6 +250,10 @@ impl Broker {
         let options = group_options(&meta.config);
         let woken = self.host.group(group, GroupKind::Partition, options).await;
         let group = woken.map_err(|error| {
+            // The files of a topic that was just deleted fail in their own ways; say what is true.
+            if !self.has_topic(topic, meta.topic_id) {
+                return refusals::unknown_topic(topic);
+            }
             // Damage that was found while waking is told as what it is.
             let log = self.store.group(group);
             match log.and_then(|log| log.is_quarantined()) {
@@ -268,6 +283,83 @@ impl Broker {
             Ok(reply) => Ok(reply),
             Err(error) => Err(refusals::propose(&error)),
         }
+    }
+
+    /// Deletes a topic and what is stored of it. Goes on to its end when the caller goes away.
+    ///
+    /// # Errors
+    /// Where it was refused, or something of it could not be removed.
+    pub(crate) async fn delete_topic(
+        self: &Arc<Self>,
+        topic: TopicName,
+    ) -> Result<(), ErrorResponse> {
+        let places = Arc::clone(&self.deletion_places);
+        let place = places.acquire_owned().await.expect("never closed");
+        let (tell, told) = oneshot::channel();
+        {
+            let broker = Arc::clone(self);
+            let mut deletions = self.deletions.lock().unwrap_or_else(PoisonError::into_inner);
+            while deletions.try_join_next().is_some() {}
+            deletions.spawn(async move {
+                // Perhaps nobody is left to be told.
+                let _ = tell.send(broker.carry_out_deletion(topic).await);
+                drop(place);
+            });
+        }
+        told.await.unwrap_or_else(|_| match self.is_stopping() {
+            true => Err(refusals::shutting_down()),
+            false => Err(refusals::bug("the deletion of a topic ended without an outcome")),
+        })
+    }
+
+    async fn carry_out_deletion(&self, topic: TopicName) -> Result<(), ErrorResponse> {
+        match self.command(CatalogCommand::DeleteTopic { topic }).await? {
+            CatalogReply::Deleted(topic) => {
+                let removed = self.remove_groups(topic.partitions.iter().copied()).await;
+                removed.map_err(|error| refusals::open(&error))
+            }
+            _ => Err(refusals::bug("the catalog answered the deletion of a topic")),
+        }
+    }
+
+    /// Removes what is stored of groups whose topic is gone. What fails, or is left when the node
+    /// stops, is removed at the next start.
+    ///
+    /// # Errors
+    /// The first failure; the other groups are removed all the same.
+    pub(crate) async fn remove_groups(
+        &self,
+        groups: impl IntoIterator<Item = GroupId>,
+    ) -> Result<(), OpenGroupError> {
+        let mut groups = groups.into_iter();
+        let mut removing = FuturesUnordered::new();
+        let mut outcome = Ok(());
+        loop {
+            while removing.len() < GROUPS_REMOVED_AT_ONCE
+                && let Some(group) = groups.next()
+            {
+                removing.push(self.remove_group(group));
+            }
+            match removing.next().await {
+                Some(removed) => outcome = outcome.and(removed),
+                None => return outcome,
+            }
+        }
+    }
+
+    async fn remove_group(&self, group: GroupId) -> Result<(), OpenGroupError> {
+        if self.is_stopping() {
+            return Err(OpenGroupError::ShuttingDown);
+        }
+        self.host.delete(group).await.inspect_err(|error| {
+            tracing::warn!(%group, %error, "a deleted partition is still there until the next start");
+        })
+    }
+
+    /// The deletions that are going on, for the end of the node: join them after [`Broker::stop`],
+    /// or drop them. Sessions must have ended.
+    pub fn take_deletions(&self) -> JoinSet<()> {
+        std::mem::take(&mut self.deletions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A producer id that nobody had before, at epoch 0.

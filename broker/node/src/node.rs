@@ -201,6 +201,9 @@ impl Node {
         let _ = timeout(Duration::from_secs(1), cut).await;
         self.tasks.accepting.shutdown().await;
         self.tasks.maintenance.shutdown().await;
+        // Each ends with the groups that it is at; the next start removes the others.
+        let deletions = self.broker.take_deletions().join_all();
+        let _ = timeout(self.config.shutdown_timeout, deletions).await;
         self.host.shutdown().await;
         let store = Arc::clone(&self.store);
         blocking(move || store.close()).await;
@@ -213,6 +216,7 @@ impl Node {
         self.listener.close();
         self.tasks.accepting.shutdown().await;
         self.tasks.maintenance.shutdown().await;
+        self.broker.take_deletions().shutdown().await;
         self.host.abort().await;
         self.release().await;
     }

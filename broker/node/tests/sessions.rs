@@ -318,6 +318,33 @@ async fn a_topic_deleted_while_its_partition_wakes_ends_whoever_waits_for_its_re
     }
 }
 
+/// The deletion once ran in the task of its request, which ended with its connection: what was left
+/// of the topic stayed on the disk until the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topics_files_go_even_when_the_peer_or_the_node_goes_before_they_are_gone() {
+    const PARTITIONS: u32 = 64;
+    let mut node = TestNode::start().await;
+    for crash in [false, true] {
+        let mut client = node.client(TransportKind::Tcp).await;
+        client.create("t", PARTITIONS).await.unwrap();
+        for partition in 0..PARTITIONS {
+            client.produce("t", partition, batch(0..1)).await.unwrap();
+        }
+        let stored = || node.node.broker().store().groups().len();
+        assert_eq!(stored(), 1 + PARTITIONS as usize, "the catalog's and the topic's groups");
+        client.send(&DeleteTopicRequest { topic: topic("t") }, Bytes::new()).await;
+        until("the deletion is decided", || node.node.broker().catalog().is_empty()).await;
+        if crash {
+            node = node.crash().await;
+        } else {
+            client.connection.close(0, "gone");
+            drop(client);
+        }
+        until("its groups are gone", || node.node.broker().store().groups().len() == 1).await;
+    }
+    node.assert_serves().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_sleep_when_idle_and_wake_for_producers_and_their_consumers() {
     let node = TestNode::start_with(|config| {

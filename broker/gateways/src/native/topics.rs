@@ -136,20 +136,8 @@ pub(super) async fn delete(
     session: Arc<Session>,
     request: DeleteTopicRequest,
 ) -> Result<Answer<DeleteTopicRequest>, ErrorResponse> {
-    let broker = &session.broker;
-    let command = CatalogCommand::DeleteTopic { topic: request.topic };
-    match broker.command(command).await? {
-        CatalogReply::Deleted(topic) => {
-            let mut outcome = Ok(());
-            for &group in &topic.partitions {
-                // What fails here is removed at the next start.
-                outcome = outcome.and(broker.host().delete(group).await);
-            }
-            outcome.map_err(|error| refusals::open(&error))?;
-            done(Done {})
-        }
-        _ => Err(refusals::bug("the catalog answered the deletion of a topic")),
-    }
+    session.broker.delete_topic(request.topic).await?;
+    done(Done {})
 }
 
 fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {
