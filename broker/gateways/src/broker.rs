@@ -4,6 +4,7 @@
 //! topic that was deleted and created anew is never mistaken for the old one. It begins to watch the
 //! catalog *before* it asks: a topic that is deleted while its partition wakes is news then.
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,11 +25,13 @@ use tokio::task::JoinSet;
 
 use crate::counters::Counters;
 use crate::limits::Limits;
-use crate::places::ConnectionPlaces;
+use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
 const PRODUCER_IDS_BLOCK: u32 = 1000;
+/// Peers that are told at once why there is no place for them; the others are not told.
+const TURNED_AWAY_AT_ONCE: usize = 64;
 /// Topics that are deleted at once; who wants to delete more waits.
 const DELETIONS_MAX: usize = 64;
 /// Groups of one topic that are removed at once: they share blocks of the journal.
@@ -44,6 +47,8 @@ pub struct Broker {
     limits: Limits,
     counters: Counters,
     places: Arc<ConnectionPlaces>,
+    strangers: Arc<ConnectionPlaces>,
+    turning_away: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
     producer_ids: Mutex<std::ops::Range<u64>>,
@@ -63,6 +68,12 @@ pub struct NodeIdentity {
     pub cluster_id: String,
     /// Its version, for people.
     pub version: String,
+}
+
+/// The place of a connection that has not said Hello; given back when dropped.
+#[derive(Debug)]
+pub struct StrangerPlace {
+    _place: ConnectionPlace,
 }
 
 /// Tells when sessions are to end.
@@ -112,6 +123,11 @@ impl Broker {
                 limits.connections_max,
                 limits.connections_per_address_max,
             ),
+            strangers: ConnectionPlaces::new(
+                limits.unauthenticated_max,
+                limits.unauthenticated_per_address_max,
+            ),
+            turning_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
             in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: Mutex::new(0..0),
@@ -151,6 +167,30 @@ impl Broker {
     /// Places for connections.
     pub(crate) fn places(&self) -> &Arc<ConnectionPlaces> {
         &self.places
+    }
+
+    /// A place for a peer that begins a connection, from its handshake to its Hello. `None`: there
+    /// are too many, or too many of its address; refuse it.
+    pub fn take_stranger(&self, address: IpAddr) -> Option<StrangerPlace> {
+        match self.strangers.take(address) {
+            Ok(place) => Some(StrangerPlace { _place: place }),
+            Err(full) => {
+                self.counters.strangers_refused.add(1);
+                tracing::debug!(%address, reason = ?full, "a connection was refused");
+                None
+            }
+        }
+    }
+
+    /// Whether so many connections of this address have not said Hello that a QUIC peer should prove
+    /// that it is there: otherwise somebody who invents addresses could take all places of one.
+    pub fn wants_proof_of(&self, address: IpAddr) -> bool {
+        self.strangers.is_crowded(address)
+    }
+
+    /// Places for peers that are told why there is none.
+    pub(crate) fn turning_away(&self) -> &Semaphore {
+        &self.turning_away
     }
 
     /// Room for bytes of produce requests.

@@ -12,6 +12,10 @@ pub struct Limits {
     pub connections_max: usize,
     /// Connections open at once from one address. Default 1,024. Beyond: as above.
     pub connections_per_address_max: usize,
+    /// Connections that have not said Hello, handshakes included. Default 1,024. Beyond: refused.
+    pub unauthenticated_max: usize,
+    /// As above, from one address. Default 256. Beyond: refused.
+    pub unauthenticated_per_address_max: usize,
     /// Time for the first request of a connection. Default 10 s. Beyond: closed with `HelloRequired`.
     pub hello_timeout: Duration,
     /// Largest frame after `Hello`, in bytes. Default 16 MiB. Beyond: the connection is closed with
@@ -45,6 +49,8 @@ impl Default for Limits {
         Self {
             connections_max: 4096,
             connections_per_address_max: 1024,
+            unauthenticated_max: 1024,
+            unauthenticated_per_address_max: 256,
             hello_timeout: Duration::from_secs(10),
             frame_bytes_max: 16 << 20,
             batch: BatchLimits::default(),

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, maintain, native};
+use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, StrangerPlace, maintain, native};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
 use plimsoll_log::{Driver, FatalError, Store};
 use plimsoll_replication::{Clock, Host, HostConfig, SystemClock};
-use plimsoll_transport::{Listener, ServerTls};
+use plimsoll_transport::{Incoming, Listener, ServerTls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -292,10 +292,11 @@ async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) {
         tokio::select! {
             incoming = listener.accept() => match incoming {
                 Some(incoming) => {
+                    let Some((incoming, stranger)) = receive(incoming, &broker) else { continue };
                     let broker = Arc::clone(&broker);
                     sessions.spawn(async move {
                         match incoming.handshake().await {
-                            Ok(connection) => native::serve(connection, broker).await,
+                            Ok(connection) => native::serve(connection, broker, stranger).await,
                             Err(error) => tracing::debug!(%error, "no connection"),
                         }
                     });
@@ -306,6 +307,22 @@ async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) {
         }
     }
     while sessions.join_next().await.is_some() {}
+}
+
+/// Finds a place for a peer before anything is spent on it; `None` where it was sent away.
+fn receive(incoming: Incoming, broker: &Broker) -> Option<(Incoming, StrangerPlace)> {
+    let address = incoming.remote_addr().ip();
+    let incoming = match broker.wants_proof_of(address) {
+        true => incoming.prove_address().err()?,
+        false => incoming,
+    };
+    match broker.take_stranger(address) {
+        Some(stranger) => Some((incoming, stranger)),
+        None => {
+            incoming.refuse();
+            None
+        }
+    }
 }
 
 /// Runs what blocks on a thread where it may.

@@ -15,6 +15,9 @@ use plimsoll_protocol::frame::{FrameFlags, encode_frame, encode_request};
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex};
 use plimsoll_protocol::wire::Encode;
 use plimsoll_transport::TransportKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
 use support::{
     Client, NOBODY, TestNode, assert_code, batch, build, hello, hello_frame, produce_request,
     record, sequenced, subscribe_request, topic,
@@ -403,6 +406,72 @@ async fn too_many_connections_are_told_so() {
         })
         .await;
     }
+    node.assert_serves().await;
+}
+
+/// Peers that say nothing, or not enough, once had no bound but the one on handshakes, which one
+/// address could take from all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_bounded_per_address_and_others_are_served() {
+    const STRANGERS_MAX: usize = 4;
+    let node = TestNode::start_with(|config| {
+        config.set("unauthenticated_per_address_max", "4", "test").unwrap();
+        config.set("handshake_timeout", "1m", "test").unwrap();
+        config.set("hello_timeout", "1m", "test").unwrap();
+    })
+    .await;
+    let known = node.client(TransportKind::Tcp).await;
+    let counters = node.node.broker().counters();
+    let plain = node.node.tcp_addr().unwrap();
+    for address in [node.node.addr(), plain] {
+        let before = counters.strangers_refused.value();
+        let mut silent = Vec::new();
+        for _ in 0..STRANGERS_MAX {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        // Closed by the node without a word: the end of the stream, or a reset.
+        assert_eq!(refused.read(&mut [0]).await.unwrap_or(0), 0);
+        assert_eq!(counters.strangers_refused.value(), before + 1);
+        let other = TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = other.connect(plain).await.unwrap();
+        other.write_all(&hello_frame()).await.unwrap();
+        assert!(other.read(&mut [0; 64]).await.unwrap() > 16, "another address is answered");
+        drop(silent);
+        let places_are_back = async {
+            loop {
+                let mut again = TcpStream::connect(plain).await.unwrap();
+                let _ = again.write_all(&hello_frame()).await;
+                if again.read(&mut [0; 64]).await.unwrap_or(0) > 16 {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(support::PATIENCE, places_are_back).await.unwrap();
+    }
+    drop(known);
+    node.assert_serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_are_told_that_there_is_no_place_are_bounded_too() {
+    let node = TestNode::start_with(|config| {
+        config.set("connections_per_address_max", "1", "test").unwrap();
+    })
+    .await;
+    let known = node.client(TransportKind::Tcp).await;
+    let counters = node.node.broker().counters();
+    // They say nothing, so each is waited for until the node has no more patience.
+    let mut silent = Vec::new();
+    let crowd = async {
+        while counters.connections_dropped.value() == 0 {
+            silent.push(TcpStream::connect(node.node.tcp_addr().unwrap()).await.unwrap());
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, crowd).await.expect("some are not told");
+    drop((known, silent));
+    support::until("places are given back", || counters.connections_open.value() == 0).await;
     node.assert_serves().await;
 }
 

@@ -347,6 +347,23 @@ impl Incoming {
         }
     }
 
+    /// Has a QUIC peer prove that it is where it says, at the cost of a round trip: it comes again as
+    /// another `Incoming`. To be used where places of one address run short.
+    ///
+    /// # Errors
+    /// Gives it back where that is proven already, as it always is over TCP.
+    #[expect(clippy::result_large_err, reason = "the error is the value itself, not a failure")]
+    pub fn prove_address(self) -> Result<(), Incoming> {
+        match self {
+            Incoming { begun: Begun::Quic { incoming, .. }, .. } if incoming.may_retry() => {
+                // An error would say that it has proven its address, which was excluded.
+                let _ = incoming.retry();
+                Ok(())
+            }
+            proven => Err(proven),
+        }
+    }
+
     /// Does the handshake. To be run in a task of its own.
     ///
     /// # Errors

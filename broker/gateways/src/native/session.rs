@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::stream;
-use crate::broker::Broker;
+use crate::broker::{Broker, StrangerPlace};
 
 /// How long a peer may take to hear why its connection ends.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -128,21 +128,29 @@ impl Ending {
 }
 
 /// Serves one connection until either side ends it. Never panics: a panic inside ends this
-/// connection only.
-pub async fn serve(connection: Connection, broker: Arc<Broker>) {
+/// connection only. `stranger` is given back once the peer has said Hello.
+pub async fn serve(connection: Connection, broker: Arc<Broker>, stranger: StrangerPlace) {
     let peer = connection.remote_addr();
     let place = match broker.places().take(peer.ip()) {
         Ok(place) => place,
         Err(full) => {
             broker.counters().connections_refused.add(1);
             let error = ErrorResponse::new(ErrorCode::TooManyConnections, full.to_string());
-            turn_away(&connection, &error).await;
+            // From here on another limit holds, and those who will find a place need theirs.
+            drop(stranger);
+            match broker.turning_away().try_acquire() {
+                Ok(_told) => turn_away(&connection, &error).await,
+                Err(_) => {
+                    broker.counters().connections_dropped.add(1);
+                    connection.close(u32::from(error.code.number()), &error.message);
+                }
+            }
             return;
         }
     };
     broker.counters().connections_accepted.add(1);
     broker.counters().connections_open.add(1);
-    let served = AssertUnwindSafe(converse(&connection, &broker)).catch_unwind().await;
+    let served = AssertUnwindSafe(converse(&connection, &broker, stranger)).catch_unwind().await;
     let ending = served.unwrap_or_else(|_| {
         broker.counters().panics.add(1);
         tracing::error!(%peer, "a connection task panicked; the connection is closed");
@@ -201,13 +209,18 @@ pub(super) async fn see_off(sender: &mut FrameSender, receiver: &mut FrameReceiv
 }
 
 /// The conversation of one connection.
-async fn converse(connection: &Connection, broker: &Arc<Broker>) -> Result<(), Ending> {
+async fn converse(
+    connection: &Connection,
+    broker: &Arc<Broker>,
+    stranger: StrangerPlace,
+) -> Result<(), Ending> {
     let deadline = broker.limits().hello_timeout;
     let greeted = timeout(deadline, greet(connection, broker)).await.unwrap_or_else(|_| {
         let reason = format!("no Hello within {} s", deadline.as_secs_f32());
         Err(Ending::new(ErrorCode::HelloRequired, reason))
     });
     let Some((sender, receiver)) = greeted? else { return Ok(()) };
+    drop(stranger);
     connection.admit();
     let session = Session::new(Arc::clone(broker), connection.remote_addr());
     let mut stopping = broker.stopping();

@@ -128,6 +128,16 @@ settings! {
     /// each other; higher: one host can take all of `connections_max`.
     connections_per_address_max: usize = 1024, in 1..=1_000_000;
 
+    /// Connections that have not said `Hello`, handshakes included. Each costs up to 100 KiB and may
+    /// last for `handshake_timeout` and `hello_timeout`. Lower: many clients that connect at one time
+    /// wait or are refused, and try again; higher: more memory for strangers.
+    unauthenticated_max: usize = 1024, in 1..=65_536;
+
+    /// As `unauthenticated_max`, from one address. Lower: many clients behind one address that
+    /// connect at one time are refused, and try again; higher: one host can keep others from
+    /// connecting.
+    unauthenticated_per_address_max: usize = 256, in 1..=65_536;
+
     /// Streams that one QUIC connection may have open: one per (producer, partition), one per
     /// subscription, one for control. Lower: a client with many partitions waits for streams;
     /// higher: one connection may hold more tasks and buffers.
