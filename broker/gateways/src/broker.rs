@@ -20,6 +20,7 @@ use plimsoll_protocol::ids::{
 };
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, TopicMeta};
+use plimsoll_transport::FrameRoom;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -50,6 +51,8 @@ pub struct Broker {
     strangers: Arc<ConnectionPlaces>,
     turning_away: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
+    receiving: Arc<FrameRoom>,
+    checking: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
     producer_ids: Mutex<std::ops::Range<u64>>,
     deletion_places: Arc<Semaphore>,
@@ -129,6 +132,8 @@ impl Broker {
             ),
             turning_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
             in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
+            receiving: FrameRoom::new(limits.receiving_bytes_max, limits.receive_stall_timeout),
+            checking: Arc::new(Semaphore::new(limits.checking_bytes_max)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: Mutex::new(0..0),
             deletion_places: Arc::new(Semaphore::new(DELETIONS_MAX)),
@@ -196,6 +201,16 @@ impl Broker {
     /// Room for bytes of produce requests.
     pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
         &self.in_flight
+    }
+
+    /// Room for frames that are being received.
+    pub(crate) fn receiving(&self) -> &Arc<FrameRoom> {
+        &self.receiving
+    }
+
+    /// Room for what compressed batches are while they are checked.
+    pub(crate) fn checking(&self) -> &Arc<Semaphore> {
+        &self.checking
     }
 
     /// Places for subscriptions.
@@ -460,13 +475,15 @@ impl Broker {
     }
 
     /// Counters of the sessions, and what the node holds now.
-    pub(crate) fn status_counters(&self) -> Vec<(&'static str, u64)> {
+    pub fn status_counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = self.counters.values();
         counters.push(("topics", self.catalog().len() as u64));
         counters.push(("groups_held", self.host.held_count() as u64));
         let free = self.in_flight.available_permits();
         let in_flight_bytes = self.limits.in_flight_bytes_max.saturating_sub(free);
         counters.push(("in_flight_bytes", in_flight_bytes as u64));
+        counters.push(("receiving_bytes", self.receiving.taken_bytes() as u64));
+        counters.push(("frames_waiting_for_room", self.receiving.waiting() as u64));
         let store = self.store.stats();
         counters.extend([
             ("journal_blocks", store.blocks),

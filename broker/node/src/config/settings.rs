@@ -182,6 +182,26 @@ settings! {
     /// As `in_flight_bytes_max`, for one connection: what one client can take from the others.
     connection_in_flight_bytes_max: ByteSize = ByteSize(32 * MIB), in MIB..=4 * GIB;
 
+    /// Bytes of frames that are being received, over the whole node: a frame above 64 KiB (over QUIC
+    /// above 4 KiB) that does not come in one piece takes room for all of it, from its header until
+    /// `in_flight_bytes_max` has it. Above it the node stops reading such frames. Lower: less
+    /// throughput with many producers of large batches; higher: more memory for whoever begins large
+    /// frames.
+    receiving_bytes_max: ByteSize = ByteSize(256 * MIB), in MIB..=2 * GIB;
+
+    /// As `receiving_bytes_max`, for one connection.
+    connection_receiving_bytes_max: ByteSize = ByteSize(32 * MIB), in MIB..=2 * GIB;
+
+    /// While a frame waits for room of `receiving_bytes_max`, one that has room must get on by 64 KiB
+    /// within this time, or its connection is closed (`Timeout`). Shorter: slow links fail when the
+    /// node is short of room; longer: peers that stall keep others waiting longer.
+    receive_stall_timeout: Duration = Duration::from_secs(10), in 100..=10 * MINUTE;
+
+    /// Bytes of compressed batches, as they are without compression, that are checked at once, over
+    /// the whole node; one connection has `records_bytes_max` of it at most. Above it the node stops
+    /// reading. Lower: compressed batches wait for each other; higher: more memory.
+    checking_bytes_max: ByteSize = ByteSize(256 * MIB), in MIB..=64 * GIB;
+
     /// Requests of one stream (QUIC) or connection (TCP) that are worked on at once, produce
     /// requests aside; above it the node stops reading there. Lower: many concurrent fetches on one
     /// connection wait for each other; higher: more memory for one connection.
