@@ -256,6 +256,13 @@ impl Listener {
         }
     }
 
+    /// Whether [`Self::close`] was called. Where it was not, the end of [`Self::accept`] says that the
+    /// UDP socket failed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Ends every QUIC connection of this listener and waits until the peers were told. TCP and
     /// TLS connections belong to whoever holds them.
     pub async fn shut_down(&self, code: u32, reason: &str) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use plimsoll_log::{GroupLog, LogCursor, ReadStep};
+use plimsoll_log::{GroupLog, LogCursor, ReadError, ReadStep};
 use plimsoll_protocol::api::{
     FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, StartPosition,
 };
@@ -49,17 +49,20 @@ pub(super) async fn step(
                 return Ok(Some(Chunk { payload: chunks, next_offset }));
             }
             ReadStep::CaughtUp => return Ok(None),
-            ReadStep::Cold(range) => {
-                let loaded = tokio::task::spawn_blocking(move || range.load()).await;
-                match loaded {
-                    Ok(loaded) => loaded.map_err(|error| refusals::read(&error))?,
-                    Err(error) if error.is_panic() => {
-                        std::panic::resume_unwind(error.into_panic());
-                    }
-                    Err(_) => return Err(refusals::shutting_down()),
-                }
-            }
+            ReadStep::Cold(range) => blocking(move || range.load()).await?,
         }
+    }
+}
+
+/// Reads what may have to come from the disk, on a thread that may wait for it. A panic there is one
+/// here.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ErrorResponse> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(read) => read.map_err(|error| refusals::read(&error)),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(refusals::shutting_down()),
     }
 }
 
@@ -95,9 +98,7 @@ pub(super) async fn resolve(
         StartPosition::Offset(offset) => Ok(offset),
         StartPosition::Time(ms) => {
             let log = Arc::clone(group.log());
-            let found = tokio::task::spawn_blocking(move || log.offset_for_time(ms)).await;
-            let found = found.map_err(|_| refusals::shutting_down())?;
-            let offset = found.map_err(|error| refusals::read(&error))?;
+            let offset = blocking(move || log.offset_for_time(ms)).await?;
             Ok(offset.map_or(high_watermark, |offset| offset.clamp(log_start, high_watermark)))
         }
     }

@@ -87,6 +87,8 @@ pub(super) async fn serve(
     match outcome {
         ReadingEnd::Finished => match (&mut writing).await {
             Ok(_) => Ok(()),
+            // Counted and told as every other one.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Ending::new(ErrorCode::Internal, "the node failed on this stream")),
         },
         // Who takes no answers is not waited for.
