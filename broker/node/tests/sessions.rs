@@ -386,7 +386,8 @@ async fn a_topics_files_go_even_when_the_peer_or_the_node_goes_before_they_are_g
     const PARTITIONS: u32 = 64;
     let mut node = TestNode::start().await;
     for crash in [false, true] {
-        let mut client = node.client(TransportKind::Tcp).await;
+        // Over QUIC a node learns at once that its peer is gone.
+        let mut client = node.quic().await;
         client.create("t", PARTITIONS).await.unwrap();
         for partition in 0..PARTITIONS {
             client.produce("t", partition, batch(0..1)).await.unwrap();
