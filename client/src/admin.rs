@@ -93,7 +93,18 @@ impl Admin {
     /// When the node does not answer.
     pub async fn list_topics(&self, prefix: Option<&str>) -> Result<Vec<TopicInfo>, RequestError> {
         let prefix = prefix.map(str::to_owned);
-        Ok(self.shared.request(ListTopicsRequest { prefix }).await?.topics)
+        let mut topics: Vec<TopicInfo> = Vec::new();
+        loop {
+            let after = topics.last().map(|topic| topic.name.clone());
+            let request = ListTopicsRequest { prefix: prefix.clone(), after };
+            let page = self.shared.request(request).await?;
+            // An empty page that promises more would be asked for again for ever.
+            let ends = !page.has_more || page.topics.is_empty();
+            topics.extend(page.topics);
+            if ends {
+                return Ok(topics);
+            }
+        }
     }
 
     /// A topic with its partitions.
@@ -101,7 +112,26 @@ impl Admin {
     /// # Errors
     /// An unknown topic.
     pub async fn describe_topic(&self, topic: &str) -> Result<DescribeTopicResponse, RequestError> {
-        self.shared.request(DescribeTopicRequest { topic: name(topic)? }).await
+        let topic = name(topic)?;
+        let mut partitions = Vec::new();
+        let mut topic_id = None;
+        loop {
+            let first_partition =
+                PartitionIndex(u32::try_from(partitions.len()).unwrap_or(u32::MAX));
+            let topic = topic.clone();
+            let request = DescribeTopicRequest { topic, first_partition, partitions_max: u32::MAX };
+            let page = self.shared.request(request).await?;
+            if topic_id.replace(page.topic.topic_id).is_some_and(|id| id != page.topic.topic_id) {
+                // Deleted and created anew between two pages: what was gathered is of the old one.
+                partitions.clear();
+                continue;
+            }
+            let is_empty = page.partitions.is_empty();
+            partitions.extend(page.partitions);
+            if is_empty || partitions.len() >= page.topic.partitions as usize {
+                return Ok(DescribeTopicResponse { topic: page.topic, partitions });
+            }
+        }
     }
 
     /// Creates a topic.

@@ -46,7 +46,11 @@ pub(crate) fn valid() -> Vec<Vec<u8>> {
     frames.extend([
         hello(),
         request(&InitProducerRequest { existing: None }),
-        request(&DescribeTopicRequest { topic: topic.clone() }),
+        request(&DescribeTopicRequest {
+            topic: topic.clone(),
+            first_partition: PartitionIndex(0),
+            partitions_max: 100,
+        }),
         request(&FetchRequest {
             topic: topic.clone(),
             partition,

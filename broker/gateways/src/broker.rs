@@ -1,11 +1,14 @@
 //! What all sessions of a node share: the groups, the catalog, limits, counters.
 //!
 //! Invariant: a session asks the broker for a partition each time the catalog has changed, so that a
-//! topic that was deleted and created anew is never mistaken for the old one.
+//! topic that was deleted and created anew is never mistaken for the old one. It begins to watch the
+//! catalog *before* it asks: a topic that is deleted while its partition wakes is news then.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
 use plimsoll_protocol::api::{
     Durability, PartitionCondition, PartitionInfo, ProducerIdentity, TopicConfig,
@@ -17,15 +20,23 @@ use plimsoll_protocol::ids::{
 };
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, TopicMeta};
-use tokio::sync::{Mutex, Semaphore, watch};
+use plimsoll_transport::FrameRoom;
+use tokio::sync::{Mutex, Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::counters::Counters;
 use crate::limits::Limits;
-use crate::places::ConnectionPlaces;
+use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
 const PRODUCER_IDS_BLOCK: u32 = 1000;
+/// Peers that are told at once why there is no place for them; the others are not told.
+const TURNED_AWAY_AT_ONCE: usize = 64;
+/// Topics that are deleted at once; who wants to delete more waits.
+const DELETIONS_MAX: usize = 64;
+/// Groups of one topic that are removed at once: they share blocks of the journal.
+const GROUPS_REMOVED_AT_ONCE: usize = 256;
 
 /// Everything that sessions work with. One per node.
 pub struct Broker {
@@ -37,9 +48,16 @@ pub struct Broker {
     limits: Limits,
     counters: Counters,
     places: Arc<ConnectionPlaces>,
+    strangers: Arc<ConnectionPlaces>,
+    turning_away: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
+    receiving: Arc<FrameRoom>,
+    checking: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
     producer_ids: Mutex<std::ops::Range<u64>>,
+    deletion_places: Arc<Semaphore>,
+    /// Not the requests' own tasks: what was begun goes on when the peer is gone.
+    deletions: std::sync::Mutex<JoinSet<()>>,
     stopping: watch::Sender<bool>,
     started: Instant,
 }
@@ -53,6 +71,12 @@ pub struct NodeIdentity {
     pub cluster_id: String,
     /// Its version, for people.
     pub version: String,
+}
+
+/// The place of a connection that has not said Hello; given back when dropped.
+#[derive(Debug)]
+pub struct StrangerPlace {
+    _place: ConnectionPlace,
 }
 
 /// Tells when sessions are to end.
@@ -102,9 +126,18 @@ impl Broker {
                 limits.connections_max,
                 limits.connections_per_address_max,
             ),
+            strangers: ConnectionPlaces::new(
+                limits.unauthenticated_max,
+                limits.unauthenticated_per_address_max,
+            ),
+            turning_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
             in_flight: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
+            receiving: FrameRoom::new(limits.receiving_bytes_max, limits.receive_stall_timeout),
+            checking: Arc::new(Semaphore::new(limits.checking_bytes_max)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: Mutex::new(0..0),
+            deletion_places: Arc::new(Semaphore::new(DELETIONS_MAX)),
+            deletions: std::sync::Mutex::default(),
             stopping: watch::channel(false).0,
             started: Instant::now(),
             limits,
@@ -141,9 +174,43 @@ impl Broker {
         &self.places
     }
 
+    /// A place for a peer that begins a connection, from its handshake to its Hello. `None`: there
+    /// are too many, or too many of its address; refuse it.
+    pub fn take_stranger(&self, address: IpAddr) -> Option<StrangerPlace> {
+        match self.strangers.take(address) {
+            Ok(place) => Some(StrangerPlace { _place: place }),
+            Err(full) => {
+                self.counters.strangers_refused.add(1);
+                tracing::debug!(%address, reason = ?full, "a connection was refused");
+                None
+            }
+        }
+    }
+
+    /// Whether so many connections of this address have not said Hello that a QUIC peer should prove
+    /// that it is there: otherwise somebody who invents addresses could take all places of one.
+    pub fn wants_proof_of(&self, address: IpAddr) -> bool {
+        self.strangers.is_crowded(address)
+    }
+
+    /// Places for peers that are told why there is none.
+    pub(crate) fn turning_away(&self) -> &Semaphore {
+        &self.turning_away
+    }
+
     /// Room for bytes of produce requests.
     pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
         &self.in_flight
+    }
+
+    /// Room for frames that are being received.
+    pub(crate) fn receiving(&self) -> &Arc<FrameRoom> {
+        &self.receiving
+    }
+
+    /// Room for what compressed batches are while they are checked.
+    pub(crate) fn checking(&self) -> &Arc<Semaphore> {
+        &self.checking
     }
 
     /// Places for subscriptions.
@@ -198,6 +265,24 @@ impl Broker {
         self.catalog().topic(name).is_some_and(|meta| meta.topic_id == topic_id)
     }
 
+    /// Waits until this very topic is gone, and says so. `catalog` must have been taken before the
+    /// topic was looked up. May be cancelled.
+    pub(crate) async fn deleted(
+        &self,
+        catalog: &mut watch::Receiver<Arc<Catalog>>,
+        name: &TopicName,
+        topic_id: u64,
+    ) -> ErrorResponse {
+        loop {
+            if catalog.changed().await.is_err() {
+                return refusals::shutting_down();
+            }
+            if !self.has_topic(name, topic_id) {
+                return refusals::unknown_topic(name);
+            }
+        }
+    }
+
     /// Looks a partition up and wakes it.
     ///
     /// # Errors
@@ -220,6 +305,10 @@ impl Broker {
         let options = group_options(&meta.config);
         let woken = self.host.group(group, GroupKind::Partition, options).await;
         let group = woken.map_err(|error| {
+            // The files of a topic that was just deleted fail in their own ways; say what is true.
+            if !self.has_topic(topic, meta.topic_id) {
+                return refusals::unknown_topic(topic);
+            }
             // Damage that was found while waking is told as what it is.
             let log = self.store.group(group);
             match log.and_then(|log| log.is_quarantined()) {
@@ -249,6 +338,83 @@ impl Broker {
             Ok(reply) => Ok(reply),
             Err(error) => Err(refusals::propose(&error)),
         }
+    }
+
+    /// Deletes a topic and what is stored of it. Goes on to its end when the caller goes away.
+    ///
+    /// # Errors
+    /// Where it was refused, or something of it could not be removed.
+    pub(crate) async fn delete_topic(
+        self: &Arc<Self>,
+        topic: TopicName,
+    ) -> Result<(), ErrorResponse> {
+        let places = Arc::clone(&self.deletion_places);
+        let place = places.acquire_owned().await.expect("never closed");
+        let (tell, told) = oneshot::channel();
+        {
+            let broker = Arc::clone(self);
+            let mut deletions = self.deletions.lock().unwrap_or_else(PoisonError::into_inner);
+            while deletions.try_join_next().is_some() {}
+            deletions.spawn(async move {
+                // Perhaps nobody is left to be told.
+                let _ = tell.send(broker.carry_out_deletion(topic).await);
+                drop(place);
+            });
+        }
+        told.await.unwrap_or_else(|_| match self.is_stopping() {
+            true => Err(refusals::shutting_down()),
+            false => Err(refusals::bug("the deletion of a topic ended without an outcome")),
+        })
+    }
+
+    async fn carry_out_deletion(&self, topic: TopicName) -> Result<(), ErrorResponse> {
+        match self.command(CatalogCommand::DeleteTopic { topic }).await? {
+            CatalogReply::Deleted(topic) => {
+                let removed = self.remove_groups(topic.partitions.iter().copied()).await;
+                removed.map_err(|error| refusals::open(&error))
+            }
+            _ => Err(refusals::bug("the catalog answered the deletion of a topic")),
+        }
+    }
+
+    /// Removes what is stored of groups whose topic is gone. What fails, or is left when the node
+    /// stops, is removed at the next start.
+    ///
+    /// # Errors
+    /// The first failure; the other groups are removed all the same.
+    pub(crate) async fn remove_groups(
+        &self,
+        groups: impl IntoIterator<Item = GroupId>,
+    ) -> Result<(), OpenGroupError> {
+        let mut groups = groups.into_iter();
+        let mut removing = FuturesUnordered::new();
+        let mut outcome = Ok(());
+        loop {
+            while removing.len() < GROUPS_REMOVED_AT_ONCE
+                && let Some(group) = groups.next()
+            {
+                removing.push(self.remove_group(group));
+            }
+            match removing.next().await {
+                Some(removed) => outcome = outcome.and(removed),
+                None => return outcome,
+            }
+        }
+    }
+
+    async fn remove_group(&self, group: GroupId) -> Result<(), OpenGroupError> {
+        if self.is_stopping() {
+            return Err(OpenGroupError::ShuttingDown);
+        }
+        self.host.delete(group).await.inspect_err(|error| {
+            tracing::warn!(%group, %error, "a deleted partition is still there until the next start");
+        })
+    }
+
+    /// The deletions that are going on, for the end of the node: join them after [`Broker::stop`],
+    /// or drop them. Sessions must have ended.
+    pub fn take_deletions(&self) -> JoinSet<()> {
+        std::mem::take(&mut self.deletions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A producer id that nobody had before, at epoch 0.
@@ -309,13 +475,15 @@ impl Broker {
     }
 
     /// Counters of the sessions, and what the node holds now.
-    pub(crate) fn status_counters(&self) -> Vec<(&'static str, u64)> {
+    pub fn status_counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = self.counters.values();
         counters.push(("topics", self.catalog().len() as u64));
         counters.push(("groups_held", self.host.held_count() as u64));
         let free = self.in_flight.available_permits();
         let in_flight_bytes = self.limits.in_flight_bytes_max.saturating_sub(free);
         counters.push(("in_flight_bytes", in_flight_bytes as u64));
+        counters.push(("receiving_bytes", self.receiving.taken_bytes() as u64));
+        counters.push(("frames_waiting_for_room", self.receiving.waiting() as u64));
         let store = self.store.stats();
         counters.extend([
             ("journal_blocks", store.blocks),

@@ -27,6 +27,10 @@ counters! {
     connections_accepted,
     /// Connections refused because of a limit.
     connections_refused,
+    /// Connections refused before their handshake, because too many had not said Hello.
+    strangers_refused,
+    /// Connections refused without a word, because too many were just being told why.
+    connections_dropped,
     /// Connections closed because of what the peer sent.
     connections_broken,
     /// Requests read, of all kinds.

@@ -20,7 +20,7 @@ pub mod native;
 mod places;
 mod refusals;
 
-pub use broker::{Broker, NodeIdentity};
+pub use broker::{Broker, NodeIdentity, StrangerPlace};
 pub use counters::{Counter, Counters};
 pub use limits::Limits;
 pub use maintenance::{MaintenanceConfig, maintain};

@@ -12,6 +12,10 @@ pub struct Limits {
     pub connections_max: usize,
     /// Connections open at once from one address. Default 1,024. Beyond: as above.
     pub connections_per_address_max: usize,
+    /// Connections that have not said Hello, handshakes included. Default 1,024. Beyond: refused.
+    pub unauthenticated_max: usize,
+    /// As above, from one address. Default 256. Beyond: refused.
+    pub unauthenticated_per_address_max: usize,
     /// Time for the first request of a connection. Default 10 s. Beyond: closed with `HelloRequired`.
     pub hello_timeout: Duration,
     /// Largest frame after `Hello`, in bytes. Default 16 MiB. Beyond: the connection is closed with
@@ -23,6 +27,16 @@ pub struct Limits {
     pub in_flight_bytes_max: usize,
     /// Bytes of unanswered produce requests of one connection. Default 32 MiB. Beyond: reading stops.
     pub connection_in_flight_bytes_max: usize,
+    /// Bytes of frames that are being received, of the node. Default 256 MiB. Beyond: reading stops.
+    pub receiving_bytes_max: usize,
+    /// Bytes of frames that are being received, of one connection. Default 32 MiB. Beyond: as above.
+    pub connection_receiving_bytes_max: usize,
+    /// While others wait for room, a frame must get on by 64 KiB within this time. Default 10 s.
+    /// Beyond: its connection is closed with `Timeout`.
+    pub receive_stall_timeout: Duration,
+    /// Bytes of compressed batches, as they are without compression, that are checked at once.
+    /// Default 256 MiB. Beyond: reading stops.
+    pub checking_bytes_max: usize,
     /// Requests of one stream that are worked on at once, besides produce. Default 256. Beyond:
     /// reading stops.
     pub requests_per_stream_max: usize,
@@ -45,11 +59,17 @@ impl Default for Limits {
         Self {
             connections_max: 4096,
             connections_per_address_max: 1024,
+            unauthenticated_max: 1024,
+            unauthenticated_per_address_max: 256,
             hello_timeout: Duration::from_secs(10),
             frame_bytes_max: 16 << 20,
             batch: BatchLimits::default(),
             in_flight_bytes_max: 256 << 20,
             connection_in_flight_bytes_max: 32 << 20,
+            receiving_bytes_max: 256 << 20,
+            connection_receiving_bytes_max: 32 << 20,
+            receive_stall_timeout: Duration::from_secs(10),
+            checking_bytes_max: 256 << 20,
             requests_per_stream_max: 256,
             subscriptions_max: 100_000,
             subscriptions_per_connection_max: 8192,

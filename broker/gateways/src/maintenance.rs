@@ -1,6 +1,7 @@
 //! Work that no request asks for: idle groups fall asleep, old segments go, groups without a topic
 //! are removed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,19 +106,17 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
 
 /// Removes the groups of topics that were deleted while the node went down.
 async fn remove_orphans(broker: &Broker) {
+    // In this order: a group is made after its topic, so what is stored now and has a topic is in the
+    // catalog now.
+    let stored = broker.store().groups();
     let catalog = broker.catalog();
-    let known: std::collections::HashSet<GroupId> =
+    let known: HashSet<GroupId> =
         catalog.topics().flat_map(|(_, meta)| meta.partitions.iter().copied()).collect();
-    for group in broker.store().groups() {
-        // A group above every known one may belong to a topic that is just being created.
-        let is_orphan = group != GroupId::CATALOG
-            && !known.contains(&group)
-            && !broker.catalog().topics().any(|(_, meta)| meta.partitions.contains(&group));
-        if is_orphan {
-            tracing::info!(%group, "removing a partition whose topic was deleted");
-            if let Err(error) = broker.host().delete(group).await {
-                tracing::warn!(%group, %error, "it could not be removed");
-            }
-        }
+    let is_orphan = |group: &GroupId| *group != GroupId::CATALOG && !known.contains(group);
+    let orphans: Vec<_> = stored.into_iter().filter(is_orphan).collect();
+    if !orphans.is_empty() {
+        tracing::info!(partitions = orphans.len(), "removing what is left of deleted topics");
+        // Each failure was logged, and the next start tries again.
+        let _ = broker.remove_groups(orphans).await;
     }
 }

@@ -71,6 +71,13 @@ impl ConnectionPlaces {
         Ok(ConnectionPlace { places: Arc::clone(self), address })
     }
 
+    /// Whether an address has half of its share or more.
+    pub(crate) fn is_crowded(&self, address: IpAddr) -> bool {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_address = taken.by_address.get(&address.to_canonical()).copied().unwrap_or(0);
+        of_address > 0 && of_address >= self.per_address_max / 2
+    }
+
     /// Places taken now.
     pub(crate) fn taken(&self) -> usize {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).total
@@ -104,6 +111,8 @@ mod tests {
         assert_eq!(places.take(here).unwrap_err(), NoPlace::Address { limit: 2 });
         let _third = places.take(there).unwrap();
         assert_eq!(places.take(there).unwrap_err(), NoPlace::Node { limit: 3 });
+        assert!(places.is_crowded(mapped) && places.is_crowded(there), "half of two is one");
+        assert!(!places.is_crowded("10.0.0.2".parse().unwrap()));
         drop(first);
         assert_eq!(places.taken(), 2);
         assert!(places.take(here).is_ok());

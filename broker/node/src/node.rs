@@ -5,17 +5,21 @@
 //! no new connections, sessions finish what they have, groups leave their state with the log, the
 //! store makes a checkpoint. Several nodes can run in one process; there are no globals.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
-use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, maintain, native};
+use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, StrangerPlace, maintain, native};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
 use plimsoll_log::{Driver, FatalError, Store};
 use plimsoll_replication::{Clock, Host, HostConfig, SystemClock};
-use plimsoll_transport::{Listener, ServerTls};
+use plimsoll_transport::{Incoming, Listener, ServerTls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -95,6 +99,7 @@ impl Node {
         let (listener, plaintext) = bind(&config, &certificates)?;
         let disk_in_use = Arc::downgrade(&disk);
         let (tell, failed) = watch::channel(None);
+        let tell_of_tasks = tell.clone();
         let store = {
             let config = config.store();
             let on_fatal = move |error: &FatalError| {
@@ -106,13 +111,20 @@ impl Node {
         let (host, broker) = open_broker(&config, &store, &clock).await?;
         let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
         for listener in std::iter::once(&listener).chain(&plaintext) {
-            tasks.accepting.spawn(accept(Arc::clone(listener), Arc::clone(&broker)));
+            let accepting = accept(Arc::clone(listener), Arc::clone(&broker));
+            let accepting = vital("taking connections in", accepting, tell_of_tasks.clone());
+            tasks.accepting.spawn(accepting);
         }
         let maintenance = MaintenanceConfig {
             sleep_after: config.sleep_after,
             retention_interval: config.retention_interval,
         };
-        tasks.maintenance.spawn(maintain(Arc::clone(&broker), clock, maintenance));
+        let maintaining = maintain(Arc::clone(&broker), clock, maintenance);
+        let maintaining = async move {
+            maintaining.await;
+            Ok(())
+        };
+        tasks.maintenance.spawn(vital("maintenance", maintaining, tell_of_tasks));
         tracing::info!(
             node = %store.identity().node_id,
             listen = %listener.local_addr(),
@@ -173,7 +185,7 @@ impl Node {
         &self.broker
     }
 
-    /// Waits until the node's storage has failed. The process should end then, at once: nothing
+    /// Waits until the node's storage has failed, or something else that it cannot do without. The process should end then, at once: nothing
     /// more is acknowledged, and nothing can be made good by waiting.
     pub async fn failed(&self) -> NodeFailed {
         let mut failed = self.failed.clone();
@@ -201,6 +213,9 @@ impl Node {
         let _ = timeout(Duration::from_secs(1), cut).await;
         self.tasks.accepting.shutdown().await;
         self.tasks.maintenance.shutdown().await;
+        // Each ends with the groups that it is at; the next start removes the others.
+        let deletions = self.broker.take_deletions().join_all();
+        let _ = timeout(self.config.shutdown_timeout, deletions).await;
         self.host.shutdown().await;
         let store = Arc::clone(&self.store);
         blocking(move || store.close()).await;
@@ -213,6 +228,7 @@ impl Node {
         self.listener.close();
         self.tasks.accepting.shutdown().await;
         self.tasks.maintenance.shutdown().await;
+        self.broker.take_deletions().shutdown().await;
         self.host.abort().await;
         self.release().await;
     }
@@ -282,26 +298,67 @@ async fn open_broker(
 }
 
 /// Takes connections in; each is served by a task of its own, which ends with this one.
-async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) {
+/// An error says that the listener has ended by itself.
+async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) -> Result<(), &'static str> {
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
             incoming = listener.accept() => match incoming {
                 Some(incoming) => {
+                    let Some((incoming, stranger)) = receive(incoming, &broker) else { continue };
                     let broker = Arc::clone(&broker);
                     sessions.spawn(async move {
                         match incoming.handshake().await {
-                            Ok(connection) => native::serve(connection, broker).await,
+                            Ok(connection) => native::serve(connection, broker, stranger).await,
                             Err(error) => tracing::debug!(%error, "no connection"),
                         }
                     });
                 }
-                None => break,
+                None if listener.is_closed() => break,
+                None => return Err("the UDP socket failed"),
             },
             Some(_) = sessions.join_next() => {}
         }
     }
     while sessions.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Runs a task without which the node is of no use. Should it fail or panic, that is told, so that
+/// the process ends in place of running on without it.
+async fn vital(
+    what: &'static str,
+    work: impl Future<Output = Result<(), &'static str>>,
+    tell: watch::Sender<Option<Arc<str>>>,
+) {
+    let mut work = pin!(work);
+    let outcome = poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
+        match polled {
+            Ok(polled) => polled,
+            Err(_) => Poll::Ready(Err("it panicked; this is a bug")),
+        }
+    });
+    if let Err(reason) = outcome.await {
+        tracing::error!(what, reason, "the node cannot go on");
+        tell.send_replace(Some(format!("{what} ended: {reason}").into()));
+    }
+}
+
+/// Finds a place for a peer before anything is spent on it; `None` where it was sent away.
+fn receive(incoming: Incoming, broker: &Broker) -> Option<(Incoming, StrangerPlace)> {
+    let address = incoming.remote_addr().ip();
+    let incoming = match broker.wants_proof_of(address) {
+        true => incoming.prove_address().err()?,
+        false => incoming,
+    };
+    match broker.take_stranger(address) {
+        Some(stranger) => Some((incoming, stranger)),
+        None => {
+            incoming.refuse();
+            None
+        }
+    }
 }
 
 /// Runs what blocks on a thread where it may.
@@ -318,4 +375,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vital_task_that_ends_badly_fails_the_node_and_one_that_is_done_does_not() {
+        let (tell, told) = watch::channel(None);
+        vital("a", async { Ok(()) }, tell.clone()).await;
+        assert!(told.borrow().is_none());
+        vital("b", async { Err("broken") }, tell.clone()).await;
+        assert_eq!(told.borrow().as_deref(), Some("b ended: broken"));
+        vital("c", async { panic!("a bug") }, tell).await;
+        assert!(
+            told.borrow().as_deref().is_some_and(|told| told.starts_with("c ended: it panicked"))
+        );
+    }
 }

@@ -13,6 +13,8 @@ impl NodeConfig {
         TransportConfig {
             max_frame_bytes: self.frame_bytes_max.as_u32(),
             handshake_timeout: self.handshake_timeout,
+            // Before the bound on those that have not said Hello is reached, nobody has to wait.
+            handshakes_max: self.unauthenticated_max,
             idle_timeout: self.idle_timeout,
             streams_max: self.streams_per_connection_max,
             ..TransportConfig::default()
@@ -24,6 +26,8 @@ impl NodeConfig {
         Limits {
             connections_max: self.connections_max,
             connections_per_address_max: self.connections_per_address_max,
+            unauthenticated_max: self.unauthenticated_max,
+            unauthenticated_per_address_max: self.unauthenticated_per_address_max,
             hello_timeout: self.hello_timeout,
             frame_bytes_max: self.frame_bytes_max.as_u32(),
             batch: BatchLimits {
@@ -34,6 +38,10 @@ impl NodeConfig {
             },
             in_flight_bytes_max: self.in_flight_bytes_max.as_usize(),
             connection_in_flight_bytes_max: self.connection_in_flight_bytes_max.as_usize(),
+            receiving_bytes_max: self.receiving_bytes_max.as_usize(),
+            connection_receiving_bytes_max: self.connection_receiving_bytes_max.as_usize(),
+            receive_stall_timeout: self.receive_stall_timeout,
+            checking_bytes_max: self.checking_bytes_max.as_usize(),
             requests_per_stream_max: self.requests_per_stream_max as usize,
             subscriptions_max: self.subscriptions_max,
             subscriptions_per_connection_max: self.subscriptions_per_connection_max,

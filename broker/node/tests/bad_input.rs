@@ -15,9 +15,12 @@ use plimsoll_protocol::frame::{FrameFlags, encode_frame, encode_request};
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex};
 use plimsoll_protocol::wire::Encode;
 use plimsoll_transport::TransportKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
 use support::{
-    Client, NOBODY, TestNode, assert_code, batch, build, hello, hello_frame, produce_request,
-    record, sequenced, subscribe_request, topic,
+    Client, NOBODY, TestNode, assert_code, batch, build, hello, hello_frame, large,
+    produce_request, record, sequenced, subscribe_request, topic,
 };
 
 const ALL: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
@@ -403,6 +406,168 @@ async fn too_many_connections_are_told_so() {
         })
         .await;
     }
+    node.assert_serves().await;
+}
+
+/// Frames that were announced, begun and not sent to their end once were kept without a bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_stall_in_large_frames_take_bounded_room_and_give_way() {
+    const STALLING: usize = 6;
+    let node = TestNode::start_with(|config| {
+        config.set("receiving_bytes_max", "4 MiB", "test").unwrap();
+        config.set("connection_receiving_bytes_max", "2 MiB", "test").unwrap();
+        config.set("receive_stall_timeout", "200ms", "test").unwrap();
+    })
+    .await;
+    for kind in ALL {
+        let mut client = node.client(kind).await;
+        let name = format!("t-{kind}");
+        client.create(&name, 1).await.unwrap();
+        let batch = large(900 << 10);
+        let head = encode_request(CorrelationId(9), &produce_request(&name, 0), batch.len());
+        let mut stalling = Vec::new();
+        for _ in 0..STALLING {
+            let mut peer = node.client(kind).await;
+            // 15 MiB are announced, and a part of them comes.
+            let head = encode_request(CorrelationId(9), &produce_request(&name, 0), 15 << 20);
+            raw(&mut peer, head).await;
+            raw(&mut peer, vec![7; 100 << 10]).await;
+            stalling.push(peer);
+        }
+        support::until("somebody waits for room", || counter(&node, "frames_waiting_for_room") > 0)
+            .await;
+        assert!(counter(&node, "receiving_bytes") <= 4 << 20);
+        // Small frames need none of it, and large ones get it from those who do not use it.
+        client.produce(&name, 0, support::batch(0..1)).await.unwrap();
+        raw(&mut client, head).await;
+        raw(&mut client, batch.slice(..10_000)).await;
+        raw(&mut client, batch.slice(10_000..)).await;
+        let frame = client.frame().await;
+        frame.decode_response::<plimsoll_protocol::api::ProduceRequest>().unwrap();
+        let mut cut = stalling.remove(0);
+        let error = cut.refused().await;
+        assert_eq!((error.code, error.message.contains("room")), (ErrorCode::Timeout, true));
+        cut.closed().await;
+        drop((cut, stalling));
+        support::until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
+    }
+    node.assert_serves().await;
+}
+
+fn counter(node: &TestNode, name: &str) -> u64 {
+    let counters = node.node.broker().status_counters();
+    counters.into_iter().find(|(found, _)| *found == name).expect("there is such a counter").1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_batches_wait_for_each_other_where_room_to_check_them_is_short() {
+    let node = TestNode::start_with(|config| {
+        config.set("checking_bytes_max", "1 MiB", "test").unwrap();
+    })
+    .await;
+    let mut client = node.client(TransportKind::Tcp).await;
+    client.create("t", 1).await.unwrap();
+    // Each alone is more than there is room for: it is checked when it has all of it.
+    let batch = build(&[record(vec![0; 4 << 20])], &NOBODY, 0, Compression::Zstd);
+    let mut tasks = tokio::task::JoinSet::new();
+    for kind in ALL {
+        let mut client = node.client(kind).await;
+        let batch = batch.clone();
+        tasks.spawn(async move {
+            for _ in 0..4 {
+                client.send(&produce_request("t", 0), batch.clone()).await;
+            }
+            for _ in 0..4 {
+                let frame = client.frame().await;
+                frame.decode_response::<plimsoll_protocol::api::ProduceRequest>().unwrap();
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let (ends, _) = client.fetch("t", 0, 12).await.unwrap();
+    assert_eq!(ends.high_watermark, Offset(12));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_huge_body_is_refused_and_the_connection_stays() {
+    let node = TestNode::start().await;
+    for kind in ALL {
+        let mut client = node.client(kind).await;
+        for api in [1_u16, 5, 8, 13] {
+            let body = RawBody(vec![1; 1 << 20]);
+            let head = encode_frame(api, 1, FrameFlags::REQUEST, CorrelationId(9), &body, 0);
+            raw(&mut client, head).await;
+            assert_eq!(client.refused().await.code, ErrorCode::FrameTooLarge);
+        }
+        client.call(&PingRequest {}, Bytes::new()).await.unwrap();
+    }
+}
+
+/// Peers that say nothing, or not enough, once had no bound but the one on handshakes, which one
+/// address could take from all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_bounded_per_address_and_others_are_served() {
+    const STRANGERS_MAX: usize = 4;
+    let node = TestNode::start_with(|config| {
+        config.set("unauthenticated_per_address_max", "4", "test").unwrap();
+        config.set("handshake_timeout", "1m", "test").unwrap();
+        config.set("hello_timeout", "1m", "test").unwrap();
+    })
+    .await;
+    let known = node.client(TransportKind::Tcp).await;
+    let counters = node.node.broker().counters();
+    let plain = node.node.tcp_addr().unwrap();
+    for address in [node.node.addr(), plain] {
+        let before = counters.strangers_refused.value();
+        let mut silent = Vec::new();
+        for _ in 0..STRANGERS_MAX {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        // Closed by the node without a word: the end of the stream, or a reset.
+        assert_eq!(refused.read(&mut [0]).await.unwrap_or(0), 0);
+        assert_eq!(counters.strangers_refused.value(), before + 1);
+        let other = TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = other.connect(plain).await.unwrap();
+        other.write_all(&hello_frame()).await.unwrap();
+        assert!(other.read(&mut [0; 64]).await.unwrap() > 16, "another address is answered");
+        drop(silent);
+        let places_are_back = async {
+            loop {
+                let mut again = TcpStream::connect(plain).await.unwrap();
+                let _ = again.write_all(&hello_frame()).await;
+                if again.read(&mut [0; 64]).await.unwrap_or(0) > 16 {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(support::PATIENCE, places_are_back).await.unwrap();
+    }
+    drop(known);
+    node.assert_serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_are_told_that_there_is_no_place_are_bounded_too() {
+    let node = TestNode::start_with(|config| {
+        config.set("connections_per_address_max", "1", "test").unwrap();
+    })
+    .await;
+    let known = node.client(TransportKind::Tcp).await;
+    let counters = node.node.broker().counters();
+    // They say nothing, so each is waited for until the node has no more patience.
+    let mut silent = Vec::new();
+    let crowd = async {
+        while counters.connections_dropped.value() == 0 {
+            silent.push(TcpStream::connect(node.node.tcp_addr().unwrap()).await.unwrap());
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, crowd).await.expect("some are not told");
+    drop((known, silent));
+    support::until("places are given back", || counters.connections_open.value() == 0).await;
     node.assert_serves().await;
 }
 

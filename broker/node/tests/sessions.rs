@@ -14,7 +14,7 @@ use plimsoll_protocol::api::{
     StartPosition, UnsubscribeRequest,
 };
 use plimsoll_protocol::batch::Compression;
-use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex};
 use plimsoll_transport::TransportKind;
 use support::{
@@ -23,6 +23,14 @@ use support::{
 };
 
 const ALL: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
+
+fn describe_request(name: &str) -> DescribeTopicRequest {
+    DescribeTopicRequest {
+        topic: topic(name),
+        first_partition: PartitionIndex(0),
+        partitions_max: u32::MAX,
+    }
+}
 
 fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
@@ -241,12 +249,12 @@ async fn topics_are_listed_described_changed_and_deleted() {
     client.create_with("orders", 2, &["retention-ms=1h"]).await.unwrap();
     client.create_with("orders-memory", 1, &["durability=memory"]).await.unwrap();
     client.create("other", 1).await.unwrap();
-    let prefix = Some("orders".to_owned());
-    let listed = client.call(&ListTopicsRequest { prefix }, Bytes::new()).await.unwrap();
+    let list = ListTopicsRequest { prefix: Some("orders".to_owned()), after: None };
+    let listed = client.call(&list, Bytes::new()).await.unwrap();
     let names: Vec<_> = listed.topics.iter().map(|topic| topic.name.as_str()).collect();
     assert_eq!(names, ["orders", "orders-memory"]);
     client.produce("orders", 1, batch(0..4)).await.unwrap();
-    let describe = DescribeTopicRequest { topic: topic("orders") };
+    let describe = describe_request("orders");
     let described = client.call(&describe, Bytes::new()).await.unwrap();
     assert_eq!(described.partitions.len(), 2);
     assert_eq!(described.partitions[0].condition, PartitionCondition::Asleep, "never used");
@@ -278,6 +286,127 @@ async fn topics_are_listed_described_changed_and_deleted() {
     assert_eq!(stored.base_offset, Offset(0));
 }
 
+/// What is listed and described once had to fit one frame, and a client could not read more.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_catalogs_are_listed_and_described_in_pages() {
+    const TOPICS: usize = 300;
+    const PARTITIONS: u32 = 100_000;
+    let node = TestNode::start_with(|config| {
+        config.set("frame_bytes_max", "128 KiB", "test").unwrap();
+        config.set("batch_bytes_max", "32 KiB", "test").unwrap();
+        config.set("delivery_bytes", "32 KiB", "test").unwrap();
+    })
+    .await;
+    let mut client = node.client(TransportKind::Tcp).await;
+    client.receiver.set_max_frame_bytes(128 << 10);
+    let name = |number: usize| format!("{}-{number:05}", "x".repeat(200));
+    for number in 0..TOPICS {
+        client.create(&name(number), 1).await.unwrap();
+    }
+    client.create("y", 1).await.unwrap();
+    let mut listed = Vec::new();
+    let mut list = ListTopicsRequest { prefix: Some("x".to_owned()), after: None };
+    let mut pages = 0;
+    loop {
+        let page = client.call(&list, Bytes::new()).await.unwrap();
+        listed.extend(page.topics.into_iter().map(|topic| topic.name));
+        list.after = listed.last().cloned();
+        pages += 1;
+        if !page.has_more {
+            break;
+        }
+    }
+    let expected: Vec<_> = (0..TOPICS).map(|number| topic(&name(number))).collect();
+    assert_eq!(listed, expected, "each once, in order, and no other");
+    assert!(pages > 1);
+    client.create("wide", PARTITIONS).await.unwrap();
+    let mut describe = describe_request("wide");
+    let mut described = 0;
+    while described < PARTITIONS {
+        describe.first_partition = PartitionIndex(described);
+        let page = client.call(&describe, Bytes::new()).await.unwrap();
+        assert_eq!(page.topic.partitions, PARTITIONS);
+        assert!(!page.partitions.is_empty());
+        for shown in page.partitions {
+            assert_eq!(shown.partition, PartitionIndex(described));
+            described += 1;
+        }
+    }
+    describe.first_partition = PartitionIndex(PARTITIONS);
+    assert!(client.call(&describe, Bytes::new()).await.unwrap().partitions.is_empty());
+    let only_the_topic = DescribeTopicRequest { partitions_max: 0, ..describe_request("wide") };
+    let page = client.call(&only_the_topic, Bytes::new()).await.unwrap();
+    assert!(page.partitions.is_empty());
+}
+
+/// A topic that was deleted after a subscription had found it, and before the subscription had begun
+/// to watch the catalog, once left it waiting for ever: its group was never woken again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_deleted_while_its_partition_wakes_ends_whoever_waits_for_its_records() {
+    let node = TestNode::start().await;
+    let mut client = node.client(TransportKind::Tcp).await;
+    let fetch = FetchRequest {
+        topic: topic("t"),
+        partition: PartitionIndex(0),
+        from: Offset(0),
+        max_bytes: 0,
+        max_wait_ms: 60_000,
+    };
+    for round in 0..30 {
+        client.create("t", 1).await.unwrap();
+        // Waking a partition that was never used takes two journal writes, deleting its topic one.
+        let subscribe = support::subscribe_request("t", StartPosition::Earliest, 0);
+        let mut waiting = vec![
+            client.send(&subscribe, Bytes::new()).await,
+            client.send(&fetch, Bytes::new()).await,
+        ];
+        let delete = client.send(&DeleteTopicRequest { topic: topic("t") }, Bytes::new()).await;
+        let mut deleted = false;
+        while !(deleted && waiting.is_empty()) {
+            let frame = client.frame().await;
+            let correlation = frame.header.correlation;
+            if correlation == delete {
+                frame.decode_response::<DeleteTopicRequest>().unwrap();
+                deleted = true;
+            } else if frame.header.flags.is_error() {
+                let error: ErrorResponse = frame.decode_body().unwrap();
+                assert_eq!(error.code, ErrorCode::UnknownTopic, "round {round}: {error:?}");
+                waiting.retain(|other| *other != correlation);
+            } else {
+                assert_eq!(correlation, waiting[0], "round {round}: only what is pushed is no end");
+            }
+        }
+    }
+}
+
+/// The deletion once ran in the task of its request, which ended with its connection: what was left
+/// of the topic stayed on the disk until the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topics_files_go_even_when_the_peer_or_the_node_goes_before_they_are_gone() {
+    const PARTITIONS: u32 = 64;
+    let mut node = TestNode::start().await;
+    for crash in [false, true] {
+        // Over QUIC a node learns at once that its peer is gone.
+        let mut client = node.quic().await;
+        client.create("t", PARTITIONS).await.unwrap();
+        for partition in 0..PARTITIONS {
+            client.produce("t", partition, batch(0..1)).await.unwrap();
+        }
+        let stored = || node.node.broker().store().groups().len();
+        assert_eq!(stored(), 1 + PARTITIONS as usize, "the catalog's and the topic's groups");
+        client.send(&DeleteTopicRequest { topic: topic("t") }, Bytes::new()).await;
+        until("the deletion is decided", || node.node.broker().catalog().is_empty()).await;
+        if crash {
+            node = node.crash().await;
+        } else {
+            client.connection.close(0, "gone");
+            drop(client);
+        }
+        until("its groups are gone", || node.node.broker().store().groups().len() == 1).await;
+    }
+    node.assert_serves().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_sleep_when_idle_and_wake_for_producers_and_their_consumers() {
     let node = TestNode::start_with(|config| {
@@ -290,7 +419,7 @@ async fn partitions_sleep_when_idle_and_wake_for_producers_and_their_consumers()
     let mut consumer = node.quic().await;
     consumer.subscribe("t", StartPosition::Earliest, 0).await.unwrap();
     assert_eq!(consumer.pushed_values(2).await, numbers(0..2));
-    let describe = DescribeTopicRequest { topic: topic("t") };
+    let describe = describe_request("t");
     loop {
         let described = client.call(&describe, Bytes::new()).await.unwrap();
         if described.partitions[0].condition == PartitionCondition::Asleep {
@@ -317,7 +446,7 @@ async fn retention_drops_the_front_and_tells_those_who_ask_for_it() {
         let batch = large(16 << 10);
         client.produce("t", 0, batch).await.unwrap();
     }
-    let describe = DescribeTopicRequest { topic: topic("t") };
+    let describe = describe_request("t");
     let start = loop {
         let described = client.call(&describe, Bytes::new()).await.unwrap();
         if described.partitions[0].log_start_offset > Offset(0) {
@@ -346,7 +475,7 @@ async fn a_slow_consumer_is_told_when_retention_has_passed_it() {
     let mut consumer = node.client(TransportKind::Tcp).await;
     let slow = consumer.subscribe("t", StartPosition::Earliest, 1).await.unwrap();
     assert_eq!(consumer.pushed_values(1).await, ["0"]);
-    let describe = DescribeTopicRequest { topic: topic("t") };
+    let describe = describe_request("t");
     loop {
         for _ in 0..10 {
             client.produce("t", 0, large(16 << 10)).await.unwrap();

@@ -88,8 +88,12 @@ impl ConsumerBuilder {
             Ok(topic) => topic,
             Err(error) => return option("topic", format!("{error}")),
         };
-        let described =
-            self.shared.request(DescribeTopicRequest { topic: topic.clone() }).await?.topic;
+        let describe = DescribeTopicRequest {
+            topic: topic.clone(),
+            first_partition: PartitionIndex(0),
+            partitions_max: 0,
+        };
+        let described = self.shared.request(describe).await?.topic;
         let mut partitions = self.partitions.unwrap_or_else(|| (0..described.partitions).collect());
         partitions.sort_unstable();
         partitions.dedup();

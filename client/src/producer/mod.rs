@@ -13,7 +13,7 @@ use plimsoll_protocol::api::{
     AckLevel, DescribeTopicRequest, InitProducerRequest, ProducerIdentity,
 };
 use plimsoll_protocol::batch::{BatchBuilder, BatchLimits, Compression, Record, RecordView};
-use plimsoll_protocol::ids::TopicName;
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use tokio::sync::{Semaphore, TryAcquireError};
 
 pub use completion::{Ack, AckFuture};
@@ -102,8 +102,12 @@ impl ProducerBuilder {
             .topic
             .parse()
             .map_err(|error| BuildError::Option { option: "topic", reason: format!("{error}") })?;
-        let described =
-            self.shared.request(DescribeTopicRequest { topic: topic.clone() }).await?.topic;
+        let describe = DescribeTopicRequest {
+            topic: topic.clone(),
+            first_partition: PartitionIndex(0),
+            partitions_max: 0,
+        };
+        let described = self.shared.request(describe).await?.topic;
         let identity = self.shared.request(InitProducerRequest { existing: None }).await?;
         let node_limit = self.shared.link(None).await.map_err(crate::error::RequestError::from)?;
         let batch_bytes_max =

@@ -16,37 +16,46 @@ wire_enum! {
 }
 
 wire_struct! {
-    /// Lists topics in the order of their names.
+    /// Lists topics in the order of their names, page by page.
     pub struct ListTopicsRequest {
         /// Only names that begin with this.
         pub prefix: Option<String>,
+        /// Only names behind this one: the last name of the page before.
+        pub after: Option<TopicName>,
     }
 }
 
 wire_struct! {
-    /// The topics.
+    /// The topics, as many as one answer holds.
     pub struct ListTopicsResponse {
         /// One per topic.
         pub topics: Vec<TopicInfo>,
+        /// There are more behind the last one of these.
+        pub has_more: bool,
     }
 }
 
 request!(ListTopicsRequest, ListTopics, 1 -> ListTopicsResponse);
 
 wire_struct! {
-    /// Shows a topic and its partitions.
+    /// Shows a topic and some of its partitions.
     pub struct DescribeTopicRequest {
         /// The topic.
         pub topic: TopicName,
+        /// The first partition to show.
+        pub first_partition: PartitionIndex,
+        /// How many to show at most; the node shows fewer where they do not fit one answer. 0: only
+        /// the topic.
+        pub partitions_max: u32,
     }
 }
 
 wire_struct! {
-    /// A topic and its partitions.
+    /// A topic and some of its partitions.
     pub struct DescribeTopicResponse {
-        /// The topic.
+        /// The topic; it says how many partitions there are.
         pub topic: TopicInfo,
-        /// One per partition, in order.
+        /// One per partition, in order, from the one that was asked for on.
         pub partitions: Vec<PartitionInfo>,
     }
 }

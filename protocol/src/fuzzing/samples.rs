@@ -80,9 +80,16 @@ samples! {
         ],
     };
     PingRequest = PingRequest {};
-    ListTopicsRequest = ListTopicsRequest { prefix: Some("orders.".into()) };
-    ListTopicsResponse = ListTopicsResponse { topics: vec![TopicInfo::sample()] };
-    DescribeTopicRequest = DescribeTopicRequest { topic: topic() };
+    ListTopicsRequest = ListTopicsRequest {
+        prefix: Some("orders.".into()),
+        after: Some(topic()),
+    };
+    ListTopicsResponse = ListTopicsResponse { topics: vec![TopicInfo::sample()], has_more: true };
+    DescribeTopicRequest = DescribeTopicRequest {
+        topic: topic(),
+        first_partition: PartitionIndex(1000),
+        partitions_max: 500,
+    };
     DescribeTopicResponse = DescribeTopicResponse {
         topic: TopicInfo::sample(),
         partitions: vec![

@@ -15,6 +15,9 @@ const BLOCK_BYTES: usize = 64 << 10;
 const BLOCK_BYTES_AT_FIRST: usize = 4 << 10;
 /// A smaller frame is copied out of the block, so that it does not keep the whole block alive.
 const SLICE_BYTES_MIN: usize = BLOCK_BYTES / 4;
+/// Of a frame that comes in pieces of somebody else's at most this much is gathered in the block: a
+/// QUIC connection has thousands of streams, and none of this takes room.
+const GATHERED_BYTES_MAX: usize = 4 << 10;
 /// The length field itself, which `frame_length` does not count.
 const LENGTH_BYTES: usize = 4;
 
@@ -39,6 +42,14 @@ struct LargeFrame {
     header: FrameHeader,
     total_bytes: usize,
     bytes: BytesMut,
+}
+
+/// A frame too large for the block, of which a part is here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) header: FrameHeader,
+    pub(crate) received_bytes: usize,
+    pub(crate) total_bytes: usize,
 }
 
 impl FrameParser {
@@ -129,6 +140,11 @@ impl FrameParser {
         // The rest of a frame whose begin lies in the block: the header first, then up to its end.
         let wanted = match self.header(&self.block)? {
             None => FRAME_HEADER_BYTES,
+            Some((header, total)) if total > GATHERED_BYTES_MAX => {
+                let received = self.block.split();
+                self.begin_large(header, total, &received);
+                return Ok(None);
+            }
             Some((_, total)) => total,
         };
         let count = piece.len().min(wanted - self.block.len());
@@ -154,13 +170,28 @@ impl FrameParser {
             piece.advance(total);
             return Ok(Some(self.finish(header, bytes)));
         }
-        if total > SLICE_BYTES_MIN {
+        if total > GATHERED_BYTES_MAX {
             self.begin_large(header, total, piece);
         } else {
             self.block.extend_from_slice(piece);
         }
         piece.clear();
         Ok(None)
+    }
+
+    /// The frame that is being received into a buffer of its own, if there is one.
+    pub(crate) fn unfinished(&self) -> Option<Unfinished> {
+        self.large.as_ref().map(|large| Unfinished {
+            header: large.header,
+            received_bytes: large.bytes.len(),
+            total_bytes: large.total_bytes,
+        })
+    }
+
+    /// Forgets what is here of a frame that will never be complete.
+    pub(crate) fn discard(&mut self) {
+        self.large = None;
+        self.block = BytesMut::new();
     }
 
     /// How much may be set aside for a frame of which `received` bytes are here.

@@ -68,6 +68,7 @@ mod dial;
 mod dialed_socket;
 mod fingerprint;
 mod frame_parser;
+mod frame_room;
 mod listener;
 mod quic;
 mod read_ahead;
@@ -81,6 +82,7 @@ pub use config::{MtuUpperBound, TransportConfig, TransportKind, UnknownTransport
 pub use connection::{Connection, OpenError, PathInfo, QuicConnection, StreamConnection};
 pub use dial::DialError;
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use frame_room::{ConnectionFrameRoom, FrameRoom, HeldRoom};
 pub use listener::{BindError, HandshakeError, Incoming, Listener};
 pub use receiver::{FrameReceiver, RecvError};
 pub use sender::{FrameSender, SendError};

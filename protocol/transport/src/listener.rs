@@ -256,6 +256,13 @@ impl Listener {
         }
     }
 
+    /// Whether [`Self::close`] was called. Where it was not, the end of [`Self::accept`] says that the
+    /// UDP socket failed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Ends every QUIC connection of this listener and waits until the peers were told. TCP and
     /// TLS connections belong to whoever holds them.
     pub async fn shut_down(&self, code: u32, reason: &str) {
@@ -344,6 +351,23 @@ impl Incoming {
     pub fn refuse(self) {
         if let Begun::Quic { incoming, .. } = self.begun {
             incoming.refuse();
+        }
+    }
+
+    /// Has a QUIC peer prove that it is where it says, at the cost of a round trip: it comes again as
+    /// another `Incoming`. To be used where places of one address run short.
+    ///
+    /// # Errors
+    /// Gives it back where that is proven already, as it always is over TCP.
+    #[expect(clippy::result_large_err, reason = "the error is the value itself, not a failure")]
+    pub fn prove_address(self) -> Result<(), Incoming> {
+        match self {
+            Incoming { begun: Begun::Quic { incoming, .. }, .. } if incoming.may_retry() => {
+                // An error would say that it has proven its address, which was excluded.
+                let _ = incoming.retry();
+                Ok(())
+            }
+            proven => Err(proven),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Frames out of a byte stream: the receiving half.
 //!
-//! Promises what `FrameParser` promises of memory, and that [`FrameReceiver::recv`] may be
+//! Promises what `FrameParser` promises of memory, with [`FrameReceiver::set_room`] that all unfinished
+//! large frames of a node stay within one bound, and that [`FrameReceiver::recv`] may be
 //! cancelled at any time without losing a byte.
 
 use std::io;
@@ -8,12 +9,14 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use plimsoll_protocol::frame::{Frame, FrameError};
+use plimsoll_protocol::ids::CorrelationId;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadHalf};
 use tokio_rustls::TlsStream;
 
 use crate::closing::{ClosedBy, Closing};
-use crate::frame_parser::FrameParser;
+use crate::frame_parser::{FrameParser, Unfinished};
+use crate::frame_room::{ConnectionFrameRoom, HeldRoom};
 use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
 
@@ -33,6 +36,21 @@ pub enum RecvError {
     Truncated {
         /// Bytes of the unfinished frame that did arrive.
         received: usize,
+    },
+    /// The peer did not send on while others waited for the room that its frame had. The connection
+    /// is of no more use.
+    #[error(
+        "{received} of {total} bytes of a frame came and then too few, while others waited for room"
+    )]
+    Stalled {
+        /// The API key that the frame names.
+        api: u16,
+        /// The correlation id that the frame names.
+        correlation: CorrelationId,
+        /// Bytes of the frame that did arrive.
+        received: usize,
+        /// Bytes that it should have.
+        total: usize,
     },
     /// The peer speaks TLS where plain TCP was expected.
     #[error("the peer speaks TLS on this plaintext connection; use transport tls (or quic)")]
@@ -59,7 +77,45 @@ pub enum RecvError {
 pub struct FrameReceiver {
     source: Source,
     frames: FrameParser,
+    room: Room,
     closing: Arc<Closing>,
+}
+
+/// Where large frames get room from, and what the present one has. Without the first nothing bounds
+/// them but the largest frame.
+#[derive(Debug, Default)]
+struct Room {
+    of: Option<ConnectionFrameRoom>,
+    held: Option<HeldRoom>,
+}
+
+impl Room {
+    /// Waits until there is room for the frame that has begun, if it is one that needs any.
+    async fn find(&mut self, frames: &FrameParser) {
+        if self.held.is_none()
+            && let Some(of) = &self.of
+            && let Some(begun) = frames.unfinished()
+        {
+            self.held = Some(of.take(begun.total_bytes, begun.received_bytes).await);
+        }
+    }
+
+    /// Reads more of the frame that has begun, as long as it gets on.
+    async fn read<T>(
+        &mut self,
+        begun: Option<Unfinished>,
+        read: impl Future<Output = T>,
+    ) -> Result<T, RecvError> {
+        let (Some(of), Some(held), Some(begun)) = (&self.of, &mut self.held, begun) else {
+            return Ok(read.await);
+        };
+        of.watch(held, begun.received_bytes, read).await.map_err(|_| RecvError::Stalled {
+            api: begun.header.api,
+            correlation: begun.header.correlation,
+            received: begun.received_bytes,
+            total: begun.total_bytes,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -110,12 +166,12 @@ impl FrameReceiver {
         closing: Arc<Closing>,
     ) -> Self {
         let source = Source::Quic { stream, pieces: Pieces::new() };
-        FrameReceiver { source, frames: FrameParser::new(max_frame_bytes, false), closing }
+        Self::new(source, FrameParser::new(max_frame_bytes, false), closing)
     }
 
     pub(crate) fn tcp(stream: SharedTcp, max_frame_bytes: u32, closing: Arc<Closing>) -> Self {
         let frames = FrameParser::new(max_frame_bytes, true);
-        FrameReceiver { source: Source::Tcp(stream), frames, closing }
+        Self::new(Source::Tcp(stream), frames, closing)
     }
 
     pub(crate) fn tls(
@@ -124,7 +180,26 @@ impl FrameReceiver {
         closing: Arc<Closing>,
     ) -> Self {
         let frames = FrameParser::new(max_frame_bytes, false);
-        FrameReceiver { source: Source::Tls(stream), frames, closing }
+        Self::new(Source::Tls(stream), frames, closing)
+    }
+
+    fn new(source: Source, frames: FrameParser, closing: Arc<Closing>) -> Self {
+        FrameReceiver { source, frames, room: Room::default(), closing }
+    }
+
+    /// Has large frames wait for room from now on. Without it only the largest frame bounds what the
+    /// peer can make this side keep.
+    pub fn set_room(&mut self, room: ConnectionFrameRoom) {
+        self.room.of = Some(room);
+    }
+
+    /// The room of the frame that [`Self::recv`] has just given, if that is one that needed any. To be
+    /// kept as long as the frame's bytes are; where it is not taken it goes with the next `recv`.
+    pub fn take_room(&mut self) -> Option<HeldRoom> {
+        match self.frames.unfinished() {
+            None => self.room.held.take(),
+            Some(_) => None,
+        }
     }
 
     /// Sets the largest frame taken from now on, in bytes with the length field. A node sets 4 KiB
@@ -140,11 +215,19 @@ impl FrameReceiver {
     /// [`RecvError`] by cause. After [`RecvError::Frame`] the rest of the stream has no meaning:
     /// close the connection.
     pub async fn recv(&mut self) -> Result<Option<Frame>, RecvError> {
+        // What the last frame had; a frame that was begun by a call that was cancelled keeps it.
+        drop(self.take_room());
+        let (frames, room) = (&mut self.frames, &mut self.room);
         let outcome = match &mut self.source {
-            Source::Quic { stream, pieces } => recv_pieces(stream, pieces, &mut self.frames).await,
-            Source::Tcp(stream) => recv_bytes(stream, &mut self.frames).await,
-            Source::Tls(stream) => recv_bytes(stream, &mut self.frames).await,
+            Source::Quic { stream, pieces } => recv_pieces(stream, pieces, frames, room).await,
+            Source::Tcp(stream) => recv_bytes(stream, frames, room).await,
+            Source::Tls(stream) => recv_bytes(stream, frames, room).await,
         };
+        if outcome.is_err() {
+            // Nothing more comes of it, and its connection may take a moment to end.
+            frames.discard();
+            room.held = None;
+        }
         if !matches!(self.source, Source::Quic { .. }) {
             match &outcome {
                 Ok(Some(_)) => {}
@@ -214,14 +297,17 @@ async fn recv_pieces(
     stream: &mut quinn::RecvStream,
     pieces: &mut Pieces,
     frames: &mut FrameParser,
+    room: &mut Room,
 ) -> Result<Option<Frame>, RecvError> {
     loop {
+        room.find(frames).await;
         while let Some(piece) = pieces.front() {
             if let Some(frame) = frames.take_from(piece)? {
                 return Ok(Some(frame));
             }
+            room.find(frames).await;
         }
-        if !pieces.refill(stream).await.map_err(read_error)? {
+        if !room.read(frames.unfinished(), pieces.refill(stream)).await?.map_err(read_error)? {
             return frames.end();
         }
     }
@@ -230,18 +316,21 @@ async fn recv_pieces(
 async fn recv_bytes<S: AsyncRead + Unpin>(
     stream: &mut S,
     frames: &mut FrameParser,
+    room: &mut Room,
 ) -> Result<Option<Frame>, RecvError> {
     loop {
         if let Some(frame) = frames.take()? {
             return Ok(Some(frame));
         }
+        room.find(frames).await;
+        let begun = frames.unfinished();
         let mut space = frames.space();
-        let room = space.remaining_mut();
-        let count = stream.read_buf(&mut space).await.map_err(io_error)?;
+        let free = space.remaining_mut();
+        let count = room.read(begun, stream.read_buf(&mut space)).await?.map_err(io_error)?;
         if count == 0 {
             return frames.end();
         }
-        if count == room {
+        if count == free {
             frames.space_was_filled();
         }
     }

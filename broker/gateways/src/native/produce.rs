@@ -13,6 +13,7 @@ use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
 use plimsoll_replication::{PendingProduce, ProduceError, Produced};
 use plimsoll_state::catalog::Catalog;
+use plimsoll_transport::HeldRoom;
 use tokio::sync::watch;
 
 use super::outbox::{OutFrame, StreamGone};
@@ -63,13 +64,22 @@ impl Lanes {
 }
 
 /// Takes one produce request in; the answer follows by the outbox.
-pub(super) async fn produce(stream: &mut Stream, frame: Frame) -> Result<(), StreamGone> {
+pub(super) async fn produce(
+    stream: &mut Stream,
+    frame: Frame,
+    received_in: Option<HeldRoom>,
+) -> Result<(), StreamGone> {
     let header = frame.header;
     let request = match frame.decode_body::<ProduceRequest>() {
         Ok(request) => request,
-        Err(error) => return stream.refuse(&header, &error.into()).await,
+        Err(error) => {
+            drop((frame, received_in));
+            return stream.refuse(&header, &error.into()).await;
+        }
     };
     let room = stream.session.room(frame.payload.len() + REQUEST_BYTES).await;
+    // Its bytes are counted there now.
+    drop(received_in);
     let (batch, partition, pending) = match admit(stream, &request, frame.payload).await {
         Ok(admitted) => admitted,
         Err(error) => return stream.refuse(&header, &error).await,
@@ -119,7 +129,7 @@ async fn admit(
     broker.check_space()?;
     let (topic, index) = (&request.topic, request.partition);
     let partition = stream.lanes.partition(&broker, topic, index).await?;
-    let header = check(&batch, &partition.batch_limits)
+    let header = check(&stream.session, &batch, &partition.batch_limits)
         .await
         .map_err(|error| refusals::batch(&error, topic, index))?;
     match partition.group.produce(batch, header).await {
@@ -129,6 +139,7 @@ async fn admit(
 }
 
 async fn check(
+    session: &Session,
     batch: &Bytes,
     limits: &BatchLimits,
 ) -> Result<BatchHeader, plimsoll_protocol::batch::BatchError> {
@@ -137,11 +148,25 @@ async fn check(
         Compression::None => u32::try_from(batch.len()).unwrap_or(u32::MAX),
         _ => claimed.records_bytes,
     };
-    if work <= CHECKED_IN_PLACE_BYTES_MAX || batch.len() > limits.batch_bytes_max as usize {
+    if batch.len() > limits.batch_bytes_max as usize {
+        // Refused by its size alone.
+        return validate_produced(batch, limits);
+    }
+    let room = match claimed.compression {
+        Compression::None => None,
+        _ => Some(session.checking_room(work).await),
+    };
+    if work <= CHECKED_IN_PLACE_BYTES_MAX {
         return validate_produced(batch, limits);
     }
     let (batch, limits) = (batch.clone(), limits.clone());
-    let checked = tokio::task::spawn_blocking(move || validate_produced(&batch, &limits)).await;
+    let checked = tokio::task::spawn_blocking(move || {
+        let checked = validate_produced(&batch, &limits);
+        // Here, because the thread goes on when whoever waits for it does not.
+        drop(room);
+        checked
+    })
+    .await;
     match checked {
         Ok(checked) => checked,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

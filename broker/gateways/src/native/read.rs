@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use plimsoll_log::{GroupLog, LogCursor, ReadStep};
+use plimsoll_log::{GroupLog, LogCursor, ReadError, ReadStep};
 use plimsoll_protocol::api::{
     FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, StartPosition,
 };
@@ -49,17 +49,20 @@ pub(super) async fn step(
                 return Ok(Some(Chunk { payload: chunks, next_offset }));
             }
             ReadStep::CaughtUp => return Ok(None),
-            ReadStep::Cold(range) => {
-                let loaded = tokio::task::spawn_blocking(move || range.load()).await;
-                match loaded {
-                    Ok(loaded) => loaded.map_err(|error| refusals::read(&error))?,
-                    Err(error) if error.is_panic() => {
-                        std::panic::resume_unwind(error.into_panic());
-                    }
-                    Err(_) => return Err(refusals::shutting_down()),
-                }
-            }
+            ReadStep::Cold(range) => blocking(move || range.load()).await?,
         }
+    }
+}
+
+/// Reads what may have to come from the disk, on a thread that may wait for it. A panic there is one
+/// here.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ErrorResponse> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(read) => read.map_err(|error| refusals::read(&error)),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(refusals::shutting_down()),
     }
 }
 
@@ -95,9 +98,7 @@ pub(super) async fn resolve(
         StartPosition::Offset(offset) => Ok(offset),
         StartPosition::Time(ms) => {
             let log = Arc::clone(group.log());
-            let found = tokio::task::spawn_blocking(move || log.offset_for_time(ms)).await;
-            let found = found.map_err(|_| refusals::shutting_down())?;
-            let offset = found.map_err(|error| refusals::read(&error))?;
+            let offset = blocking(move || log.offset_for_time(ms)).await?;
             Ok(offset.map_or(high_watermark, |offset| offset.clamp(log_start, high_watermark)))
         }
     }
@@ -112,9 +113,10 @@ pub(super) async fn fetch(
     let limits = broker.limits();
     let wait = Duration::from_millis(u64::from(request.max_wait_ms)).min(limits.fetch_wait_max);
     let deadline = Instant::now() + wait;
+    // Before the look-up: a topic that is deleted right after it must be news.
+    let mut catalog = broker.catalog_changes();
     let partition = broker.partition(&request.topic, request.partition).await?;
     let mut stopping = broker.stopping();
-    let mut catalog = broker.catalog_changes();
     let mut watermark = partition.group.high_watermark();
     resolve(&partition.group, StartPosition::Offset(request.from)).await?;
     let log = partition.group.log();
@@ -130,18 +132,17 @@ pub(super) async fn fetch(
         }
         let waited = timeout_at(deadline, async {
             tokio::select! {
-                changed = watermark.changed() => changed.is_ok(),
-                changed = catalog.changed() => changed.is_ok(),
-                () = stopping.wait() => false,
+                changed = watermark.changed() => Ok(changed.is_ok()),
+                deleted = broker.deleted(&mut catalog, &request.topic, partition.topic_id) => {
+                    Err(deleted)
+                }
+                () = stopping.wait() => Ok(false),
             }
         });
-        if !waited.await.unwrap_or(false) {
+        if !waited.await.unwrap_or(Ok(false))? {
             let (high_watermark, log_start_offset) = ends(&partition.group);
             let next_offset = request.from;
             return done(FetchResponse { high_watermark, log_start_offset, next_offset });
-        }
-        if !broker.has_topic(&request.topic, partition.topic_id) {
-            return Err(refusals::unknown_topic(&request.topic));
         }
     }
 }

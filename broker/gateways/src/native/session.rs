@@ -17,13 +17,14 @@ use plimsoll_protocol::frame::{
     encode_response,
 };
 use plimsoll_protocol::ids::CorrelationId;
-use plimsoll_transport::{Connection, FrameReceiver, FrameSender, RecvError};
+use plimsoll_transport::{Connection, ConnectionFrameRoom, FrameReceiver, FrameSender, RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::stream;
-use crate::broker::Broker;
+use crate::broker::{Broker, StrangerPlace};
+use crate::limits::Limits;
 
 /// How long a peer may take to hear why its connection ends.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -35,7 +36,15 @@ pub(super) struct Session {
     pub(super) broker: Arc<Broker>,
     pub(super) peer: SocketAddr,
     in_flight: Arc<Semaphore>,
+    checking: Arc<Semaphore>,
+    receiving: ConnectionFrameRoom,
     subscriptions: Arc<Semaphore>,
+}
+
+/// Room for one compressed batch while it is checked.
+pub(super) struct CheckingRoom {
+    _connection: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
 }
 
 /// Room for one produce request: of the node until it is stored, of its connection until its answer
@@ -71,6 +80,9 @@ impl Session {
         Arc::new(Self {
             peer,
             in_flight: Arc::new(Semaphore::new(limits.connection_in_flight_bytes_max)),
+            // One that is as large as any may be, or many small ones.
+            checking: Arc::new(Semaphore::new(checked_bytes_max(limits))),
+            receiving: broker.receiving().connection(limits.connection_receiving_bytes_max),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_per_connection_max)),
             broker,
         })
@@ -87,6 +99,24 @@ impl Session {
         let node = Arc::clone(self.broker.in_flight());
         let node = node.acquire_many_owned(bytes).await.expect(open);
         Room { connection, _node: node }
+    }
+
+    /// Waits until there is room to check a compressed batch that claims to be `bytes` without
+    /// compression.
+    pub(super) async fn checking_room(&self, bytes: u32) -> CheckingRoom {
+        let limit = checked_bytes_max(self.broker.limits());
+        let bytes = u32::try_from(limit).unwrap_or(u32::MAX).min(bytes);
+        let open = "these semaphores are never closed";
+        let connection = Arc::clone(&self.checking).acquire_many_owned(bytes).await.expect(open);
+        let node = Arc::clone(self.broker.checking());
+        let node = node.acquire_many_owned(bytes).await.expect(open);
+        CheckingRoom { _connection: connection, _node: node }
+    }
+
+    /// Lets a stream's receiver take what a peer that has said Hello may send.
+    fn admit(&self, receiver: &mut FrameReceiver) {
+        receiver.set_max_frame_bytes(self.broker.limits().frame_bytes_max);
+        receiver.set_room(self.receiving.clone());
     }
 
     /// Takes the places of one subscription.
@@ -114,6 +144,11 @@ impl Session {
     }
 }
 
+/// What one connection may have in checking at once.
+fn checked_bytes_max(limits: &Limits) -> usize {
+    (limits.batch.records_bytes_max as usize).min(limits.checking_bytes_max)
+}
+
 /// Why a connection is ended from this side.
 #[derive(Debug)]
 pub(super) struct Ending {
@@ -128,21 +163,29 @@ impl Ending {
 }
 
 /// Serves one connection until either side ends it. Never panics: a panic inside ends this
-/// connection only.
-pub async fn serve(connection: Connection, broker: Arc<Broker>) {
+/// connection only. `stranger` is given back once the peer has said Hello.
+pub async fn serve(connection: Connection, broker: Arc<Broker>, stranger: StrangerPlace) {
     let peer = connection.remote_addr();
     let place = match broker.places().take(peer.ip()) {
         Ok(place) => place,
         Err(full) => {
             broker.counters().connections_refused.add(1);
             let error = ErrorResponse::new(ErrorCode::TooManyConnections, full.to_string());
-            turn_away(&connection, &error).await;
+            // From here on another limit holds, and those who will find a place need theirs.
+            drop(stranger);
+            match broker.turning_away().try_acquire() {
+                Ok(_told) => turn_away(&connection, &error).await,
+                Err(_) => {
+                    broker.counters().connections_dropped.add(1);
+                    connection.close(u32::from(error.code.number()), &error.message);
+                }
+            }
             return;
         }
     };
     broker.counters().connections_accepted.add(1);
     broker.counters().connections_open.add(1);
-    let served = AssertUnwindSafe(converse(&connection, &broker)).catch_unwind().await;
+    let served = AssertUnwindSafe(converse(&connection, &broker, stranger)).catch_unwind().await;
     let ending = served.unwrap_or_else(|_| {
         broker.counters().panics.add(1);
         tracing::error!(%peer, "a connection task panicked; the connection is closed");
@@ -201,15 +244,21 @@ pub(super) async fn see_off(sender: &mut FrameSender, receiver: &mut FrameReceiv
 }
 
 /// The conversation of one connection.
-async fn converse(connection: &Connection, broker: &Arc<Broker>) -> Result<(), Ending> {
+async fn converse(
+    connection: &Connection,
+    broker: &Arc<Broker>,
+    stranger: StrangerPlace,
+) -> Result<(), Ending> {
     let deadline = broker.limits().hello_timeout;
     let greeted = timeout(deadline, greet(connection, broker)).await.unwrap_or_else(|_| {
         let reason = format!("no Hello within {} s", deadline.as_secs_f32());
         Err(Ending::new(ErrorCode::HelloRequired, reason))
     });
-    let Some((sender, receiver)) = greeted? else { return Ok(()) };
+    let Some((sender, mut receiver)) = greeted? else { return Ok(()) };
+    drop(stranger);
     connection.admit();
     let session = Session::new(Arc::clone(broker), connection.remote_addr());
+    session.admit(&mut receiver);
     let mut stopping = broker.stopping();
     let mut streams = JoinSet::new();
     streams.spawn(Box::pin(stream::serve(Arc::clone(&session), sender, receiver)));
@@ -218,7 +267,7 @@ async fn converse(connection: &Connection, broker: &Arc<Broker>) -> Result<(), E
             // The one stream of a TCP or TLS connection sees the end of it by itself.
             accepted = connection.accept(), if connection.has_many_streams() => match accepted {
                 Ok(Some((sender, mut receiver))) => {
-                    receiver.set_max_frame_bytes(broker.limits().frame_bytes_max);
+                    session.admit(&mut receiver);
                     let serve = stream::serve(Arc::clone(&session), sender, receiver);
                     streams.spawn(Box::pin(serve));
                 }
@@ -275,7 +324,6 @@ async fn greet(
             if sender.send(head.freeze(), &[]).await.is_err() {
                 return Ok(None);
             }
-            receiver.set_max_frame_bytes(broker.limits().frame_bytes_max);
             Ok(Some((sender, receiver)))
         }
         Err(error) => {
@@ -353,6 +401,11 @@ impl Broken {
                 let code = ErrorCode::MalformedFrame;
                 let answer = ErrorResponse::new(code, error.to_string());
                 (code, frame(0, CorrelationId(0), &answer))
+            }
+            RecvError::Stalled { api, correlation, .. } => {
+                let code = ErrorCode::Timeout;
+                let message = format!("{error}: nothing of it was stored; send it again, faster");
+                (code, frame(*api, *correlation, &ErrorResponse::new(code, message)))
             }
             RecvError::Truncated { .. } => (ErrorCode::MalformedFrame, None),
             RecvError::Reset { .. } | RecvError::Closed { .. } | RecvError::Io(_) => return None,

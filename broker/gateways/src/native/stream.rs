@@ -22,7 +22,7 @@ use plimsoll_protocol::api::{
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::CorrelationId;
-use plimsoll_transport::{FrameReceiver, FrameSender};
+use plimsoll_transport::{FrameReceiver, FrameSender, HeldRoom};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -33,6 +33,10 @@ use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
 use super::{produce, read, topics};
 use crate::refusals;
+
+/// The largest body of a request. Records are payload; nothing else needs more, and many requests may
+/// be worked on at once.
+const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// The reading side of one stream.
 pub(super) struct Stream {
@@ -83,6 +87,8 @@ pub(super) async fn serve(
     match outcome {
         ReadingEnd::Finished => match (&mut writing).await {
             Ok(_) => Ok(()),
+            // Counted and told as every other one.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Ending::new(ErrorCode::Internal, "the node failed on this stream")),
         },
         // Who takes no answers is not waited for.
@@ -151,7 +157,7 @@ impl Stream {
                 break ReadingEnd::Stopping;
             }
             let broken = match frame {
-                Ok(Some(frame)) => match self.take(frame).await {
+                Ok(Some(frame)) => match self.take(frame, receiver.take_room()).await {
                     Ok(()) => continue,
                     Err(Stop::Gone) => return ReadingEnd::Finished,
                     Err(Stop::Broken(broken)) => broken,
@@ -183,7 +189,9 @@ impl Stream {
         end
     }
 
-    async fn take(&mut self, frame: Frame) -> Result<(), Stop> {
+    /// Takes a frame in. `room` is the room that it was received in, where it needed any: given back
+    /// before an answer is waited with, so that a peer that reads no answers keeps it from nobody.
+    async fn take(&mut self, frame: Frame, room: Option<HeldRoom>) -> Result<(), Stop> {
         let counters = self.session.broker.counters();
         counters.requests.add(1);
         while self.tasks.try_join_next().is_some() {}
@@ -195,19 +203,18 @@ impl Stream {
                 ending: Ending::new(error.code, reason),
             }));
         }
-        let api = match check_api(frame.header.api, frame.header.version) {
+        let api = match check_request(&frame) {
             Ok(api) => api,
-            Err(error) => return Ok(self.refuse(&frame.header, &error).await?),
+            Err(error) => {
+                let header = frame.header;
+                drop((frame, room));
+                return Ok(self.refuse(&header, &error).await?);
+            }
         };
-        if api != ApiKey::Produce && !frame.payload.is_empty() {
-            let error = ErrorResponse::new(
-                ErrorCode::MalformedFrame,
-                format!("{api} takes no payload, this frame has {} bytes", frame.payload.len()),
-            );
-            return Ok(self.refuse(&frame.header, &error).await?);
-        }
+        // What is left of any other is small.
+        let room = room.filter(|_| api == ApiKey::Produce);
         match api {
-            ApiKey::Produce => Ok(produce::produce(self, frame).await?),
+            ApiKey::Produce => Ok(produce::produce(self, frame, room).await?),
             ApiKey::Hello => {
                 let error = ErrorResponse::new(
                     ErrorCode::InvalidArgument,
@@ -374,6 +381,27 @@ impl From<StreamGone> for Stop {
     fn from(_: StreamGone) -> Self {
         Self::Gone
     }
+}
+
+/// Which request this is, if it is one that can be looked at further.
+fn check_request(frame: &Frame) -> Result<ApiKey, ErrorResponse> {
+    let api = check_api(frame.header.api, frame.header.version)?;
+    if api != ApiKey::Produce && !frame.payload.is_empty() {
+        return Err(ErrorResponse::new(
+            ErrorCode::MalformedFrame,
+            format!("{api} takes no payload, this frame has {} bytes", frame.payload.len()),
+        ));
+    }
+    if frame.body.len() > BODY_BYTES_MAX {
+        return Err(ErrorResponse::new(
+            ErrorCode::FrameTooLarge,
+            format!(
+                "a request of {} bytes, without what it carries; {BODY_BYTES_MAX} are allowed",
+                frame.body.len()
+            ),
+        ));
+    }
+    Ok(api)
 }
 
 async fn status(

@@ -17,6 +17,7 @@ use plimsoll_protocol::frame::{
     FrameFlags, FrameHeader, encode_error, encode_frame, encode_response,
 };
 use plimsoll_protocol::ids::{CorrelationId, Offset};
+use plimsoll_state::catalog::Catalog;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::outbox::{OutFrame, Outbox, StreamGone};
@@ -124,6 +125,8 @@ pub(super) async fn run(
 ) {
     let Control { credit, end, _ended } = control;
     let pushing = async {
+        // Before the look-up: a topic that is deleted right after it must be news.
+        let catalog = session.broker.catalog_changes();
         let (partition, start) = match begin(session, &request).await {
             Ok(begun) => begun,
             Err(error) => {
@@ -138,7 +141,7 @@ pub(super) async fn run(
         let push = Push::new(session, outbox, correlation, partition, request, start, credit);
         let mut stopping = session.broker.stopping();
         let broke = tokio::select! {
-            broke = push.run() => match broke {
+            broke = push.run(catalog) => match broke {
                 Ok(never) => match never {},
                 Err(Broke::Gone) => return,
                 Err(Broke::Told(error)) => error,
@@ -186,7 +189,6 @@ impl From<ErrorResponse> for Broke {
 /// What a subscription that is at the end was woken by.
 enum News {
     Records,
-    Catalog,
     /// The group that it reads is not the one in use any more.
     LookAgain,
 }
@@ -227,7 +229,11 @@ impl<'a> Push<'a> {
         }
     }
 
-    async fn run(mut self) -> Result<std::convert::Infallible, Broke> {
+    /// Pushes until something ends it. `catalog` has seen nothing since before the look-up.
+    async fn run(
+        mut self,
+        mut catalog: watch::Receiver<Arc<Catalog>>,
+    ) -> Result<std::convert::Infallible, Broke> {
         let broker = &self.session.broker;
         let limits = broker.limits();
         let max_bytes = max_payload(
@@ -235,14 +241,16 @@ impl<'a> Push<'a> {
             limits.frame_bytes_max,
             limits.delivery_bytes,
         );
-        let mut catalog = broker.catalog_changes();
         let mut watermark = self.partition.group.high_watermark();
         self.greet().await?;
         // An end that no delivery has told of is told by an empty one.
         let mut told_caught_up = false;
         loop {
             let upto = *watermark.borrow_and_update();
-            let allowed = self.credit.wait().await.min(max_bytes);
+            let allowed = tokio::select! {
+                allowed = self.credit.wait() => allowed.min(max_bytes),
+                deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
+            };
             let log = self.partition.group.log();
             match step(log, &mut self.cursor, upto, allowed).await {
                 Ok(Some(chunk)) => {
@@ -265,15 +273,10 @@ impl<'a> Push<'a> {
                     Ok(()) => News::Records,
                     Err(_) => News::LookAgain,
                 },
-                changed = catalog.changed() => match changed {
-                    Ok(()) => News::Catalog,
-                    Err(_) => return Err(refusals::shutting_down().into()),
-                },
+                deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
             };
             match news {
                 News::Records => {}
-                News::Catalog if self.has_topic() => {}
-                News::Catalog => return Err(refusals::unknown_topic(&self.request.topic).into()),
                 News::LookAgain => (self.partition, watermark) = self.woken().await?,
             }
         }
@@ -300,6 +303,11 @@ impl<'a> Push<'a> {
         self.session.broker.counters().bytes_delivered.add(bytes as u64);
         let (head, payload): (Bytes, _) = (head.freeze(), chunk.payload);
         self.outbox.send(OutFrame { head, payload, permit: Some(permit) }).await
+    }
+
+    /// Waits until the topic is gone, and says so.
+    async fn deleted(&self, catalog: &mut watch::Receiver<Arc<Catalog>>) -> ErrorResponse {
+        self.session.broker.deleted(catalog, &self.request.topic, self.partition.topic_id).await
     }
 
     fn has_topic(&self) -> bool {

@@ -26,26 +26,46 @@ fn info(name: &TopicName, meta: &TopicMeta) -> TopicInfo {
     }
 }
 
-/// Lists topics.
+/// What an answer in pages holds at most, besides its head; less where frames are small.
+const PAGE_BYTES_MAX: u32 = 256 << 10;
+/// No [`TopicInfo`] takes more.
+const TOPIC_INFO_BYTES_MAX: u32 = 384;
+/// No [`PartitionInfo`] takes more.
+const PARTITION_INFO_BYTES_MAX: u32 = 96;
+
+/// How many items of at most `bytes_max` each one page may hold.
+fn page(session: &Session, bytes_max: u32) -> usize {
+    let room = PAGE_BYTES_MAX.min(session.broker.limits().frame_bytes_max / 4);
+    (room / bytes_max).max(1) as usize
+}
+
+/// Lists topics, a page.
 pub(super) async fn list(
     session: Arc<Session>,
     request: ListTopicsRequest,
 ) -> Result<Answer<ListTopicsRequest>, ErrorResponse> {
     let catalog = session.broker.catalog();
     let prefix = request.prefix.unwrap_or_default();
-    let topics = catalog.topics_with_prefix(&prefix).map(|(name, meta)| info(name, meta));
-    done(ListTopicsResponse { topics: topics.collect() })
+    let mut found = catalog
+        .topics_with_prefix(&prefix)
+        .skip_while(|(name, _)| request.after.as_ref().is_some_and(|after| *name <= after));
+    let page = found.by_ref().take(page(&session, TOPIC_INFO_BYTES_MAX));
+    let topics = page.map(|(name, meta)| info(name, meta)).collect();
+    done(ListTopicsResponse { topics, has_more: found.next().is_some() })
 }
 
-/// Shows a topic and its partitions, without waking those that sleep.
+/// Shows a topic and a page of its partitions, without waking those that sleep.
 pub(super) async fn describe(
     session: Arc<Session>,
     request: DescribeTopicRequest,
 ) -> Result<Answer<DescribeTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
     let meta = broker.topic(&request.topic)?;
-    let mut partitions = Vec::with_capacity(meta.partitions.len());
-    for (index, &group) in (0..).map(PartitionIndex).zip(&meta.partitions) {
+    let first = request.first_partition.0 as usize;
+    let wanted = page(&session, PARTITION_INFO_BYTES_MAX).min(request.partitions_max as usize);
+    let mut partitions = Vec::new();
+    let numbered = (0..).map(PartitionIndex).zip(&meta.partitions);
+    for (index, &group) in numbered.skip(first).take(wanted) {
         partitions.push(broker.partition_info(index, group).await);
     }
     done(DescribeTopicResponse { topic: info(&request.topic, &meta), partitions })
@@ -136,20 +156,8 @@ pub(super) async fn delete(
     session: Arc<Session>,
     request: DeleteTopicRequest,
 ) -> Result<Answer<DeleteTopicRequest>, ErrorResponse> {
-    let broker = &session.broker;
-    let command = CatalogCommand::DeleteTopic { topic: request.topic };
-    match broker.command(command).await? {
-        CatalogReply::Deleted(topic) => {
-            let mut outcome = Ok(());
-            for &group in &topic.partitions {
-                // What fails here is removed at the next start.
-                outcome = outcome.and(broker.host().delete(group).await);
-            }
-            outcome.map_err(|error| refusals::open(&error))?;
-            done(Done {})
-        }
-        _ => Err(refusals::bug("the catalog answered the deletion of a topic")),
-    }
+    session.broker.delete_topic(request.topic).await?;
+    done(Done {})
 }
 
 fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {
@@ -163,4 +171,51 @@ fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_protocol::api::{Durability, PartitionCondition, PartitionInfo, TopicConfig};
+    use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+    use plimsoll_protocol::wire::Encode;
+
+    use super::*;
+
+    fn encoded_bytes(item: &impl Encode) -> usize {
+        let mut bytes = bytes::BytesMut::new();
+        item.encode(&mut bytes);
+        bytes.len()
+    }
+
+    #[test]
+    fn the_largest_items_of_a_page_are_as_large_as_is_reckoned_with() {
+        let topic = TopicInfo {
+            name: TopicName::new(&"x".repeat(255)).unwrap(),
+            topic_id: u64::MAX,
+            partitions: u32::MAX,
+            replicas: u16::MAX,
+            config: TopicConfig {
+                durability: Durability::Memory,
+                retention_ms: Some(u64::MAX),
+                retention_bytes: Some(u64::MAX),
+                segment_bytes: u32::MAX,
+                batch_bytes_max: u32::MAX,
+            },
+            created_ms: i64::MAX,
+        };
+        assert!(encoded_bytes(&topic) <= TOPIC_INFO_BYTES_MAX as usize);
+        let partition = PartitionInfo {
+            partition: PartitionIndex(u32::MAX),
+            group_id: GroupId(u64::MAX),
+            leader: Some(NodeId(u64::MAX)),
+            term: Term(u64::MAX),
+            log_start_offset: Offset(u64::MAX),
+            high_watermark: Offset(u64::MAX),
+            log_end_offset: Offset(u64::MAX),
+            bytes: u64::MAX,
+            segments: u32::MAX,
+            condition: PartitionCondition::Quarantined,
+        };
+        assert!(encoded_bytes(&partition) <= PARTITION_INFO_BYTES_MAX as usize);
+    }
 }

@@ -128,6 +128,16 @@ settings! {
     /// each other; higher: one host can take all of `connections_max`.
     connections_per_address_max: usize = 1024, in 1..=1_000_000;
 
+    /// Connections that have not said `Hello`, handshakes included. Each costs up to 100 KiB and may
+    /// last for `handshake_timeout` and `hello_timeout`. Lower: many clients that connect at one time
+    /// wait or are refused, and try again; higher: more memory for strangers.
+    unauthenticated_max: usize = 1024, in 1..=65_536;
+
+    /// As `unauthenticated_max`, from one address. Lower: many clients behind one address that
+    /// connect at one time are refused, and try again; higher: one host can keep others from
+    /// connecting.
+    unauthenticated_per_address_max: usize = 256, in 1..=65_536;
+
     /// Streams that one QUIC connection may have open: one per (producer, partition), one per
     /// subscription, one for control. Lower: the partitions of a client share streams;
     /// higher: one connection may hold more tasks and buffers.
@@ -171,6 +181,26 @@ settings! {
 
     /// As `in_flight_bytes_max`, for one connection: what one client can take from the others.
     connection_in_flight_bytes_max: ByteSize = ByteSize(32 * MIB), in MIB..=4 * GIB;
+
+    /// Bytes of frames that are being received, over the whole node: a frame above 64 KiB (over QUIC
+    /// above 4 KiB) that does not come in one piece takes room for all of it, from its header until
+    /// `in_flight_bytes_max` has it. Above it the node stops reading such frames. Lower: less
+    /// throughput with many producers of large batches; higher: more memory for whoever begins large
+    /// frames.
+    receiving_bytes_max: ByteSize = ByteSize(256 * MIB), in MIB..=2 * GIB;
+
+    /// As `receiving_bytes_max`, for one connection.
+    connection_receiving_bytes_max: ByteSize = ByteSize(32 * MIB), in MIB..=2 * GIB;
+
+    /// While a frame waits for room of `receiving_bytes_max`, one that has room must get on by 64 KiB
+    /// within this time, or its connection is closed (`Timeout`). Shorter: slow links fail when the
+    /// node is short of room; longer: peers that stall keep others waiting longer.
+    receive_stall_timeout: Duration = Duration::from_secs(10), in 100..=10 * MINUTE;
+
+    /// Bytes of compressed batches, as they are without compression, that are checked at once, over
+    /// the whole node; one connection has `records_bytes_max` of it at most. Above it the node stops
+    /// reading. Lower: compressed batches wait for each other; higher: more memory.
+    checking_bytes_max: ByteSize = ByteSize(256 * MIB), in MIB..=64 * GIB;
 
     /// Requests of one stream (QUIC) or connection (TCP) that are worked on at once, produce
     /// requests aside; above it the node stops reading there. Lower: many concurrent fetches on one
