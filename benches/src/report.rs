@@ -43,6 +43,11 @@ pub struct Report {
     pub limit_mb_per_s: Option<f64>,
     /// `mb_per_s / limit_mb_per_s`.
     pub ratio_to_limit: Option<f64>,
+    /// Durable `produce` and `partitions`: what the node's disk takes when nothing else is done, in
+    /// direct writes of 4 MiB, measured before and after in the same run; the mean. Left out
+    /// against a node whose disk is not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_mb_per_s: Option<f64>,
     /// `latency`: one 4 KiB journal write, measured before and after in the same run. `null`
     /// against a node whose disk is not here.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +111,7 @@ impl Report {
             latency_us: None,
             limit_mb_per_s: None,
             ratio_to_limit: None,
+            disk_mb_per_s: None,
             journal_write_us: None,
             restart_s: None,
             memory: None,

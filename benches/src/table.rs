@@ -8,7 +8,7 @@ use crate::report::Report;
 /// A column: its heading, and its cell of a report (`None` where there is nothing to say).
 type Column = (&'static str, fn(&Report) -> Option<String>);
 
-const COLUMNS: [Column; 19] = [
+const COLUMNS: [Column; 20] = [
     ("workload", |report| Some(report.workload.name().to_owned())),
     ("transport", |report| Some(report.transport.to_string())),
     ("durability", |report| report.durability.map(|found| found.to_string())),
@@ -19,6 +19,7 @@ const COLUMNS: [Column; 19] = [
     ("MB/s", |report| report.mb_per_s.map(|found| format!("{found:.1}"))),
     ("limit MB/s", |report| report.limit_mb_per_s.map(|found| format!("{found:.1}"))),
     ("of limit", |report| report.ratio_to_limit.map(|found| format!("{found:.2}"))),
+    ("disk MB/s", |report| report.disk_mb_per_s.map(|found| format!("{found:.1}"))),
     ("p50 us", |report| report.latency_us.map(|found| tenths(found.p50))),
     ("p99 us", |report| report.latency_us.map(|found| tenths(found.p99))),
     ("p99.9 us", |report| report.latency_us.map(|found| tenths(found.p999))),

@@ -44,15 +44,13 @@ pub(crate) async fn measure(
         None => Bed::embedded(plan, runtimes, directory).await?,
         Some(config) => Bed::connected(plan, runtimes, config, directory)?,
     };
+    let local = options.connect.is_none().then_some(directory);
     let report = match plan.workload {
         Workload::Consume => consume::measure(&bed, screen).await,
         Workload::EndToEnd => end_to_end::measure(&bed, screen).await,
-        Workload::Latency => {
-            let local = options.connect.is_none().then_some(directory);
-            latency::measure(&bed, local, screen).await
-        }
+        Workload::Latency => latency::measure(&bed, local, screen).await,
         Workload::Singles => singles::measure(&bed, screen).await,
-        _ => produce::measure(&bed, screen).await,
+        _ => produce::measure(&bed, local, screen).await,
     };
     bed.stop().await?;
     report

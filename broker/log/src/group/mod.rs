@@ -206,7 +206,15 @@ impl GroupLog {
         }
         let change = Change::Options(options);
         front.marks.apply(&change);
-        self.push_as(durability, front, change, None);
+        drop(self.shared.queue.push(self.item(durability, &front, change, None)));
+        // Marks of a memory group are not journaled; those of a durable one are, this one too.
+        if options.durability == Durability::Durable
+            && durability == Durability::Memory
+            && let Some(committed) = front.marks.committed
+        {
+            let change = Change::Committed(committed);
+            self.shared.queue.push_lazily(self.item(options.durability, &front, change, None));
+        }
     }
 
     /// Applies a small change to the front and queues it. After the deletion of the group nothing is
