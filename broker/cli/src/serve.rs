@@ -1,4 +1,4 @@
-//! `plimsoll serve`: a node in the foreground until a signal or a fatal storage error ends it.
+//! `plimsoll serve`: a node in the foreground until a signal or a failure that it cannot outlive.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -143,7 +143,7 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Ends the process because its storage failed: at once, without another write.
+/// Ends the process because the node cannot go on: at once, without another write.
 fn end_after(fatal: &str) -> ! {
     Failure::new(Exit::Failed, format!("the node stops: {fatal}"))
         .hint("look at the disk (dmesg, smartctl), then start again: what was acknowledged is kept")

@@ -4,7 +4,7 @@
 //!  broker        what all sessions share: groups, catalog, limits, counters
 //!  limits        what clients may use; beyond it is backpressure or a typed error
 //!  places        connections and subscriptions, counted
-//!  maintenance   sleep of idle groups, retention
+//!  maintenance   sleep of idle groups, retention, what is left of deleted topics
 //!  native        the native protocol, one session per connection
 //! ```
 //!

@@ -30,7 +30,8 @@ pub struct StoreConfig {
     /// A checkpoint is made at the latest this long after the first change that no checkpoint
     /// holds. Default 5 s. There is no clock with [`Driver::Manual`].
     pub checkpoint_after: Duration,
-    /// First reservation of space of a segment, in bytes; whole blocks of 4096. Default 256 KiB.
+    /// First reservation of space of a segment, in bytes; whole blocks of 4096. Default 256 KiB. Behind
+    /// a segment that was filled the next one begins with `segment_step_bytes_max`.
     pub segment_step_bytes_min: u64,
     /// Largest reservation at once, in bytes, at least the first one. Default 16 MiB. Larger:
     /// fewer maps of a busy partition; smaller: less space that is reserved and not used.

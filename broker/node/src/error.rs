@@ -65,7 +65,8 @@ impl StartError {
     }
 }
 
-/// The node's storage failed: nothing more is acknowledged.
+/// A node that ran cannot go on: its storage failed, and nothing more is acknowledged, or a task that
+/// it cannot do without has ended.
 #[derive(Debug, Clone, Error)]
 #[error("{reason}")]
 pub struct NodeFailed {

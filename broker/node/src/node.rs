@@ -185,8 +185,8 @@ impl Node {
         &self.broker
     }
 
-    /// Waits until the node's storage has failed, or something else that it cannot do without. The process should end then, at once: nothing
-    /// more is acknowledged, and nothing can be made good by waiting.
+    /// Waits until the node's storage, or a task that it cannot do without, has failed. The process
+    /// should end then, at once: nothing can be made good by waiting.
     pub async fn failed(&self) -> NodeFailed {
         let mut failed = self.failed.clone();
         let told = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
@@ -297,8 +297,8 @@ async fn open_broker(
     }
 }
 
-/// Takes connections in; each is served by a task of its own, which ends with this one.
-/// An error says that the listener has ended by itself.
+/// Takes connections in; each is served by a task of its own, which ends with this one. An error says
+/// that the listener has ended by itself.
 async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) -> Result<(), &'static str> {
     let mut sessions = JoinSet::new();
     loop {

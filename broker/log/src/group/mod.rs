@@ -242,7 +242,7 @@ impl GroupLog {
         self.front.lock().marks.vote
     }
 
-    /// Notes how far Raft has committed. Goes to the journal with whatever is written next.
+    /// Notes how far Raft has committed; of a durable group it is journaled with the next write.
     pub fn save_committed(&self, id: LogId) {
         let mut front = self.front.lock();
         if !front.deleted && front.marks.committed != Some(id) {

@@ -189,7 +189,7 @@ settings! {
     /// frames.
     receiving_bytes_max: ByteSize = ByteSize(256 * MIB), in MIB..=2 * GIB;
 
-    /// As `receiving_bytes_max`, for one connection.
+    /// As `receiving_bytes_max`, for one connection: what one client can take from the others.
     connection_receiving_bytes_max: ByteSize = ByteSize(32 * MIB), in MIB..=2 * GIB;
 
     /// While a frame waits for room of `receiving_bytes_max`, one that has room must get on by 64 KiB
