@@ -99,21 +99,8 @@ impl Shared {
 }
 
 impl Channel {
-    /// Takes over a stream; the reading task ends with it.
-    pub(crate) fn start(sender: FrameSender, receiver: FrameReceiver) -> Arc<Self> {
-        Self::start_with(sender, receiver, None)
-    }
-
-    /// As [`Channel::start`], with the place that the stream takes among those of its connection.
-    pub(crate) fn start_at(
-        sender: FrameSender,
-        receiver: FrameReceiver,
-        place: StreamPlace,
-    ) -> Arc<Self> {
-        Self::start_with(sender, receiver, Some(place))
-    }
-
-    fn start_with(
+    /// Takes over a stream, with its place if it is for a single user; the reading task ends with it.
+    pub(crate) fn start(
         sender: FrameSender,
         mut receiver: FrameReceiver,
         place: Option<StreamPlace>,

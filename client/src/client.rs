@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use plimsoll_protocol::api::Request;
+use plimsoll_protocol::api::{DescribeTopicRequest, Request, TopicInfo};
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use tokio::time::timeout;
 
 use crate::admin::Admin;
@@ -132,6 +133,16 @@ impl Shared {
 
     fn slots(&self) -> MutexGuard<'_, HashMap<String, Arc<Slot>>> {
         self.slots.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// A topic without its partitions.
+    pub(crate) async fn topic(&self, topic: &TopicName) -> Result<TopicInfo, RequestError> {
+        let request = DescribeTopicRequest {
+            topic: topic.clone(),
+            first_partition: PartitionIndex(0),
+            partitions_max: 0,
+        };
+        Ok(self.request(request).await?.topic)
     }
 
     /// Sends one request to the configured node and awaits its answer.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use plimsoll_protocol::api::{HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN};
 use plimsoll_transport::{ClientTls, Connection, FrameReceiver, FrameSender, TransportKind};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::channel::Channel;
@@ -37,8 +37,8 @@ pub(crate) struct Link {
     /// no more streams.
     own_streams: Arc<Semaphore>,
     /// Apart from each other, so that acknowledgements do not wait behind records that are pushed.
-    produce_pool: Pool,
-    subscription_pool: Pool,
+    produce_pool: Mutex<Pool>,
+    subscription_pool: Mutex<Pool>,
 }
 
 /// Holds one of the streams that a connection may open for single users.
@@ -55,11 +55,6 @@ pub(crate) enum SubscriptionCarrier {
 /// Streams that are shared, each opened when it is first needed.
 #[derive(Default)]
 struct Pool {
-    state: tokio::sync::Mutex<PoolState>,
-}
-
-#[derive(Default)]
-struct PoolState {
     channels: Vec<Arc<Channel>>,
     /// Whose turn it is.
     next: usize,
@@ -153,7 +148,7 @@ impl Dialer {
         let (sender, mut receiver) =
             connection.open().await.map_err(|error| not_a_node(error.to_string()))?;
         receiver.set_max_frame_bytes(FRAME_BYTES_MAX);
-        let control = Channel::start(sender, receiver);
+        let control = Channel::start(sender, receiver, None);
         let hello = HelloRequest {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
@@ -170,7 +165,7 @@ impl Dialer {
             other => not_a_node(other.to_string()),
         })?;
         let own_streams = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
-        let (produce_pool, subscription_pool) = (Pool::default(), Pool::default());
+        let (produce_pool, subscription_pool) = (Mutex::default(), Mutex::default());
         let kind = self.config.transport;
         Ok(Link { connection, kind, control, hello, own_streams, produce_pool, subscription_pool })
     }
@@ -195,7 +190,7 @@ impl Link {
     /// A channel for one producer's partition: a stream of its own where streams are cheap.
     pub(crate) async fn produce_channel(&self) -> Result<Arc<Channel>, RequestError> {
         match self.own_stream().await? {
-            Some(((sender, receiver), place)) => Ok(Channel::start_at(sender, receiver, place)),
+            Some(((sender, receiver), place)) => Ok(Channel::start(sender, receiver, Some(place))),
             None => self.shared_channel(&self.produce_pool).await,
         }
     }
@@ -222,16 +217,16 @@ impl Link {
     }
 
     /// One of the shared streams, in turn; the control stream where there is no other.
-    async fn shared_channel(&self, pool: &Pool) -> Result<Arc<Channel>, RequestError> {
+    async fn shared_channel(&self, pool: &Mutex<Pool>) -> Result<Arc<Channel>, RequestError> {
         if self.kind != TransportKind::Quic {
             return Ok(Arc::clone(&self.control));
         }
-        let mut pool = pool.state.lock().await;
+        let mut pool = pool.lock().await;
         pool.channels.retain(|channel| !channel.is_closed());
         // A node that has refused a stream is not asked again for each user.
         let more = pool.channels.len() < SHARED_STREAMS && !self.own_streams.is_closed();
         if more && let Some((sender, receiver)) = self.open().await? {
-            let channel = Channel::start(sender, receiver);
+            let channel = Channel::start(sender, receiver, None);
             pool.channels.push(Arc::clone(&channel));
             return Ok(channel);
         }

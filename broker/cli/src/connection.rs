@@ -278,14 +278,18 @@ pub(crate) fn context_failure(error: &ContextError) -> Failure {
     Failure::new(exit, error.to_string())
 }
 
+/// The exit code of a connection that was not made.
+pub(crate) fn exit_of(error: &ConnectError) -> Exit {
+    match error {
+        ConnectError::Config(_) => Exit::Failed,
+        _ => Exit::Unreachable,
+    }
+}
+
 /// No connection, in words.
 pub(crate) fn connect_failure(error: &ConnectError, address: &str, kind: TransportKind) -> Failure {
     let text = error.to_string();
-    let exit = match error {
-        ConnectError::Config(_) => Exit::Failed,
-        _ => Exit::Unreachable,
-    };
-    let failure = Failure::new(exit, text.clone());
+    let failure = Failure::new(exit_of(error), text.clone());
     match error {
         ConnectError::Dial { .. } if text.contains("certificate") || text.contains("trust") => {
             failure.hint(

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use plimsoll_client::{ConnectError, RequestError};
 
+use crate::connection;
 use crate::exit::Exit;
 
 /// Why a command ended without doing what was asked.
@@ -110,13 +111,11 @@ impl From<anyhow::Error> for Failure {
 
 /// The exit code that the causes of a failure call for.
 fn exit_of_causes(error: &anyhow::Error) -> Exit {
-    let unreachable = error.chain().any(|cause| match cause.downcast_ref::<ConnectError>() {
-        Some(ConnectError::Config(_)) | None => {
-            matches!(cause.downcast_ref(), Some(RequestError::Connect(_)))
-        }
-        Some(_) => true,
+    let connect = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(RequestError::Connect(error)) => Some(error),
+        _ => cause.downcast_ref::<ConnectError>(),
     });
-    if unreachable { Exit::Unreachable } else { Exit::Failed }
+    connect.map_or(Exit::Failed, connection::exit_of)
 }
 
 /// Whether standard error takes colour: a terminal, and nobody asked for none (`NO_COLOR`).

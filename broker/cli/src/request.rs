@@ -3,13 +3,14 @@
 use plimsoll_client::RequestError;
 use plimsoll_protocol::error::ErrorCode;
 
+use crate::connection;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
 /// Why `doing` ("create topic `orders`") did not happen, and what to do.
 pub(crate) fn request_failure(doing: &str, error: &RequestError) -> Failure {
     let exit = match error {
-        RequestError::Connect(_) => Exit::Unreachable,
+        RequestError::Connect(error) => connection::exit_of(error),
         RequestError::Refused(refusal) => exit_of(refusal.code),
         _ => Exit::Failed,
     };

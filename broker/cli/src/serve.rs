@@ -8,9 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use plimsoll_client::Fingerprint;
 use plimsoll_client::context::{self, LOCAL};
-use plimsoll_log::{HeaderError, OpenError};
 use plimsoll_node::config::NodeConfig;
-use plimsoll_node::{Node, StartError};
+use plimsoll_node::{Node, NodeFailed, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Exit;
@@ -126,7 +125,7 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
         fatal = node.failed() => Some(fatal),
     };
     if let Some(fatal) = fatal {
-        end_after(&fatal.to_string());
+        end_after(&fatal);
     }
     tokio::select! {
         () = node.shutdown() => {}
@@ -144,10 +143,8 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
 }
 
 /// Ends the process because the node cannot go on: at once, without another write.
-fn end_after(fatal: &str) -> ! {
-    Failure::new(Exit::Failed, format!("the node stops: {fatal}"))
-        .hint("look at the disk (dmesg, smartctl), then start again: what was acknowledged is kept")
-        .tell();
+fn end_after(fatal: &NodeFailed) -> ! {
+    Failure::new(Exit::Failed, format!("the node stops: {fatal}")).hint(fatal.advice()).tell();
     std::process::exit(i32::from(Exit::Failed as u8));
 }
 
@@ -157,16 +154,9 @@ fn explain(data: &Path, error: &StartError) -> Failure {
     // The files of the store are named from the data directory on.
     let text = if stored { format!("{}: {error}", data.display()) } else { error.to_string() };
     let failure = Failure::new(Exit::Failed, text);
-    match error {
-        // Nothing is damaged, and the message says what to do.
-        StartError::Storage(OpenError::Identity { error: HeaderError::Newer { .. }, .. }) => {
-            failure.hint("nothing was changed")
-        }
-        StartError::Storage(OpenError::Full { .. }) => failure.hint("what is stored is kept"),
-        error => match error.advice() {
-            Some(advice) => failure.hint(advice),
-            None => failure,
-        },
+    match error.advice() {
+        Some(advice) => failure.hint(advice),
+        None => failure,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use plimsoll_log::disk::real::OpenDiskError;
+use plimsoll_log::{HeaderError, OpenError};
 use plimsoll_replication::OpenGroupError;
 use plimsoll_transport::{BindError, TlsConfigError};
 use thiserror::Error;
@@ -30,7 +31,7 @@ pub enum StartError {
     Bind(#[from] BindError),
     /// The stored data cannot be opened. Nothing was deleted.
     #[error(transparent)]
-    Storage(#[from] plimsoll_log::OpenError),
+    Storage(#[from] OpenError),
     /// The catalog of topics cannot be opened. Nothing was deleted.
     #[error("the catalog of topics cannot be opened: {0}")]
     Catalog(#[from] OpenGroupError),
@@ -58,6 +59,11 @@ impl StartError {
             Self::Bind(_) => {
                 Some("choose another address with --listen ADDR:PORT; port 0 takes a free one")
             }
+            // Nothing is damaged, and the message says what to do.
+            Self::Storage(OpenError::Identity { error: HeaderError::Newer { .. }, .. }) => {
+                Some("nothing was changed")
+            }
+            Self::Storage(OpenError::Full { .. }) => Some("what is stored is kept"),
             Self::Storage(_) | Self::Catalog(_) => {
                 Some("nothing was changed; `plimsoll log verify DIR` shows what is damaged")
             }
@@ -65,11 +71,30 @@ impl StartError {
     }
 }
 
-/// A node that ran cannot go on: its storage failed, and nothing more is acknowledged, or a task that
-/// it cannot do without has ended.
+/// Why a node that ran cannot go on.
 #[derive(Debug, Clone, Error)]
-#[error("{reason}")]
-pub struct NodeFailed {
-    /// What failed.
-    pub reason: Arc<str>,
+pub enum NodeFailed {
+    /// Its storage failed: nothing more is acknowledged.
+    #[error("{0}")]
+    Storage(Arc<str>),
+    /// A task that it cannot do without.
+    #[error("{what} ended: {reason}")]
+    Task {
+        /// What the task does.
+        what: &'static str,
+        /// Why it ended.
+        reason: &'static str,
+    },
+}
+
+impl NodeFailed {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Storage(_) => {
+                "look at the disk (dmesg, smartctl), then start again: what was acknowledged is kept"
+            }
+            Self::Task { .. } => "start again: what was acknowledged is kept",
+        }
+    }
 }

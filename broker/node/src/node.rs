@@ -5,15 +5,13 @@
 //! no new connections, sessions finish what they have, groups leave their state with the log, the
 //! store makes a checkpoint. Several nodes can run in one process; there are no globals.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, StrangerPlace, maintain, native};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
@@ -42,7 +40,7 @@ pub struct Node {
     store: Arc<Store>,
     /// Only to see when the last user of the disk, and with it the lock, is gone.
     disk: Weak<dyn Disk>,
-    failed: watch::Receiver<Option<Arc<str>>>,
+    failed: watch::Receiver<Option<NodeFailed>>,
     tasks: Tasks,
 }
 
@@ -103,7 +101,7 @@ impl Node {
         let store = {
             let config = config.store();
             let on_fatal = move |error: &FatalError| {
-                tell.send_replace(Some(error.to_string().into()));
+                tell.send_replace(Some(NodeFailed::Storage(error.to_string().into())));
             };
             let open = move || Store::open(disk, config, Driver::Threads, Box::new(on_fatal));
             blocking(open).await?
@@ -191,7 +189,7 @@ impl Node {
         let mut failed = self.failed.clone();
         let told = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
         match told {
-            Ok(Some(reason)) => NodeFailed { reason },
+            Ok(Some(failed)) => failed,
             // The store was closed without a failure, so none will come.
             Ok(None) | Err(_) => std::future::pending().await,
         }
@@ -329,19 +327,12 @@ async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) -> Result<(), &'st
 async fn vital(
     what: &'static str,
     work: impl Future<Output = Result<(), &'static str>>,
-    tell: watch::Sender<Option<Arc<str>>>,
+    tell: watch::Sender<Option<NodeFailed>>,
 ) {
-    let mut work = pin!(work);
-    let outcome = poll_fn(|context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
-        match polled {
-            Ok(polled) => polled,
-            Err(_) => Poll::Ready(Err("it panicked; this is a bug")),
-        }
-    });
-    if let Err(reason) = outcome.await {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    if let Err(reason) = outcome.unwrap_or(Err("it panicked; this is a bug")) {
         tracing::error!(what, reason, "the node cannot go on");
-        tell.send_replace(Some(format!("{what} ended: {reason}").into()));
+        tell.send_replace(Some(NodeFailed::Task { what, reason }));
     }
 }
 
@@ -387,10 +378,9 @@ mod tests {
         vital("a", async { Ok(()) }, tell.clone()).await;
         assert!(told.borrow().is_none());
         vital("b", async { Err("broken") }, tell.clone()).await;
-        assert_eq!(told.borrow().as_deref(), Some("b ended: broken"));
+        let reason = || told.borrow().as_ref().map(NodeFailed::to_string);
+        assert_eq!(reason().as_deref(), Some("b ended: broken"));
         vital("c", async { panic!("a bug") }, tell).await;
-        assert!(
-            told.borrow().as_deref().is_some_and(|told| told.starts_with("c ended: it panicked"))
-        );
+        assert!(reason().is_some_and(|told| told.starts_with("c ended: it panicked")));
     }
 }

@@ -129,9 +129,6 @@ pub fn next_step(
 ) -> Next {
     assert!(!wanted.is_empty(), "a partition has a replica");
     let health = members.health(healthy);
-    let Some(leader) = members.leader else {
-        return if is_done(members, wanted) { Next::Done } else { Next::Wait(Wait::NoLeader) };
-    };
     let missing: Vec<NodeId> =
         wanted.iter().copied().filter(|node| !members.voters.contains(node)).collect();
     let extra = || members.voters.iter().copied().filter(|node| !wanted.contains(node));
@@ -140,6 +137,9 @@ pub fn next_step(
     let may_lead = |node: NodeId| members.voters.contains(&node) && healthy.contains(&node);
 
     let is_wanted = missing.is_empty() && extra().next().is_none() && stray.is_none();
+    let Some(leader) = members.leader else {
+        return if is_wanted { Next::Done } else { Next::Wait(Wait::NoLeader) };
+    };
     if is_wanted && (leader == preferred || !may_lead(preferred)) {
         return Next::Done;
     }
@@ -163,13 +163,6 @@ pub fn next_step(
     }
     debug_assert!(extra().next().is_none(), "as many voters as wanted, none missing");
     Next::Step(Step::TransferLeader(preferred))
-}
-
-/// Whether the voters are the wanted ones and nobody else receives the log.
-fn is_done(members: &Members, wanted: &[NodeId]) -> bool {
-    members.learners.is_empty()
-        && members.voters.len() == wanted.len()
-        && wanted.iter().all(|node| members.voters.contains(node))
 }
 
 /// The step that brings the next missing node in; one whose copy has begun comes first.

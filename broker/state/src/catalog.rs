@@ -159,14 +159,19 @@ impl Catalog {
         self.topics.iter()
     }
 
-    /// Topics whose name begins with `prefix`, by name.
+    /// Topics whose name begins with `prefix` and is behind `after`, by name.
     pub fn topics_with_prefix<'a>(
         &'a self,
         prefix: &'a str,
+        after: Option<&'a TopicName>,
     ) -> impl Iterator<Item = (&'a TopicName, &'a Arc<TopicMeta>)> {
-        use std::ops::Bound::{Included, Unbounded};
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let first = match after.map(TopicName::as_str) {
+            Some(after) if after >= prefix => Excluded(after),
+            _ => Included(prefix),
+        };
         self.topics
-            .range::<str, _>((Included(prefix), Unbounded))
+            .range::<str, _>((first, Unbounded))
             .take_while(move |(name, _)| name.as_str().starts_with(prefix))
     }
 

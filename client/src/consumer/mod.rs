@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use plimsoll_protocol::api::{DescribeTopicRequest, StartPosition};
+use plimsoll_protocol::api::StartPosition;
 use plimsoll_protocol::batch::{BatchError, BatchLimits, Record, RecordBatch, RecordIter};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use tokio::sync::mpsc;
@@ -88,12 +88,7 @@ impl ConsumerBuilder {
             Ok(topic) => topic,
             Err(error) => return option("topic", format!("{error}")),
         };
-        let describe = DescribeTopicRequest {
-            topic: topic.clone(),
-            first_partition: PartitionIndex(0),
-            partitions_max: 0,
-        };
-        let described = self.shared.request(describe).await?.topic;
+        let described = self.shared.topic(&topic).await?;
         let mut partitions = self.partitions.unwrap_or_else(|| (0..described.partitions).collect());
         partitions.sort_unstable();
         partitions.dedup();

@@ -9,11 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use plimsoll_protocol::api::{
-    AckLevel, DescribeTopicRequest, InitProducerRequest, ProducerIdentity,
-};
+use plimsoll_protocol::api::{AckLevel, InitProducerRequest, ProducerIdentity};
 use plimsoll_protocol::batch::{BatchBuilder, BatchLimits, Compression, Record, RecordView};
-use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use plimsoll_protocol::ids::TopicName;
 use tokio::sync::{Semaphore, TryAcquireError};
 
 pub use completion::{Ack, AckFuture};
@@ -102,12 +100,7 @@ impl ProducerBuilder {
             .topic
             .parse()
             .map_err(|error| BuildError::Option { option: "topic", reason: format!("{error}") })?;
-        let describe = DescribeTopicRequest {
-            topic: topic.clone(),
-            first_partition: PartitionIndex(0),
-            partitions_max: 0,
-        };
-        let described = self.shared.request(describe).await?.topic;
+        let described = self.shared.topic(&topic).await?;
         let identity = self.shared.request(InitProducerRequest { existing: None }).await?;
         let node_limit = self.shared.link(None).await.map_err(crate::error::RequestError::from)?;
         let batch_bytes_max =

@@ -300,13 +300,13 @@ async fn recv_pieces(
     room: &mut Room,
 ) -> Result<Option<Frame>, RecvError> {
     loop {
-        room.find(frames).await;
+        // What has come already is kept anyway; only what is still to come needs room.
         while let Some(piece) = pieces.front() {
             if let Some(frame) = frames.take_from(piece)? {
                 return Ok(Some(frame));
             }
-            room.find(frames).await;
         }
+        room.find(frames).await;
         if !room.read(frames.unfinished(), pieces.refill(stream)).await?.map_err(read_error)? {
             return frames.end();
         }

@@ -148,17 +148,14 @@ async fn check(
         Compression::None => u32::try_from(batch.len()).unwrap_or(u32::MAX),
         _ => claimed.records_bytes,
     };
-    if batch.len() > limits.batch_bytes_max as usize {
-        // Refused by its size alone.
+    // Those that are checked in place are one per thread at most: they take no room.
+    if work <= CHECKED_IN_PLACE_BYTES_MAX || batch.len() > limits.batch_bytes_max as usize {
         return validate_produced(batch, limits);
     }
     let room = match claimed.compression {
         Compression::None => None,
         _ => Some(session.checking_room(work).await),
     };
-    if work <= CHECKED_IN_PLACE_BYTES_MAX {
-        return validate_produced(batch, limits);
-    }
     let (batch, limits) = (batch.clone(), limits.clone());
     let checked = tokio::task::spawn_blocking(move || {
         let checked = validate_produced(&batch, &limits);

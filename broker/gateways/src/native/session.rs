@@ -41,20 +41,23 @@ pub(super) struct Session {
     subscriptions: Arc<Semaphore>,
 }
 
-/// Room for one compressed batch while it is checked.
-pub(super) struct CheckingRoom {
-    _connection: OwnedSemaphorePermit,
-    _node: OwnedSemaphorePermit,
-}
-
-/// Room for one produce request: of the node until it is stored, of its connection until its answer
-/// is written.
+/// Room for one batch, of its connection and of the node. A produce request in flight has the node's
+/// until it is stored, and its connection's until its answer is written.
 pub(super) struct Room {
     connection: OwnedSemaphorePermit,
     _node: OwnedSemaphorePermit,
 }
 
 impl Room {
+    /// Waits for `bytes` of both.
+    async fn take(own: &Arc<Semaphore>, node: &Arc<Semaphore>, bytes: u32) -> Self {
+        let open = "these semaphores are never closed";
+        // The own limit first: whoever waits for it must not hold a share of the node's.
+        let connection = Arc::clone(own).acquire_many_owned(bytes).await.expect(open);
+        let node = Arc::clone(node).acquire_many_owned(bytes).await.expect(open);
+        Self { connection, _node: node }
+    }
+
     /// Gives the node's room back and keeps the connection's.
     pub(super) fn keep_connection(self) -> OwnedSemaphorePermit {
         self.connection
@@ -93,24 +96,15 @@ impl Session {
     pub(super) async fn room(&self, bytes: usize) -> Room {
         let limit = self.broker.limits().connection_in_flight_bytes_max;
         let bytes = u32::try_from(bytes.min(limit)).unwrap_or(u32::MAX);
-        let open = "these semaphores are never closed";
-        // The own limit first: whoever waits for it must not hold a share of the node's.
-        let connection = Arc::clone(&self.in_flight).acquire_many_owned(bytes).await.expect(open);
-        let node = Arc::clone(self.broker.in_flight());
-        let node = node.acquire_many_owned(bytes).await.expect(open);
-        Room { connection, _node: node }
+        Room::take(&self.in_flight, self.broker.in_flight(), bytes).await
     }
 
     /// Waits until there is room to check a compressed batch that claims to be `bytes` without
     /// compression.
-    pub(super) async fn checking_room(&self, bytes: u32) -> CheckingRoom {
+    pub(super) async fn checking_room(&self, bytes: u32) -> Room {
         let limit = checked_bytes_max(self.broker.limits());
         let bytes = u32::try_from(limit).unwrap_or(u32::MAX).min(bytes);
-        let open = "these semaphores are never closed";
-        let connection = Arc::clone(&self.checking).acquire_many_owned(bytes).await.expect(open);
-        let node = Arc::clone(self.broker.checking());
-        let node = node.acquire_many_owned(bytes).await.expect(open);
-        CheckingRoom { _connection: connection, _node: node }
+        Room::take(&self.checking, self.broker.checking(), bytes).await
     }
 
     /// Lets a stream's receiver take what a peer that has said Hello may send.

@@ -186,13 +186,6 @@ impl From<ErrorResponse> for Broke {
     }
 }
 
-/// What a subscription that is at the end was woken by.
-enum News {
-    Records,
-    /// The group that it reads is not the one in use any more.
-    LookAgain,
-}
-
 /// The task of one subscription.
 struct Push<'a> {
     session: &'a Arc<Session>,
@@ -248,6 +241,8 @@ impl<'a> Push<'a> {
         loop {
             let upto = *watermark.borrow_and_update();
             let allowed = tokio::select! {
+                // In this order: as long as there is credit, the catalog's watch is left alone.
+                biased;
                 allowed = self.credit.wait() => allowed.min(max_bytes),
                 deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
             };
@@ -268,16 +263,13 @@ impl<'a> Push<'a> {
                 // Files of a topic that was deleted fail in their own ways; say what is true.
                 Err(error) => return Err(self.gone_or(error).into()),
             }
-            let news = tokio::select! {
-                changed = watermark.changed() => match changed {
-                    Ok(()) => News::Records,
-                    Err(_) => News::LookAgain,
-                },
+            let changed = tokio::select! {
+                changed = watermark.changed() => changed,
                 deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
             };
-            match news {
-                News::Records => {}
-                News::LookAgain => (self.partition, watermark) = self.woken().await?,
+            if changed.is_err() {
+                // The group that it reads is not the one in use any more.
+                (self.partition, watermark) = self.woken().await?;
             }
         }
     }

@@ -46,9 +46,7 @@ pub(super) async fn list(
 ) -> Result<Answer<ListTopicsRequest>, ErrorResponse> {
     let catalog = session.broker.catalog();
     let prefix = request.prefix.unwrap_or_default();
-    let mut found = catalog
-        .topics_with_prefix(&prefix)
-        .skip_while(|(name, _)| request.after.as_ref().is_some_and(|after| *name <= after));
+    let mut found = catalog.topics_with_prefix(&prefix, request.after.as_ref());
     let page = found.by_ref().take(page(&session, TOPIC_INFO_BYTES_MAX));
     let topics = page.map(|(name, meta)| info(name, meta)).collect();
     done(ListTopicsResponse { topics, has_more: found.next().is_some() })

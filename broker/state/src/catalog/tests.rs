@@ -119,9 +119,9 @@ fn topics_are_listed_by_prefix() {
     for topic in ["b", "ab", "aa", "c", "a"] {
         created(&mut catalog, topic, 1);
     }
-    let names: Vec<_> = catalog.topics_with_prefix("a").map(|(n, _)| n.as_str()).collect();
+    let names: Vec<_> = catalog.topics_with_prefix("a", None).map(|(n, _)| n.as_str()).collect();
     assert_eq!(names, ["a", "aa", "ab"]);
-    assert_eq!(catalog.topics_with_prefix("").count(), 5);
+    assert_eq!(catalog.topics_with_prefix("", None).count(), 5);
 }
 
 #[test]
