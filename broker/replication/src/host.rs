@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::config::HostConfig;
+use crate::deleted::DeletedGroups;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
@@ -40,8 +41,16 @@ impl fmt::Debug for Surroundings {
 pub struct Host {
     store: Arc<Store>,
     around: Arc<Surroundings>,
-    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    groups: Mutex<Groups>,
     safety: Safety,
+}
+
+/// One mutex decides whether a group is opened or deleted.
+#[derive(Debug, Default)]
+struct Groups {
+    held: HashMap<GroupId, Arc<Group>>,
+    /// Never opened again in this life of the node; no number is given out twice.
+    deleted: DeletedGroups,
 }
 
 impl Host {
@@ -84,7 +93,7 @@ impl Host {
         &self.around.clock
     }
 
-    fn groups(&self) -> MutexGuard<'_, HashMap<GroupId, Arc<Group>>> {
+    fn groups(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().expect("nothing panics while it holds the map of groups")
     }
 
@@ -119,7 +128,10 @@ impl Host {
             return Err(OpenGroupError::ShuttingDown);
         }
         let mut groups = self.groups();
-        if let Some(group) = groups.get(&id) {
+        if groups.deleted.contains(id) {
+            return Err(OpenGroupError::Deleted { group: id });
+        }
+        if let Some(group) = groups.held.get(&id) {
             self.set_options(group.log(), options)?;
             return Ok(group.clone());
         }
@@ -129,7 +141,7 @@ impl Host {
             .map_err(|error| OpenGroupError::Storage { group: id, source: Arc::new(error) })?;
         self.set_options(&log, options)?;
         let group = Group::new(kind, log, self.around.clone());
-        groups.insert(id, group.clone());
+        groups.held.insert(id, group.clone());
         Ok(group)
     }
 
@@ -145,13 +157,13 @@ impl Host {
     /// The group, if it is awake or somebody holds it.
     #[must_use]
     pub fn held(&self, id: GroupId) -> Option<Arc<Group>> {
-        self.groups().get(&id).cloned()
+        self.groups().held.get(&id).cloned()
     }
 
     /// How many groups are awake or held by somebody.
     #[must_use]
     pub fn held_count(&self) -> usize {
-        self.groups().len()
+        self.groups().held.len()
     }
 
     /// The offset up to which a group is known to be committed, without waking it: nothing for a
@@ -220,7 +232,7 @@ impl Host {
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight.
     /// Returns how many.
     pub async fn sleep_idle(&self, idle_for: Duration) -> usize {
-        let groups: Vec<_> = self.groups().values().cloned().collect();
+        let groups: Vec<_> = self.groups().held.values().cloned().collect();
         let mut asleep = 0;
         for group in groups {
             asleep += usize::from(group.sleep_if_idle(idle_for).await);
@@ -231,7 +243,7 @@ impl Host {
 
     /// Drops groups that sleep and that nobody else holds.
     fn forget_sleepers(&self) {
-        self.groups().retain(|_, group| Arc::strong_count(group) > 1 || group.is_awake());
+        self.groups().held.retain(|_, group| Arc::strong_count(group) > 1 || group.is_awake());
     }
 
     /// Deletes a group with all that is stored of it. Returns when the deletion is durable.
@@ -239,8 +251,13 @@ impl Host {
     /// # Errors
     /// When the store failed.
     pub async fn delete(&self, id: GroupId) -> Result<(), OpenGroupError> {
-        let group = self.groups().remove(&id);
-        self.safety.forget(id);
+        // Marked first, and taken out last: whoever opens it meanwhile would wake a second instance on
+        // the log that is being given up, or bring back one that was never used.
+        let group = {
+            let mut groups = self.groups();
+            groups.deleted.insert(id);
+            groups.held.get(&id).cloned()
+        };
         if let Some(group) = group {
             group.delete().await;
         }
@@ -251,7 +268,10 @@ impl Host {
                 let _ = sender.send(outcome);
             }),
         );
-        match receiver.await {
+        let outcome = receiver.await;
+        self.groups().held.remove(&id);
+        self.safety.forget(id);
+        match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(source)) => Err(OpenGroupError::Storage { group: id, source }),
             Err(_) => Err(OpenGroupError::ShuttingDown),
@@ -277,6 +297,6 @@ impl Host {
     }
 
     fn take_all(&self) -> Vec<Arc<Group>> {
-        std::mem::take(&mut *self.groups()).into_values().collect()
+        std::mem::take(&mut self.groups().held).into_values().collect()
     }
 }

@@ -22,6 +22,7 @@
 
 mod clock;
 mod config;
+mod deleted;
 mod error;
 mod fold;
 mod group;

@@ -6,6 +6,7 @@ mod harness;
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use harness::{DURABLE, Node, PARTITION, Producer, produce, values};
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_replication::{GroupKind, OpenGroupError, ProduceError};
@@ -143,6 +144,28 @@ async fn deleted_group_refuses_and_its_number_starts_empty_again() {
     drop(group);
     let node = node.restart().await;
     assert!(node.host.store().group(PARTITION).is_none());
+}
+
+/// A session that had looked its topic up before the deletion opened the group after it: on a log that
+/// was being given up a second Raft instance woke, and a group that was never used came back to life.
+#[tokio::test]
+async fn deleted_group_is_not_opened_again() {
+    let node = Node::new();
+    let unused = GroupId(77);
+    node.host.delete(unused).await.unwrap();
+    let refused = node.host.open(unused, GroupKind::Partition, DURABLE).unwrap_err();
+    assert!(matches!(refused, OpenGroupError::Deleted { group } if group == unused), "{refused}");
+    assert!(node.host.store().group(unused).is_none());
+
+    let group = node.partition().await;
+    produce(&group, &Producer::new(1).batch(&["a"])).await.unwrap();
+    let mut deleting = std::pin::pin!(node.host.delete(PARTITION));
+    assert!(deleting.as_mut().now_or_never().is_none(), "the journal has not answered yet");
+    let refused = node.host.open(PARTITION, GroupKind::Partition, DURABLE).unwrap_err();
+    assert!(matches!(refused, OpenGroupError::Deleted { .. }), "{refused}");
+    deleting.await.unwrap();
+    let refused = node.host.open(PARTITION, GroupKind::Partition, DURABLE).unwrap_err();
+    assert!(matches!(refused, OpenGroupError::Deleted { .. }), "{refused}");
 }
 
 #[tokio::test]
