@@ -126,7 +126,8 @@ fn difference(
             safe = safe.max(versions.safe_index(*group, promise.in_memory, id));
         }
         let found = if version.is_memory() {
-            memory_difference(shown, version, safe.max(version.durable_next))
+            let marks = versions.committed_marks(*group, id);
+            memory_difference(shown, version, safe.max(version.durable_next), &marks)
         } else {
             durable_difference(shown, version)
         };
@@ -157,11 +158,19 @@ fn durable_difference(shown: &ObservedGroup, version: &GroupVersion) -> Option<S
     entries_difference(shown, version, version.next_index())
 }
 
-/// A memory group keeps a prefix of its entries after a power failure, and everything else exactly.
-fn memory_difference(shown: &ObservedGroup, version: &GroupVersion, safe: u64) -> Option<String> {
+/// A memory group keeps a prefix of its entries after a power failure and an older one of its committed
+/// marks, and everything else exactly.
+fn memory_difference(
+    shown: &ObservedGroup,
+    version: &GroupVersion,
+    safe: u64,
+    committed: &[Option<LogId>],
+) -> Option<String> {
     same!("options", shown.options, version.options);
     same!("vote", shown.vote, version.vote);
-    same!("committed", shown.committed, version.committed);
+    if !committed.contains(&shown.committed) {
+        return Some(format!("committed is {:?}, not one of {committed:?}", shown.committed));
+    }
     same!("purged", shown.bounds.purged, version.purged);
     same!("log start", shown.bounds.log_start_offset, version.start_offset);
     let next = shown.bounds.last.map_or(0, |last| last.index.0 + 1);
@@ -235,8 +244,8 @@ fn state_difference<'a>(
     Some(format!("the state of {} was never put", state.0))
 }
 
-/// The version that a store shows: without the entries that its memory groups lost, and with a state
-/// that was put after it and is in a checkpoint all the same.
+/// The version that a store shows: without the entries and committed marks that its memory groups lost,
+/// and with a state that was put after it and is in a checkpoint all the same.
 pub(crate) fn shown_version(version: &Version, observed: &Observed) -> Version {
     let mut version = version.clone();
     for (id, group) in &mut version {
@@ -244,6 +253,9 @@ pub(crate) fn shown_version(version: &Version, observed: &Observed) -> Version {
         if next < group.next_index() {
             let kept = next.saturating_sub(group.first_index());
             Arc::make_mut(group).entries.truncate(kept as usize);
+        }
+        if group.committed != observed[id].committed {
+            Arc::make_mut(group).committed = observed[id].committed;
         }
         if let Some(state) = &observed[id].state {
             Arc::make_mut(group).states.push(state.clone());

@@ -209,4 +209,13 @@ impl Versions {
         let next = |version: &Version| version.get(&group).map_or(0, |group| group.next_index());
         until.iter().map(next).min().unwrap_or(0)
     }
+
+    /// Committed marks that a memory group may show in version `id`: they are not journaled, and the newest
+    /// checkpoint can be damaged, so any since the group was last durable.
+    pub(crate) fn committed_marks(&self, group: GroupId, id: VersionId) -> Vec<Option<LogId>> {
+        let durable = |version: &Version| version.get(&group).is_some_and(|g| !g.is_memory());
+        let since = self.versions[..=id].iter().rposition(durable).unwrap_or(0);
+        let groups = self.versions[since..=id].iter().filter_map(|version| version.get(&group));
+        groups.map(|group| group.committed).collect()
+    }
 }
