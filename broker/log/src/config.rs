@@ -48,6 +48,18 @@ pub struct StoreConfig {
     /// Journaled but not yet in segments, in bytes; at least one block. Default 256 MiB. The journal
     /// waits when it is reached, which is how a slow disk slows the producers down.
     pub unwritten_bytes_max: u64,
+    /// Appends to a durable group that wait together are *placed*: written straight into the group's
+    /// segments and synced there, while the journal only refers to them. This many bytes of one group in
+    /// appends of at least `place_item_bytes_min` make it worth that; `u64::MAX` places nothing. Default
+    /// 1 MiB. Smaller: more syncs of segments, each slower than a journal write of few bytes; larger: more
+    /// bytes are written twice.
+    pub place_bytes_min: u64,
+    /// Smaller appends do not count for `place_bytes_min`, in bytes. Default 64 KiB. Smaller: a burst of
+    /// many appends is placed, too; larger: only large ones are.
+    pub place_item_bytes_min: u64,
+    /// How much one group commit places, in bytes; at least one entry is. Default 16 MiB. Larger: fewer
+    /// syncs; smaller: a vote behind them waits less.
+    pub place_bytes_max: u64,
     /// Entries of one group that stay in memory although they are in a segment because they were not
     /// applied yet, in bytes. Default 4 MiB. Past it they are read from the segment.
     pub tail_cache_bytes_max: u64,
@@ -76,6 +88,9 @@ impl Default for StoreConfig {
             open_segments_max: 1024,
             free_bytes_min: 256 * MIB,
             unwritten_bytes_max: 256 * MIB,
+            place_bytes_min: MIB,
+            place_item_bytes_min: 64 * KIB,
+            place_bytes_max: 16 * MIB,
             tail_cache_bytes_max: 4 * MIB,
             state_in_memory_bytes_max: KIB as usize,
             retry_full_disk_after: Duration::from_millis(50),
@@ -161,6 +176,18 @@ impl StoreConfig {
             "unwritten_bytes_max",
             self.unwritten_bytes_max,
             "at least block_bytes",
+        )?;
+        check(
+            self.place_bytes_max >= BLOCK,
+            "place_bytes_max",
+            self.place_bytes_max,
+            "at least 4096",
+        )?;
+        check(
+            self.place_bytes_min == u64::MAX || self.place_bytes_min <= self.place_bytes_max,
+            "place_bytes_min",
+            self.place_bytes_min,
+            "at most place_bytes_max, or 18446744073709551615 for never",
         )
     }
 }

@@ -5,6 +5,8 @@ use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, NodeId, Offset, Term};
 
 use crate::config::GroupOptions;
+use crate::random::Salt;
+use crate::segment::SegmentId;
 
 /// One entry of a log: the 96-byte header, filled, and the bytes behind it. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,10 +128,37 @@ impl Marks {
         }
     }
 
+    /// Takes in entries that were placed.
+    pub(crate) fn placed(&mut self, placed: &Placed) {
+        self.last = Some(placed.last);
+        self.end_offset = placed.end_offset;
+    }
+
     pub(crate) fn appended(&mut self, header: &BatchHeader) {
         self.last = Some(header.log_id());
         self.end_offset = header.end_offset();
     }
+}
+
+/// Entries that lie in a segment, on stable storage, and to which the journal only refers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// The segment.
+    pub(crate) segment: SegmentId,
+    /// The salt of its file: no other file of that name is meant.
+    pub(crate) salt: Salt,
+    /// Byte position of the first entry.
+    pub(crate) from: u64,
+    /// Byte position after the last one.
+    pub(crate) to: u64,
+    /// Index of the first one.
+    pub(crate) first: LogIndex,
+    /// How many.
+    pub(crate) entries: u32,
+    /// The last one.
+    pub(crate) last: LogId,
+    /// Offset after its last record.
+    pub(crate) end_offset: Offset,
 }
 
 /// One change of a group, in the order of the store's queue.

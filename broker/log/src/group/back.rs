@@ -16,6 +16,15 @@ use crate::store::shared::Shared;
 pub(crate) struct Slot {
     pub(crate) info: SegmentInfo,
     pub(crate) open: Weak<Segment>,
+    /// It was begun by a placement of this life. Only into such a one may entries be placed: replay makes
+    /// any other one anew.
+    pub(crate) placed: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(info: SegmentInfo, open: Weak<Segment>) -> Self {
+        Self { info, open, placed: false }
+    }
 }
 
 /// Guarded by one mutex; held across the opening of a file, never across reading or writing one.
@@ -34,7 +43,7 @@ impl Back {
         segments: impl IntoIterator<Item = SegmentInfo>,
         next_segment: SegmentId,
     ) -> Self {
-        let segments = segments.into_iter().map(|info| Slot { info, open: Weak::new() }).collect();
+        let segments = segments.into_iter().map(|info| Slot::new(info, Weak::new())).collect();
         Self { marks, segments, next_segment, deleted: false }
     }
 

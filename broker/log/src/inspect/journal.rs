@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use plimsoll_protocol::ids::GroupId;
+use plimsoll_protocol::ids::{GroupId, LogId, LogIndex};
 
-use super::report::{GroupReport, Report};
+use super::report::{GroupReport, PlacedCheck, Report};
 use super::{DamagedPlace, InspectError};
 use crate::disk::Disk;
-use crate::entry::{Change, Marks};
+use crate::entry::{Change, Marks, Placed};
 use crate::header::{HEADER_BYTES, Identity};
+use crate::journal::record::Record;
 use crate::journal::replay::{FileScan, ReadBlock, ReplayError, replay};
 use crate::journal::{FileSeq, JournalPosition, file, record};
+use crate::segment::SegmentName;
 
 /// One journal file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,11 +52,47 @@ pub struct BlockReport {
     pub bytes: u64,
     /// Its records, in order: the group and the kind.
     pub records: Vec<(GroupId, Option<crate::RecordKind>)>,
+    /// Where the entries lie to which it refers, in the order of its records of that kind.
+    pub placed: Vec<PlacedReport>,
+}
+
+/// Entries that lie in a segment, and to which a block only refers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedReport {
+    /// The group.
+    pub group: GroupId,
+    /// The segment's file.
+    pub path: String,
+    /// Where in it the first one begins.
+    pub from: u64,
+    /// Where the last one ends.
+    pub to: u64,
+    /// How many.
+    pub entries: u32,
+    /// Index of the first one.
+    pub first: LogIndex,
+    /// The last one.
+    pub last: LogId,
+}
+
+impl PlacedReport {
+    fn of(group: GroupId, placed: &Placed) -> Self {
+        let &Placed { from, to, entries, first, last, .. } = placed;
+        let path = SegmentName { group, id: placed.segment }.path();
+        Self { group, path, from, to, entries, first, last }
+    }
 }
 
 impl BlockReport {
     fn of(block: &ReadBlock) -> Self {
         let kind = |kind| crate::RecordKind::from_u8(kind);
+        let placed = block.records.iter().filter_map(|raw| {
+            let payload = block.bytes.slice(raw.payload.clone());
+            match record::decode(raw.kind, &payload) {
+                Ok(Record::Placed(placed)) => Some(PlacedReport::of(GroupId(raw.group), &placed)),
+                _ => None,
+            }
+        });
         Self {
             path: file::path(block.file),
             position: block.offset,
@@ -62,6 +100,7 @@ impl BlockReport {
             durable_through: block.header.durable.0,
             bytes: u64::from(block.header.length),
             records: block.records.iter().map(|r| (GroupId(r.group), kind(r.kind))).collect(),
+            placed: placed.collect(),
         }
     }
 }
@@ -180,7 +219,11 @@ fn apply(block: &ReadBlock, report: &mut Report) {
         let id = GroupId(raw.group);
         let payload = block.bytes.slice(raw.payload.clone());
         let change = match record::decode(raw.kind, &payload) {
-            Ok(change) => change,
+            Ok(Record::Change(change)) => change,
+            Ok(Record::Placed(placed)) => {
+                apply_placed(block, id, placed, report);
+                continue;
+            }
             Err(error) => {
                 report.damaged.push(misfit(format!("a record of group {id}: {error}")));
                 continue;
@@ -218,4 +261,23 @@ fn apply(block: &ReadBlock, report: &mut Report) {
             (_, Some(group)) => group.apply(&change),
         }
     }
+}
+
+/// Takes in entries that lie in a segment; whether they do is for a verification to say.
+fn apply_placed(block: &ReadBlock, id: GroupId, placed: Placed, report: &mut Report) {
+    let misfit = |what: String| DamagedPlace::new(file::path(block.file), Some(block.offset), what);
+    let Some(group) = report.groups.get_mut(&id) else {
+        report.damaged.push(misfit(format!("refers to entries of group {id}, which is not there")));
+        return;
+    };
+    if placed.first != group.marks.next_index() {
+        report.damaged.push(misfit(format!(
+            "entry {} of group {id} is referred to where entry {} is expected",
+            placed.first,
+            group.marks.next_index()
+        )));
+    }
+    let (previous, base_offset) = (group.marks.last, group.marks.end_offset);
+    report.placed.push(PlacedCheck { group: id, placed, previous, base_offset });
+    group.apply_placed(&placed);
 }

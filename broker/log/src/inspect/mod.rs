@@ -12,7 +12,7 @@ mod journal;
 mod report;
 mod verify;
 
-pub use journal::{BlockReport, JournalFileReport};
+pub use journal::{BlockReport, JournalFileReport, PlacedReport};
 pub use report::{
     BatchReport, CheckpointReport, GroupReport, Report, SegmentReport, StateReport, Verdict,
 };

@@ -12,7 +12,7 @@ use crate::checkpoint::GroupRecord;
 use crate::checkpoint::codec::CheckpointHeader;
 use crate::checkpoint::file::CheckpointError;
 use crate::config::GroupOptions;
-use crate::entry::{Change, Marks, Vote};
+use crate::entry::{Change, Marks, Placed, Vote};
 use crate::header::{FORMAT_VERSION, Identity};
 use crate::segment::{SegmentInfo, SegmentName};
 
@@ -39,6 +39,16 @@ pub struct Report {
     pub groups: BTreeMap<GroupId, GroupReport>,
     /// Damage found so far; [`Inspector::verify`](super::Inspector::verify) looks closer.
     pub damaged: Vec<DamagedPlace>,
+    pub(super) placed: Vec<PlacedCheck>,
+}
+
+/// Entries after the newest checkpoint that lie in a segment, and what they follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PlacedCheck {
+    pub(super) group: GroupId,
+    pub(super) placed: Placed,
+    pub(super) previous: Option<LogId>,
+    pub(super) base_offset: Offset,
 }
 
 /// One checkpoint file.
@@ -87,7 +97,7 @@ pub struct GroupReport {
     pub segments: Vec<SegmentReport>,
     /// Its folded state as of the checkpoint.
     pub state: Option<StateReport>,
-    /// Entries after the checkpoint, in the journal.
+    /// Entries after the checkpoint, in the journal or referred to by it.
     pub replayed_entries: u64,
     /// Their bytes.
     pub replayed_bytes: u64,
@@ -163,6 +173,7 @@ impl Report {
             replay_bytes: 0,
             groups: BTreeMap::new(),
             damaged: Vec::new(),
+            placed: Vec::new(),
         }
     }
 }
@@ -232,6 +243,18 @@ impl GroupReport {
             self.replayed_bytes += change.entry_bytes();
         }
         self.marks.apply(change);
+        self.show_marks();
+    }
+
+    /// Takes in entries that lie in a segment.
+    pub(super) fn apply_placed(&mut self, placed: &Placed) {
+        self.replayed_entries += u64::from(placed.entries);
+        self.replayed_bytes += placed.to - placed.from;
+        self.marks.placed(placed);
+        self.show_marks();
+    }
+
+    fn show_marks(&mut self) {
         let fresh = Self::with(self.group, self.marks);
         *self = Self {
             segments: std::mem::take(&mut self.segments),

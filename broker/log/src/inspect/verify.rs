@@ -3,13 +3,14 @@
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::ids::{GroupId, LogId};
 
-use super::report::{BatchReport, Verdict};
+use super::report::{BatchReport, PlacedCheck, Verdict};
 use super::{InspectError, Inspector};
 use crate::disk::Mode;
-use crate::segment::file::Segment;
+use crate::header::HeaderError;
+use crate::segment::file::{Segment, SegmentError};
 use crate::segment::header::{DIRECTORY, EXTENSION, FIRST_BATCH_AT};
 use crate::segment::index::{self, SparseIndex};
-use crate::segment::scan::{Fault, check_header};
+use crate::segment::scan::{Fault, check_header, check_placed};
 use crate::segment::{SegmentInfo, SegmentName};
 
 const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
@@ -44,6 +45,8 @@ pub struct Verification {
     pub bytes: u64,
     /// Journal blocks that were checked.
     pub blocks: u64,
+    /// Batches that were checked because the journal after the newest checkpoint refers to them.
+    pub placed: u64,
     /// Everything that is not as it was written.
     pub damaged: Vec<DamagedPlace>,
     /// What is odd and costs nothing: indexes that will be made again, files that will be removed.
@@ -119,8 +122,41 @@ pub(super) fn verify(
             found.damaged.push(DamagedPlace::new(path, None, what));
         }
     }
+    for check in &report.placed {
+        verify_placed(inspector, check, &mut found)?;
+    }
     note_leftovers(inspector, &mut found)?;
     Ok(found)
+}
+
+/// Checks entries of which the journal only says where they lie.
+fn verify_placed(
+    inspector: &Inspector,
+    check: &PlacedCheck,
+    found: &mut Verification,
+) -> Result<(), InspectError> {
+    let PlacedCheck { group, placed, previous, base_offset } = check;
+    let name = SegmentName { group: *group, id: placed.segment };
+    let (disk, identity) = (&*inspector.disk, &inspector.identity);
+    let checked = Segment::open_headed(disk, identity, name, FIRST_BATCH_AT).and_then(|segment| {
+        if segment.header().salt != placed.salt {
+            let fault = Fault::FileHeader(HeaderError::Misplaced);
+            return Err(SegmentError::Damaged(segment.damage(0, fault)));
+        }
+        check_placed(&segment, placed, *previous, *base_offset)
+    });
+    match checked {
+        Ok(headers) => {
+            found.placed += headers.len() as u64;
+            found.bytes += placed.to - placed.from;
+        }
+        Err(SegmentError::Damaged(damage)) => {
+            let (path, position) = (damage.path, Some(damage.position));
+            found.damaged.push(DamagedPlace::new(path, position, damage.fault.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 fn verify_segment(
@@ -189,7 +225,12 @@ fn note_leftovers(inspector: &Inspector, found: &mut Verification) -> Result<(),
             let named = inspector
                 .records
                 .get(&name.group)
-                .is_some_and(|record| record.segments.iter().any(|info| info.id == name.id));
+                .is_some_and(|record| record.segments.iter().any(|info| info.id == name.id))
+                || inspector
+                    .report()
+                    .placed
+                    .iter()
+                    .any(|check| check.group == name.group && check.placed.segment == name.id);
             if !named && segment.is_some() {
                 found.notes.push(format!("{} is not named by the newest checkpoint", name.path()));
             }

@@ -76,16 +76,6 @@ impl BlockBuilder {
         self.used.next_multiple_of(BLOCK_BYTES)
     }
 
-    /// Bytes it would have, as written, with one more record of `payload` bytes.
-    pub(crate) fn padded_with(&self, payload: usize) -> usize {
-        (self.used + RECORD_HEADER_BYTES + payload).next_multiple_of(BLOCK_BYTES)
-    }
-
-    /// Bytes that a block with just one record of `payload` bytes takes.
-    pub(crate) fn padded_alone(payload: usize) -> usize {
-        (BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES + payload).next_multiple_of(BLOCK_BYTES)
-    }
-
     /// Adds a record. The buffer grows where it has to.
     pub(crate) fn push(&mut self, kind: u8, group: u64, parts: &[&[u8]]) {
         let payload: usize = parts.iter().map(|part| part.len()).sum();
@@ -143,6 +133,39 @@ impl BlockBuilder {
             self.buffer = AlignedBuffer::new(self.capacity);
             self.soiled = 0;
         }
+    }
+}
+
+/// What a block would take, counted before it is built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct BlockSize {
+    /// Records with their headers.
+    records_bytes: usize,
+}
+
+impl BlockSize {
+    /// Takes in `count` records of `payload` bytes each.
+    pub(crate) fn add(&mut self, payload: usize, count: usize) {
+        self.records_bytes += (RECORD_HEADER_BYTES + payload) * count;
+    }
+
+    /// As [`BlockSize::add`], where the block then fits: the first record `room`, which is the file's end,
+    /// every other one `limit`, too.
+    pub(crate) fn fit(&mut self, payload: usize, count: usize, room: u64, limit: u64) -> bool {
+        let mut grown = *self;
+        grown.add(payload, count);
+        let is_first = self.records_bytes == 0 && count == 1;
+        let most = if is_first { room } else { room.min(limit) };
+        let fits = grown.padded() as u64 <= most;
+        if fits {
+            *self = grown;
+        }
+        fits
+    }
+
+    /// Bytes as they will be written: whole pages.
+    pub(crate) fn padded(&self) -> usize {
+        (BLOCK_HEADER_BYTES + self.records_bytes).next_multiple_of(BLOCK_BYTES)
     }
 }
 

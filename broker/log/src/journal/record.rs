@@ -1,14 +1,16 @@
-//! The bytes of a [`Change`] in a journal block.
+//! The bytes of a [`Change`] in a journal block, and of what refers to entries in a segment.
 
 use bytes::Bytes;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
-use plimsoll_protocol::ids::{NodeId, Term};
+use plimsoll_protocol::ids::{LogIndex, NodeId, Term};
 use thiserror::Error;
 
 use super::block::{BLOCK_HEADER_BYTES, BlockBuilder, RECORD_HEADER_BYTES};
 use crate::config::{Durability, GroupOptions};
-use crate::entry::{Change, Cut, LogEntry, Reset, Start, Vote};
+use crate::entry::{Change, Cut, LogEntry, Placed, Reset, Start, Vote};
 use crate::fields::{FieldError, FieldReader, FieldWriter};
+use crate::random::Salt;
+use crate::segment::SegmentId;
 
 /// Kinds of journal records. Numbers are part of the format and never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub enum RecordKind {
     Options = 9,
     /// A group was deleted.
     Delete = 10,
+    /// Entries that lie in a segment.
+    Placed = 11,
 }
 
 impl RecordKind {
@@ -51,6 +55,7 @@ impl RecordKind {
             8 => Self::Create,
             9 => Self::Options,
             10 => Self::Delete,
+            11 => Self::Placed,
             _ => return None,
         })
     }
@@ -77,6 +82,55 @@ pub enum RecordError {
         /// What there is.
         actual: usize,
     },
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Record {
+    Change(Change),
+    Placed(Placed),
+}
+
+/// Bytes of the payload that refers to entries in a segment.
+pub(crate) const PLACED_BYTES: usize = 68;
+
+pub(crate) fn push_placed(block: &mut BlockBuilder, group: u64, placed: &Placed) {
+    let mut out = Vec::with_capacity(PLACED_BYTES);
+    put_placed(&mut out, placed);
+    block.push(RecordKind::Placed as u8, group, &[&out]);
+}
+
+fn put_placed(out: &mut Vec<u8>, placed: &Placed) {
+    out.put_u64(placed.segment.0);
+    out.put_u64(placed.salt.0);
+    out.put_u64(placed.from);
+    out.put_u64(placed.to);
+    out.put_u64(placed.first.0);
+    out.put_u32(placed.entries);
+    out.put_log_id(placed.last);
+    out.put_u64(placed.end_offset.0);
+}
+
+/// What cannot be is refused: it begins behind it ends, or has other entries than it says.
+fn read_placed(reader: &mut FieldReader<'_>) -> Result<Placed, FieldError> {
+    let segment = SegmentId(reader.u64("segment")?);
+    let salt = Salt(reader.u64("salt")?);
+    let from = reader.u64("from")?;
+    let at = reader.error("to");
+    let to = reader.u64("to")?;
+    if to <= from {
+        return Err(at);
+    }
+    let first = LogIndex(reader.u64("first index")?);
+    let entries = reader.u32("entries")?;
+    let at = reader.error("last");
+    let last = reader.log_id("last")?;
+    let counted = first.0.checked_add(u64::from(entries));
+    if entries == 0 || counted != last.index.0.checked_add(1) || counted.is_none() {
+        return Err(at);
+    }
+    let end_offset = reader.offset("end offset")?;
+    Ok(Placed { segment, salt, from, to, first, entries, last, end_offset })
 }
 
 /// Bytes of the payload of one entry.
@@ -169,7 +223,7 @@ pub(crate) fn read_vote(reader: &mut FieldReader<'_>) -> Result<Vote, FieldError
 }
 
 /// Reads a record back. An entry's body is a slice of `payload`.
-pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Change, RecordError> {
+pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Record, RecordError> {
     let kind = RecordKind::from_u8(kind).ok_or(RecordError::Kind(kind))?;
     let mut reader = FieldReader::new(payload);
     let change = match kind {
@@ -182,7 +236,7 @@ pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Change, RecordError> {
                 });
             }
             let body = payload.slice(BATCH_HEADER_BYTES..);
-            return Ok(Change::Entries(vec![LogEntry { header, body }]));
+            return Ok(Record::Change(Change::Entries(vec![LogEntry { header, body }])));
         }
         RecordKind::Vote => Change::Vote(read_vote(&mut reader)?),
         RecordKind::Committed => Change::Committed(reader.log_id("committed")?),
@@ -204,15 +258,20 @@ pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Change, RecordError> {
         RecordKind::Create => Change::Create(read_options(&mut reader)?),
         RecordKind::Options => Change::Options(read_options(&mut reader)?),
         RecordKind::Delete => Change::Delete,
+        RecordKind::Placed => {
+            let placed = read_placed(&mut reader)?;
+            reader.end()?;
+            return Ok(Record::Placed(placed));
+        }
     };
     reader.end()?;
-    Ok(change)
+    Ok(Record::Change(change))
 }
 
 #[cfg(test)]
 mod tests {
     use plimsoll_protocol::batch::EntryKind;
-    use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
+    use plimsoll_protocol::ids::{LogId, Offset};
     use proptest::prelude::*;
 
     use super::*;
@@ -251,12 +310,50 @@ mod tests {
         ]
     }
 
+    fn placed() -> impl Strategy<Value = Placed> {
+        let lengths = (1..u64::from(u32::MAX), 1..=u32::MAX);
+        (any::<[u32; 5]>(), any::<u64>(), lengths).prop_map(|(some, salt, (bytes, entries))| {
+            let [segment, from, first, term, end] = some.map(u64::from);
+            Placed {
+                segment: SegmentId(segment),
+                salt: Salt(salt),
+                from,
+                to: from + bytes,
+                first: LogIndex(first),
+                entries,
+                last: LogId::new(Term(term), LogIndex(first + u64::from(entries) - 1)),
+                end_offset: Offset(end),
+            }
+        })
+    }
+
     proptest! {
         #[test]
         fn a_change_is_read_back(change in small_change()) {
             let mut bytes = Vec::new();
             let kind = encode_small(&change, &mut bytes);
-            prop_assert_eq!(decode(kind as u8, &Bytes::from(bytes)), Ok(change));
+            prop_assert_eq!(decode(kind as u8, &Bytes::from(bytes)), Ok(Record::Change(change)));
+        }
+
+        #[test]
+        fn what_refers_to_entries_is_read_back(placed in placed()) {
+            let mut bytes = Vec::new();
+            put_placed(&mut bytes, &placed);
+            prop_assert_eq!(bytes.len(), PLACED_BYTES);
+            let read = decode(RecordKind::Placed as u8, &Bytes::from(bytes.clone()));
+            prop_assert_eq!(read, Ok(Record::Placed(placed)));
+            bytes.push(0);
+            prop_assert!(decode(RecordKind::Placed as u8, &Bytes::from(bytes)).is_err());
+        }
+
+        #[test]
+        fn impossible_places_are_refused(placed in placed(), by in 1..u32::MAX) {
+            let more = placed.entries.wrapping_add(by);
+            for placed in [Placed { to: placed.from, ..placed }, Placed { entries: more, ..placed }] {
+                let mut bytes = Vec::new();
+                put_placed(&mut bytes, &placed);
+                prop_assert!(decode(RecordKind::Placed as u8, &Bytes::from(bytes)).is_err());
+            }
         }
 
         #[test]
@@ -275,7 +372,7 @@ mod tests {
         let mut bytes = entry.header.to_bytes().to_vec();
         bytes.extend_from_slice(&entry.body);
         let read = decode(1, &Bytes::from(bytes.clone())).unwrap();
-        assert_eq!(read, Change::Entries(vec![entry]));
+        assert_eq!(read, Record::Change(Change::Entries(vec![entry])));
         bytes.push(0);
         assert!(matches!(decode(1, &Bytes::from(bytes)), Err(RecordError::EntryLength { .. })));
     }

@@ -42,15 +42,19 @@ pub(crate) struct Segment {
     map: Mutex<Option<Arc<dyn Mapping>>>,
     index: Mutex<SparseIndex>,
     verified: Mutex<Verified>,
-    /// Written since the last capture for a checkpoint.
+    /// Written since the last capture for a checkpoint, and not synced since by a placement.
     unsynced: AtomicBool,
+    /// Held by a sync; whether one failed.
+    sync_failed: Mutex<bool>,
+    /// Its name is known to be on stable storage.
+    named: AtomicBool,
     /// When it was last used, by the clock of [`super::open::OpenSegments`].
     pub(super) used: AtomicU64,
 }
 
 impl Segment {
     /// Makes the file anew; a leftover with its name goes. Not synced: the journal holds the same
-    /// bytes until a checkpoint, which syncs first.
+    /// bytes until a checkpoint, which syncs first, or refers to them after a sync.
     pub(crate) fn create(
         disk: &dyn Disk,
         identity: &Identity,
@@ -87,6 +91,8 @@ impl Segment {
             index: Mutex::new(SparseIndex::default()),
             verified: Mutex::new(Verified::default()),
             unsynced: AtomicBool::new(false),
+            sync_failed: Mutex::new(false),
+            named: AtomicBool::new(false),
             used: AtomicU64::new(0),
         })
     }
@@ -239,8 +245,25 @@ impl Segment {
         self.unsynced.store(false, Ordering::Release);
     }
 
+    /// Makes everything that was written durable. One at a time, and none succeeds after one that failed:
+    /// the system tells of a lost page only once, so of two threads that sync one file at once only one
+    /// would learn of it.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync().map_err(of_sync)
+        let mut failed = self.sync_failed.lock();
+        if *failed {
+            return Err(io::Error::other("a sync of this file failed before"));
+        }
+        self.file.sync().map_err(of_sync).inspect_err(|_| *failed = true)
+    }
+
+    /// Whether its name is known to be on stable storage.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named.load(Ordering::Acquire)
+    }
+
+    /// The directory was synced after the file was made.
+    pub(crate) fn set_named(&self) {
+        self.named.store(true, Ordering::Release);
     }
 
     /// A map of at least the first `bytes` bytes, which must be allocated.

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::file::{Segment, SegmentError};
 use crate::disk::Mapping;
+use crate::entry::Placed;
 use crate::header::HeaderError;
 
 const HEADER_BYTES: u64 = BATCH_HEADER_BYTES as u64;
@@ -61,6 +62,20 @@ pub enum Fault {
     /// The body's checksum is wrong.
     #[error("the checksum of the batch body is wrong")]
     BodyChecksum,
+    /// Entries to which the journal refers are not the ones that it means.
+    #[error(
+        "{found} entries end here with {last:?}; the journal refers to {expected}, up to {expected_last}"
+    )]
+    Placed {
+        /// How many there are.
+        found: u32,
+        /// The last one.
+        last: Option<LogId>,
+        /// How many there should be.
+        expected: u32,
+        /// What should be the last one.
+        expected_last: LogId,
+    },
     /// The entry does not continue the log.
     #[error("entry {found} with offset {offset} stands where entry {expected} is expected")]
     Sequence {
@@ -138,4 +153,69 @@ impl<'a> Walk<'a> {
         self.position += u64::from(header.batch_length);
         Ok(Some((position, header)))
     }
+}
+
+/// Checks every byte of entries to which the journal refers: checksums of headers and bodies, that they
+/// follow `previous` and each other, and that they end as the journal says. Returns their headers. Blocks
+/// on the disk.
+pub(crate) fn check_placed(
+    segment: &Segment,
+    placed: &Placed,
+    previous: Option<LogId>,
+    base_offset: Offset,
+) -> Result<Vec<BatchHeader>, SegmentError> {
+    const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+    let damage = |at, fault| SegmentError::Damaged(segment.damage(at, fault));
+    let end = placed.to;
+    let length = segment.allocated();
+    if length < end {
+        return Err(damage(length, Fault::Short { length }));
+    }
+    let mapping = segment.mapping(end)?;
+    let mut headers: Vec<BatchHeader> = Vec::new();
+    let (mut next, mut offset) = (placed.first, base_offset);
+    let mut last = previous;
+    let mut window = Bytes::new();
+    let mut window_start = placed.from;
+    let mut position = placed.from;
+    while position < end {
+        let mut need = |bytes: u64| -> Result<Bytes, SegmentError> {
+            let at = position - window_start;
+            if at + bytes > window.len() as u64 {
+                let upto = (position + WINDOW_BYTES.max(bytes)).min(end);
+                segment.populate(&mapping, position..upto)?;
+                window = mapping.clone().slice(position..upto);
+                window_start = position;
+            }
+            let at = (position - window_start) as usize;
+            Ok(window.slice(at..at + bytes as usize))
+        };
+        if end - position < HEADER_BYTES {
+            return Err(damage(position, Fault::Length { batch_length: 0, end }));
+        }
+        let header = check_header(&need(HEADER_BYTES)?, segment.crc_start(), position, end)
+            .map_err(|fault| damage(position, fault))?;
+        let follows = header.index == next
+            && header.base_offset == offset
+            && last.is_none_or(|last| header.term >= last.term);
+        if !follows {
+            let (found, offset) = (header.log_id(), header.base_offset);
+            return Err(damage(position, Fault::Sequence { found, offset, expected: next }));
+        }
+        let batch = need(u64::from(header.batch_length))?;
+        if !header.check_body_crc(&batch[BATCH_HEADER_BYTES..]) {
+            return Err(damage(position, Fault::BodyChecksum));
+        }
+        position += u64::from(header.batch_length);
+        next = LogIndex(header.index.0 + 1);
+        offset = header.end_offset();
+        last = Some(header.log_id());
+        headers.push(header);
+    }
+    let found = headers.len() as u32;
+    if found != placed.entries || last != Some(placed.last) || offset != placed.end_offset {
+        let (expected, expected_last) = (placed.entries, placed.last);
+        return Err(damage(position, Fault::Placed { found, last, expected, expected_last }));
+    }
+    Ok(headers)
 }

@@ -1,25 +1,28 @@
 //! Writes changes into segments, in the order of the journal. The same code serves at run time and
 //! at replay.
 //!
-//! Nothing here is synced: what it writes is in the journal until a checkpoint has synced it.
+//! Nothing here is synced: what it writes is in the journal until a checkpoint has synced it. What it
+//! *places* is synced by the journal thread, before the journal refers to it.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use plimsoll_protocol::ids::LogIndex;
 
+use super::placing::{Extent, Part, PlacedPart, Placement, push_extent};
 use super::queue::{Block, Item};
 use super::shared::Shared;
 use crate::checkpoint::GroupRecord;
 use crate::disk::BLOCK_BYTES;
-use crate::entry::{Change, Cut, LogEntry, Reset, Start};
+use crate::entry::{Change, Cut, LogEntry, Placed, Reset, Start};
 use crate::fatal::FatalError;
 use crate::group::GroupLog;
-use crate::group::back::Back;
+use crate::group::back::{Back, Slot};
 use crate::journal::JournalPosition;
 use crate::segment::file::{Segment, SegmentError};
-use crate::segment::header::SegmentHeader;
+use crate::segment::header::{FIRST_BATCH_AT, SegmentHeader};
 use crate::segment::{SegmentId, SegmentInfo, SegmentName};
 
 /// Entries written by one system call.
@@ -32,6 +35,8 @@ pub(crate) struct Materialiser {
     /// After the last block that was worked off.
     position: JournalPosition,
     current: Option<Block>,
+    /// Segments with entries that were placed, until the block that refers to them has come.
+    placing: Option<Vec<Arc<Segment>>>,
     /// Written since the last capture.
     unsynced: Vec<Arc<Segment>>,
     sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
@@ -66,6 +71,7 @@ impl Materialiser {
             shared,
             position,
             current: None,
+            placing: None,
             unsynced: Vec::new(),
             sealed: Vec::new(),
             retired: Vec::new(),
@@ -76,10 +82,71 @@ impl Materialiser {
         self.current.is_some()
     }
 
+    /// Whether the segments are ahead of the journal: no checkpoint may be taken then.
+    pub(crate) fn is_placing(&self) -> bool {
+        self.placing.is_some()
+    }
+
     /// Takes on a block; the one before must be worked off.
     pub(crate) fn begin(&mut self, block: Block) {
         assert!(self.current.is_none(), "one block at a time");
         self.current = Some(block);
+        // The journal thread has synced them before it wrote the block, and since then nothing was
+        // written into any segment.
+        for synced in self.placing.take().into_iter().flatten() {
+            self.unsynced.retain(|segment| !Arc::ptr_eq(segment, &synced));
+            synced.unmark_unsynced();
+        }
+    }
+
+    /// Writes entries into their segments before they are in the journal; the next block must refer to
+    /// them. Where there is no room for all of them it stops there, and tries nothing again.
+    pub(crate) fn place(&mut self, parts: Vec<Part>) -> Result<Placement, FatalError> {
+        assert!(self.current.is_none() && self.placing.is_none(), "one block at a time");
+        let mut segments: Vec<Arc<Segment>> = Vec::new();
+        let mut placement = Placement { parts: Vec::with_capacity(parts.len()), is_full: false };
+        for Part { group, branch, mut entries } in parts {
+            let mut extents = Vec::new();
+            if !placement.is_full {
+                match self.append(&group, &mut entries, Some(&mut extents)) {
+                    Ok(()) => {}
+                    Err(Halt::Full) => {
+                        placement.is_full = true;
+                        self.drop_empty_segment(&group);
+                    }
+                    Err(Halt::Fatal(error)) => return Err(error),
+                }
+            }
+            if let Some(last) = extents.last() {
+                let next = LogIndex(last.last.index.0 + 1);
+                self.written(&group, branch, Some(next));
+            }
+            for extent in &extents {
+                if !segments.iter().any(|segment| Arc::ptr_eq(segment, &extent.segment)) {
+                    segments.push(extent.segment.clone());
+                }
+            }
+            placement.parts.push(PlacedPart { extents, left: entries });
+        }
+        self.placing = Some(segments);
+        Ok(placement)
+    }
+
+    /// Takes a segment back that was begun by a placement and got nothing: there was no room. Nothing
+    /// refers to it, so replay would not know it.
+    fn drop_empty_segment(&mut self, group: &Arc<GroupLog>) {
+        let mut back = group.back.lock();
+        let Some(slot) = back.segments.pop_if(|slot| slot.placed && slot.info.last.is_none())
+        else {
+            return;
+        };
+        drop(back);
+        let name = SegmentName { group: group.id(), id: slot.info.id };
+        self.shared.open_segments.forget(name);
+        if let Err(error) = self.shared.disk.remove(&name.path()) {
+            let path = name.path();
+            tracing::warn!(path, %error, "a segment without entries was not removed");
+        }
     }
 
     /// Works on the current block to its end. After [`Halt::Full`] it goes on where it stopped.
@@ -124,7 +191,7 @@ impl Materialiser {
         let mut next = None;
         match change {
             Change::Entries(entries) => {
-                self.append(group, entries)?;
+                self.append(group, entries, None)?;
                 next = Some(group.back.lock().marks.next_index());
             }
             Change::Cut(cut) => {
@@ -140,33 +207,63 @@ impl Materialiser {
             | Change::Committed(_)
             | Change::Purge(_) => group.back.lock().marks.apply(change),
         }
+        self.written(group, branch, next);
+        Ok(())
+    }
+
+    /// The back was changed; entries below `next` are in segments.
+    fn written(&self, group: &GroupLog, branch: u64, next: Option<LogIndex>) {
         group.materialised();
         if let Some(next) = next {
             let cache_bytes_max = self.shared.config.tail_cache_bytes_max;
             group.front.lock().written(branch, next, cache_bytes_max);
         }
-        Ok(())
     }
 
-    fn append(&mut self, group: &Arc<GroupLog>, entries: &mut Vec<LogEntry>) -> Result<(), Halt> {
-        while !entries.is_empty() {
-            let (segment, info) = self.segment_to_append(group)?;
+    /// Appends entries, and takes them out of `entries`. With `extents` they are placed: only into
+    /// segments that placements began, and where they lie is noted.
+    fn append(
+        &mut self,
+        group: &Arc<GroupLog>,
+        entries: &mut Vec<LogEntry>,
+        mut extents: Option<&mut Vec<Extent>>,
+    ) -> Result<(), Halt> {
+        while let Some(first) = entries.first() {
+            let (first, bytes) = (first.header.index, first.bytes());
+            let placed = extents.is_some().then_some(bytes);
+            let (segment, info) = self.segment_to_append(group, placed)?;
             let taken = self.write(group, &segment, &info, entries)?;
+            if let Some(extents) = &mut extents {
+                let last = &entries[taken - 1].header;
+                let extent = Extent {
+                    from: info.end_bytes,
+                    to: segment.end(),
+                    segment,
+                    first,
+                    entries: taken as u32,
+                    last: last.log_id(),
+                    end_offset: last.end_offset(),
+                };
+                push_extent(extents, extent);
+            }
             entries.drain(..taken);
         }
         Ok(())
     }
 
-    /// The open segment that takes the next entry; closes a full one and makes the next.
+    /// The open segment that takes the next entry; closes a full one and makes the next. With `placed`,
+    /// the bytes of that entry, only one that a placement began will do.
     fn segment_to_append(
         &mut self,
         group: &Arc<GroupLog>,
+        placed: Option<u64>,
     ) -> Result<(Arc<Segment>, SegmentInfo), Halt> {
         let mut back = group.back.lock();
         if let Some(at) = back.active() {
             let info = back.segments[at].info;
             let limit = back.marks.options.segment_bytes_kept();
-            if info.end_bytes < limit || info.last.is_none() {
+            let will_do = placed.is_none() || back.segments[at].placed;
+            if will_do && (info.end_bytes < limit || info.last.is_none()) {
                 match back.open(&self.shared, group.id(), at) {
                     Ok(segment) => return Ok((segment, info)),
                     Err(SegmentError::Medium { operation, path, source }) => {
@@ -180,7 +277,6 @@ impl Materialiser {
                     }
                 }
             }
-            self.seal_last(group, &mut back);
         }
         let shared = &self.shared;
         // Who has filled a segment will fill this one, too: each reservation stops the writer, so it
@@ -189,12 +285,15 @@ impl Materialiser {
             .segments
             .last()
             .is_some_and(|slot| slot.info.end_bytes >= back.marks.options.segment_bytes_kept());
-        let step = match filled {
+        let step = match filled || placed.is_some() {
             true => {
                 shared.config.segment_step_bytes_max.min(back.marks.options.segment_bytes_kept())
             }
             false => shared.config.segment_step_bytes_min,
         };
+        // A placed entry that fits is worth the segment; one that does not costs none.
+        let needed = FIRST_BATCH_AT + placed.unwrap_or(0);
+        let step = step.max(needed.next_multiple_of(BLOCK_BYTES as u64));
         let header = SegmentHeader {
             name: SegmentName { group: group.id(), id: back.next_segment },
             base_index: back.marks.next_index(),
@@ -210,7 +309,10 @@ impl Materialiser {
         shared.open_segments.hold(segment.clone());
         let info = header.info();
         back.next_segment = SegmentId(header.name.id.0 + 1);
-        back.segments.push(crate::group::back::Slot { info, open: Arc::downgrade(&segment) });
+        // Only now: where there was no room for the next one, nothing was changed.
+        self.seal_last(group, &mut back);
+        let open = Arc::downgrade(&segment);
+        back.segments.push(Slot { placed: placed.is_some(), ..Slot::new(info, open) });
         Ok((segment, info))
     }
 
@@ -322,7 +424,7 @@ impl Materialiser {
                 Ok(position) => position,
                 Err(SegmentError::Damaged(damage)) => {
                     group.set_quarantined(&damage.to_string());
-                    damage.position.clamp(crate::segment::header::FIRST_BATCH_AT, info.end_bytes)
+                    damage.position.clamp(FIRST_BATCH_AT, info.end_bytes)
                 }
                 Err(SegmentError::Medium { operation, path, source }) => {
                     return Err(Halt::Fatal(FatalError::Medium { operation, path, source }));
@@ -371,6 +473,24 @@ impl Materialiser {
         }
     }
 
+    /// Takes over entries that an earlier life placed at the end of the active segment. They were checked,
+    /// and are on stable storage.
+    pub(crate) fn take_over(
+        &mut self,
+        group: &Arc<GroupLog>,
+        segment: &Segment,
+        placed: &Placed,
+        headers: &[BatchHeader],
+    ) {
+        segment.publish(placed.to, headers, self.shared.config.index_interval_bytes);
+        let mut back = group.back.lock();
+        let slot = back.segments.last_mut().expect("it was just looked at");
+        headers.iter().for_each(|header| slot.info.appended(header));
+        headers.iter().for_each(|header| back.marks.appended(header));
+        drop(back);
+        group.materialised();
+    }
+
     /// Closes the segment that is being appended to, if there is one.
     pub(crate) fn seal(&mut self, group: &Arc<GroupLog>) {
         self.seal_last(group, &mut group.back.lock());
@@ -393,6 +513,7 @@ impl Materialiser {
     /// Where everything stands, between two blocks.
     pub(crate) fn capture(&mut self) -> Capture {
         assert!(self.current.is_none(), "a checkpoint lies between two blocks");
+        assert!(self.placing.is_none(), "no checkpoint holds what the journal does not");
         let changed = std::mem::take(&mut *self.shared.changed.lock());
         let mut groups = Vec::with_capacity(changed.len());
         for group in changed {

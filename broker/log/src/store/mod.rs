@@ -23,6 +23,7 @@ pub(crate) mod checkpointer;
 pub(crate) mod commit;
 pub(crate) mod materialiser;
 pub(crate) mod open;
+pub(crate) mod placing;
 pub(crate) mod queue;
 pub(crate) mod recovery;
 pub(crate) mod shared;
@@ -77,6 +78,8 @@ pub struct StoreStats {
     pub journaled_bytes: u64,
     /// Bytes written into segments.
     pub materialised_bytes: u64,
+    /// Of these, bytes that the journal only refers to.
+    pub placed_bytes: u64,
     /// Bytes on the way from the journal to the segments now.
     pub unwritten_bytes: u64,
     /// Checkpoints made.
@@ -268,6 +271,7 @@ impl Store {
             blocks: counters.blocks.load(Ordering::Relaxed),
             journaled_bytes: counters.journaled_bytes.load(Ordering::Relaxed),
             materialised_bytes: counters.materialised_bytes.load(Ordering::Relaxed),
+            placed_bytes: counters.placed_bytes.load(Ordering::Relaxed),
             unwritten_bytes: self.shared.material.bytes(),
             checkpoints: counters.checkpoints.load(Ordering::Relaxed),
             open_segments: self.shared.open_segments.count(),

@@ -35,6 +35,7 @@ use crate::parking::{Mutex, RwLock};
 use crate::random::Random;
 use crate::segment::header as segment_header;
 use crate::segment::open::OpenSegments;
+use crate::segment::scan::Damage;
 
 /// Why a store cannot be opened. Nothing was cut or deleted.
 #[derive(Debug, Error)]
@@ -104,6 +105,20 @@ pub enum OpenError {
         group: GroupId,
         /// What is wrong.
         problem: &'static str,
+    },
+    /// Entries that the journal only refers to are damaged.
+    #[error(
+        "{damage}. The block at byte {position} of {path} says that entries were on stable storage there, \
+         and the journal holds no copy of them; restore this directory from a backup, or let the node \
+         join its groups anew with an empty one. Nothing was cut or deleted"
+    )]
+    Placed {
+        /// Where, and what is wrong.
+        damage: Damage,
+        /// The journal file.
+        path: String,
+        /// Where its block begins.
+        position: u64,
     },
     /// It was tried without a checkpoint that is damaged, and that was not enough.
     #[error("{error}. Before that, {put_aside} was found damaged and put aside")]

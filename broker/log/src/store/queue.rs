@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::materialiser::Capture;
+use super::placing::{Part, Placement};
 use crate::config::Durability;
 use crate::entry::Change;
 use crate::fatal::Completion;
@@ -149,6 +150,8 @@ pub(crate) enum Work {
     Block(Block),
     /// Say where everything stands, for a checkpoint.
     Capture(Sender<Capture>),
+    /// Put entries into segments that the next block will refer to.
+    Place(Vec<Part>, Sender<Placement>),
 }
 
 /// The items of one group commit.
@@ -196,6 +199,31 @@ impl MaterialQueue {
         drop(state);
         self.ready.notify_one();
         true
+    }
+
+    /// Asks for entries to be placed behind everything queued; false where the materialiser is about to
+    /// end.
+    pub(crate) fn push_place(&self, parts: Vec<Part>, reply: Sender<Placement>) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            return false;
+        }
+        state.works.push_back(Work::Place(parts, reply));
+        drop(state);
+        self.ready.notify_one();
+        // The materialiser may be waiting for space, and must say that it has none.
+        self.room.notify_all();
+        true
+    }
+
+    /// Takes a request to place entries out of its turn: there is no room.
+    pub(crate) fn take_place(&self) -> Option<(Vec<Part>, Sender<Placement>)> {
+        let mut state = self.state.lock();
+        let at = state.works.iter().position(|work| matches!(work, Work::Place(..)))?;
+        match state.works.remove(at) {
+            Some(Work::Place(parts, reply)) => Some((parts, reply)),
+            _ => unreachable!("it was just found there"),
+        }
     }
 
     /// Sleeps for a while, less when the queue is woken.
@@ -256,12 +284,12 @@ impl MaterialQueue {
         self.ready.notify_all();
     }
 
-    /// The materialiser has ended, maybe with work left: who waits for a capture is told that none
+    /// The materialiser has ended, maybe with work left: who waits for an answer is told that none
     /// will come. Blocks stay for whoever calls their completions.
-    pub(crate) fn give_up_captures(&self) {
+    pub(crate) fn give_up_answers(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        state.works.retain(|work| !matches!(work, Work::Capture(_)));
+        state.works.retain(|work| matches!(work, Work::Block(_)));
     }
 }
 
@@ -278,9 +306,20 @@ mod tests {
         let queue = MaterialQueue::default();
         let (reply, answer) = mpsc::channel();
         assert!(queue.push_capture(reply));
-        queue.give_up_captures();
+        queue.give_up_answers();
         assert!(answer.recv().is_err());
         let (reply, _answer) = mpsc::channel();
         assert!(!queue.push_capture(reply), "there is nobody to answer it");
+    }
+
+    #[test]
+    fn placing_that_is_left_behind_is_told_so() {
+        let queue = MaterialQueue::default();
+        let (reply, answer) = mpsc::channel();
+        assert!(queue.push_place(Vec::new(), reply));
+        queue.give_up_answers();
+        assert!(answer.recv().is_err());
+        let (reply, _answer) = mpsc::channel();
+        assert!(!queue.push_place(Vec::new(), reply), "there is nobody to answer it");
     }
 }

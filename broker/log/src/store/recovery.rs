@@ -3,6 +3,9 @@
 //! Changes of durable groups go through the materialiser, as at run time. The entries of memory groups
 //! are not in the journal: for those groups the journaled changes are collected first, then their
 //! segments are read on from where the checkpoint left them, as far as every check holds.
+//!
+//! Of entries that were placed the journal says only where they lie. They are on stable storage, because
+//! it says so: they are checked, and where one is not as it was written, the store does not open.
 
 use std::collections::BTreeMap;
 use std::ops::RangeTo;
@@ -17,16 +20,17 @@ use super::open::OpenError;
 use super::shared::Shared;
 use crate::checkpoint::file::ReadCheckpoint;
 use crate::config::Durability;
-use crate::entry::{Change, Marks, Reset};
+use crate::entry::{Change, Marks, Placed, Reset};
 use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
 use crate::group::front::StateSlot;
+use crate::header::HeaderError;
 use crate::journal::file as journal_file;
-use crate::journal::record;
+use crate::journal::record::{self, Record};
 use crate::journal::replay::ReadBlock;
 use crate::journal::{BlockSeq, FileSeq, JournalPosition};
 use crate::segment::file::{Segment, SegmentError};
-use crate::segment::scan::check_header;
+use crate::segment::scan::{Fault, check_header, check_placed};
 use crate::segment::{SegmentId, SegmentInfo, SegmentName, header, index};
 
 /// A journaled truncation: segments of earlier branches end before this index.
@@ -105,12 +109,22 @@ impl Recovery {
         let mut run: Option<(GroupId, Change)> = None;
         for raw in &block.records {
             let payload = block.bytes.slice(raw.payload.clone());
-            let change = record::decode(raw.kind, &payload).map_err(|error| OpenError::Record {
+            let record = record::decode(raw.kind, &payload).map_err(|error| OpenError::Record {
                 path: path(),
                 position: block.offset,
                 error,
             })?;
             let group = GroupId(raw.group);
+            let change = match record {
+                Record::Change(change) => change,
+                Record::Placed(placed) => {
+                    if let Some((group, change)) = run.take() {
+                        self.replay_change(block, group, change)?;
+                    }
+                    self.replay_placed(block, group, &placed)?;
+                    continue;
+                }
+            };
             match (&mut run, change) {
                 (Some((held, Change::Entries(entries))), Change::Entries(more))
                     if *held == group =>
@@ -190,6 +204,82 @@ impl Recovery {
             }
         }
         self.apply(&group, change)
+    }
+
+    /// Takes over entries that lie in a segment.
+    fn replay_placed(
+        &mut self,
+        block: &ReadBlock,
+        id: GroupId,
+        placed: &Placed,
+    ) -> Result<(), OpenError> {
+        let misfit = |problem| OpenError::Misfit {
+            path: journal_file::path(block.file),
+            position: block.offset,
+            group: id,
+            problem,
+        };
+        let group = self.groups.get(&id).ok_or_else(|| misfit("that does not exist"))?.clone();
+        let marks = group.back.lock().marks;
+        if marks.options.durability == Durability::Memory {
+            return Err(misfit("refers to entries although it is kept in memory"));
+        }
+        if placed.first != marks.next_index() {
+            return Err(misfit("does not continue its log"));
+        }
+        let segment = self.placed_segment(&group, placed).map_err(of_placed(block))?;
+        let info = group.back.lock().segments.last().map(|slot| slot.info);
+        let continues =
+            info.is_some_and(|info| info.id == placed.segment && info.end_bytes == placed.from);
+        if !continues {
+            return Err(misfit("does not continue its segment"));
+        }
+        let headers = check_placed(&segment, placed, marks.last, marks.end_offset)
+            .map_err(of_placed(block))?;
+        self.materialiser.take_over(&group, &segment, placed, &headers);
+        Ok(())
+    }
+
+    /// The segment in which entries were placed, as the last one of its log.
+    fn placed_segment(
+        &mut self,
+        group: &Arc<GroupLog>,
+        placed: &Placed,
+    ) -> Result<Arc<Segment>, SegmentError> {
+        let shared = self.shared.clone();
+        let other = |segment: &Segment| {
+            let fault = Fault::FileHeader(HeaderError::Misplaced);
+            SegmentError::Damaged(segment.damage(0, fault))
+        };
+        let marks = {
+            let mut back = group.back.lock();
+            let at = back.active().filter(|&at| back.segments[at].info.id == placed.segment);
+            if let Some(at) = at {
+                let segment = back.open(&shared, group.id(), at)?;
+                let is_meant = segment.header().salt == placed.salt;
+                return if is_meant { Ok(segment) } else { Err(other(&segment)) };
+            }
+            back.marks
+        };
+        let name = SegmentName { group: group.id(), id: placed.segment };
+        let first = header::FIRST_BATCH_AT;
+        let segment = Segment::open_headed(&*shared.disk, &shared.identity, name, first)?;
+        let head = segment.header();
+        let is_meant = head.salt == placed.salt
+            && head.base_index == marks.next_index()
+            && head.base_offset == marks.end_offset
+            && head.previous == marks.last;
+        if !is_meant {
+            return Err(other(&segment));
+        }
+        let segment = Arc::new(segment);
+        self.materialiser.seal(group);
+        let mut back = group.back.lock();
+        back.next_segment = back.next_segment.max(SegmentId(placed.segment.0 + 1));
+        back.segments.push(Slot::new(segment.header().info(), Arc::downgrade(&segment)));
+        drop(back);
+        shared.open_segments.hold(segment.clone());
+        Ok(segment)
     }
 
     fn apply(&mut self, group: &Arc<GroupLog>, mut change: Change) -> Result<(), OpenError> {
@@ -350,7 +440,7 @@ impl Recovery {
                     let mut back = group.back.lock();
                     back.next_segment = SegmentId(id.0 + 1);
                     let open = Arc::downgrade(&segment);
-                    back.segments.push(Slot { info: head.info(), open });
+                    back.segments.push(Slot::new(head.info(), open));
                 }
                 shared.open_segments.hold(segment.clone());
                 self.adopt(group, segment, grown);
@@ -423,6 +513,17 @@ impl Recovery {
             }
         }
         Ok(retired)
+    }
+}
+
+/// What is wrong with entries to which a block refers.
+fn of_placed(block: &ReadBlock) -> impl FnOnce(SegmentError) -> OpenError {
+    let (path, position) = (journal_file::path(block.file), block.offset);
+    move |error| match error {
+        SegmentError::Medium { operation, path, source } => {
+            OpenError::Medium { operation, path, source }
+        }
+        SegmentError::Damaged(damage) => OpenError::Placed { damage, path, position },
     }
 }
 

@@ -61,6 +61,7 @@ pub(crate) struct Counters {
     pub(crate) blocks: AtomicU64,
     pub(crate) journaled_bytes: AtomicU64,
     pub(crate) materialised_bytes: AtomicU64,
+    pub(crate) placed_bytes: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     /// Journaled or materialised since the last checkpoint, the larger of both.
     pub(crate) since_checkpoint: AtomicU64,
@@ -200,11 +201,11 @@ impl CheckpointRequests {
         Wakeup { asked: state.asked, is_asked, finished: state.finished }
     }
 
-    /// The materialiser has ended; this is how it left everything.
-    pub(crate) fn finish(&self, capture: Capture) {
+    /// The materialiser has ended; this is how it left everything, where that may be written down.
+    pub(crate) fn finish(&self, capture: Option<Capture>) {
         let mut state = self.state.lock();
         state.finished = true;
-        state.last_capture = Some(capture);
+        state.last_capture = capture;
         drop(state);
         self.changed.notify_all();
     }

@@ -32,8 +32,13 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    /// Whether there is too little room, for whatever reason.
+    pub(crate) fn is_low(&self) -> bool {
+        [&self.low, &self.stuck, &self.journal_stuck].iter().any(|b| b.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn state(&self) -> SpaceState {
-        if [&self.low, &self.stuck, &self.journal_stuck].iter().any(|b| b.load(Ordering::Relaxed)) {
+        if self.is_low() {
             SpaceState::Low {
                 free: self.free.load(Ordering::Relaxed),
                 needed: self.needed.load(Ordering::Relaxed),
@@ -41,6 +46,11 @@ impl Space {
         } else {
             SpaceState::Ok
         }
+    }
+
+    /// Bytes that could be allocated when the disk was looked at last.
+    pub(crate) fn free(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
     }
 
     /// Looks at the disk.

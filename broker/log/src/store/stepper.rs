@@ -5,6 +5,7 @@ use super::checkpointer::{Checkpointer, Outcome};
 use super::commit::{Commit, GroupCommit};
 use super::materialiser::{Halt, Materialiser};
 use super::open::Opened;
+use super::placing::{Part, Placement};
 use super::queue::Work;
 use super::shared::Shared;
 use std::sync::Arc;
@@ -51,7 +52,8 @@ impl Stepper {
     }
 
     fn commit_one(&mut self) -> bool {
-        match self.commit.commit() {
+        let Self { shared, commit, materialiser, .. } = self;
+        match commit.commit(&mut |parts| place(shared, materialiser, parts)) {
             Commit::Done => {
                 if !self.shared.fatal.is_set() {
                     // Ahead of need, as the checkpoint thread does it.
@@ -84,37 +86,15 @@ impl Stepper {
     }
 
     fn materialise_one(&mut self) -> bool {
-        if !self.materialiser.is_busy() {
-            match self.shared.material.try_take() {
-                Some(Work::Block(block)) => self.materialiser.begin(block),
-                Some(Work::Capture(_)) => unreachable!("captures are taken directly"),
-                None => return false,
-            }
-        }
-        if self.shared.fatal.is_set() {
-            self.materialiser.fail();
-            return true;
-        }
-        match self.materialiser.work() {
-            Ok(()) => {
-                self.shared.space.set_stuck(false);
-                true
-            }
-            Err(Halt::Full) => {
-                self.shared.space.set_stuck(true);
-                false
-            }
-            Err(Halt::Fatal(error)) => {
-                self.shared.fatal.raise(error);
-                self.materialiser.fail();
-                true
-            }
-        }
+        materialise_one(&self.shared, &mut self.materialiser)
     }
 
     /// A checkpoint of what is materialised. False where there was no room, or the store stopped.
     fn checkpoint(&mut self, last: bool) -> bool {
-        if self.materialiser.is_busy() || self.shared.fatal.is_set() {
+        if self.materialiser.is_busy()
+            || self.materialiser.is_placing()
+            || self.shared.fatal.is_set()
+        {
             return false;
         }
         let asked = self.shared.requests.is_asked();
@@ -139,6 +119,54 @@ impl Stepper {
         while self.step() {}
         if last || self.checkpointer.has_work() {
             self.checkpoint(last);
+        }
+    }
+}
+
+/// Works one block off. False where there is none, or no room for it.
+fn materialise_one(shared: &Shared, materialiser: &mut Materialiser) -> bool {
+    if !materialiser.is_busy() {
+        match shared.material.try_take() {
+            Some(Work::Block(block)) => materialiser.begin(block),
+            Some(Work::Capture(_) | Work::Place(..)) => unreachable!("they are done directly"),
+            None => return false,
+        }
+    }
+    if shared.fatal.is_set() {
+        materialiser.fail();
+        return true;
+    }
+    match materialiser.work() {
+        Ok(()) => {
+            shared.space.set_stuck(false);
+            true
+        }
+        Err(Halt::Full) => {
+            shared.space.set_stuck(true);
+            false
+        }
+        Err(Halt::Fatal(error)) => {
+            shared.fatal.raise(error);
+            materialiser.fail();
+            true
+        }
+    }
+}
+
+/// Places entries behind everything that was handed on; `None` where the store stopped.
+fn place(shared: &Shared, materialiser: &mut Materialiser, parts: Vec<Part>) -> Option<Placement> {
+    while materialise_one(shared, materialiser) {}
+    if shared.fatal.is_set() {
+        return None;
+    }
+    if materialiser.is_busy() {
+        return Some(Placement::refusing(parts));
+    }
+    match materialiser.place(parts) {
+        Ok(placement) => Some(placement),
+        Err(error) => {
+            shared.fatal.raise(error);
+            None
         }
     }
 }

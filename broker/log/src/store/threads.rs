@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::checkpointer::{Checkpointer, Outcome};
 use super::commit::{Commit, GroupCommit};
 use super::materialiser::{Halt, Materialiser};
+use super::placing::{Part, Placement};
 use super::queue::Work;
 use super::shared::Shared;
 use super::stepper::Stepper;
@@ -50,7 +51,7 @@ fn run_journal(shared: &Arc<Shared>, mut commit: GroupCommit) {
                 let limit = shared.config.unwritten_bytes_max;
                 shared.material.wait_for_room(limit, || shared.gave_up());
             }
-            match commit.commit() {
+            match commit.commit(&mut |parts| ask_to_place(shared, parts)) {
                 Commit::Idle => break,
                 Commit::Done => {}
                 Commit::NeedsFile => {
@@ -79,14 +80,29 @@ fn run_journal(shared: &Arc<Shared>, mut commit: GroupCommit) {
     shared.material.close();
 }
 
+/// Has the materialiser place entries; `None` where the store stopped.
+fn ask_to_place(shared: &Shared, parts: Vec<Part>) -> Option<Placement> {
+    let (reply, answer) = mpsc::channel();
+    if !shared.material.push_place(parts, reply) {
+        return None;
+    }
+    answer.recv().ok()
+}
+
 fn run_materialiser(shared: &Arc<Shared>, mut materialiser: Materialiser) {
+    // Captures that wait for the block that refers to what was placed.
+    let mut held = Vec::new();
     while let Some(work) = shared.material.take() {
         match work {
             Work::Block(block) => {
                 materialiser.begin(block);
                 write_block(shared, &mut materialiser);
             }
-            Work::Capture(reply) => {
+            Work::Capture(reply) => held.push(reply),
+            Work::Place(parts, reply) => place(shared, &mut materialiser, parts, &reply),
+        }
+        if !materialiser.is_placing() {
+            for reply in held.drain(..) {
                 // Nobody waits for it where the store was dropped meanwhile.
                 let _ = reply.send(materialiser.capture());
             }
@@ -95,8 +111,29 @@ fn run_materialiser(shared: &Arc<Shared>, mut materialiser: Materialiser) {
             break;
         }
     }
-    shared.material.give_up_captures();
-    shared.requests.finish(materialiser.capture());
+    drop(held);
+    shared.material.give_up_answers();
+    // Where a block is missing the store was stopped, and writes no checkpoint.
+    shared.requests.finish((!materialiser.is_placing()).then(|| materialiser.capture()));
+}
+
+fn place(
+    shared: &Shared,
+    materialiser: &mut Materialiser,
+    parts: Vec<Part>,
+    reply: &mpsc::Sender<Placement>,
+) {
+    if shared.gave_up() {
+        return;
+    }
+    match materialiser.place(parts) {
+        // Nobody waits for it where the journal thread has ended.
+        Ok(placement) => drop(reply.send(placement)),
+        Err(error) => {
+            shared.fatal.raise(error);
+            shared.wake_waiters();
+        }
+    }
 }
 
 fn write_block(shared: &Shared, materialiser: &mut Materialiser) {
@@ -112,6 +149,10 @@ fn write_block(shared: &Shared, materialiser: &mut Materialiser) {
             }
             Err(Halt::Full) => {
                 shared.space.set_stuck(true);
+                // Votes wait behind it. What has no room here has some in the journal.
+                if let Some((parts, reply)) = shared.material.take_place() {
+                    drop(reply.send(Placement::refusing(parts)));
+                }
                 if shared.is_closing() {
                     shared.abort();
                     continue;

@@ -40,6 +40,10 @@ pub(crate) struct Tally {
     pub(crate) operations: AtomicU64,
     /// Workloads.
     pub(crate) workloads: AtomicU64,
+    /// Of these, workloads in which entries were placed.
+    pub(crate) placing: AtomicU64,
+    /// Bytes that were placed.
+    pub(crate) placed_bytes: AtomicU64,
     /// What did not pass.
     pub(crate) failures: Failures,
 }
@@ -94,6 +98,10 @@ pub(crate) fn explore(seed: u64, effort: Effort, tally: &Tally, only: Option<Ima
     );
     let Some(recorded) = recorded else { return };
     Tally::count(&tally.workloads);
+    if recorded.placed_bytes > 0 {
+        Tally::count(&tally.placing);
+    }
+    tally.placed_bytes.fetch_add(recorded.placed_bytes, Ordering::Relaxed);
     let ops = recorded.record.ops();
     tally.operations.fetch_add(ops.len() as u64, Ordering::Relaxed);
     let mut replay = recorded.record.replay();

@@ -64,6 +64,9 @@ fn every_crash_image_recovers_to_what_was_promised() {
     for seen in [&tally.torn, &tally.killed, &tally.in_recovery] {
         assert!(seen.load(Ordering::Relaxed) > images / 100, "{tally:?}");
     }
+    let (workloads, placing) = (&tally.workloads, &tally.placing);
+    let (workloads, placing) = (workloads.load(Ordering::Relaxed), placing.load(Ordering::Relaxed));
+    assert!(workloads / 2 < placing && placing < workloads, "{tally:?}");
 }
 
 #[test]

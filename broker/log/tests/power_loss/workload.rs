@@ -31,6 +31,9 @@ pub(crate) fn config(seed: u64) -> StoreConfig {
         free_bytes_min: 0,
         unwritten_bytes_max: 64 << 10,
         tail_cache_bytes_max: 8 << 10,
+        place_bytes_min: 2 << 10,
+        place_item_bytes_min: 1 << 10,
+        place_bytes_max: 12 << 10,
         state_in_memory_bytes_max: 64,
         seed: Some(seed),
         ..StoreConfig::default()
@@ -56,6 +59,8 @@ pub(crate) fn run_until_idle(store: &Store) {
 pub(crate) struct Recorded {
     pub(crate) record: Record,
     pub(crate) versions: Versions,
+    /// Bytes that the journal only referred to.
+    pub(crate) placed_bytes: u64,
     /// The disk as it was left: cleanly closed.
     pub(crate) disk: SimDisk,
 }
@@ -70,8 +75,8 @@ pub(crate) fn record(seed: u64, operations: usize, driver: Driver) -> Recorded {
         run.operate();
     }
     run.close();
-    let Run { versions, log, .. } = run;
-    Recorded { record: recording.finish(), versions, disk: log.disk }
+    let Run { versions, log, placed_bytes, .. } = run;
+    Recorded { record: recording.finish(), versions, placed_bytes, disk: log.disk }
 }
 
 /// What became of a workload on a disk that fails.
@@ -150,6 +155,9 @@ pub(crate) struct Run {
     versions: Versions,
     now_ms: i64,
     next_group: u64,
+    /// Large appends are placed, in most lives.
+    is_placing: bool,
+    placed_bytes: u64,
 }
 
 impl Run {
@@ -167,6 +175,8 @@ impl Run {
             versions: Versions::new(),
             now_ms: 1_000_000,
             next_group: 0,
+            is_placing: !seed.is_multiple_of(4),
+            placed_bytes: 0,
         };
         run.open();
         if !run.is_over() {
@@ -184,9 +194,13 @@ impl Run {
         // A full disk heals while it is tried again.
         for _ in 0..20 {
             let (seed, failed) = (self.random.number(), self.log.failed.clone());
+            let mut config = config(seed);
+            if !self.is_placing || seed.is_multiple_of(6) {
+                config.place_bytes_min = u64::MAX;
+            }
             let on_fatal: OnFatal = Box::new(move |_| failed.store(true, Ordering::Relaxed));
             let disk: Arc<dyn Disk> = Arc::new(self.log.disk.clone());
-            match Store::open(disk, config(seed), self.driver, on_fatal) {
+            match Store::open(disk, config, self.driver, on_fatal) {
                 Ok(store) => {
                     self.store = Some(store);
                     return;
@@ -522,6 +536,7 @@ impl Run {
 
     /// The process dies and the next one finds what was written; what was only queued is lost.
     fn kill(&mut self) {
+        self.placed_bytes += self.store().stats().placed_bytes;
         self.store = None;
         self.open();
         if !self.is_over() {
@@ -542,6 +557,7 @@ impl Run {
 
     fn close(&mut self) {
         self.store().close();
+        self.placed_bytes += self.store().stats().placed_bytes;
         self.store = None;
     }
 
