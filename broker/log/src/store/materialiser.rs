@@ -292,8 +292,8 @@ impl Materialiser {
             false => shared.config.segment_step_bytes_min,
         };
         // A placed entry that fits is worth the segment; one that does not costs none.
-        let needed = FIRST_BATCH_AT + placed.unwrap_or(0);
-        let step = step.max(needed.next_multiple_of(BLOCK_BYTES as u64));
+        let needed = (FIRST_BATCH_AT + placed.unwrap_or(0)).next_multiple_of(BLOCK_BYTES as u64);
+        let step = step.max(needed);
         let header = SegmentHeader {
             name: SegmentName { group: group.id(), id: back.next_segment },
             base_index: back.marks.next_index(),
@@ -303,8 +303,14 @@ impl Materialiser {
             salt: self.shared.random.salt(),
         };
         shared.space.measure(&*shared.disk, shared.config.free_bytes_min);
-        let segment = Segment::create(&*shared.disk, &shared.identity, header, step)
-            .map_err(|error| halt("creating", &header.name.path(), error))?;
+        let create = |step| Segment::create(&*shared.disk, &shared.identity, header, step);
+        // On a disk that is nearly full a small step does what the large one cannot.
+        let least = shared.config.segment_step_bytes_min.max(needed);
+        let segment = match create(step) {
+            Err(error) if is_full(&error) && step > least => create(least),
+            made => made,
+        }
+        .map_err(|error| halt("creating", &header.name.path(), error))?;
         let segment = Arc::new(segment);
         shared.open_segments.hold(segment.clone());
         let info = header.info();
@@ -392,7 +398,11 @@ impl Materialiser {
         let most = segment_bytes.next_multiple_of(BLOCK);
         let needed = end.next_multiple_of(BLOCK);
         let bytes = (allocated + step).next_multiple_of(BLOCK).min(most).max(needed);
-        segment.allocate(bytes).map_err(|error| halt("growing", &segment.name().path(), error))
+        match segment.allocate(bytes) {
+            Err(error) if is_full(&error) && bytes > needed => segment.allocate(needed),
+            done => done,
+        }
+        .map_err(|error| halt("growing", &segment.name().path(), error))
     }
 
     fn retire(&mut self, name: SegmentName) {
@@ -547,8 +557,12 @@ impl Materialiser {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull
+}
+
 fn halt(operation: &'static str, path: &str, error: io::Error) -> Halt {
-    if error.kind() == io::ErrorKind::StorageFull {
+    if is_full(&error) {
         Halt::Full
     } else {
         Halt::Fatal(FatalError::medium(operation, path, error))

@@ -7,6 +7,7 @@ use plimsoll_log::disk::sim::{Effect, Fault, Operation, SimDisk};
 use plimsoll_log::{
     Driver, Durability, FatalError, GroupOptions, Retention, SpaceState, Store, StoreConfig, Vote,
 };
+use plimsoll_protocol::batch::BATCH_HEADER_BYTES;
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 
 use crate::support::*;
@@ -50,6 +51,26 @@ fn a_segment_that_cannot_grow_waits_for_space() {
     assert_eq!(store.space(), SpaceState::Ok);
     group.applied(log_id(1, 39));
     assert_eq!(headers(&read_all(&group, Offset(0))).len(), 40);
+}
+
+/// A segment grows in steps that double. With room for the entry and not for the step, it stood still,
+/// and a deletion behind it that would have made room did too.
+#[test]
+fn a_segment_grows_by_what_is_needed_where_there_is_no_room_for_more() {
+    let disk = SimDisk::new(3);
+    let store = open_sim(&disk, Driver::Manual);
+    let options = GroupOptions { segment_bytes: 1 << 20, ..small_segments() };
+    let group = store.create_group(GROUP, options).unwrap();
+    group.append(vec![records(1, 0, 1, 100_000)], nobody()).unwrap();
+    while store.step() {}
+    // Two more entries need 200 KB; the next step alone would take more than that.
+    group.append(vec![records(1, 1, 1, 100_000)], nobody()).unwrap();
+    while store.step() {}
+    disk.set_capacity(disk.used_bytes() + 110_000);
+    let before = group.bounds().bytes;
+    group.append(vec![records(1, 2, 1, 100_000)], nobody()).unwrap();
+    while store.step() {}
+    assert_eq!(group.bounds().bytes, before + 100_000 + BATCH_HEADER_BYTES as u64);
 }
 
 #[test]
