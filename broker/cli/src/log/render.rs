@@ -3,8 +3,8 @@
 use std::fmt;
 
 use plimsoll_log::inspect::{
-    BatchReport, BlockReport, CheckpointReport, GroupReport, JournalFileReport, Report,
-    SegmentReport, Verdict,
+    BatchReport, BlockReport, CheckpointReport, GroupReport, JournalFileReport, PlacedReport,
+    Report, SegmentReport, Verdict,
 };
 use plimsoll_log::{Durability, RecordKind};
 use plimsoll_protocol::batch::{BatchHeader, Compression, EntryKind};
@@ -173,6 +173,8 @@ pub(super) fn block_line(block: &BlockReport) -> String {
         .iter()
         .map(|(group, kind)| format!("{}:{group}", record_kind(*kind)))
         .collect();
+    let placed = block.placed.iter().map(placed_text);
+    let records: Vec<_> = records.into_iter().chain(placed).collect();
     format!(
         "{}  {}  {}  {} B  {}",
         block.block,
@@ -181,6 +183,12 @@ pub(super) fn block_line(block: &BlockReport) -> String {
         block.bytes,
         records.join(" ")
     )
+}
+
+/// `[10..13 of 7 in segments/7-0.segment:4096..8192]`: the first index, and the one after the last.
+fn placed_text(placed: &PlacedReport) -> String {
+    let PlacedReport { group, path, from, to, first, last, .. } = placed;
+    format!("[{first}..{} of {group} in {path}:{from}..{to}]", last.index.0 + 1)
 }
 
 /// Everything but blocks and batches, for scripts.
@@ -391,12 +399,37 @@ pub(super) struct BlockJson<'a> {
     durable_through: u64,
     bytes: u64,
     records: Vec<BlockRecordJson>,
+    placed: Vec<PlacedJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
 struct BlockRecordJson {
     group: u64,
     kind: &'static str,
+}
+
+/// Entries that lie in a segment.
+#[derive(Debug, Serialize)]
+struct PlacedJson<'a> {
+    group: u64,
+    path: &'a str,
+    from: u64,
+    to: u64,
+    entries: u32,
+    first_index: u64,
+}
+
+impl<'a> PlacedJson<'a> {
+    fn of(placed: &'a PlacedReport) -> Self {
+        Self {
+            group: placed.group.0,
+            path: &placed.path,
+            from: placed.from,
+            to: placed.to,
+            entries: placed.entries,
+            first_index: placed.first.0,
+        }
+    }
 }
 
 impl<'a> BlockJson<'a> {
@@ -413,6 +446,7 @@ impl<'a> BlockJson<'a> {
             durable_through: block.durable_through,
             bytes: block.bytes,
             records: block.records.iter().map(record).collect(),
+            placed: block.placed.iter().map(PlacedJson::of).collect(),
         }
     }
 }
@@ -522,6 +556,7 @@ fn record_kind(kind: Option<RecordKind>) -> &'static str {
         Some(RecordKind::Create) => "create",
         Some(RecordKind::Options) => "options",
         Some(RecordKind::Delete) => "delete",
+        Some(RecordKind::Placed) => "placed",
         None => "unknown",
     }
 }

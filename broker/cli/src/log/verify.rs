@@ -57,6 +57,7 @@ struct SummaryJson<'a> {
     batches: u64,
     bytes: u64,
     blocks: u64,
+    placed: u64,
     damaged: usize,
     notes: &'a [String],
     seconds: f64,
@@ -125,6 +126,7 @@ impl VerifyArgs {
                 batches: found.batches,
                 bytes: found.bytes,
                 blocks: found.blocks,
+                placed: found.placed,
                 damaged: found.damaged.len(),
                 notes: &found.notes,
                 seconds: began.elapsed().as_secs_f64(),
@@ -139,7 +141,7 @@ impl VerifyArgs {
         found.notes.iter().for_each(|text| note(&format!("note: {text}")));
         note(&format!(
             "checked {} batches, {} in {} segments of {} groups, and {} journal blocks in {}, {}/s",
-            thousands(found.batches),
+            thousands(found.batches + found.placed),
             bytes_text(found.bytes),
             thousands(found.segments),
             thousands(found.groups),

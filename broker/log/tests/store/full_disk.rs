@@ -14,7 +14,8 @@ use crate::support::*;
 
 fn open_sim(disk: &SimDisk, driver: Driver) -> Arc<Store> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    Store::open(shared, small_config(), driver, Box::new(|error| panic!("fatal: {error}"))).unwrap()
+    Store::open(shared, journaling_config(), driver, Box::new(|error| panic!("fatal: {error}")))
+        .unwrap()
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn small_changes_use_the_reserve() {
     let config = StoreConfig {
         segment_step_bytes_min: 2 << 20,
         segment_step_bytes_max: 2 << 20,
-        ..small_config()
+        ..journaling_config()
     };
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let on_fatal = Box::new(|error: &FatalError| panic!("fatal: {error}"));
@@ -226,7 +227,7 @@ fn close_does_not_wait_for_a_journal_file_or_a_checkpoint() {
         let config = StoreConfig {
             segment_step_bytes_min: 2 << 20,
             segment_step_bytes_max: 2 << 20,
-            ..small_config()
+            ..journaling_config()
         };
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let on_fatal = Box::new(|error: &FatalError| panic!("fatal: {error}"));

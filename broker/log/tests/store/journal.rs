@@ -19,13 +19,13 @@ fn journal_files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn files_are_used_again_and_stay_within_the_limit() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let store = try_open(directory.path(), journaling_config(), Driver::Threads).unwrap();
     let group = store.create_group(GROUP, small_segments()).unwrap();
     for _ in 0..12 {
         fill(&group, 1, 500, 1000);
     }
     let stats = store.stats();
-    let limit = small_config().journal_bytes_max;
+    let limit = journaling_config().journal_bytes_max;
     assert!(stats.journaled_bytes > 2 * limit, "{stats:?}");
     assert!(stats.journal_file_bytes <= limit, "{stats:?}");
     drop((store, group));
@@ -69,7 +69,7 @@ fn entries_larger_than_a_block_and_appends_larger_than_a_file_are_written() {
 
 /// A store whose journal was never checkpointed, with blocks of known places.
 fn written_store(directory: &std::path::Path) {
-    let config = StoreConfig { checkpoint_after_bytes: 1 << 40, ..small_config() };
+    let config = StoreConfig { checkpoint_after_bytes: 1 << 40, ..journaling_config() };
     let store = try_open(directory, config, Driver::Manual).unwrap();
     let group = store.create_group(GROUP, small_segments()).unwrap();
     for index in 0..10 {
@@ -95,7 +95,7 @@ fn damage_before_a_durable_block_ends_the_opening_and_is_named_exactly() {
     let file = journal_files(directory.path())[0].clone();
     // The third block; each takes a page behind the header's.
     flip(&file, 4096 * 3 + 100);
-    let error = try_open(directory.path(), small_config(), Driver::Manual).unwrap_err();
+    let error = try_open(directory.path(), journaling_config(), Driver::Manual).unwrap_err();
     match &error {
         OpenError::Replay(ReplayError::Damaged { path, position, block, .. }) => {
             assert!(file.ends_with(path), "{path}");
@@ -105,7 +105,7 @@ fn damage_before_a_durable_block_ends_the_opening_and_is_named_exactly() {
     }
     // Nothing was changed: with the bit back, everything is there.
     flip(&file, 4096 * 3 + 100);
-    let store = try_open(directory.path(), small_config(), Driver::Manual).unwrap();
+    let store = try_open(directory.path(), journaling_config(), Driver::Manual).unwrap();
     assert_eq!(entries(&store.group(GROUP).unwrap(), 0).len(), 10);
 }
 
@@ -116,7 +116,7 @@ fn a_torn_last_block_is_cut_and_what_comes_then_stays() {
     let file = journal_files(directory.path())[0].clone();
     flip(&file, 4096 * 10 + 100);
     for reopened in 0..3 {
-        let store = try_open(directory.path(), small_config(), Driver::Manual).unwrap();
+        let store = try_open(directory.path(), journaling_config(), Driver::Manual).unwrap();
         let group = store.group(GROUP).unwrap();
         let next = 9 + reopened;
         assert_eq!(group.bounds().last, Some(log_id(1, next - 1)));
@@ -131,6 +131,7 @@ fn a_missing_or_foreign_file_is_named() {
     written_store(directory.path());
     let file = journal_files(directory.path())[0].clone();
     flip(&file, 20);
-    let error = try_open(directory.path(), small_config(), Driver::Manual).unwrap_err().to_string();
+    let error =
+        try_open(directory.path(), journaling_config(), Driver::Manual).unwrap_err().to_string();
     assert!(error.contains("0000000000000001.journal cannot be used"), "{error}");
 }

@@ -14,6 +14,7 @@ mod journal;
 mod many_groups;
 mod memory;
 mod model;
+mod placing;
 mod reading;
 mod retention;
 mod state;

@@ -15,9 +15,17 @@ use plimsoll_log::{
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 
-/// Small files, so that a short test rolls, recycles and checkpoints.
+/// Small files, so that a short test rolls, recycles and checkpoints. Nothing is placed.
+pub(crate) fn journaling_config() -> StoreConfig {
+    StoreConfig { place_bytes_min: u64::MAX, ..small_config() }
+}
+
+/// Small files, so that a short test rolls, recycles and checkpoints, and places what has a kilobyte.
 pub(crate) fn small_config() -> StoreConfig {
     StoreConfig {
+        place_bytes_min: 2 << 10,
+        place_item_bytes_min: 1 << 10,
+        place_bytes_max: 32 << 10,
         journal_file_bytes: 256 * 1024,
         journal_bytes_max: 8 * 256 * 1024,
         journal_reserve_bytes: 16 * 1024,
