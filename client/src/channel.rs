@@ -4,9 +4,13 @@
 //! A frame must be written whole. So a caller that may be dropped while it waits (anything a user
 //! awaits) goes through [`Channel::request`], which writes in a task of its own; the drivers of
 //! producers and consumers, which are never dropped half-way, use [`Channel::send`].
+//!
+//! Large frames of one connection take turns ([`Turns`]), and a write that gets on by nothing for the
+//! time of a request ends its stream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::Request;
@@ -14,7 +18,8 @@ use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::frame::{Frame, ResponseError, encode_request};
 use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_transport::{FrameReceiver, FrameSender};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{RequestError, ServerError};
 use crate::link::StreamPlace;
@@ -31,6 +36,46 @@ impl From<ChannelClosed> for RequestError {
     }
 }
 
+/// Frames up to this size are read by a node at once, whatever else it waits for.
+const FRAME_BYTES_WITHOUT_TURN: usize = 4 << 10;
+/// Bytes of larger frames that are being written on all streams of a connection.
+///
+/// A node gives room to one frame after the other, and what it does not read of the others counts
+/// against the window of the whole connection (16 MiB): were they ever all of it, the rest of the
+/// frames that have room could not come. With what QUIC keeps of frames that were written
+/// (8 MiB at most), these stay within it, whatever room the node has. A larger frame goes alone, and
+/// its stream's own window (4 MiB) bounds what is not read of it. This is no less than QUIC keeps, so
+/// turns leave no link idle.
+const TURNS_BYTES: usize = 8 << 20;
+
+/// Who of the streams of one connection may write a large frame. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(TURNS_BYTES)))
+    }
+
+    /// Waits until a frame may be written; its turn lasts until the permit is dropped.
+    async fn take(&self, frame_bytes: usize) -> Option<OwnedSemaphorePermit> {
+        if frame_bytes <= FRAME_BYTES_WITHOUT_TURN {
+            return None;
+        }
+        let bytes = u32::try_from(frame_bytes.min(TURNS_BYTES)).expect("it is below 4 GiB");
+        let permit = Arc::clone(&self.0).acquire_many_owned(bytes).await;
+        Some(permit.expect("this semaphore is never closed"))
+    }
+}
+
+/// Why a request was not written by its deadline.
+pub(crate) enum NotWritten {
+    /// Others were being written for all of the time: nothing of this one left.
+    NoTurn,
+    /// It may have left in part or whole before the stream ended.
+    Closed(ChannelClosed),
+}
+
 /// Who takes the frames of one correlation id.
 pub(crate) enum Waiter {
     /// One answer. Called by the task that reads the stream: it must be short.
@@ -44,6 +89,9 @@ pub(crate) enum Waiter {
 pub(crate) struct Channel {
     sender: tokio::sync::Mutex<FrameSender>,
     shared: Arc<Shared>,
+    turns: Turns,
+    /// A write that gets on by nothing for so long ends the stream.
+    stuck_after: Duration,
     /// Given back when the stream is not used any more.
     _place: Option<StreamPlace>,
 }
@@ -103,6 +151,8 @@ impl Channel {
     pub(crate) fn start(
         sender: FrameSender,
         mut receiver: FrameReceiver,
+        turns: Turns,
+        stuck_after: Duration,
         place: Option<StreamPlace>,
     ) -> Arc<Self> {
         let shared = Arc::new(Shared {
@@ -119,7 +169,8 @@ impl Channel {
             };
             reading.close(&reason);
         });
-        Arc::new(Self { sender: tokio::sync::Mutex::new(sender), shared, _place: place })
+        let sender = tokio::sync::Mutex::new(sender);
+        Arc::new(Self { sender, shared, turns, stuck_after, _place: place })
     }
 
     /// Whether the stream has ended.
@@ -162,14 +213,66 @@ impl Channel {
         correlation: CorrelationId,
         payload: &[Bytes],
     ) -> Result<(), ChannelClosed> {
+        match self.write_before(None, request, correlation, payload).await {
+            Ok(()) => Ok(()),
+            Err(NotWritten::Closed(closed)) => Err(closed),
+            Err(NotWritten::NoTurn) => unreachable!("there was no deadline"),
+        }
+    }
+
+    /// As [`Self::send`], but not longer than until `deadline`. A frame that has not left in whole by
+    /// then ends the stream.
+    pub(crate) async fn send_before<R: Request>(
+        &self,
+        deadline: Instant,
+        request: &R,
+        payload: &[Bytes],
+        waiter: Waiter,
+    ) -> Result<CorrelationId, NotWritten> {
+        let correlation = self.expect_answer(waiter).map_err(NotWritten::Closed)?;
+        let written = self.write_before(Some(deadline), request, correlation, payload).await;
+        if let Err(NotWritten::NoTurn) = written {
+            self.forget(correlation);
+        }
+        written.map(|()| correlation)
+    }
+
+    async fn write_before<R: Request>(
+        &self,
+        deadline: Option<Instant>,
+        request: &R,
+        correlation: CorrelationId,
+        payload: &[Bytes],
+    ) -> Result<(), NotWritten> {
         let payload_bytes = payload.iter().map(Bytes::len).sum();
         let head = encode_request(correlation, request, payload_bytes);
-        let mut sender = self.sender.lock().await;
-        if let Err(error) = sender.send(head.freeze(), payload).await {
-            self.shared.close(&error.to_string());
-            return Err(ChannelClosed { reason: error.to_string().into() });
+        // The stream first: whoever waits for it must not keep others from their turn.
+        let turn = async {
+            let sender = self.sender.lock().await;
+            (sender, self.turns.take(head.len() + payload_bytes).await)
+        };
+        let (mut sender, _turn) = match deadline {
+            None => turn.await,
+            Some(deadline) => timeout_at(deadline, turn).await.map_err(|_| NotWritten::NoTurn)?,
+        };
+        sender.feed(head.freeze(), payload);
+        loop {
+            let queued_bytes = sender.queued_bytes();
+            let stuck_at = Instant::now() + self.stuck_after;
+            let until = deadline.map_or(stuck_at, |deadline| deadline.min(stuck_at));
+            let reason = match timeout_at(until, sender.flush()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) if sender.queued_bytes() < queued_bytes && until == stuck_at => continue,
+                Err(_) => {
+                    // What follows a part of a frame could not be told from its rest.
+                    sender.reset(0);
+                    "the node did not take a frame in time".to_owned()
+                }
+            };
+            self.shared.close(&reason);
+            return Err(NotWritten::Closed(ChannelClosed { reason: reason.into() }));
         }
-        Ok(())
     }
 
     /// Registers who takes the answer of a request that is to be written next.

@@ -8,7 +8,7 @@ use plimsoll_transport::{ClientTls, Connection, FrameReceiver, FrameSender, Tran
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Turns};
 use crate::config::{ClientConfig, Trust};
 use crate::error::{ConnectError, RequestError};
 
@@ -33,6 +33,8 @@ pub(crate) struct Link {
     kind: TransportKind,
     control: Arc<Channel>,
     hello: HelloResponse,
+    turns: Turns,
+    stuck_after: Duration,
     /// A permit per stream that may still be opened for a single user. Closed when the node allows
     /// no more streams.
     own_streams: Arc<Semaphore>,
@@ -148,7 +150,8 @@ impl Dialer {
         let (sender, mut receiver) =
             connection.open().await.map_err(|error| not_a_node(error.to_string()))?;
         receiver.set_max_frame_bytes(FRAME_BYTES_MAX);
-        let control = Channel::start(sender, receiver, None);
+        let (turns, stuck_after) = (Turns::new(), self.config.request_timeout);
+        let control = Channel::start(sender, receiver, turns.clone(), stuck_after, None);
         let hello = HelloRequest {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
@@ -167,7 +170,17 @@ impl Dialer {
         let own_streams = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
         let (produce_pool, subscription_pool) = (Mutex::default(), Mutex::default());
         let kind = self.config.transport;
-        Ok(Link { connection, kind, control, hello, own_streams, produce_pool, subscription_pool })
+        Ok(Link {
+            connection,
+            kind,
+            control,
+            hello,
+            turns,
+            stuck_after,
+            own_streams,
+            produce_pool,
+            subscription_pool,
+        })
     }
 }
 
@@ -190,9 +203,17 @@ impl Link {
     /// A channel for one producer's partition: a stream of its own where streams are cheap.
     pub(crate) async fn produce_channel(&self) -> Result<Arc<Channel>, RequestError> {
         match self.own_stream().await? {
-            Some(((sender, receiver), place)) => Ok(Channel::start(sender, receiver, Some(place))),
+            Some((halves, place)) => Ok(self.start(halves, Some(place))),
             None => self.shared_channel(&self.produce_pool).await,
         }
+    }
+
+    fn start(
+        &self,
+        (sender, receiver): (FrameSender, FrameReceiver),
+        place: Option<StreamPlace>,
+    ) -> Arc<Channel> {
+        Channel::start(sender, receiver, self.turns.clone(), self.stuck_after, place)
     }
 
     /// What carries one subscription: a stream of its own where streams are cheap.
@@ -225,8 +246,8 @@ impl Link {
         pool.channels.retain(|channel| !channel.is_closed());
         // A node that has refused a stream is not asked again for each user.
         let more = pool.channels.len() < SHARED_STREAMS && !self.own_streams.is_closed();
-        if more && let Some((sender, receiver)) = self.open().await? {
-            let channel = Channel::start(sender, receiver, None);
+        if more && let Some(halves) = self.open().await? {
+            let channel = self.start(halves, None);
             pool.channels.push(Arc::clone(&channel));
             return Ok(channel);
         }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_client::{AckLevel, Client, ClientConfig, Durability, Record, SendError, TopicConfig};
@@ -18,6 +19,7 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, encode_error, encode_response};
 use plimsoll_protocol::ids::{NodeId, Offset, ProducerId};
 use plimsoll_transport::{FrameSender, Listener, TransportConfig};
+use tokio::time::timeout;
 
 /// What the node does with one produce attempt.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +33,8 @@ enum Act {
     Refuse(ErrorCode),
     /// Forgets all producers, as after an eviction, then handles the attempt.
     ForgetProducers,
+    /// Reads nothing more on this connection and keeps it open.
+    StopReading,
 }
 
 #[derive(Default)]
@@ -127,6 +131,7 @@ impl Node {
         };
         let outcome = match act {
             Act::Break => return false,
+            Act::StopReading => std::future::pending().await,
             Act::Refuse(code) => Err(code),
             Act::ForgetProducers => {
                 self.log.lock().unwrap().producers.clear();
@@ -207,7 +212,7 @@ async fn reply<R: Request>(frame: &Frame, response: &R::Response, sender: &mut F
 async fn check(script: impl Fn(usize) -> Act + Send + Sync + 'static, count: usize) -> Vec<bool> {
     let (node, address) = Node::start(script).await;
     let mut config = ClientConfig::plaintext(address);
-    config.reconnect_pause = std::time::Duration::from_millis(1);
+    config.reconnect_pause = Duration::from_millis(1);
     let client = Client::connect(config).await.unwrap();
     let producer = client.producer("t").batch_records(3).build().await.unwrap();
     let mut futures = Vec::new();
@@ -308,6 +313,56 @@ async fn any_mix_of_faults_keeps_the_rules() {
         eprintln!("seed {seed}");
         check(script, 60).await;
     }
+}
+
+/// A send that the node did not take once waited for ever, whatever the record's own limit.
+#[tokio::test]
+async fn records_are_given_up_when_the_node_takes_no_more_of_a_frame() {
+    const RECORDS: usize = 8;
+    let (node, address) = Node::start(|_| Act::StopReading).await;
+    let mut config = ClientConfig::plaintext(address);
+    config.reconnect_pause = Duration::from_millis(1);
+    let client = Client::connect(config).await.unwrap();
+    let options = plimsoll_client::ProducerOptions {
+        delivery_timeout: Duration::from_secs(1),
+        ..Default::default()
+    };
+    let producer = client.producer("t").options(options).build().await.unwrap();
+    let mut futures = Vec::new();
+    for _ in 0..RECORDS {
+        // More than any socket keeps.
+        futures.push(producer.enqueue(Record::new(vec![7; 4 << 20])).await.unwrap());
+    }
+    for future in futures {
+        let outcome = timeout(Duration::from_secs(60), future).await.expect("it is given up");
+        let error = outcome.expect_err("nothing is ever stored");
+        assert!(
+            matches!(error, SendError::OutcomeUnknown { .. } | SendError::NotSent { .. }),
+            "{error:?}"
+        );
+    }
+    assert!(node.values().is_empty());
+}
+
+/// The same for a write that gets on by nothing for as long as an answer may take: another connection
+/// is tried.
+#[tokio::test]
+async fn a_stream_that_is_stuck_is_left_for_another() {
+    let script = |attempt| if attempt == 1 { Act::StopReading } else { Act::Store };
+    let (node, address) = Node::start(script).await;
+    let mut config = ClientConfig::plaintext(address);
+    config.reconnect_pause = Duration::from_millis(1);
+    config.request_timeout = Duration::from_secs(1);
+    let client = Client::connect(config).await.unwrap();
+    let producer = client.producer("t").build().await.unwrap();
+    let mut futures = Vec::new();
+    for _ in 0..8 {
+        futures.push(producer.enqueue(Record::new(vec![7; 4 << 20])).await.unwrap());
+    }
+    for future in futures {
+        timeout(Duration::from_secs(60), future).await.expect("it is sent again").unwrap();
+    }
+    assert_eq!(node.values().len(), 8);
 }
 
 #[tokio::test]

@@ -56,3 +56,27 @@ async fn a_node_that_allows_few_streams_serves_many_partitions_all_the_same() {
         go_round(&node.client(TransportKind::Quic).await, "t", 100).await;
     }
 }
+
+/// Large frames that began on many streams at once once kept each other from their end: those without
+/// room filled the window that the rest of those with room needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_frames_on_many_streams_of_a_connection_are_all_acknowledged() {
+    const PARTITIONS: u32 = 7;
+    let node = TestNode::start_with(|config| {
+        config.set("connection_receiving_bytes_max", "4 MiB", "test").unwrap();
+    })
+    .await;
+    node.create_topic("t", PARTITIONS, &[]).await;
+    let client = node.client(TransportKind::Quic).await;
+    let producer = within("build", client.producer("t").build()).await.expect("a producer");
+    let mut acks = Vec::new();
+    for partition in 0..PARTITIONS {
+        let record = Record::new(vec![7; 4 << 20]);
+        acks.push(producer.enqueue_to(partition, &record).await.expect("it is taken"));
+    }
+    for ack in acks {
+        within("an acknowledgement", ack).await.expect("it is acknowledged");
+    }
+    let broken = node.node().broker().counters().connections_broken.value();
+    assert_eq!(broken, 0, "no connection had to be ended for it");
+}

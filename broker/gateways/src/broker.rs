@@ -265,6 +265,17 @@ impl Broker {
         self.catalog().topic(name).is_some_and(|meta| meta.topic_id == topic_id)
     }
 
+    /// What a failure to read a topic means: the files of one that was deleted after it was looked up
+    /// fail in their own ways, and its offsets are out of range; say what is true.
+    pub(crate) fn gone_or(
+        &self,
+        name: &TopicName,
+        topic_id: u64,
+        error: ErrorResponse,
+    ) -> ErrorResponse {
+        if self.has_topic(name, topic_id) { error } else { refusals::unknown_topic(name) }
+    }
+
     /// Waits until this very topic is gone, and says so. `catalog` must have been taken before the
     /// topic was looked up. May be cancelled.
     pub(crate) async fn deleted(

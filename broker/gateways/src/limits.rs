@@ -31,8 +31,9 @@ pub struct Limits {
     pub receiving_bytes_max: usize,
     /// Bytes of frames that are being received, of one connection. Default 32 MiB. Beyond: as above.
     pub connection_receiving_bytes_max: usize,
-    /// While others wait for room, a frame must get on by 64 KiB within this time. Default 10 s.
-    /// Beyond: its connection is closed with `Timeout`.
+    /// While frames wait for room, a connection that has some must get on within this time, by 64 KiB
+    /// and a sixteenth of what it has, and read the answers that its frames wait for. Default 10 s.
+    /// Beyond: the connection is closed with `Timeout`.
     pub receive_stall_timeout: Duration,
     /// Bytes of compressed batches, as they are without compression, that are checked at once.
     /// Default 256 MiB. Beyond: reading stops.

@@ -212,8 +212,17 @@ impl Node {
         self.tasks.accepting.shutdown().await;
         self.tasks.maintenance.shutdown().await;
         // Each ends with the groups that it is at; the next start removes the others.
-        let deletions = self.broker.take_deletions().join_all();
-        let _ = timeout(self.config.shutdown_timeout, deletions).await;
+        let mut deletions = self.broker.take_deletions();
+        // One that panics must not keep the others, nor the store, from their end.
+        let ended = async {
+            while let Some(ended) = deletions.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a topic's deletion failed; the next start goes on with it");
+                }
+            }
+        };
+        let _ = timeout(self.config.shutdown_timeout, ended).await;
+        drop(deletions);
         self.host.shutdown().await;
         let store = Arc::clone(&self.store);
         blocking(move || store.close()).await;

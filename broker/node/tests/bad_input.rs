@@ -454,6 +454,83 @@ async fn peers_that_stall_in_large_frames_take_bounded_room_and_give_way() {
     node.assert_serves().await;
 }
 
+/// A connection whose frames wait for what its own frames have was once never ended: not all that
+/// waits can be read, and what is unread may be all that flow control allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_waits_for_itself_and_does_not_get_on_is_ended() {
+    let node = TestNode::start_with(|config| {
+        config.set("connection_receiving_bytes_max", "2 MiB", "test").unwrap();
+        config.set("receive_stall_timeout", "200ms", "test").unwrap();
+    })
+    .await;
+    let mut client = node.client(TransportKind::Quic).await;
+    let mut streams = Vec::new();
+    for _ in 0..7 {
+        let mut stream = client.stream().await;
+        let head = encode_request(CorrelationId(9), &produce_request("t", 0), 15 << 20);
+        raw(&mut stream, head).await;
+        raw(&mut stream, vec![7; 100 << 10]).await;
+        streams.push(stream);
+    }
+    client.closed().await;
+    let reason = client.connection.closed().await;
+    assert_eq!(reason.code, u64::from(ErrorCode::Timeout.number()), "{reason:?}");
+    support::until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
+    node.assert_serves().await;
+}
+
+/// Peers that read no answers once kept the room of the frames that waited behind those, from all
+/// others and for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_read_no_answers_give_way_to_those_who_wait_for_room() {
+    let node = TestNode::start_with(|config| {
+        config.set("receiving_bytes_max", "1 MiB", "test").unwrap();
+        config.set("connection_in_flight_bytes_max", "1 MiB", "test").unwrap();
+        config.set("receive_stall_timeout", "200ms", "test").unwrap();
+    })
+    .await;
+    let batch = large(900 << 10);
+    for kind in ALL {
+        let mut client = node.client(kind).await;
+        let name = format!("t-{kind}");
+        client.create(&name, 1).await.unwrap();
+        let head = encode_request(CorrelationId(9), &produce_request(&name, 0), batch.len());
+        let head = head.freeze();
+        client.produce(&name, 0, batch.clone()).await.unwrap();
+        let mut deaf = node.client(kind).await;
+        // More than any socket or window keeps.
+        let request = FetchRequest {
+            topic: topic(&name),
+            partition: PartitionIndex(0),
+            from: Offset(0),
+            max_bytes: 0,
+            max_wait_ms: 0,
+        };
+        for _ in 0..64 {
+            deaf.send(&request, Bytes::new()).await;
+        }
+        let (deaf_head, deaf_batch) = (head.clone(), batch.clone());
+        let deaf = tokio::spawn(async move {
+            // Until the answers to the first ones cannot be written, and then until it is ended.
+            let pieces = [deaf_head, deaf_batch.slice(..10_000), deaf_batch.slice(10_000..)];
+            for piece in pieces.iter().cycle() {
+                if deaf.sender.send_raw(piece.clone()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        while !deaf.is_finished() {
+            raw(&mut client, head.clone()).await;
+            raw(&mut client, batch.slice(..10_000)).await;
+            raw(&mut client, batch.slice(10_000..)).await;
+            let frame = client.frame().await;
+            frame.decode_response::<plimsoll_protocol::api::ProduceRequest>().unwrap();
+        }
+        support::until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
+    }
+    node.assert_serves().await;
+}
+
 fn counter(node: &TestNode, name: &str) -> u64 {
     let counters = node.node.broker().status_counters();
     counters.into_iter().find(|(found, _)| *found == name).expect("there is such a counter").1

@@ -22,7 +22,7 @@ use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use super::completion::{BatchAck, Completion};
 use super::lane::{Answer, Lane, OpenBatch};
 use super::options::ProducerOptions;
-use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
+use crate::channel::{Channel, ChannelClosed, NotWritten, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{RequestError, SendError};
 use crate::link::{Backoff, Link};
@@ -222,11 +222,22 @@ impl Driver {
             lane.answered(Answer { attempt, outcome });
         }));
         let payload = [batch.bytes.clone()];
-        match channel.send(&request, &payload, waiter).await {
-            Ok(_) => Ok(()),
-            Err(closed) => {
+        let after = self.options.delivery_timeout;
+        let deadline = (batch.opened_at + after).into();
+        let sent = channel.send_before(deadline, &request, &payload, waiter).await;
+        let batch = &mut self.in_flight[place];
+        match sent {
+            Ok(_) => {
+                // The answer has its time from here on, however long the frame took.
+                batch.awaiting = Some((attempt, Instant::now()));
+                Ok(())
+            }
+            Err(NotWritten::NoTurn) => {
+                batch.awaiting = None;
+                Err(RequestError::Timeout { after })
+            }
+            Err(NotWritten::Closed(closed)) => {
                 // The frame may have left in part or whole before the stream broke.
-                let batch = &mut self.in_flight[place];
                 batch.awaiting = None;
                 batch.maybe_stored = true;
                 self.stream = None;

@@ -82,7 +82,7 @@ pub use config::{MtuUpperBound, TransportConfig, TransportKind, UnknownTransport
 pub use connection::{Connection, OpenError, PathInfo, QuicConnection, StreamConnection};
 pub use dial::DialError;
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
-pub use frame_room::{ConnectionFrameRoom, FrameRoom, HeldRoom};
+pub use frame_room::{ConnectionFrameRoom, FrameRoom, HeldRoom, Stalled};
 pub use listener::{BindError, HandshakeError, Incoming, Listener};
 pub use receiver::{FrameReceiver, RecvError};
 pub use sender::{FrameSender, SendError};

@@ -22,6 +22,8 @@ use crate::shared_tcp::SharedTcp;
 
 /// Pieces taken from QUIC under one lock of the connection.
 const PIECES: usize = 32;
+/// As above, where a frame may begin that has to wait for room.
+const PIECES_WITHOUT_ROOM: usize = 4;
 /// Room made for one raw read.
 const RAW_BYTES: usize = 64 << 10;
 
@@ -37,10 +39,10 @@ pub enum RecvError {
         /// Bytes of the unfinished frame that did arrive.
         received: usize,
     },
-    /// The peer did not send on while others waited for the room that its frame had. The connection
-    /// is of no more use.
+    /// The peer did not send on while somebody waited for the room that its frames had. The
+    /// connection is of no more use.
     #[error(
-        "{received} of {total} bytes of a frame came and then too few, while others waited for room"
+        "{received} of {total} bytes of a frame came and then too few, while frames waited for room"
     )]
     Stalled {
         /// The API key that the frame names.
@@ -100,16 +102,22 @@ impl Room {
         }
     }
 
-    /// Reads more of the frame that has begun, as long as it gets on.
+    /// Pieces to take at once. Of a frame that has begun no more than a few are read before it has
+    /// room, and it is not known before it is read whether one begins.
+    fn pieces_max(&self) -> usize {
+        if self.of.is_some() && self.held.is_none() { PIECES_WITHOUT_ROOM } else { PIECES }
+    }
+
+    /// Reads more of the frame that has begun, as long as its connection gets on.
     async fn read<T>(
         &mut self,
         begun: Option<Unfinished>,
         read: impl Future<Output = T>,
     ) -> Result<T, RecvError> {
-        let (Some(of), Some(held), Some(begun)) = (&self.of, &mut self.held, begun) else {
+        let (Some(held), Some(begun)) = (&mut self.held, begun) else {
             return Ok(read.await);
         };
-        of.watch(held, begun.received_bytes, read).await.map_err(|_| RecvError::Stalled {
+        held.watch(begun.received_bytes, read).await.map_err(|_| RecvError::Stalled {
             api: begun.header.api,
             correlation: begun.header.correlation,
             received: begun.received_bytes,
@@ -146,10 +154,14 @@ impl Pieces {
         if self.next < self.count { self.slots.get_mut(self.next) } else { None }
     }
 
-    async fn refill(&mut self, stream: &mut quinn::RecvStream) -> Result<bool, quinn::ReadError> {
+    async fn refill(
+        &mut self,
+        stream: &mut quinn::RecvStream,
+        count_max: usize,
+    ) -> Result<bool, quinn::ReadError> {
         self.next = 0;
         self.count = 0;
-        match stream.read_chunks(&mut self.slots[..]).await? {
+        match stream.read_chunks(&mut self.slots[..count_max]).await? {
             Some(count) => {
                 self.count = count;
                 Ok(true)
@@ -197,7 +209,11 @@ impl FrameReceiver {
     /// kept as long as the frame's bytes are; where it is not taken it goes with the next `recv`.
     pub fn take_room(&mut self) -> Option<HeldRoom> {
         match self.frames.unfinished() {
-            None => self.room.held.take(),
+            None => {
+                let mut held = self.room.held.take()?;
+                held.complete();
+                Some(held)
+            }
             Some(_) => None,
         }
     }
@@ -260,7 +276,9 @@ impl FrameReceiver {
     pub async fn recv_raw(&mut self, buffer: &mut BytesMut) -> Result<usize, RecvError> {
         match &mut self.source {
             Source::Quic { stream, pieces } => {
-                if pieces.front().is_none() && !pieces.refill(stream).await.map_err(read_error)? {
+                if pieces.front().is_none()
+                    && !pieces.refill(stream, PIECES).await.map_err(read_error)?
+                {
                     return Ok(0);
                 }
                 let before = buffer.len();
@@ -307,7 +325,8 @@ async fn recv_pieces(
             }
         }
         room.find(frames).await;
-        if !room.read(frames.unfinished(), pieces.refill(stream)).await?.map_err(read_error)? {
+        let refill = pieces.refill(stream, room.pieces_max());
+        if !room.read(frames.unfinished(), refill).await?.map_err(read_error)? {
             return frames.end();
         }
     }

@@ -16,9 +16,9 @@ use plimsoll_state::catalog::Catalog;
 use plimsoll_transport::HeldRoom;
 use tokio::sync::watch;
 
-use super::outbox::{OutFrame, StreamGone};
-use super::session::{Room, Session};
-use super::stream::{Answer, Stream, done};
+use super::outbox::OutFrame;
+use super::session::{Broken, Room, Session};
+use super::stream::{Answer, Stop, Stream, done};
 use crate::broker::{Broker, Partition};
 use crate::refusals;
 
@@ -68,21 +68,22 @@ pub(super) async fn produce(
     stream: &mut Stream,
     frame: Frame,
     received_in: Option<HeldRoom>,
-) -> Result<(), StreamGone> {
+) -> Result<(), Stop> {
     let header = frame.header;
     let request = match frame.decode_body::<ProduceRequest>() {
         Ok(request) => request,
         Err(error) => {
             drop((frame, received_in));
-            return stream.refuse(&header, &error.into()).await;
+            return Ok(stream.refuse(&header, &error.into()).await?);
         }
     };
-    let room = stream.session.room(frame.payload.len() + REQUEST_BYTES).await;
-    // Its bytes are counted there now.
-    drop(received_in);
+    let bytes = frame.payload.len() + REQUEST_BYTES;
+    let Ok(room) = stream.session.room(bytes, received_in).await else {
+        return Err(Stop::Broken(Broken::unread(&stream.session.broker, &header)));
+    };
     let (batch, partition, pending) = match admit(stream, &request, frame.payload).await {
         Ok(admitted) => admitted,
-        Err(error) => return stream.refuse(&header, &error).await,
+        Err(error) => return Ok(stream.refuse(&header, &error).await?),
     };
     let reply = Reply {
         session: Arc::clone(&stream.session),
@@ -116,7 +117,7 @@ pub(super) async fn produce(
         let outcome = pending.await;
         reply.frame(outcome)
     });
-    stream.outbox.send_when_ready(reply)
+    Ok(stream.outbox.send_when_ready(reply)?)
 }
 
 /// Checks a batch and hands it to its partition.

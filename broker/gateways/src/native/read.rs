@@ -118,13 +118,14 @@ pub(super) async fn fetch(
     let partition = broker.partition(&request.topic, request.partition).await?;
     let mut stopping = broker.stopping();
     let mut watermark = partition.group.high_watermark();
-    resolve(&partition.group, StartPosition::Offset(request.from)).await?;
+    let gone_or = |error| broker.gone_or(&request.topic, partition.topic_id, error);
+    resolve(&partition.group, StartPosition::Offset(request.from)).await.map_err(gone_or)?;
     let log = partition.group.log();
     let mut cursor = log.cursor(request.from);
     let max_bytes = max_payload(request.max_bytes, limits.frame_bytes_max, limits.delivery_bytes);
     loop {
         let upto = *watermark.borrow_and_update();
-        if let Some(chunk) = step(log, &mut cursor, upto, max_bytes).await? {
+        if let Some(chunk) = step(log, &mut cursor, upto, max_bytes).await.map_err(gone_or)? {
             let (high_watermark, log_start_offset) = ends(&partition.group);
             let next_offset = chunk.next_offset;
             let response = FetchResponse { high_watermark, log_start_offset, next_offset };
@@ -166,10 +167,14 @@ pub(super) async fn list_offsets(
             format!("{} positions, {POSITIONS_MAX} are allowed", request.positions.len()),
         ));
     }
-    let partition = session.broker.partition(&request.topic, request.partition).await?;
+    let broker = &session.broker;
+    let partition = broker.partition(&request.topic, request.partition).await?;
     let mut offsets = Vec::with_capacity(request.positions.len());
     for position in request.positions {
-        offsets.push(resolve(&partition.group, position).await?);
+        let offset = resolve(&partition.group, position).await;
+        offsets.push(
+            offset.map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?,
+        );
     }
     done(ListOffsetsResponse { offsets })
 }

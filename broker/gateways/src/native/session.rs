@@ -13,11 +13,13 @@ use plimsoll_protocol::api::{
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{
-    FRAME_BYTES_MAX_BEFORE_HELLO, Frame, FrameError, FrameFlags, encode_error, encode_frame,
-    encode_response,
+    FRAME_BYTES_MAX_BEFORE_HELLO, Frame, FrameError, FrameFlags, FrameHeader, encode_error,
+    encode_frame, encode_response,
 };
 use plimsoll_protocol::ids::CorrelationId;
-use plimsoll_transport::{Connection, ConnectionFrameRoom, FrameReceiver, FrameSender, RecvError};
+use plimsoll_transport::{
+    Connection, ConnectionFrameRoom, FrameReceiver, FrameSender, HeldRoom, RecvError, Stalled,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -36,28 +38,36 @@ pub(super) struct Session {
     pub(super) broker: Arc<Broker>,
     pub(super) peer: SocketAddr,
     in_flight: Arc<Semaphore>,
+    /// Shared with each produce request that is not stored yet.
+    storing: Arc<Storing>,
     checking: Arc<Semaphore>,
     receiving: ConnectionFrameRoom,
     subscriptions: Arc<Semaphore>,
 }
 
-/// Room for one batch, of its connection and of the node. A produce request in flight has the node's
-/// until it is stored, and its connection's until its answer is written.
+/// Held for as long as the node works on a produce request.
+struct Storing;
+
+/// Room for a produce request in flight: the node's until it is stored, its connection's until its
+/// answer is written.
 pub(super) struct Room {
     connection: OwnedSemaphorePermit,
     _node: OwnedSemaphorePermit,
+    _storing: Arc<Storing>,
+}
+
+/// Room to check one batch, of its connection and of the node.
+pub(super) struct CheckingRoom {
+    _connection: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>, bytes: u32) -> OwnedSemaphorePermit {
+    let permit = Arc::clone(semaphore).acquire_many_owned(bytes).await;
+    permit.expect("these semaphores are never closed")
 }
 
 impl Room {
-    /// Waits for `bytes` of both.
-    async fn take(own: &Arc<Semaphore>, node: &Arc<Semaphore>, bytes: u32) -> Self {
-        let open = "these semaphores are never closed";
-        // The own limit first: whoever waits for it must not hold a share of the node's.
-        let connection = Arc::clone(own).acquire_many_owned(bytes).await.expect(open);
-        let node = Arc::clone(node).acquire_many_owned(bytes).await.expect(open);
-        Self { connection, _node: node }
-    }
-
     /// Gives the node's room back and keeps the connection's.
     pub(super) fn keep_connection(self) -> OwnedSemaphorePermit {
         self.connection
@@ -83,6 +93,7 @@ impl Session {
         Arc::new(Self {
             peer,
             in_flight: Arc::new(Semaphore::new(limits.connection_in_flight_bytes_max)),
+            storing: Arc::new(Storing),
             // One that is as large as any may be, or many small ones.
             checking: Arc::new(Semaphore::new(checked_bytes_max(limits))),
             receiving: broker.receiving().connection(limits.connection_receiving_bytes_max),
@@ -92,19 +103,37 @@ impl Session {
     }
 
     /// Waits until there is room for `bytes` more in flight. The caller reads nothing meanwhile,
-    /// which is how a producer is slowed down.
-    pub(super) async fn room(&self, bytes: usize) -> Room {
+    /// which is how a producer is slowed down. What the frame was received in is given back then.
+    ///
+    /// # Errors
+    /// Where others wait for what the frame was received in, and the connection's own room is kept by
+    /// answers that the peer does not read.
+    pub(super) async fn room(
+        &self,
+        bytes: usize,
+        received_in: Option<HeldRoom>,
+    ) -> Result<Room, Stalled> {
         let limit = self.broker.limits().connection_in_flight_bytes_max;
         let bytes = u32::try_from(bytes.min(limit)).unwrap_or(u32::MAX);
-        Room::take(&self.in_flight, self.broker.in_flight(), bytes).await
+        // The own limit first: whoever waits for it must not hold a share of the node's.
+        let own = acquire(&self.in_flight, bytes);
+        let connection = match &received_in {
+            None => own.await,
+            // While something is being stored, it is the node that is late.
+            Some(held) => held.keep_while(own, || Arc::strong_count(&self.storing) == 1).await?,
+        };
+        let node = acquire(self.broker.in_flight(), bytes).await;
+        Ok(Room { connection, _node: node, _storing: Arc::clone(&self.storing) })
     }
 
     /// Waits until there is room to check a compressed batch that claims to be `bytes` without
     /// compression.
-    pub(super) async fn checking_room(&self, bytes: u32) -> Room {
+    pub(super) async fn checking_room(&self, bytes: u32) -> CheckingRoom {
         let limit = checked_bytes_max(self.broker.limits());
         let bytes = u32::try_from(limit).unwrap_or(u32::MAX).min(bytes);
-        Room::take(&self.checking, self.broker.checking(), bytes).await
+        let connection = acquire(&self.checking, bytes).await;
+        let node = acquire(self.broker.checking(), bytes).await;
+        CheckingRoom { _connection: connection, _node: node }
     }
 
     /// Lets a stream's receiver take what a peer that has said Hello may send.
@@ -406,5 +435,15 @@ impl Broken {
         };
         broker.counters().connections_broken.add(1);
         Some(Self { answer, ending: Ending::new(code, error.to_string()) })
+    }
+
+    /// The peer reads no answers, and so has others wait for the room of the frame that it sent.
+    pub(super) fn unread(broker: &Broker, header: &FrameHeader) -> Self {
+        broker.counters().connections_broken.add(1);
+        let reason = "answers were not read, while frames waited for room; nothing of this frame was \
+                      stored";
+        let error = ErrorResponse::new(ErrorCode::Timeout, reason);
+        let answer = Some(encode_error(header, &error));
+        Self { answer, ending: Ending::new(error.code, reason) }
     }
 }

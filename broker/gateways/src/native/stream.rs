@@ -169,8 +169,9 @@ impl Stream {
                 },
             };
             if let Some(answer) = broken.answer {
-                // A peer that is gone needs no answer.
-                let _ = self.outbox.send(OutFrame::head(answer.freeze())).await;
+                // A peer that is gone needs no answer, and one that reads none gets none.
+                let answer = self.outbox.send(OutFrame::head(answer.freeze()));
+                let _ = timeout(LAST_WORDS, answer).await;
             }
             // What is still being worked on has nobody to be told to.
             self.tasks.abort_all();
@@ -214,7 +215,7 @@ impl Stream {
         // What is left of any other is small.
         let room = room.filter(|_| api == ApiKey::Produce);
         match api {
-            ApiKey::Produce => Ok(produce::produce(self, frame, room).await?),
+            ApiKey::Produce => produce::produce(self, frame, room).await,
             ApiKey::Hello => {
                 let error = ErrorResponse::new(
                     ErrorCode::InvalidArgument,
@@ -372,7 +373,7 @@ async fn refuse(
 }
 
 /// Why a stream's reader stops.
-enum Stop {
+pub(super) enum Stop {
     Gone,
     Broken(Broken),
 }

@@ -164,8 +164,11 @@ async fn begin(
     session: &Session,
     request: &SubscribeRequest,
 ) -> Result<(Partition, Offset), ErrorResponse> {
-    let partition = session.broker.partition(&request.topic, request.partition).await?;
-    let start = resolve(&partition.group, request.start).await?;
+    let broker = &session.broker;
+    let partition = broker.partition(&request.topic, request.partition).await?;
+    let start = resolve(&partition.group, request.start)
+        .await
+        .map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?;
     Ok((partition, start))
 }
 
@@ -260,7 +263,6 @@ impl<'a> Push<'a> {
                     self.deliver(nothing, upto).await?;
                 }
                 Ok(None) => {}
-                // Files of a topic that was deleted fail in their own ways; say what is true.
                 Err(error) => return Err(self.gone_or(error).into()),
             }
             let changed = tokio::select! {
@@ -302,12 +304,8 @@ impl<'a> Push<'a> {
         self.session.broker.deleted(catalog, &self.request.topic, self.partition.topic_id).await
     }
 
-    fn has_topic(&self) -> bool {
-        self.session.broker.has_topic(&self.request.topic, self.partition.topic_id)
-    }
-
     fn gone_or(&self, error: ErrorResponse) -> ErrorResponse {
-        if self.has_topic() { error } else { refusals::unknown_topic(&self.request.topic) }
+        self.session.broker.gone_or(&self.request.topic, self.partition.topic_id, error)
     }
 
     /// Looks the partition up again.
@@ -321,7 +319,8 @@ impl<'a> Push<'a> {
             return Err(refusals::unknown_topic(&request.topic).into());
         }
         let start = StartPosition::Offset(self.next);
-        self.cursor = partition.group.log().cursor(resolve(&partition.group, start).await?);
+        let start = resolve(&partition.group, start).await.map_err(|error| self.gone_or(error))?;
+        self.cursor = partition.group.log().cursor(start);
         let watermark = partition.group.high_watermark();
         Ok((partition, watermark))
     }

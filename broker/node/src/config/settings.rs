@@ -192,9 +192,12 @@ settings! {
     /// As `receiving_bytes_max`, for one connection: what one client can take from the others.
     connection_receiving_bytes_max: ByteSize = ByteSize(32 * MIB), in MIB..=2 * GIB;
 
-    /// While a frame waits for room of `receiving_bytes_max`, one that has room must get on by 64 KiB
-    /// within this time, or its connection is closed (`Timeout`). Shorter: slow links fail when the
-    /// node is short of room; longer: peers that stall keep others waiting longer.
+    /// While a frame waits for room of `receiving_bytes_max`, a connection that has some must get on
+    /// within this time, over all of its streams, by 64 KiB and by a sixteenth of what its unfinished
+    /// frames have; by 64 KiB while only its own frames wait for `connection_receiving_bytes_max`. A
+    /// frame that has come must not wait longer than this for answers that its peer does not read.
+    /// Else the connection is closed (`Timeout`). Shorter: slow links fail when the node is short of
+    /// room; longer: peers that stall keep others waiting longer.
     receive_stall_timeout: Duration = Duration::from_secs(10), in 100..=10 * MINUTE;
 
     /// Bytes of compressed batches, as they are without compression, that are checked at once, over
