@@ -384,7 +384,7 @@ async fn a_full_buffer_is_an_error_for_who_does_not_wait() {
     let client = Client::connect(ClientConfig::plaintext(address)).await.unwrap();
     let options = plimsoll_client::ProducerOptions {
         buffer_bytes: 64 << 10,
-        delivery_timeout: std::time::Duration::from_millis(200),
+        delivery_timeout: Duration::from_millis(200),
         ..Default::default()
     };
     let producer = client.producer("t").options(options).build().await.unwrap();
@@ -404,7 +404,7 @@ async fn a_record_that_is_given_up_says_what_the_node_said_last() {
     let (_node, address) = Node::start(|_| Act::Refuse(ErrorCode::LowDiskSpace)).await;
     let client = Client::connect(ClientConfig::plaintext(address)).await.unwrap();
     let options = plimsoll_client::ProducerOptions {
-        delivery_timeout: std::time::Duration::from_millis(200),
+        delivery_timeout: Duration::from_millis(200),
         ..Default::default()
     };
     let producer = client.producer("t").options(options).build().await.unwrap();
