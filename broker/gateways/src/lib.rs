@@ -16,6 +16,7 @@ mod broker;
 mod counters;
 mod limits;
 mod maintenance;
+mod memory;
 pub mod native;
 mod places;
 mod refusals;

@@ -11,6 +11,10 @@ use plimsoll_replication::Clock;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::Broker;
+use crate::memory;
+
+/// So many groups that fell asleep have left memory that is worth giving back: about 9 MB.
+const ASLEEP_WORTH_A_TRIM: usize = 64;
 
 /// Groups that one turn looks at before others get theirs.
 const GROUPS_PER_TURN: usize = 64;
@@ -37,6 +41,7 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
     let mut sleep = ticker(config.sleep_after / 4);
     let mut retention = ticker(config.retention_interval);
     remove_orphans(&broker).await;
+    let mut asleep_since_trim = 0;
     loop {
         tokio::select! {
             () = stopping.wait() => return,
@@ -44,6 +49,12 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
                 let asleep = broker.host().sleep_idle(config.sleep_after).await;
                 if asleep > 0 {
                     tracing::debug!(groups = asleep, "put to sleep");
+                }
+                asleep_since_trim += asleep;
+                if asleep_since_trim >= ASLEEP_WORTH_A_TRIM {
+                    asleep_since_trim = 0;
+                    // It cannot fail; only a runtime that ends does not run it.
+                    let _ = tokio::task::spawn_blocking(memory::give_back).await;
                 }
             }
             _ = retention.tick() => retain_all(&broker, &*clock).await,
