@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
-use plimsoll_protocol::ids::LogIndex;
+use plimsoll_protocol::ids::{GroupId, LogIndex};
 
 use super::placing::{Extent, Part, PlacedPart, Placement, push_extent};
 use super::queue::{Block, Item};
@@ -22,7 +22,7 @@ use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
 use crate::journal::JournalPosition;
 use crate::segment::file::{Segment, SegmentError};
-use crate::segment::header::{FIRST_BATCH_AT, SegmentHeader};
+use crate::segment::header::{DIRECTORY, EXTENSION, FIRST_BATCH_AT, SegmentHeader};
 use crate::segment::{SegmentId, SegmentInfo, SegmentName};
 
 /// Entries written by one system call.
@@ -103,6 +103,8 @@ impl Materialiser {
     /// them. Where there is no room for all of them it stops there, and tries nothing again.
     pub(crate) fn place(&mut self, parts: Vec<Part>) -> Result<Placement, FatalError> {
         assert!(self.current.is_none() && self.placing.is_none(), "one block at a time");
+        // From here on, also where it fails: the segments are ahead of the journal.
+        self.placing = Some(Vec::new());
         let mut segments: Vec<Arc<Segment>> = Vec::new();
         let mut placement = Placement { parts: Vec::with_capacity(parts.len()), is_full: false };
         for Part { group, branch, mut entries } in parts {
@@ -273,7 +275,9 @@ impl Materialiser {
                     Err(SegmentError::Damaged(damage)) => {
                         drop(back);
                         group.set_quarantined(&damage.to_string());
+                        let free = self.segment_behind_all_files(group.id())?;
                         back = group.back.lock();
+                        back.next_segment = back.next_segment.max(free);
                     }
                 }
             }
@@ -320,6 +324,16 @@ impl Materialiser {
         let open = Arc::downgrade(&segment);
         back.segments.push(Slot { placed: placed.is_some(), ..Slot::new(info, open) });
         Ok((segment, info))
+    }
+
+    /// A number behind those of all files of a group. Replay that takes one segment more than the life
+    /// before did, because a file is damaged, must not begin it where that life has placed entries.
+    fn segment_behind_all_files(&self, group: GroupId) -> Result<SegmentId, Halt> {
+        let names = self.shared.disk.list(DIRECTORY);
+        let names = names.map_err(|error| halt("listing", DIRECTORY, error))?;
+        let ids = names.iter().filter_map(|name| SegmentName::parse(name, EXTENSION));
+        let ids = ids.filter(|name| name.group == group).map(|name| name.id.0 + 1);
+        Ok(SegmentId(ids.max().unwrap_or(0)))
     }
 
     /// Writes as many entries as the segment takes, at least one, and publishes them.

@@ -101,7 +101,11 @@ fn run_materialiser(shared: &Arc<Shared>, mut materialiser: Materialiser) {
             Work::Capture(reply) => held.push(reply),
             Work::Place(parts, reply) => place(shared, &mut materialiser, parts, &reply),
         }
-        if !materialiser.is_placing() {
+        if shared.gave_up() {
+            // A block may be worked off in part, or placed and not worked off: a checkpoint of that would
+            // stand before entries that it holds, and could not be replayed from. Nobody gets one.
+            held.clear();
+        } else if !materialiser.is_placing() {
             for reply in held.drain(..) {
                 // Nobody waits for it where the store was dropped meanwhile.
                 let _ = reply.send(materialiser.capture());
@@ -208,6 +212,9 @@ fn run_checkpointer(shared: &Arc<Shared>, mut checkpointer: Checkpointer) {
                 continue;
             }
             let Ok(capture) = answer.recv() else { continue };
+            if shared.gave_up() {
+                break;
+            }
             let outcome = checkpointer.run(capture, false);
             last = Instant::now();
             dirty_since = None;

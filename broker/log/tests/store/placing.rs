@@ -389,6 +389,38 @@ fn damaged_placed_bytes_are_named_and_nothing_is_deleted() {
     assert_eq!(segments(&missing), before[1..]);
 }
 
+/// Replay found the active segment damaged, began the next one for the ordinary entries, under the number
+/// and over the file in which the life before had placed entries: their only copy was removed.
+#[test]
+fn damaged_segment_in_front_of_placed_entries_does_not_cost_them() {
+    let disk = SimDisk::new(13);
+    let store = open(&disk);
+    let group = store.create_group(GROUP, GroupOptions::default()).unwrap();
+    push(&group, (0..3).map(|index| small(1, index)));
+    run(&store);
+    store.checkpoint_now();
+    push(&group, (3..6).map(|index| small(1, index)));
+    run(&store);
+    push(&group, (6..12).map(|index| large(1, index)));
+    run(&store);
+    assert!(store.stats().placed_bytes > 0);
+    drop((store, group));
+    let damaged = disk.crash(&CrashPlan::NOTHING);
+    let segments: Vec<String> = damaged
+        .files()
+        .into_iter()
+        .map(|(path, _)| path)
+        .filter(|path| path.ends_with(".segment"))
+        .collect();
+    assert_eq!(segments.len(), 2, "one for ordinary entries, one for placed ones: {segments:?}");
+    damaged.flip_bit(&segments[0], 8 * 10).unwrap();
+    for _ in 0..2 {
+        let store = open(&damaged);
+        let group = store.group(GROUP).unwrap();
+        assert_eq!(group.bounds().last, Some(log_id(1, 11)), "the placed entries were taken over");
+    }
+}
+
 #[test]
 fn an_inspection_shows_and_checks_what_was_placed() {
     let disk = SimDisk::new(12);
