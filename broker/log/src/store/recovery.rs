@@ -150,12 +150,7 @@ impl Recovery {
         id: GroupId,
         change: Change,
     ) -> Result<(), OpenError> {
-        let misfit = |problem| OpenError::Misfit {
-            path: journal_file::path(block.file),
-            position: block.offset,
-            group: id,
-            problem,
-        };
+        let misfit = |problem| misfit(block, id, problem);
         if let Change::Create(options) = &change {
             if self.groups.contains_key(&id) {
                 return Err(misfit("creates it although it is there"));
@@ -213,12 +208,7 @@ impl Recovery {
         id: GroupId,
         placed: &Placed,
     ) -> Result<(), OpenError> {
-        let misfit = |problem| OpenError::Misfit {
-            path: journal_file::path(block.file),
-            position: block.offset,
-            group: id,
-            problem,
-        };
+        let misfit = |problem| misfit(block, id, problem);
         let group = self.groups.get(&id).ok_or_else(|| misfit("that does not exist"))?.clone();
         let marks = group.back.lock().marks;
         if marks.options.durability == Durability::Memory {
@@ -525,6 +515,12 @@ fn of_placed(block: &ReadBlock) -> impl FnOnce(SegmentError) -> OpenError {
         }
         SegmentError::Damaged(damage) => OpenError::Placed { damage, path, position },
     }
+}
+
+/// A record of `block` that does not fit the group.
+fn misfit(block: &ReadBlock, group: GroupId, problem: &'static str) -> OpenError {
+    let (path, position) = (journal_file::path(block.file), block.offset);
+    OpenError::Misfit { path, position, group, problem }
 }
 
 /// Follows the batches behind the end of a segment, while every check holds: checksums of header and

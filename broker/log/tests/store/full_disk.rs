@@ -114,9 +114,8 @@ fn append_and_step(store: &Store, group: &plimsoll_log::GroupLog, index: u64) {
     wait(&told).unwrap();
 }
 
-#[test]
-fn small_changes_use_the_reserve() {
-    let disk = SimDisk::new(3);
+/// A store in which no segment has to grow.
+fn open_with_large_steps(disk: &SimDisk, driver: Driver) -> Arc<Store> {
     let config = StoreConfig {
         segment_step_bytes_min: 2 << 20,
         segment_step_bytes_max: 2 << 20,
@@ -124,7 +123,13 @@ fn small_changes_use_the_reserve() {
     };
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let on_fatal = Box::new(|error: &FatalError| panic!("fatal: {error}"));
-    let store = Store::open(shared, config, Driver::Manual, on_fatal).unwrap();
+    Store::open(shared, config, driver, on_fatal).unwrap()
+}
+
+#[test]
+fn small_changes_use_the_reserve() {
+    let disk = SimDisk::new(3);
+    let store = open_with_large_steps(&disk, Driver::Manual);
     let group = store.create_group(GROUP, GroupOptions::default()).unwrap();
     group.append(vec![blank(1, 0)], nobody()).unwrap();
     while store.step() {}
@@ -223,15 +228,7 @@ fn close_does_not_wait_for_space() {
 fn close_does_not_wait_for_a_journal_file_or_a_checkpoint() {
     for changes_durability in [false, true] {
         let disk = SimDisk::new(6);
-        // No segment has to grow.
-        let config = StoreConfig {
-            segment_step_bytes_min: 2 << 20,
-            segment_step_bytes_max: 2 << 20,
-            ..journaling_config()
-        };
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let on_fatal = Box::new(|error: &FatalError| panic!("fatal: {error}"));
-        let store = Store::open(shared, config, Driver::Threads, on_fatal).unwrap();
+        let store = open_with_large_steps(&disk, Driver::Threads);
         let group = store.create_group(GROUP, GroupOptions::default()).unwrap();
         append(&group, vec![blank(1, 0)]);
         store.checkpoint_now();
