@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use plimsoll_protocol::ids::NodeId;
 use thiserror::Error;
 use tokio_rustls::TlsStream;
 
 use crate::closing::{CloseReason, ClosedBy, Closing};
 use crate::config::{TransportConfig, TransportKind};
+use crate::peer_facts::PeerFacts;
+use crate::protocol::Protocol;
 use crate::read_ahead::ReadAhead;
 use crate::receiver::FrameReceiver;
 use crate::sender::FrameSender;
@@ -34,6 +38,7 @@ pub struct QuicConnection {
     /// Of a dialed connection, which has an endpoint of its own.
     endpoint: Option<quinn::Endpoint>,
     limits: Limits,
+    facts: PeerFacts,
     closing: Arc<Closing>,
 }
 
@@ -42,6 +47,7 @@ pub struct QuicConnection {
 pub struct StreamConnection {
     kind: TransportKind,
     peer: SocketAddr,
+    facts: PeerFacts,
     halves: Arc<Mutex<Option<Halves>>>,
     closing: Arc<Closing>,
 }
@@ -85,6 +91,7 @@ impl Connection {
     pub(crate) fn quic(
         connection: quinn::Connection,
         endpoint: Option<quinn::Endpoint>,
+        facts: PeerFacts,
         config: &TransportConfig,
     ) -> Connection {
         let limits = Limits {
@@ -93,26 +100,27 @@ impl Connection {
             streams_max: config.streams_max,
         };
         let closing = Arc::new(Closing::Quic(connection.clone()));
-        Connection::Quic(QuicConnection { connection, endpoint, limits, closing })
+        Connection::Quic(QuicConnection { connection, endpoint, limits, facts, closing })
     }
 
     pub(crate) fn tcp(socket: SharedTcp, peer: SocketAddr, config: &TransportConfig) -> Connection {
         let closing = Arc::new(Closing::stream(socket.clone()));
         let sender = FrameSender::tcp(socket.clone(), Arc::clone(&closing));
         let receiver = FrameReceiver::tcp(socket, config.max_frame_bytes, Arc::clone(&closing));
-        Self::stream(TransportKind::Tcp, peer, (sender, receiver), closing)
+        Self::stream(TransportKind::Tcp, peer, PeerFacts::unknown(), (sender, receiver), closing)
     }
 
     pub(crate) fn tls(
         stream: TlsStream<ReadAhead>,
         peer: SocketAddr,
+        facts: PeerFacts,
         config: &TransportConfig,
     ) -> Connection {
         let closing = Arc::new(Closing::stream(stream.get_ref().0.socket().clone()));
         let (read, write) = tokio::io::split(stream);
         let sender = FrameSender::tls(write, Arc::clone(&closing));
         let receiver = FrameReceiver::tls(read, config.max_frame_bytes, Arc::clone(&closing));
-        Self::stream(TransportKind::Tls, peer, (sender, receiver), closing)
+        Self::stream(TransportKind::Tls, peer, facts, (sender, receiver), closing)
     }
 
     pub(crate) fn simulated(end: Arc<End>, config: &TransportConfig) -> Connection {
@@ -122,12 +130,14 @@ impl Connection {
     fn stream(
         kind: TransportKind,
         peer: SocketAddr,
+        facts: PeerFacts,
         halves: Halves,
         closing: Arc<Closing>,
     ) -> Connection {
         Connection::Stream(StreamConnection {
             kind,
             peer,
+            facts,
             halves: Arc::new(Mutex::new(Some(halves))),
             closing,
         })
@@ -149,6 +159,35 @@ impl Connection {
         match self {
             Connection::Quic(_) | Connection::Simulated(_) => TransportKind::Quic,
             Connection::Stream(stream) => stream.kind,
+        }
+    }
+
+    /// What is spoken on it, as agreed in the handshake.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.facts().protocol
+    }
+
+    /// The other side's certificate in DER, where it showed one.
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<Bytes> {
+        self.facts().certificate.clone()
+    }
+
+    /// The node at the other end, of the same cluster, as its certificate proves; `None` unless
+    /// [`Protocol::Node`] is spoken.
+    #[must_use]
+    pub fn peer_node(&self) -> Option<NodeId> {
+        self.facts().node()
+    }
+
+    fn facts(&self) -> &PeerFacts {
+        // There are no certificates in a simulation.
+        static SIMULATED: PeerFacts = PeerFacts::unknown();
+        match self {
+            Connection::Quic(quic) => &quic.facts,
+            Connection::Stream(stream) => &stream.facts,
+            Connection::Simulated(_) => &SIMULATED,
         }
     }
 
