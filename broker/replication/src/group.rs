@@ -12,7 +12,7 @@ use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply};
 use plimsoll_state::producers::Verdict;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{LEASE, LEASE_RENEWAL_MAX};
@@ -22,10 +22,10 @@ use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
 use crate::reply::Reply;
 use crate::retention::Given;
-use crate::role::Role;
-use crate::shared::{Begin, Published};
+use crate::role::{Role, Standing};
+use crate::shared::{Begin, Published, Shared};
 use crate::types::Proposal;
-use crate::wake::{Awake, lay_to_rest, wake};
+use crate::wake::{Awake, Raft, lay_to_rest, wake};
 
 /// How long a proposal waits, at most, for the group to find its leader.
 const SEARCH_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -40,6 +40,8 @@ pub struct Group {
     /// The Raft instance, while there is one. Whoever holds the lock decides what is proposed next:
     /// batches are admitted and proposed in one order.
     awake: Arc<Mutex<Option<Awake>>>,
+    /// The same instance, for what other nodes send: that must not wait for a proposal that waits.
+    instance: std::sync::Mutex<Option<Instance>>,
     /// When it was last used, in milliseconds of the monotonic clock.
     used_ms: AtomicU64,
     deleted: AtomicBool,
@@ -65,6 +67,7 @@ impl Group {
             log,
             published: Published::new(),
             awake: Arc::default(),
+            instance: std::sync::Mutex::default(),
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
             around,
@@ -248,6 +251,7 @@ impl Group {
             let awake =
                 wake(&group.log, group.kind, group.published.clone(), &group.around).await?;
             group.reap_at_end(&awake);
+            group.set_instance(Some(Instance::of(&awake)));
             *guard = Some(awake);
             Ok(guard)
         });
@@ -255,6 +259,31 @@ impl Group {
             group: self.id(),
             source: Arc::new(panic),
         })?
+    }
+
+    fn set_instance(&self, instance: Option<Instance>) {
+        *self.instance.lock().expect("nothing panics while it holds the instance") = instance;
+    }
+
+    /// The Raft instance, if the group is awake. Does not wait.
+    pub(crate) fn instance(&self) -> Option<Instance> {
+        self.instance.lock().expect("nothing panics while it holds the instance").clone()
+    }
+
+    /// The Raft instance, for what another node sends: an awake group's without waiting.
+    pub(crate) async fn instance_awake(self: &Arc<Self>) -> Result<Instance, OpenGroupError> {
+        if let Some(instance) = self.instance() {
+            return Ok(instance);
+        }
+        let awake = self.awake().await?;
+        Ok(Instance::of(awake.as_ref().expect("awake() returned")))
+    }
+
+    /// Has the group look for a leader anew: the one that it had takes back its claim.
+    pub(crate) fn nudge(&self) {
+        if let Some(instance) = self.instance() {
+            instance.nudge.notify_one();
+        }
     }
 
     /// Takes the Raft instance away once it has ended by itself, also where nobody uses the group.
@@ -400,6 +429,7 @@ impl Group {
     ) -> OpenGroupError {
         tracing::error!(group = %self.id(), error = %fatal, "a group's Raft instance stopped");
         if let Some(stopped) = awake.take() {
+            self.set_instance(None);
             stopped.end(&self.log, &self.around).await;
         }
         match self.log.is_quarantined() {
@@ -437,6 +467,7 @@ impl Group {
             return false;
         }
         let awake = guard.take().expect("it was just looked at");
+        self.set_instance(None);
         // A task of its own, for the same reason as in waking.
         let asleep = tokio::spawn(async move {
             lay_to_rest(awake, &self.log, &self.around).await;
@@ -449,6 +480,7 @@ impl Group {
     pub(crate) async fn shut_down(self: Arc<Self>, drain: Duration) {
         let mut guard = self.awake.clone().lock_owned().await;
         if let Some(awake) = guard.take() {
+            self.set_instance(None);
             let _ = timeout(drain, awake.shared.idle()).await;
             lay_to_rest(awake, &self.log, &self.around).await;
         }
@@ -457,6 +489,7 @@ impl Group {
     /// Drops the Raft instance and keeps nothing, as a killed process would.
     pub(crate) async fn abandon(self: Arc<Self>) {
         if let Some(awake) = self.awake.clone().lock_owned().await.take() {
+            self.set_instance(None);
             awake.end(&self.log, &self.around).await;
         }
     }
@@ -465,6 +498,26 @@ impl Group {
     pub(crate) async fn delete(self: Arc<Self>) {
         self.deleted.store(true, Ordering::Release);
         self.abandon().await;
+    }
+}
+
+/// The Raft instance of an awake group.
+#[derive(Debug, Clone)]
+pub(crate) struct Instance {
+    pub(crate) raft: Raft,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) standing: watch::Receiver<Standing>,
+    nudge: Arc<Notify>,
+}
+
+impl Instance {
+    fn of(awake: &Awake) -> Self {
+        Self {
+            raft: awake.raft.clone(),
+            shared: awake.shared.clone(),
+            standing: awake.standing.clone(),
+            nudge: awake.nudge.clone(),
+        }
     }
 }
 

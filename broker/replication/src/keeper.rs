@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::elector;
 use crate::host::Surroundings;
-use crate::role::{Configs, Role, Standing, is_alone, majority_of_each};
+use crate::role::{Configs, Role, Standing, is_alone};
 use crate::shared::Shared;
 use crate::types::{Membership, Types};
 use crate::wake::Raft;
@@ -156,7 +156,7 @@ impl Keeper {
             && is_voter
             && !is_alone(&seen.configs, me)
             && neighbours.may_lead()
-            && majority_of_each(&seen.configs, |node| neighbours.reaches(node))
+            && neighbours.reaches_majority(&seen.configs)
             && !neighbours.is_shielded(self.group, seen.term, None, &seen.configs);
         if !seeks {
             *candidacy = None;

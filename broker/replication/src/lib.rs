@@ -28,6 +28,7 @@ mod error;
 mod fold;
 mod group;
 mod host;
+mod incoming;
 mod keeper;
 mod leaders;
 mod log_store;
@@ -48,6 +49,7 @@ mod state_machine;
 mod storage_tests;
 mod types;
 mod wake;
+mod wire;
 
 pub use clock::{Clock, SystemClock};
 pub use config::{Blocking, HostConfig};

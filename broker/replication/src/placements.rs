@@ -26,4 +26,7 @@ pub trait Placements: Send + Sync + 'static {
 
     /// Whether the catalog knows that the group was deleted.
     fn is_deleted(&self, group: GroupId) -> bool;
+
+    /// The epoch of this node's copy.
+    fn epoch(&self) -> u64;
 }

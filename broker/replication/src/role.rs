@@ -77,34 +77,12 @@ pub(crate) fn is_alone(configs: &[BTreeSet<NodeId>], node: NodeId) -> bool {
     !configs.is_empty() && configs.iter().all(|voters| voters.len() == 1 && voters.contains(&node))
 }
 
-/// Whether in every one of the sets a majority is such that `has`.
-pub(crate) fn majority_of_each(
-    configs: &[BTreeSet<NodeId>],
-    has: impl Fn(NodeId) -> bool,
-) -> bool {
-    !configs.is_empty()
-        && configs.iter().all(|voters| {
-            let count = voters.iter().filter(|&&node| has(node)).count();
-            2 * count > voters.len()
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn set(ids: &[u64]) -> BTreeSet<NodeId> {
         ids.iter().copied().map(NodeId).collect()
-    }
-
-    #[test]
-    fn majority_is_asked_of_both_configurations() {
-        let joint = [set(&[1, 2, 3]), set(&[3, 4, 5])];
-        let has = |ids: &'static [u64]| move |node: NodeId| ids.contains(&node.0);
-        assert!(majority_of_each(&joint, has(&[2, 3, 4])));
-        assert!(!majority_of_each(&joint, has(&[1, 2, 3])));
-        assert!(!majority_of_each(&[set(&[1, 2])], has(&[1])), "half is no majority");
-        assert!(!majority_of_each(&[], has(&[1])), "a group without members has no majority");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::host::Surroundings;
 use crate::keeper::{Keeper, configs_of};
 use crate::log_store::LogStore;
 use crate::membership;
-use crate::network::NoPeers;
+use crate::network::GroupNetworks;
 use crate::role::{Configs, Role, Standing, is_alone};
 use crate::shared::{Published, Shared};
 use crate::state_machine::StateMachine;
@@ -192,7 +192,7 @@ async fn build(
     log: &Arc<GroupLog>,
     kind: GroupKind,
     published: &Published,
-    around: &Surroundings,
+    around: &Arc<Surroundings>,
     voters_at_birth: Vec<u64>,
 ) -> Result<(Raft, Arc<Shared>), OpenGroupError> {
     let group = log.id();
@@ -203,7 +203,8 @@ async fn build(
     let shared = Shared::new(fold, published.clone(), log.clone());
     let store = LogStore::new(log.clone(), shared.clone());
     let machine = StateMachine::new(shared.clone());
-    let raft = Raft::build(around.node.0, around.raft.clone(), NoPeers, store, machine)
+    let networks = GroupNetworks { group, around: around.clone() };
+    let raft = Raft::build(around.node.0, around.raft.clone(), networks, store, machine)
         .await
         .map_err(|error| storage(group, error))?;
     // Only now: before, the fold could be behind what the last checkpoint holds.
