@@ -35,6 +35,8 @@ mod log_store;
 mod membership;
 mod neighbours;
 mod network;
+#[cfg(test)]
+mod openraft_tests;
 mod pending;
 mod placements;
 mod random;
