@@ -33,10 +33,6 @@ const NODE_LIFE: Duration = DAY.saturating_mul(365);
 /// Certificates begin a little in the past, for clients whose clock is behind.
 const BACKDATED: Duration = DAY;
 
-/// Name that every node's certificate carries, whatever its address: who dials a node checks it, and
-/// then the number of the node.
-pub const NODE_NAME: &str = "plimsoll-node";
-
 /// What a node shows to its clients and to other nodes.
 #[derive(Debug, Clone)]
 pub struct Certificates {
@@ -257,7 +253,7 @@ fn node_uri(identity: &Identity) -> String {
 
 /// The names that clients may dial, the constant ones first, without repetition.
 fn names(config: &NodeConfig, listen: SocketAddr) -> Vec<String> {
-    let mut names: Vec<_> = ["localhost", "127.0.0.1", "::1", NODE_NAME].map(str::to_owned).into();
+    let mut names: Vec<_> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
     if let Some((host, _)) = config.advertise.as_deref().and_then(|name| name.rsplit_once(':')) {
         names.push(host.trim_matches(['[', ']']).to_owned());
     }

@@ -117,7 +117,7 @@ settings! {
     rack: Option<String> = None;
 
     /// Share of the partitions that this node takes, in hundredths: 200 takes twice as many as 100.
-    weight: u32 = 100, in 1..=10_000;
+    weight: u32 = 100, in 1..=1000;
 
     /// How nodes speak with each other: `quic` or `tls`. All nodes understand both; this one is used
     /// for connections that this node makes.
