@@ -44,6 +44,7 @@ mod parking;
 mod random;
 mod segment;
 mod store;
+mod transfer;
 
 pub use config::{ConfigError, Driver, Durability, GroupOptions, SEGMENT_BYTES_MIN, StoreConfig};
 pub use entry::{LogEntry, Vote};

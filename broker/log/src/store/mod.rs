@@ -241,6 +241,16 @@ impl Store {
         }
     }
 
+    /// Takes a replica's log, state and files away; its options and its vote stay, and so does its number: it
+    /// may come back by an import. Its instance must have ended. `done` is called once the log will not come
+    /// back, at once where there is no such group.
+    pub fn drop_replica(&self, id: GroupId, done: Completion) {
+        match self.group(id) {
+            Some(group) => group.drop_log(done),
+            None => done(Ok(())),
+        }
+    }
+
     /// Whether there is room for records.
     #[must_use]
     pub fn space(&self) -> SpaceState {

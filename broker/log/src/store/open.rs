@@ -37,6 +37,7 @@ use crate::random::Random;
 use crate::segment::header as segment_header;
 use crate::segment::open::OpenSegments;
 use crate::segment::scan::Damage;
+use crate::segment::{IMPORT_GAP, Retired};
 
 /// Why a store cannot be opened. Nothing was cut or deleted.
 #[derive(Debug, Error)]
@@ -340,8 +341,12 @@ fn recover(
     groups.values().for_each(|group| group.restart());
     // The first thing that is journaled: before it is durable nothing is acknowledged.
     recovery.read_on.iter().for_each(|group| group.begin_branch());
-    let deleted =
-        retired.iter().map(|name| name.group).filter(|id| !groups.contains_key(id)).collect();
+    // Files behind the gap may be those of a log that was not brought in to its end.
+    let of_deleted = retired.iter().filter_map(|file| match file {
+        Retired::Segment(name) => (name.id.0 < IMPORT_GAP).then_some(name.group),
+        Retired::State(_) => None,
+    });
+    let deleted = of_deleted.filter(|id| !groups.contains_key(id)).collect();
     let checkpointer = Checkpointer::new(shared.clone(), next_seq, kept, retired);
     Ok(Opened { shared: shared.clone(), boot, groups, deleted, writer, materialiser, checkpointer })
 }

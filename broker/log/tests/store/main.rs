@@ -6,6 +6,7 @@
 mod basics;
 mod damage;
 mod deletion;
+mod dropping;
 mod durability;
 mod failures;
 mod full_disk;
