@@ -11,6 +11,7 @@ mod failures;
 mod full_disk;
 mod inspection;
 mod journal;
+mod lives;
 mod many_groups;
 mod memory;
 mod model;
