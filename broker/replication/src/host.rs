@@ -1,6 +1,6 @@
 //! All groups of a node: which are awake, and when they go back to sleep.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,6 +16,8 @@ use crate::deleted::DeletedGroups;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
+use crate::neighbours::Neighbours;
+use crate::placements::Placements;
 use crate::retention::{Given, Safety};
 
 /// What every group needs from the node.
@@ -24,6 +26,7 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: HostConfig,
     pub(crate) raft: Arc<openraft::Config>,
+    pub(crate) neighbours: Neighbours,
     /// No group is woken any more.
     pub(crate) closed: AtomicBool,
 }
@@ -31,6 +34,17 @@ pub(crate) struct Surroundings {
 impl fmt::Debug for Surroundings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Surroundings").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Surroundings {
+    /// Whether this node alone holds the group, by what is known without its log.
+    pub(crate) fn is_sole_replica(&self, group: GroupId) -> bool {
+        if self.neighbours.is_unplaced() {
+            return true;
+        }
+        group != GroupId::CATALOG
+            && self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
     }
 }
 
@@ -48,7 +62,7 @@ pub struct Host {
 /// One mutex decides whether a group is opened or deleted.
 #[derive(Debug, Default)]
 struct Groups {
-    held: HashMap<GroupId, Arc<Group>>,
+    held: BTreeMap<GroupId, Arc<Group>>,
     /// Never opened again in this life of the node; no number is given out twice.
     deleted: DeletedGroups,
 }
@@ -66,13 +80,23 @@ impl Host {
         config: HostConfig,
     ) -> Arc<Self> {
         let raft = config.raft().expect("the intervals are constants that fit each other");
-        let around = Surroundings { node, clock, config, raft, closed: AtomicBool::new(false) };
+        let neighbours = Neighbours::new(node);
+        let closed = AtomicBool::new(false);
+        let around = Surroundings { node, clock, config, raft, neighbours, closed };
         Arc::new(Self {
             store,
             around: Arc::new(around),
             groups: Mutex::default(),
             safety: Safety::default(),
         })
+    }
+
+    /// Says where groups lie. Until then every group has this node as its only replica.
+    ///
+    /// # Panics
+    /// When it was said before.
+    pub fn set_placements(&self, placements: Arc<dyn Placements>) {
+        assert!(self.around.neighbours.set_placements(placements), "placements are given once");
     }
 
     /// The store beneath.
