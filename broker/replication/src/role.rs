@@ -78,10 +78,7 @@ pub(crate) fn is_alone(configs: &[BTreeSet<NodeId>], node: NodeId) -> bool {
 }
 
 /// Whether in every one of the sets a majority is such that `has`.
-pub(crate) fn majority_of_each(
-    configs: &[BTreeSet<NodeId>],
-    has: impl Fn(NodeId) -> bool,
-) -> bool {
+pub(crate) fn majority_of_each(configs: &[BTreeSet<NodeId>], has: impl Fn(NodeId) -> bool) -> bool {
     !configs.is_empty()
         && configs.iter().all(|voters| {
             let count = voters.iter().filter(|&&node| has(node)).count();
