@@ -237,15 +237,15 @@ impl Decode for LogId {
     }
 }
 
-/// Sixteen bytes as they are: ids of clusters.
-impl Encode for [u8; 16] {
+/// Bytes as they are, so many: ids of clusters, secrets.
+impl<const N: usize> Encode for [u8; N] {
     fn encode(&self, out: &mut BytesMut) {
         out.put_slice(self);
     }
 }
 
-impl Decode for [u8; 16] {
-    const BYTES_MIN: usize = 16;
+impl<const N: usize> Decode for [u8; N] {
+    const BYTES_MIN: usize = N;
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         reader.array()
