@@ -98,10 +98,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::start`].
-    pub async fn start_in(
-        config: NodeConfig,
-        mut around: Surroundings,
-    ) -> Result<Self, StartError> {
+    pub async fn start_in(config: NodeConfig, around: Surroundings) -> Result<Self, StartError> {
         config.check()?;
         let (disk, clock) = (Arc::clone(&around.disk), Arc::clone(&around.clock));
         let blocking = around.blocking();
@@ -116,8 +113,8 @@ impl Node {
             let open = move || Store::open(disk, config, driver, Box::new(on_fatal));
             blocking.run(open).await?
         };
-        if let Some(simulated) = &mut around.simulated {
-            std::mem::replace(&mut simulated.opened, Box::new(|_| {}))(&store);
+        if let Some(simulated) = &around.simulated {
+            (simulated.opened)(&store);
         }
         let opened = open_on(&config, &store, &around).await;
         let (certificates, (listener, plaintext), (host, broker)) = match opened {

@@ -28,7 +28,7 @@ pub struct Simulated {
     pub store: StoreConfig,
     /// Told of the store when it is open and nobody uses it yet: whoever is told runs its work, by
     /// [`Store::step`].
-    pub opened: Box<dyn FnOnce(&Arc<Store>) + Send>,
+    pub opened: Box<dyn Fn(&Arc<Store>) + Send + Sync>,
 }
 
 impl std::fmt::Debug for Surroundings {
