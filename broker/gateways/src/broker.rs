@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
@@ -23,6 +23,7 @@ use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, TopicMeta};
 use plimsoll_transport::FrameRoom;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::counters::Counters;
 use crate::limits::Limits;

@@ -106,8 +106,8 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         | OpenGroupError::MissingEntries { .. } => ErrorCode::Quarantined,
         OpenGroupError::Storage { .. } => ErrorCode::StorageFailed,
         OpenGroupError::NotReady { .. } => ErrorCode::NotReady,
-        OpenGroupError::Deleted { .. } => ErrorCode::UnknownTopic,
         OpenGroupError::NotPlaced { .. } => ErrorCode::NotLeader,
+        OpenGroupError::Deleted { .. } => ErrorCode::UnknownTopic,
         OpenGroupError::ShuttingDown => return shutting_down(),
     };
     let advice = match code {
@@ -117,7 +117,7 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         }
         ErrorCode::StorageFailed => "check the node's disk and its log",
         ErrorCode::NotReady => "try again",
-        ErrorCode::NotLeader => "ask for the cluster's metadata",
+        ErrorCode::NotLeader => "ask another node",
         _ => "its topic was deleted; create it anew",
     };
     ErrorResponse::new(code, format!("{error}: {advice}"))

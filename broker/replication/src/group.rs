@@ -15,6 +15,7 @@ use plimsoll_state::producers::Verdict;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::config::Blocking;
 use crate::config::{LEASE, LEASE_RENEWAL_MAX};
 use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;
@@ -88,6 +89,12 @@ impl Group {
         self.kind
     }
 
+    /// Where work on this group that may block goes.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking {
+        self.around.config.blocking
+    }
+
     /// Its log, for readers. Records below the high watermark are committed.
     #[must_use]
     pub fn log(&self) -> &Arc<GroupLog> {
@@ -137,9 +144,7 @@ impl Group {
                     outstanding: awake.shared.outstanding(),
                 }
             }
-            None => {
-                GroupStatus { awake: false, leader: None, term: vote_term, outstanding: 0 }
-            }
+            None => GroupStatus { awake: false, leader: None, term: vote_term, outstanding: 0 },
         }
     }
 
