@@ -191,7 +191,7 @@ macro_rules! wire_number {
     )+};
 }
 
-wire_number!(u8, u16, u32, u64, i64);
+wire_number!(u8, u16, u32, u64, u128, i64);
 
 macro_rules! wire_id {
     ($($id:ident($inner:ty)),+) => {$(
