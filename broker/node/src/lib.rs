@@ -13,6 +13,7 @@
 //! ```
 
 pub mod certificates;
+mod cluster;
 pub mod config;
 mod error;
 mod files;
@@ -23,6 +24,6 @@ mod surroundings;
 
 pub use error::{NodeFailed, StartError};
 pub use files::raise_file_limit;
-pub use join::{InvalidJoinToken, JoinToken};
+pub use join::{InvalidJoinToken, JoinError, JoinToken};
 pub use node::Node;
 pub use surroundings::{Simulated, Surroundings};
