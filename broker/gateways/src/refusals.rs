@@ -107,6 +107,7 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         OpenGroupError::Storage { .. } => ErrorCode::StorageFailed,
         OpenGroupError::NotReady { .. } => ErrorCode::NotReady,
         OpenGroupError::Deleted { .. } => ErrorCode::UnknownTopic,
+        OpenGroupError::NotPlaced { .. } => ErrorCode::NotLeader,
         OpenGroupError::ShuttingDown => return shutting_down(),
     };
     let advice = match code {
@@ -116,6 +117,7 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         }
         ErrorCode::StorageFailed => "check the node's disk and its log",
         ErrorCode::NotReady => "try again",
+        ErrorCode::NotLeader => "ask for the cluster's metadata",
         _ => "its topic was deleted; create it anew",
     };
     ErrorResponse::new(code, format!("{error}: {advice}"))
@@ -142,6 +144,7 @@ pub(crate) fn produce(
         ProduceError::DuplicateSequence => ErrorCode::DuplicateSequence,
         ProduceError::Unknown => ErrorCode::Timeout,
         ProduceError::NotLeader(error) => return not_leader(error),
+        ProduceError::NoQuorum(_) => ErrorCode::NoQuorum,
         ProduceError::Group(error) => return open(error),
     };
     let response = ErrorResponse::new(code, format!("{topic}/{partition}: {error}"));
@@ -155,6 +158,7 @@ pub(crate) fn produce(
 pub(crate) fn propose(error: &ProposeError) -> ErrorResponse {
     match error {
         ProposeError::NotLeader(error) => not_leader(error),
+        ProposeError::NoQuorum(error) => ErrorResponse::new(ErrorCode::NoQuorum, error.to_string()),
         ProposeError::Unknown => ErrorResponse::new(ErrorCode::Timeout, error.to_string()),
         ProposeError::Group(error) => open(error),
     }

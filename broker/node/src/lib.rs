@@ -16,9 +16,11 @@ pub mod certificates;
 pub mod config;
 mod error;
 mod files;
+mod join;
 mod node;
 mod parts;
 
 pub use error::{NodeFailed, StartError};
 pub use files::raise_file_limit;
+pub use join::{InvalidJoinToken, JoinToken};
 pub use node::Node;

@@ -1,7 +1,7 @@
 //! One node: opens its storage, answers on its sockets, keeps house, ends in order.
 //!
-//! Order of a start: the data directory is locked, certificates are made ready, addresses are bound,
-//! storage is recovered, the catalog is woken; only then connections are taken in. Order of an end:
+//! Order of a start: the data directory is locked, storage is recovered, certificates are made ready,
+//! addresses are bound, the catalog is woken; only then connections are taken in. Order of an end:
 //! no new connections, sessions finish what they have, groups leave their state with the log, the
 //! store makes a checkpoint. Several nodes can run in one process; there are no globals.
 
@@ -89,12 +89,6 @@ impl Node {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let certificates = {
-            let config = config.clone();
-            let prepare = move || certificates::prepare(&config, config.listen, SystemTime::now());
-            blocking(prepare).await?
-        };
-        let (listener, plaintext) = bind(&config, &certificates)?;
         let disk_in_use = Arc::downgrade(&disk);
         let (tell, failed) = watch::channel(None);
         let tell_of_tasks = tell.clone();
@@ -106,7 +100,14 @@ impl Node {
             let open = move || Store::open(disk, config, Driver::Threads, Box::new(on_fatal));
             blocking(open).await?
         };
-        let (host, broker) = open_broker(&config, &store, &clock).await?;
+        let opened = open_on(&config, &store, &clock).await;
+        let (certificates, (listener, plaintext), (host, broker)) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                blocking(move || store.close()).await;
+                return Err(error);
+            }
+        };
         let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
         for listener in std::iter::once(&listener).chain(&plaintext) {
             let accepting = accept(Arc::clone(listener), Arc::clone(&broker));
@@ -262,13 +263,31 @@ impl Node {
     }
 }
 
-/// Binds the node's addresses.
-fn bind(
+/// The node's addresses.
+type Listeners = (Arc<Listener>, Option<Arc<Listener>>);
+/// What answers on them.
+type Brokers = (Arc<Host>, Arc<Broker>);
+
+/// Makes everything ready that a store needs around it.
+async fn open_on(
     config: &NodeConfig,
-    certificates: &Certificates,
-) -> Result<(Arc<Listener>, Option<Arc<Listener>>), StartError> {
-    let tls =
-        ServerTls::from_pem(certificates.chain_pem.as_bytes(), certificates.key_pem.as_bytes())?;
+    store: &Arc<Store>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Certificates, Listeners, Brokers), StartError> {
+    let certificates = {
+        let (config, identity) = (config.clone(), store.identity());
+        let now = SystemTime::now();
+        blocking(move || certificates::prepare(&config, config.listen, &identity, now)).await?
+    };
+    let listeners = bind(config, &certificates)?;
+    let brokers = open_broker(config, store, clock).await?;
+    Ok((certificates, listeners, brokers))
+}
+
+/// Binds the node's addresses.
+fn bind(config: &NodeConfig, certificates: &Certificates) -> Result<Listeners, StartError> {
+    let shown = &certificates.clients;
+    let tls = ServerTls::from_pem(shown.chain_pem.as_bytes(), shown.key_pem.as_bytes())?;
     let listener = Listener::bind(config.listen, &tls, config.transport())?;
     let plaintext = match config.listen_plaintext {
         Some(address) => Some(Arc::new(Listener::bind_plaintext(address, config.transport())?)),
@@ -282,7 +301,7 @@ async fn open_broker(
     config: &NodeConfig,
     store: &Arc<Store>,
     clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Host>, Arc<Broker>), StartError> {
+) -> Result<Brokers, StartError> {
     let identity = store.identity();
     let host_config =
         HostConfig { drain_timeout: config.shutdown_timeout, ..HostConfig::default() };
@@ -297,8 +316,6 @@ async fn open_broker(
         Ok(broker) => Ok((host, broker)),
         Err(error) => {
             host.abort().await;
-            let closing = Arc::clone(store);
-            blocking(move || closing.close()).await;
             Err(error.into())
         }
     }
