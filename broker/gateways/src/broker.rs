@@ -380,8 +380,8 @@ impl Broker {
 
     async fn carry_out_deletion(&self, topic: TopicName) -> Result<(), ErrorResponse> {
         match self.command(CatalogCommand::DeleteTopic { topic }).await? {
-            CatalogReply::Deleted(topic) => {
-                let removed = self.remove_groups(topic.partitions.iter().copied()).await;
+            CatalogReply::Deleted { groups, .. } => {
+                let removed = self.remove_groups(groups.iter().copied()).await;
                 removed.map_err(|error| refusals::open(&error))
             }
             _ => Err(refusals::bug("the catalog answered the deletion of a topic")),

@@ -72,9 +72,30 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
         CatalogRefusal::PartitionsOutOfRange { asked: 0 }
         | CatalogRefusal::FewerPartitions { .. }
         | CatalogRefusal::NoReplicas
-        | CatalogRefusal::ProducerIdsOutOfRange { .. } => ErrorCode::InvalidArgument,
+        | CatalogRefusal::TooManyReplicas { .. }
+        | CatalogRefusal::ProducerIdsOutOfRange { .. }
+        | CatalogRefusal::AddressTaken { .. }
+        | CatalogRefusal::InvalidNode { .. }
+        | CatalogRefusal::NodeNotActive { .. }
+        | CatalogRefusal::TooManyNodes
+        | CatalogRefusal::NodeIdsUsedUp
+        | CatalogRefusal::SetUpAlready { .. } => ErrorCode::InvalidArgument,
         CatalogRefusal::PartitionsOutOfRange { .. } => ErrorCode::TooManyPartitions,
-        CatalogRefusal::Unreadable(_) => ErrorCode::Internal,
+        CatalogRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughNodes,
+        CatalogRefusal::StalePlacement { .. } => ErrorCode::StalePlacement,
+        CatalogRefusal::UnknownNode { .. } | CatalogRefusal::NodeRemoved { .. } => {
+            ErrorCode::UnknownNode
+        }
+        CatalogRefusal::NodeInUse { .. } => ErrorCode::NodeInUse,
+        CatalogRefusal::LastNode { .. } => ErrorCode::RemovalLosesQuorum,
+        CatalogRefusal::NotSetUp => ErrorCode::NotReady,
+        CatalogRefusal::DeletedSince => ErrorCode::UnknownTopic,
+        CatalogRefusal::Unreadable { .. }
+        | CatalogRefusal::InvalidPlacement { .. }
+        | CatalogRefusal::PlacementMissing
+        | CatalogRefusal::TooManyChanges { .. }
+        | CatalogRefusal::UnknownGroup { .. }
+        | CatalogRefusal::LevelFalls { .. } => ErrorCode::Internal,
     };
     ErrorResponse::new(code, refusal.to_string())
 }
