@@ -61,3 +61,6 @@ pub use segment::scan::{Damage, Fault};
 pub use store::open::{OpenError, stored_identity};
 pub use store::space::SpaceState;
 pub use store::{Store, StoreError, StoreStats};
+pub use transfer::export::{ExportError, LogExport};
+pub use transfer::import::{Import, ImportError};
+pub use transfer::manifest::{LogManifest, MANIFEST_SEGMENTS_MAX, ManifestError, SegmentManifest};

@@ -38,6 +38,7 @@ use crate::segment::header as segment_header;
 use crate::segment::open::OpenSegments;
 use crate::segment::scan::Damage;
 use crate::segment::{IMPORT_GAP, Retired};
+use crate::transfer::pins::Pins;
 
 /// Why a store cannot be opened. Nothing was cut or deleted.
 #[derive(Debug, Error)]
@@ -403,6 +404,7 @@ fn new_shared(
         material: MaterialQueue::default(),
         journal_files,
         open_segments: OpenSegments::new(config.open_segments_max),
+        pins: Pins::default(),
         changed: Mutex::new(Vec::new()),
         checkpoint: RwLock::new(None),
         requests: CheckpointRequests::default(),
