@@ -237,15 +237,15 @@ impl Decode for LogId {
     }
 }
 
-/// Sixteen bytes as they are: ids of clusters.
-impl Encode for [u8; 16] {
+/// Bytes as they are, so many: ids of clusters, secrets.
+impl<const N: usize> Encode for [u8; N] {
     fn encode(&self, out: &mut BytesMut) {
         out.put_slice(self);
     }
 }
 
-impl Decode for [u8; 16] {
-    const BYTES_MIN: usize = 16;
+impl<const N: usize> Decode for [u8; N] {
+    const BYTES_MIN: usize = N;
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         reader.array()
@@ -396,11 +396,10 @@ macro_rules! wire_struct {
         impl $crate::wire::any::Any for $name {
             fn any() -> proptest::strategy::BoxedStrategy<Self> {
                 use proptest::strategy::Strategy;
-                (
-                    proptest::strategy::Just(()),
-                    $(<$kind as $crate::wire::any::Any>::any(),)*
-                )
-                    .prop_map(|((), $($field,)*)| Self { $($field),* })
+                $crate::wire::any::nested!(any $($kind),*)
+                    .prop_map(|$crate::wire::any::nested!(fields $($field),*)| {
+                        Self { $($field),* }
+                    })
                     .boxed()
             }
         }

@@ -18,6 +18,7 @@ mod limits;
 mod maintenance;
 mod memory;
 pub mod native;
+mod placements;
 mod places;
 mod refusals;
 

@@ -1,8 +1,6 @@
 //! How a new node becomes a member: one question on ALPN `plimsoll-join/1`, without a client
 //! certificate.
 
-use bytes::Bytes;
-
 use crate::ids::NodeId;
 use crate::wire::{wire_choice, wire_struct};
 
@@ -12,7 +10,7 @@ wire_struct! {
         /// Chosen at random and kept by the joiner: the same again gets the same node id.
         pub join_id: u128,
         /// The secret of the join token.
-        pub secret: [u8; 16],
+        pub secret: [u8; 32],
         /// Host and port where the joiner can be reached.
         pub address: String,
         /// What fails together with it.
@@ -21,10 +19,6 @@ wire_struct! {
         pub weight_hundredths: u32,
         /// Its version.
         pub version: String,
-        /// Its public key, SubjectPublicKeyInfo in DER: what the certificate is made for.
-        pub public_key: Bytes,
-        /// Names beside the address that the certificate should hold.
-        pub names: Vec<String>,
         /// Lowest protocol version between nodes that it speaks.
         pub protocol_min: u16,
         /// Highest protocol version between nodes that it speaks.
@@ -39,11 +33,10 @@ wire_struct! {
         pub node: NodeId,
         /// The cluster.
         pub cluster_id: [u8; 16],
-        /// Its certificate, PEM.
-        pub certificate_pem: String,
         /// The authority's certificate, PEM.
         pub authority_pem: String,
-        /// The authority's key, PEM: any member can admit others.
+        /// The authority's key, PEM: the new member signs its own certificate, and any member can
+        /// admit others.
         pub authority_key_pem: String,
         /// The members that are known.
         pub members: Vec<MemberAddress>,

@@ -9,7 +9,7 @@ use plimsoll_protocol::ids::NodeId;
 use thiserror::Error;
 use tokio_rustls::TlsStream;
 
-use crate::closing::{CloseReason, Closing};
+use crate::closing::{CloseReason, ClosedBy, Closing};
 use crate::config::{TransportConfig, TransportKind};
 use crate::peer_facts::PeerFacts;
 use crate::protocol::Protocol;
@@ -17,6 +17,7 @@ use crate::read_ahead::ReadAhead;
 use crate::receiver::FrameReceiver;
 use crate::sender::FrameSender;
 use crate::shared_tcp::SharedTcp;
+use crate::simulated::{End, ReceivingHalf, SendingHalf, SimulatedConnection};
 
 /// A connection; clones are handles to the same one. Streams stay usable while any handle or any
 /// half of a stream is held.
@@ -26,6 +27,8 @@ pub enum Connection {
     Quic(QuicConnection),
     /// One stream over TCP, with or without TLS.
     Stream(StreamConnection),
+    /// Many streams over a network in memory, for the simulation.
+    Simulated(SimulatedConnection),
 }
 
 /// A QUIC connection.
@@ -120,6 +123,10 @@ impl Connection {
         Self::stream(TransportKind::Tls, peer, facts, (sender, receiver), closing)
     }
 
+    pub(crate) fn simulated(end: Arc<End>, config: &TransportConfig) -> Connection {
+        Connection::Simulated(SimulatedConnection::new(end, config))
+    }
+
     fn stream(
         kind: TransportKind,
         peer: SocketAddr,
@@ -142,6 +149,7 @@ impl Connection {
         match self {
             Connection::Quic(quic) => quic.connection.remote_address(),
             Connection::Stream(stream) => stream.peer,
+            Connection::Simulated(simulated) => simulated.end().remote(),
         }
     }
 
@@ -149,7 +157,7 @@ impl Connection {
     #[must_use]
     pub fn kind(&self) -> TransportKind {
         match self {
-            Connection::Quic(_) => TransportKind::Quic,
+            Connection::Quic(_) | Connection::Simulated(_) => TransportKind::Quic,
             Connection::Stream(stream) => stream.kind,
         }
     }
@@ -174,16 +182,19 @@ impl Connection {
     }
 
     fn facts(&self) -> &PeerFacts {
+        // There are no certificates in a simulation.
+        static SIMULATED: PeerFacts = PeerFacts::unknown();
         match self {
             Connection::Quic(quic) => &quic.facts,
             Connection::Stream(stream) => &stream.facts,
+            Connection::Simulated(_) => &SIMULATED,
         }
     }
 
     /// Whether more than one stream can be opened, with flow control of its own for each.
     #[must_use]
     pub fn has_many_streams(&self) -> bool {
-        matches!(self, Connection::Quic(_))
+        matches!(self, Connection::Quic(_) | Connection::Simulated(_))
     }
 
     /// Opens a bidirectional stream. QUIC: a new one, which the peer sees with its first frame;
@@ -198,6 +209,10 @@ impl Connection {
                 Err(_) => Err(self.closed_error()),
             },
             Connection::Stream(stream) => stream.take().ok_or(OpenError::SingleStream(stream.kind)),
+            Connection::Simulated(simulated) => match simulated.end().open().await {
+                Some(halves) => Ok(simulated_halves(simulated, halves)),
+                None => Err(self.closed_error()),
+            },
         }
     }
 
@@ -223,13 +238,20 @@ impl Connection {
                 stream.closing.closed().await;
                 Ok(None)
             }
+            Connection::Simulated(simulated) => match simulated.end().accept().await {
+                Some(halves) => Ok(Some(simulated_halves(simulated, halves))),
+                None => match simulated.closing().known_reason() {
+                    Some(reason) if reason.by == ClosedBy::Failure => Err(self.closed_error()),
+                    _ => Ok(None),
+                },
+            },
         }
     }
 
     fn closed_error(&self) -> OpenError {
         let reason = self.closing().known_reason();
         OpenError::Closed(reason.unwrap_or_else(|| CloseReason {
-            by: crate::closing::ClosedBy::Failure,
+            by: ClosedBy::Failure,
             code: 0,
             text: "connection lost".to_owned(),
         }))
@@ -239,6 +261,9 @@ impl Connection {
     /// then the peer has 16 streams and 64 KiB: what a stranger may make a node keep. To be called
     /// once the peer has said Hello. No effect on TCP, TLS and dialed connections.
     pub fn admit(&self) {
+        if let Connection::Simulated(simulated) = self {
+            simulated.end().admit();
+        }
         if let Connection::Quic(quic) = self {
             let streams = quinn::VarInt::from_u32(quic.limits.streams_max);
             quic.connection.set_max_concurrent_bi_streams(streams);
@@ -287,7 +312,7 @@ impl Connection {
                     congestion_events: path.congestion_events,
                 }
             }
-            Connection::Stream(_) => PathInfo::default(),
+            Connection::Stream(_) | Connection::Simulated(_) => PathInfo::default(),
         }
     }
 
@@ -295,8 +320,20 @@ impl Connection {
         match self {
             Connection::Quic(quic) => &quic.closing,
             Connection::Stream(stream) => &stream.closing,
+            Connection::Simulated(simulated) => simulated.closing(),
         }
     }
+}
+
+fn simulated_halves(
+    connection: &SimulatedConnection,
+    (sending, receiving): (SendingHalf, ReceivingHalf),
+) -> Halves {
+    let closing = connection.closing();
+    let sender = FrameSender::simulated(sending, Arc::clone(closing));
+    let max_frame_bytes = connection.max_frame_bytes();
+    let receiver = FrameReceiver::simulated(receiving, max_frame_bytes, Arc::clone(closing));
+    (sender, receiver)
 }
 
 impl QuicConnection {

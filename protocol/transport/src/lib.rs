@@ -1,4 +1,5 @@
-//! Connections that carry Plimsoll frames: QUIC, TCP with TLS 1.3, and plain TCP.
+//! Connections that carry Plimsoll frames: QUIC, TCP with TLS 1.3, and plain TCP; and a network in
+//! memory for the simulation, with the manners of QUIC.
 //!
 //! A node has a [`Listener`]; [`Listener::accept`] gives an [`Incoming`], whose address can be
 //! looked at before [`Incoming::handshake`] makes it a [`Connection`]. A client gets its
@@ -86,6 +87,7 @@ mod read_ahead;
 mod receiver;
 mod sender;
 mod shared_tcp;
+mod simulated;
 mod tls;
 
 pub use closing::{CloseReason, ClosedBy};
@@ -100,4 +102,7 @@ pub use node_tls::NodeTls;
 pub use protocol::{ALPN, ALPN_JOIN, ALPN_NODE, Protocol};
 pub use receiver::{FrameReceiver, RecvError};
 pub use sender::{FrameSender, SendError};
+pub use simulated::{
+    ConnectionId, Fabric, Packet, SimulatedConnection, SimulatedHost, SimulatedNetwork,
+};
 pub use tls::{ClientTls, ServerTls, TlsConfigError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -22,6 +22,7 @@ use crate::protocol::Protocol;
 use crate::quic::{self, ServerConfigs};
 use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
+use crate::simulated::SimulatedIncoming;
 use crate::tls::ServerTls;
 
 /// Connections that the kernel keeps until they are accepted.
@@ -162,6 +163,8 @@ enum Sockets {
     },
     /// Plain TCP.
     Plaintext { tcp: TcpListener },
+    /// What arrives at a port of a simulated host.
+    Simulated { arrivals: Mutex<mpsc::UnboundedReceiver<SimulatedIncoming>> },
 }
 
 impl std::fmt::Debug for Sockets {
@@ -169,6 +172,7 @@ impl std::fmt::Debug for Sockets {
         f.write_str(match self {
             Sockets::Secure { .. } => "Secure",
             Sockets::Plaintext { .. } => "Plaintext",
+            Sockets::Simulated { .. } => "Simulated",
         })
     }
 }
@@ -217,6 +221,14 @@ impl Listener {
         Ok(Self::new(Sockets::Plaintext { tcp }, local, config))
     }
 
+    pub(crate) fn simulated(
+        arrivals: mpsc::UnboundedReceiver<SimulatedIncoming>,
+        local: SocketAddr,
+        config: TransportConfig,
+    ) -> Listener {
+        Self::new(Sockets::Simulated { arrivals: Mutex::new(arrivals) }, local, config)
+    }
+
     fn new(sockets: Sockets, local: SocketAddr, config: TransportConfig) -> Listener {
         let handshakes_max = config.handshakes_max.clamp(1, 65_536);
         let handshakes = Arc::new(Semaphore::new(handshakes_max));
@@ -236,8 +248,22 @@ impl Listener {
         let mut closed = self.closed.subscribe();
         tokio::select! {
             biased;
-            _ = closed.wait_for(|closed| *closed) => None,
+            _ = closed.wait_for(|closed| *closed) => {
+                self.refuse_simulated();
+                None
+            }
             incoming = self.next_incoming() => incoming,
+        }
+    }
+
+    /// What waits at a simulated port, and whoever dials it from now on, is refused.
+    fn refuse_simulated(&self) {
+        // Where it is locked, an `accept` is at it, and comes here itself.
+        if let Sockets::Simulated { arrivals } = &self.sockets
+            && let Ok(mut arrivals) = arrivals.try_lock()
+        {
+            arrivals.close();
+            while arrivals.try_recv().is_ok() {}
         }
     }
 
@@ -247,6 +273,11 @@ impl Listener {
             Sockets::Plaintext { tcp } => {
                 let (stream, peer) = accept_tcp(tcp).await;
                 return Some(self.incoming(Begun::Tcp(stream), peer, permit));
+            }
+            Sockets::Simulated { arrivals } => {
+                let incoming = arrivals.lock().await.recv().await?;
+                let peer = incoming.remote();
+                return Some(self.incoming(Begun::Simulated(incoming), peer, permit));
             }
             Sockets::Secure { endpoint, servers, tcp, tls, .. } => (endpoint, servers, tcp, tls),
         };
@@ -280,7 +311,7 @@ impl Listener {
     fn incoming(&self, begun: Begun, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Incoming {
         let cluster_id = match &self.sockets {
             Sockets::Secure { cluster_id, .. } => *cluster_id,
-            Sockets::Plaintext { .. } => None,
+            Sockets::Plaintext { .. } | Sockets::Simulated { .. } => None,
         };
         Incoming { begun, peer, cluster_id, config: self.config.clone(), _permit: permit }
     }
@@ -288,6 +319,7 @@ impl Listener {
     /// Takes no further connections; those that are open go on.
     pub fn close(&self) {
         self.closed.send_replace(true);
+        self.refuse_simulated();
         if let Sockets::Secure { endpoint, .. } = &self.sockets {
             endpoint.set_server_config(None);
         }
@@ -356,6 +388,7 @@ enum Begun {
     Quic { incoming: Box<quinn::Incoming>, server: Arc<quinn::ServerConfig> },
     Tls(TcpStream, TlsAcceptor),
     Tcp(TcpStream),
+    Simulated(SimulatedIncoming),
 }
 
 impl std::fmt::Debug for Begun {
@@ -364,6 +397,7 @@ impl std::fmt::Debug for Begun {
             Begun::Quic { .. } => "Quic",
             Begun::Tls(..) => "Tls",
             Begun::Tcp(_) => "Tcp",
+            Begun::Simulated(_) => "Simulated",
         })
     }
 }
@@ -380,7 +414,7 @@ impl Incoming {
     #[must_use]
     pub fn kind(&self) -> TransportKind {
         match self.begun {
-            Begun::Quic { .. } => TransportKind::Quic,
+            Begun::Quic { .. } | Begun::Simulated(_) => TransportKind::Quic,
             Begun::Tls(..) => TransportKind::Tls,
             Begun::Tcp(_) => TransportKind::Tcp,
         }
@@ -421,6 +455,9 @@ impl Incoming {
             Begun::Tcp(stream) => {
                 tune(&stream, &config);
                 return Ok(Connection::tcp(SharedTcp::new(stream), peer, &config));
+            }
+            Begun::Simulated(incoming) => {
+                return Ok(Connection::simulated(incoming.accept(&config), &config));
             }
             Begun::Tls(stream, acceptor) => {
                 let handshake = handshake_tls(stream, peer, &acceptor, &config);

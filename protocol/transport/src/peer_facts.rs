@@ -17,7 +17,7 @@ pub(crate) struct PeerFacts {
 
 impl PeerFacts {
     /// Nothing is known: plain TCP.
-    pub(crate) fn unknown() -> PeerFacts {
+    pub(crate) const fn unknown() -> PeerFacts {
         PeerFacts { protocol: Protocol::Client, certificate: None }
     }
 
