@@ -188,12 +188,12 @@ fn goes_beyond(before: usize, bytes: usize, max: usize) -> bool {
 /// Answers an append of a session that is not known.
 pub(crate) fn not_here(link: &Link, lane: u8, session: u32) {
     let answer = Appended::NotHere(NotHere::NoSession);
-    push_answer(link, lane, AppendedFrame { session, settles: 1, answer });
+    push_answer(link, lane, &AppendedFrame { session, settles: 1, answer });
 }
 
-fn push_answer(link: &Link, lane: u8, answer: AppendedFrame) -> bool {
+fn push_answer(link: &Link, lane: u8, answer: &AppendedFrame) -> bool {
     let (api, flags) = (PeerApi::Appended, FrameFlags::PUSH);
-    let frame = encode_frame(api, PeerApi::VERSION, flags, CorrelationId(0), &answer, 0);
+    let frame = encode_frame(api, PeerApi::VERSION, flags, CorrelationId(0), answer, 0);
     link.lanes[usize::from(lane)].push_urgent(Outgoing::new(frame)).is_ok()
 }
 
@@ -208,7 +208,7 @@ impl State {
             return Err(self.link.unreachable());
         }
         let frame = AppendedFrame { session: self.id, settles, answer };
-        if push_answer(&self.link, self.lane, frame) {
+        if push_answer(&self.link, self.lane, &frame) {
             Ok(())
         } else {
             Err(self.link.unreachable())
@@ -221,7 +221,11 @@ impl Drop for State {
         let settles = self.link.incoming.end(self.id) as u32;
         if settles > 0 {
             let answer = Appended::NotHere(NotHere::NoSession);
-            push_answer(&self.link, self.lane, AppendedFrame { session: self.id, settles, answer });
+            push_answer(
+                &self.link,
+                self.lane,
+                &AppendedFrame { session: self.id, settles, answer },
+            );
         }
     }
 }
