@@ -191,7 +191,8 @@ impl Keeper {
     }
 }
 
-type ServerMetrics = openraft::alias::WatchReceiverOf<Types, openraft::metrics::RaftServerMetrics<Types>>;
+type ServerMetrics =
+    openraft::alias::WatchReceiverOf<Types, openraft::metrics::RaftServerMetrics<Types>>;
 
 async fn sleep_until(due: Option<Instant>) {
     match due {

@@ -205,7 +205,8 @@ fn propose_failure(error: &ProposeError) -> PeerFailure {
 fn forwarded(by: NodeId, failure: &PeerFailure) -> ProposeError {
     match failure.code {
         PeerFailureCode::NotLeader => {
-            NotLeader { leader: failure.leader.filter(|leader| *leader != by), address: None }.into()
+            NotLeader { leader: failure.leader.filter(|leader| *leader != by), address: None }
+                .into()
         }
         PeerFailureCode::NoQuorum => NoQuorum { group: GroupId::CATALOG }.into(),
         PeerFailureCode::NotHere | PeerFailureCode::Stopping | PeerFailureCode::Busy => {

@@ -145,9 +145,9 @@ async fn begin_term(
     around: &Surroundings,
 ) -> Result<(), OpenGroupError> {
     let waited = around.config.wake_timeout;
-    let ready = awake.standing.wait_for(|standing| {
-        standing.ended || matches!(standing.role, Role::Leader { .. })
-    });
+    let ready = awake
+        .standing
+        .wait_for(|standing| standing.ended || matches!(standing.role, Role::Leader { .. }));
     let ended = match tokio::time::timeout(waited, ready).await {
         Err(_) => return Err(OpenGroupError::NotReady { group, waited }),
         Ok(standing) => standing.map_or(true, |standing| standing.ended),
