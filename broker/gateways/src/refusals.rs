@@ -8,6 +8,7 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use plimsoll_replication::{NotLeader, OpenGroupError, ProduceError, ProposeError};
 use plimsoll_state::catalog::CatalogRefusal;
+use plimsoll_state::catalog::planning::PlanError;
 
 pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
     ErrorResponse::new(
@@ -100,6 +101,14 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
     ErrorResponse::new(code, refusal.to_string())
 }
 
+/// Why there is no placement.
+pub(crate) fn plan(error: &PlanError) -> ErrorResponse {
+    match error {
+        PlanError::Refused(refusal) => catalog(refusal),
+        PlanError::Place(_) => bug(&error.to_string()),
+    }
+}
+
 pub(crate) fn read(error: &ReadError) -> ErrorResponse {
     match error {
         ReadError::BeforeStart { offset, log_start } => below_log_start(*offset, *log_start),
@@ -127,8 +136,8 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         | OpenGroupError::MissingEntries { .. } => ErrorCode::Quarantined,
         OpenGroupError::Storage { .. } => ErrorCode::StorageFailed,
         OpenGroupError::NotReady { .. } => ErrorCode::NotReady,
-        OpenGroupError::Deleted { .. } => ErrorCode::UnknownTopic,
         OpenGroupError::NotPlaced { .. } => ErrorCode::NotLeader,
+        OpenGroupError::Deleted { .. } => ErrorCode::UnknownTopic,
         OpenGroupError::ShuttingDown => return shutting_down(),
     };
     let advice = match code {
@@ -138,7 +147,7 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         }
         ErrorCode::StorageFailed => "check the node's disk and its log",
         ErrorCode::NotReady => "try again",
-        ErrorCode::NotLeader => "ask for the cluster's metadata",
+        ErrorCode::NotLeader => "ask another node",
         _ => "its topic was deleted; create it anew",
     };
     ErrorResponse::new(code, format!("{error}: {advice}"))

@@ -17,6 +17,23 @@ pub enum Blocking {
     Inline,
 }
 
+impl Blocking {
+    /// Does `work` where it may block; a panic of it is one here.
+    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self {
+            Self::Inline => work(),
+            Self::Pool => match tokio::task::spawn_blocking(work).await {
+                Ok(done) => done,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is going down with everything on it.
+                    Err(_) => std::future::pending().await,
+                },
+            },
+        }
+    }
+}
+
 /// Settings of a [`Host`](crate::Host).
 #[derive(Debug, Clone)]
 pub struct HostConfig {

@@ -15,6 +15,7 @@ use plimsoll_state::producers::Verdict;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::config::Blocking;
 use crate::config::{LEASE, LEASE_RENEWAL_MAX};
 use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;
@@ -86,6 +87,12 @@ impl Group {
     #[must_use]
     pub fn kind(&self) -> GroupKind {
         self.kind
+    }
+
+    /// Where work on this group that may block goes.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking {
+        self.around.config.blocking
     }
 
     /// Its log, for readers. Records below the high watermark are committed.

@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
-use crate::config::HostConfig;
+use crate::config::{Blocking, HostConfig};
 use crate::deleted::DeletedGroups;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
@@ -228,6 +228,12 @@ impl Host {
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.around.clock
+    }
+
+    /// Where work that may block goes on this node.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking {
+        self.around.config.blocking
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {

@@ -20,6 +20,7 @@ use crate::group::front::StateSlot;
 use crate::header::Identity;
 use crate::parking::{Mutex, RwLock};
 use crate::segment::SegmentId;
+use crate::transfer::import::ImportSlot;
 
 pub(crate) mod checkpointer;
 pub(crate) mod commit;
@@ -52,6 +53,7 @@ pub struct Store {
     deleting: Mutex<BTreeMap<GroupId, Weak<GroupLog>>>,
     stepper: Option<Mutex<Stepper>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    imports: Mutex<BTreeMap<GroupId, ImportSlot>>,
     boot: Mutex<Boot>,
     boot_nonce: u64,
 }
@@ -121,7 +123,26 @@ impl Store {
         };
         let threads = Mutex::new(threads);
         let deleting = Mutex::new(BTreeMap::new());
-        Ok(Arc::new(Self { shared, groups, deleted, deleting, stepper, threads, boot, boot_nonce }))
+        let imports = Mutex::new(BTreeMap::new());
+        Ok(Arc::new(Self {
+            shared,
+            groups,
+            deleted,
+            deleting,
+            stepper,
+            threads,
+            imports,
+            boot,
+            boot_nonce,
+        }))
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn imports(&self) -> &Mutex<BTreeMap<GroupId, ImportSlot>> {
+        &self.imports
     }
 
     /// Whose data this is.
@@ -267,6 +288,20 @@ impl Store {
     /// checkpoint that is due. False where there is nothing to do, or nothing that can be done.
     pub fn step(&self) -> bool {
         self.stepper.as_ref().is_some_and(|stepper| stepper.lock().step())
+    }
+
+    /// With [`Driver::Manual`]: whether the threads of a store that has some would be at work now. What
+    /// nobody waits for does not count: it goes with the next block.
+    pub fn is_work_due(&self) -> bool {
+        self.stepper.as_ref().is_some_and(|stepper| stepper.lock().is_work_due())
+    }
+
+    /// With [`Driver::Manual`]: what is otherwise done every few seconds: measures the space, makes the
+    /// next journal file, and has the next steps make a checkpoint where one would hold anything new.
+    pub fn look_around(&self) {
+        if let Some(stepper) = &self.stepper {
+            stepper.lock().look_around();
+        }
     }
 
     /// Makes a checkpoint of everything done up to now, and waits for it. Returns without one
