@@ -19,8 +19,8 @@ use plimsoll_replication::{
     Random as _, Role, SeededRandom,
 };
 use plimsoll_state::catalog::{CatalogCommand, CatalogReply, JoinSecret, NodeSpec, planning};
-use plimsoll_transport::simulated::{Fabric, Packet, SimulatedHost, SimulatedNetwork};
 use plimsoll_transport::{Connection, TransportConfig, TransportKind};
+use plimsoll_transport::{Fabric, Packet, SimulatedHost, SimulatedNetwork};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -360,7 +360,7 @@ impl Cluster {
 
     /// As [`Cluster::kill`], and the power fails: what was not synced is gone.
     pub async fn power_failure(&mut self, node: u64) -> SimDisk {
-        let survived = self.members[&node].disk.crash(&CrashPlan::Nothing);
+        let survived = self.members[&node].disk.crash(&CrashPlan::NOTHING);
         self.members[&node].disk.power_off();
         self.kill(node).await;
         survived
