@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use plimsoll_protocol::api::{
     AlterTopicRequest, ConfigChange, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, FetchRequest, ListOffsetsRequest, ListTopicsRequest, NodeStatusRequest,
-    NodeStatusResponse, PingRequest, StartPosition, TopicConfig, TopicInfo,
+    DescribeTopicResponse, FetchRequest, Isolation, ListOffsetsRequest, ListTopicsRequest,
+    NodeStatusRequest, NodeStatusResponse, PingRequest, StartPosition, TopicConfig, TopicInfo,
 };
 use plimsoll_protocol::batch::RecordBatch;
 use plimsoll_protocol::error::ErrorCode;
@@ -201,7 +201,16 @@ impl Admin {
         max_wait_ms: u32,
     ) -> Result<Fetched, RequestError> {
         let partition = PartitionIndex(partition);
-        let request = FetchRequest { topic: name(topic)?, partition, from, max_bytes, max_wait_ms };
+        let request = FetchRequest {
+            topic: name(topic)?,
+            partition,
+            from,
+            max_bytes,
+            max_wait_ms,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
+        };
         let (answer, payload) = self.shared.request_with_payload(request).await?;
         let batches: Result<Vec<_>, _> =
             plimsoll_protocol::batch::iterate_batches(payload).collect();

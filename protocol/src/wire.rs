@@ -365,11 +365,10 @@ macro_rules! wire_struct {
         impl $crate::wire::any::Any for $name {
             fn any() -> proptest::strategy::BoxedStrategy<Self> {
                 use proptest::strategy::Strategy;
-                (
-                    proptest::strategy::Just(()),
-                    $(<$kind as $crate::wire::any::Any>::any(),)*
-                )
-                    .prop_map(|((), $($field,)*)| Self { $($field),* })
+                $crate::wire::any::nested!(any $($kind),*)
+                    .prop_map(|$crate::wire::any::nested!(fields $($field),*)| {
+                        Self { $($field),* }
+                    })
                     .boxed()
             }
         }

@@ -459,6 +459,7 @@ impl Broker {
             bytes: 0,
             segments: 0,
             condition: PartitionCondition::Asleep,
+            replicas: vec![self.store.identity().node_id],
         };
         // A partition that was never used has no log.
         let Some(log) = self.store.group(group_id) else { return info };

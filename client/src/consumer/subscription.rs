@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::{
-    CreditRequest, Delivery, StartPosition, SubscribeRequest, SubscribeResponse,
+    CreditRequest, Delivery, Isolation, StartPosition, SubscribeRequest, SubscribeResponse,
 };
 use plimsoll_protocol::batch::{BatchError, iterate_batches};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
@@ -227,6 +227,9 @@ impl Subscription {
             start,
             max_frame_bytes: self.frame_bytes,
             credit_bytes: self.credit_bytes,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
         };
         let channel = match link.subscription_carrier().await? {
             SubscriptionCarrier::Own(mut halves, place) => {

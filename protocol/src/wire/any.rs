@@ -9,6 +9,20 @@ pub(crate) trait Any: Sized + std::fmt::Debug {
     fn any() -> BoxedStrategy<Self>;
 }
 
+/// Strategies, or the names of their values, as pairs of pairs: a struct may have more fields than
+/// proptest has tuples for.
+macro_rules! nested {
+    (any) => { proptest::strategy::Just(()) };
+    (any $kind:ty $(, $rest:ty)*) => {
+        (<$kind as $crate::wire::any::Any>::any(), $crate::wire::any::nested!(any $($rest),*))
+    };
+    (fields) => { () };
+    (fields $field:ident $(, $rest:ident)*) => {
+        ($field, $crate::wire::any::nested!(fields $($rest),*))
+    };
+}
+pub(crate) use nested;
+
 macro_rules! any_of {
     ($($kind:ty = $strategy:expr;)+) => {$(
         impl Any for $kind {

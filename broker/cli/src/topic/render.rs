@@ -232,6 +232,7 @@ mod tests {
                 bytes: 1_500_000,
                 segments: 1,
                 condition: PartitionCondition::Awake,
+                replicas: vec![NodeId(1)],
             }],
         }
     }

@@ -242,6 +242,21 @@ impl Stream {
             ApiKey::Subscribe => self.subscribe(frame).await,
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
+            ApiKey::Metadata
+            | ApiKey::WatchMetadata
+            | ApiKey::ClusterStatus
+            | ApiKey::ClusterPlan
+            | ApiKey::Rebalance
+            | ApiKey::DrainNode
+            | ApiKey::RemoveNode
+            | ApiKey::TransferLeader
+            | ApiKey::JoinToken => {
+                let error = ErrorResponse::new(
+                    ErrorCode::UnknownApi,
+                    format!("this node does not answer {api}: it is no member of a cluster"),
+                );
+                Ok(self.refuse(&frame.header, &error).await?)
+            }
         }
     }
 

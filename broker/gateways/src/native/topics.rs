@@ -31,7 +31,7 @@ const PAGE_BYTES_MAX: u32 = 256 << 10;
 /// No [`TopicInfo`] takes more.
 const TOPIC_INFO_BYTES_MAX: u32 = 384;
 /// No [`PartitionInfo`] takes more.
-const PARTITION_INFO_BYTES_MAX: u32 = 96;
+const PARTITION_INFO_BYTES_MAX: u32 = 160;
 
 /// How many items of at most `bytes_max` each one page may hold.
 fn page(session: &Session, bytes_max: u32) -> usize {
@@ -213,6 +213,7 @@ mod tests {
             bytes: u64::MAX,
             segments: u32::MAX,
             condition: PartitionCondition::Quarantined,
+            replicas: vec![NodeId(u64::MAX); 9],
         };
         assert!(encoded_bytes(&partition) <= PARTITION_INFO_BYTES_MAX as usize);
     }
