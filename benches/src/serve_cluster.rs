@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use plimsoll_client::{Client, ClientConfig};
-use plimsoll_protocol::api::{ClusterStatusResponse, MetadataResponse, NodeState};
+use plimsoll_protocol::api::{ClusterStatusResponse, NodeState};
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_transport::TransportKind;
 
@@ -48,9 +48,9 @@ pub fn commands(
         let directory = directory.join(format!("node-{index}"));
         std::fs::create_dir_all(&directory)?;
         let command = ServeCommand::new(binary, &directory)?;
-        Ok(settings.iter().fold(command, |command, setting| {
-            command.argument("--set").argument(setting.as_str())
-        }))
+        Ok(settings
+            .iter()
+            .fold(command, |command, setting| command.argument("--set").argument(setting.as_str())))
     };
     (1..=nodes).map(command).collect()
 }
@@ -197,6 +197,22 @@ impl ServeCluster {
     /// # Errors
     /// When a node ends by itself, or it takes longer than three minutes.
     pub async fn wait_until_well(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.wait_until(client, lack).await
+    }
+
+    /// Waits until all nodes that run are active members that hear each other.
+    ///
+    /// # Errors
+    /// As [`ServeCluster::wait_until_well`].
+    pub async fn wait_until_members(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.wait_until(client, lack_of_members).await
+    }
+
+    async fn wait_until(
+        &mut self,
+        client: &Client,
+        lack: fn(&ClusterStatusResponse, usize) -> Option<String>,
+    ) -> anyhow::Result<()> {
         let running = self.running().len();
         let began = Instant::now();
         loop {
@@ -217,6 +233,21 @@ impl ServeCluster {
         }
     }
 
+    /// Starts a node that does not run and returns how long it took until that node itself says that
+    /// all members are there and no partition lacks anything.
+    ///
+    /// # Errors
+    /// As [`ServeCluster::wait_until_well`].
+    pub async fn time_to_serve(&mut self, index: usize) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        self.restart(index)?;
+        let node = &mut self.nodes[index];
+        let process = node.process.as_mut().expect("it was just started");
+        let client = node.command.connect(process, self.transport).await?;
+        self.wait_until_well(&client).await?;
+        Ok(began.elapsed())
+    }
+
     /// Which node leads a partition, as the cluster says now. `None` while nobody does, or while the
     /// one named does not run.
     ///
@@ -228,14 +259,10 @@ impl ServeCluster {
         topic: &str,
         partition: u32,
     ) -> anyhow::Result<Option<usize>> {
-        let metadata = client.admin().metadata([topic]).await?;
-        let leader = metadata
-            .topics
-            .iter()
-            .flat_map(|found| &found.partitions)
-            .find(|found| found.partition.0 == partition)
-            .and_then(|found| found.leader);
-        let index = leader.and_then(|leader| self.index_of(&metadata, leader));
+        let described = client.admin().describe_topic(topic).await?;
+        let found = described.partitions.iter().find(|found| found.partition.0 == partition);
+        let Some(leader) = found.and_then(|found| found.leader) else { return Ok(None) };
+        let index = self.index_of(&client.admin().cluster_status().await?, leader);
         Ok(index.filter(|index| self.is_running(*index)))
     }
 
@@ -262,15 +289,15 @@ impl ServeCluster {
     }
 
     /// The node with an id, found by its address.
-    pub fn index_of(&self, metadata: &MetadataResponse, node: NodeId) -> Option<usize> {
-        let address = &metadata.nodes.iter().find(|found| found.node == node)?.address;
+    pub fn index_of(&self, status: &ClusterStatusResponse, node: NodeId) -> Option<usize> {
+        let address = &status.nodes.iter().find(|found| found.node == node)?.address;
         self.nodes.iter().position(|found| found.command.address().to_string() == *address)
     }
 
     /// The id of a node, found by its address.
-    pub fn id_of(&self, metadata: &MetadataResponse, index: usize) -> Option<NodeId> {
+    pub fn id_of(&self, status: &ClusterStatusResponse, index: usize) -> Option<NodeId> {
         let address = self.command(index).address().to_string();
-        Some(metadata.nodes.iter().find(|found| found.address == address)?.node)
+        Some(status.nodes.iter().find(|found| found.address == address)?.node)
     }
 
     /// Fails when a node that should run has ended by itself; with what it printed.
@@ -311,6 +338,21 @@ fn client_config(
 
 /// What a cluster of so many nodes that run lacks, in words.
 pub fn lack(status: &ClusterStatusResponse, running: usize) -> Option<String> {
+    if let Some(lack) = lack_of_members(status, running) {
+        return Some(lack);
+    }
+    if status.unwell_total > 0 {
+        let first = status.unwell.first().map(|unwell| {
+            format!(": {}/{} {} (lag {})", unwell.topic, unwell.partition, unwell.why, unwell.lag)
+        });
+        let count = status.unwell_total;
+        return Some(format!("{count} partitions lack something{}", first.unwrap_or_default()));
+    }
+    (status.moves_total > 0).then(|| format!("{} partitions move", status.moves_total))
+}
+
+/// As [`lack`], but only of members and of a leader of the catalog.
+pub fn lack_of_members(status: &ClusterStatusResponse, running: usize) -> Option<String> {
     let serving = status.nodes.iter().filter(|node| node.up && node.state == NodeState::Active);
     let serving = serving.count();
     if serving != running {
@@ -321,15 +363,93 @@ pub fn lack(status: &ClusterStatusResponse, running: usize) -> Option<String> {
         let nodes: Vec<_> = words.collect();
         return Some(format!("{serving} of {running} nodes serve ({})", nodes.join(", ")));
     }
-    if status.controller.is_none() {
-        return Some("nobody leads the catalog".to_owned());
+    status.controller.is_none().then(|| "nobody leads the catalog".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_protocol::api::{ClusterNode, UnwellPartition};
+    use plimsoll_protocol::ids::PartitionIndex;
+
+    use super::*;
+
+    fn node(id: u64, up: bool, state: NodeState) -> ClusterNode {
+        ClusterNode {
+            node: NodeId(id),
+            address: format!("127.0.0.1:{id}"),
+            rack: None,
+            weight_hundredths: 100,
+            state,
+            up,
+            last_heard_ms: None,
+            clock_offset_ms: None,
+            version: String::new(),
+            leaders: 0,
+            replicas: 0,
+            bytes: None,
+        }
     }
-    if status.unwell_total > 0 {
-        let first = status.unwell.first().map(|unwell| {
-            format!(": {}/{} {} (lag {})", unwell.topic, unwell.partition, unwell.why, unwell.lag)
+
+    fn well() -> ClusterStatusResponse {
+        ClusterStatusResponse {
+            cluster_id: "c".to_owned(),
+            answered_by: NodeId(1),
+            epoch: 1,
+            controller: Some(NodeId(1)),
+            nodes: (1..=3).map(|id| node(id, true, NodeState::Active)).collect(),
+            topics: 1,
+            partitions: 1,
+            unwell: Vec::new(),
+            unwell_total: 0,
+            moves: Vec::new(),
+            moves_total: 0,
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_well_when_nothing_is_missing() {
+        assert_eq!(lack(&well(), 3), None);
+        // One more was started than has joined.
+        assert!(lack(&well(), 4).unwrap().contains("3 of 4 nodes serve"));
+        let mut status = well();
+        status.nodes[1].up = false;
+        assert!(lack(&status, 3).unwrap().contains("127.0.0.1:2 active down"));
+        assert_eq!(lack(&status, 2), None, "of those that run all serve");
+        status.nodes[2].state = NodeState::Joining;
+        assert!(lack(&status, 2).unwrap().contains("127.0.0.1:3 joining up"));
+    }
+
+    #[test]
+    fn what_lacks_first_is_named() {
+        let mut status = well();
+        status.moves_total = 4;
+        assert_eq!(lack(&status, 3).unwrap(), "4 partitions move");
+        status.unwell_total = 1;
+        status.unwell.push(UnwellPartition {
+            topic: "t".parse().unwrap(),
+            partition: PartitionIndex(7),
+            leader: None,
+            replicas: Vec::new(),
+            in_sync: Vec::new(),
+            lag: 5,
+            why: "nobody leads it".to_owned(),
         });
-        let count = status.unwell_total;
-        return Some(format!("{count} partitions lack something{}", first.unwrap_or_default()));
+        let text = lack(&status, 3).unwrap();
+        assert_eq!(text, "1 partitions lack something: t/7 nobody leads it (lag 5)");
+        status.controller = None;
+        assert_eq!(lack(&status, 3).unwrap(), "nobody leads the catalog");
     }
-    (status.moves_total > 0).then(|| format!("{} partitions move", status.moves_total))
+
+    #[test]
+    fn a_client_of_a_cluster_knows_all_addresses() {
+        let directory = tempfile::tempdir().unwrap();
+        let commands = commands(Path::new("plimsoll"), directory.path(), 3, &[]).unwrap();
+        let nodes = commands.into_iter().map(|command| ServedNode { command, process: None });
+        let cluster = ServeCluster { nodes: nodes.collect(), transport: TransportKind::Tcp };
+        let config = cluster.client_config().unwrap();
+        let addresses = (0..3).map(|index| cluster.command(index).plaintext_address().to_string());
+        assert_eq!(config.addresses, addresses.collect::<Vec<_>>());
+        assert!(cluster.running().is_empty());
+    }
 }

@@ -327,8 +327,11 @@ mod tests {
             options.plans(Workload::Produce)[0].replicas
         };
         assert_eq!([1, 2, 3, 5].map(of), [1, 2, 3, 3]);
-        let one =
-            Options { nodes: NonZeroU32::new(3), replicas: NonZeroU32::new(1), ..Options::default() };
+        let one = Options {
+            nodes: NonZeroU32::new(3),
+            replicas: NonZeroU32::new(1),
+            ..Options::default()
+        };
         assert_eq!(one.plans(Workload::Produce)[0].replicas, 1);
     }
 

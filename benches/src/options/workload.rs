@@ -77,9 +77,13 @@ impl Workload {
             Self::Restart => "kill -9 under load, start to first acknowledged produce",
             Self::Transport => "the raw QUIC, TLS and TCP streams with no broker: the limit",
             Self::Singles => "single records, awaited together by many tasks",
-            Self::Idle => "memory (of a cluster also CPU) of idle nodes, without and with partitions",
+            Self::Idle => {
+                "memory (of a cluster also CPU) of idle nodes, without and with partitions"
+            }
             Self::Failover => "longest gap between acknowledgements when a leader's node ends",
-            Self::Rebalance => "a node joins a cluster under load: what moves, what producers notice",
+            Self::Rebalance => {
+                "a node joins a cluster under load: what moves, what producers notice"
+            }
         }
     }
 
