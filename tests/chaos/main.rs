@@ -25,7 +25,6 @@ use plimsoll_tests::{
     History, Log, Network, NotAllowed, Pace, Place, Random, Reader, TestCluster, Writer, is_long,
     plimsoll_binary, read_log,
 };
-use plimsoll_transport::TransportKind;
 
 use crate::faults::Faults;
 use crate::schedule::{Kind, Schedule};
@@ -74,8 +73,14 @@ async fn run(network: Option<&Network>) {
         kinds.extend(Kind::OF_NETWORKS);
     }
     let mut random = Random::for_test();
-    let mut cluster =
-        TestCluster::start_with(NODES as u32, TransportKind::Quic, &[], network).await;
+    let mut cluster = TestCluster::start_with(NODES as u32, |index, command| match network {
+        None => command,
+        Some(network) => {
+            let (address, plaintext) = network.addresses(index);
+            command.listening(address, plaintext).launched_by(network.launcher(index))
+        }
+    })
+    .await;
     for (name, settings) in TOPICS {
         cluster.create_topic(name, PARTITIONS, settings).await;
     }

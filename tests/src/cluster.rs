@@ -1,6 +1,7 @@
 //! A cluster of real processes, in a temporary directory that goes with it.
 
 use plimsoll_bench::serve_cluster::{ServeCluster, commands};
+use plimsoll_bench::serve_process::ServeCommand;
 use plimsoll_client::{Client, NewTopic, TopicConfig};
 use plimsoll_protocol::api::ClusterStatusResponse;
 use plimsoll_protocol::ids::NodeId;
@@ -8,7 +9,6 @@ use plimsoll_transport::TransportKind;
 use tempfile::TempDir;
 
 use crate::binary::plimsoll_binary;
-use crate::network::Network;
 use crate::wait::{eventually, within};
 
 /// Nodes and their directory.
@@ -22,29 +22,27 @@ pub struct TestCluster {
 impl TestCluster {
     /// Starts three nodes on free ports of 127.0.0.1 and waits until all are members.
     pub async fn start() -> Self {
-        Self::start_with(3, TransportKind::Quic, &[], None).await
+        Self::start_with(3, |_, command| command).await
     }
 
-    /// Starts some nodes with settings (`key=value`), on the places of `network` where there is one.
+    /// Starts some nodes, each as `shape` makes of its number and command.
     pub async fn start_with(
         nodes: u32,
-        transport: TransportKind,
-        settings: &[&str],
-        network: Option<&Network>,
+        shape: impl Fn(usize, ServeCommand) -> ServeCommand,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let settings: Vec<_> = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let commands = commands(plimsoll_binary(), directory.path(), nodes, &settings);
+        let commands = commands(plimsoll_binary(), directory.path(), nodes, &[]);
         let commands = commands.expect("free ports").into_iter().enumerate();
-        let placed = commands.map(|(index, command)| match network {
-            None => command,
-            Some(network) => {
-                let (address, plaintext) = network.addresses(index);
-                command.listening(address, plaintext).launched_by(network.launcher(index))
-            }
-        });
-        let nodes = ServeCluster::start(placed.collect(), transport).await;
+        let shaped = commands.map(|(index, command)| shape(index, command)).collect();
+        let nodes = ServeCluster::start(shaped, TransportKind::Quic).await;
         Self { nodes: nodes.expect("the nodes start and join"), directory }
+    }
+
+    /// A command for one more node, in a directory of its own.
+    pub fn another(&self, name: &str) -> ServeCommand {
+        let directory = self.directory.path().join(name);
+        std::fs::create_dir(&directory).expect("a new directory");
+        ServeCommand::new(plimsoll_binary(), &directory).expect("free ports")
     }
 
     /// The directory in which each node has one.
