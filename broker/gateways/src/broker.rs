@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
@@ -23,6 +23,7 @@ use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, TopicMeta};
 use plimsoll_transport::FrameRoom;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::counters::Counters;
 use crate::limits::Limits;
@@ -380,8 +381,8 @@ impl Broker {
 
     async fn carry_out_deletion(&self, topic: TopicName) -> Result<(), ErrorResponse> {
         match self.command(CatalogCommand::DeleteTopic { topic }).await? {
-            CatalogReply::Deleted(topic) => {
-                let removed = self.remove_groups(topic.partitions.iter().copied()).await;
+            CatalogReply::Deleted { groups, .. } => {
+                let removed = self.remove_groups(groups.iter().copied()).await;
                 removed.map_err(|error| refusals::open(&error))
             }
             _ => Err(refusals::bug("the catalog answered the deletion of a topic")),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::disk::BLOCK_BYTES;
+use crate::header::Identity;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -68,6 +69,9 @@ pub struct StoreConfig {
     pub state_in_memory_bytes_max: usize,
     /// How long to wait before a write that failed for lack of space is tried again. Default 50 ms.
     pub retry_full_disk_after: Duration,
+    /// Whose directory a new one becomes: a node that joins a cluster was given cluster and number. `None`,
+    /// the default, makes random ones. A directory that is another's is not opened.
+    pub identity: Option<Identity>,
     /// Seed of the random numbers (salts, identity); `None` takes the operating system's. For
     /// simulations only: every opening of the same directory needs another seed.
     pub seed: Option<u64>,
@@ -94,6 +98,7 @@ impl Default for StoreConfig {
             tail_cache_bytes_max: 4 * MIB,
             state_in_memory_bytes_max: KIB as usize,
             retry_full_disk_after: Duration::from_millis(50),
+            identity: None,
             seed: None,
         }
     }

@@ -1,12 +1,14 @@
 //! What a group's log is made of: entries, votes, and the marks kept beside the entries.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, NodeId, Offset, Term};
 
 use crate::config::GroupOptions;
 use crate::random::Salt;
-use crate::segment::SegmentId;
+use crate::segment::{SegmentId, SegmentInfo};
 
 /// One entry of a log: the 96-byte header, filled, and the bytes behind it. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,9 +125,20 @@ impl Marks {
                 self.end_offset = reset.offset;
                 self.branch = reset.branch;
             }
+            Change::Install(install) => self.apply_install(install),
             Change::Create(options) | Change::Options(options) => self.options = *options,
             Change::Delete => {}
         }
+    }
+
+    pub(crate) fn apply_install(&mut self, install: &Install) {
+        self.committed = install.committed;
+        self.purged = install.purged;
+        self.last = install.last;
+        self.start_offset = install.start_offset;
+        self.start_index = install.start_index;
+        self.end_offset = install.end_offset;
+        self.branch = install.branch;
     }
 
     /// Takes in entries that were placed.
@@ -174,6 +187,7 @@ pub(crate) enum Change {
     Purge(LogId),
     Start(Start),
     Reset(Reset),
+    Install(Arc<Install>),
 }
 
 /// The end of the log was taken away.
@@ -210,6 +224,66 @@ pub(crate) struct Reset {
     pub(crate) offset: Offset,
     /// The branch that begins here.
     pub(crate) branch: u64,
+}
+
+/// The whole log was replaced, by one whose segments were made and synced before, or by nothing. The vote
+/// and the options stay.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Install {
+    pub(crate) last: Option<LogId>,
+    pub(crate) committed: Option<LogId>,
+    /// The entry before the first one.
+    pub(crate) purged: Option<LogId>,
+    pub(crate) start_offset: Offset,
+    pub(crate) start_index: LogIndex,
+    pub(crate) end_offset: Offset,
+    /// The branch that begins here.
+    pub(crate) branch: u64,
+    /// Segments made later have this number or a larger one.
+    pub(crate) next_segment: SegmentId,
+    /// All sealed.
+    pub(crate) segments: Vec<SegmentInfo>,
+    pub(crate) state: Option<InstalledState>,
+}
+
+/// The folded state that came with a log, in a file of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InstalledState {
+    /// Number of the file.
+    pub(crate) number: SegmentId,
+    /// The last entry that is folded into it.
+    pub(crate) applied: LogId,
+    pub(crate) bytes: u64,
+    pub(crate) crc: u32,
+}
+
+impl Install {
+    /// Index after the last entry.
+    pub(crate) fn end_index(&self) -> LogIndex {
+        self.last.map_or(LogIndex(0), |last| LogIndex(last.index.0 + 1))
+    }
+
+    /// Whether its segments are one log that begins and ends as it says; if not, why.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let (mut next, mut offset) = (self.start_index, None);
+        let mut last = self.purged;
+        if self.start_index.0 != last.map_or(0, |last| last.index.0 + 1) {
+            return Err("begins at another entry than it says");
+        }
+        for info in &self.segments {
+            let follows = info.base_index == next
+                && offset.is_none_or(|offset| offset == info.base_offset)
+                && info.previous == last;
+            if !follows || !info.sealed || info.last.is_none() || info.id >= self.next_segment {
+                return Err("has a segment that does not continue the one before it");
+            }
+            (next, offset, last) = (info.end_index(), Some(info.end_offset), info.last);
+        }
+        let ends = last == self.last && offset.unwrap_or(self.end_offset) == self.end_offset;
+        let starts = self.start_offset <= self.end_offset
+            && self.segments.first().is_none_or(|first| first.base_offset <= self.start_offset);
+        if ends && starts { Ok(()) } else { Err("ends or starts elsewhere than it says") }
+    }
 }
 
 impl Change {

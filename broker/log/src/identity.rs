@@ -24,23 +24,26 @@ pub(crate) fn load(disk: &dyn Disk) -> io::Result<Option<Result<Identity, Header
     Ok(Some(header::decode(MAGIC, &bytes).map(|(identity, _)| identity)))
 }
 
-/// Makes a random identity and stores it.
-pub(crate) fn create(disk: &dyn Disk, random: &Random) -> io::Result<Identity> {
+/// A random identity.
+pub(crate) fn make(random: &Random) -> Identity {
     let mut cluster_id = [0; 16];
     cluster_id[..8].copy_from_slice(&random.next().to_le_bytes());
     cluster_id[8..].copy_from_slice(&random.next().to_le_bytes());
     // Never 0, and readable: one of 2^32.
     let node_id = NodeId((random.next() >> 32).max(1));
-    let identity = Identity { cluster_id, node_id };
+    Identity { cluster_id, node_id }
+}
+
+/// Stores the identity of a new directory; it is durable on return.
+pub(crate) fn create(disk: &dyn Disk, identity: &Identity) -> io::Result<()> {
     if disk.exists(UNFINISHED)? {
         disk.remove(UNFINISHED)?;
     }
     let file = disk.create(UNFINISHED, Mode::Buffered)?;
-    let bytes = header::encode(MAGIC, &identity, |_| {});
+    let bytes = header::encode(MAGIC, identity, |_| {});
     file.allocate(bytes.len() as u64)?;
     file.write_at(0, &[&bytes])?;
     file.sync()?;
     disk.rename(UNFINISHED, PATH)?;
-    disk.sync_dir("")?;
-    Ok(identity)
+    disk.sync_dir("")
 }

@@ -28,6 +28,7 @@
 //! Opening a store is: newest valid checkpoint, then the journal after it through the very same write
 //! path. `FORMAT.md` beside this crate draws every byte.
 
+mod boot;
 mod checkpoint;
 mod config;
 pub mod disk;
@@ -43,6 +44,7 @@ mod parking;
 mod random;
 mod segment;
 mod store;
+mod transfer;
 
 pub use config::{ConfigError, Driver, Durability, GroupOptions, SEGMENT_BYTES_MIN, StoreConfig};
 pub use entry::{LogEntry, Vote};

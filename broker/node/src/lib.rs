@@ -16,9 +16,13 @@ pub mod certificates;
 pub mod config;
 mod error;
 mod files;
+mod join;
 mod node;
 mod parts;
+mod surroundings;
 
 pub use error::{NodeFailed, StartError};
 pub use files::raise_file_limit;
+pub use join::{InvalidJoinToken, JoinToken};
 pub use node::Node;
+pub use surroundings::{Simulated, Surroundings};

@@ -1,7 +1,7 @@
 //! One node: opens its storage, answers on its sockets, keeps house, ends in order.
 //!
-//! Order of a start: the data directory is locked, certificates are made ready, addresses are bound,
-//! storage is recovered, the catalog is woken; only then connections are taken in. Order of an end:
+//! Order of a start: the data directory is locked, storage is recovered, certificates are made ready,
+//! addresses are bound, the catalog is woken; only then connections are taken in. Order of an end:
 //! no new connections, sessions finish what they have, groups leave their state with the log, the
 //! store makes a checkpoint. Several nodes can run in one process; there are no globals.
 
@@ -15,8 +15,8 @@ use futures_util::FutureExt as _;
 use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, StrangerPlace, maintain, native};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
-use plimsoll_log::{Driver, FatalError, Store};
-use plimsoll_replication::{Clock, Host, HostConfig, SystemClock};
+use plimsoll_log::{FatalError, Store};
+use plimsoll_replication::{Blocking, Clock, Host, HostConfig, SystemClock};
 use plimsoll_transport::{Incoming, Listener, ServerTls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use crate::certificates::{self, Certificates};
 use crate::config::NodeConfig;
 use crate::error::{NodeFailed, StartError};
+use crate::surroundings::Surroundings;
 
 /// Far above what tasks that were ended take to go.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +33,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A running node. Dropping it is as [`Node::abort`], without waiting for it.
 pub struct Node {
     config: NodeConfig,
-    certificates: Certificates,
+    /// None in the simulation.
+    certificates: Option<Certificates>,
     listener: Arc<Listener>,
     plaintext: Option<Arc<Listener>>,
     broker: Arc<Broker>,
@@ -42,6 +44,7 @@ pub struct Node {
     disk: Weak<dyn Disk>,
     failed: watch::Receiver<Option<NodeFailed>>,
     tasks: Tasks,
+    blocking: Blocking,
 }
 
 /// What runs beside the sessions; ended when dropped.
@@ -64,7 +67,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         config.check()?;
         let data = config.data.clone();
-        let disk = blocking(move || RealDisk::open(data, OpenOptions::default())).await?;
+        let disk = Blocking::Pool.run(move || RealDisk::open(data, OpenOptions::default())).await?;
         if !disk.has_direct_access() {
             tracing::info!(
                 data = %config.data.display(),
@@ -88,25 +91,39 @@ impl Node {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        Self::start_in(config, Surroundings::real(disk, clock)).await
+    }
+
+    /// Starts a node in the surroundings given.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_in(config: NodeConfig, around: Surroundings) -> Result<Self, StartError> {
         config.check()?;
-        let certificates = {
-            let config = config.clone();
-            let prepare = move || certificates::prepare(&config, config.listen, SystemTime::now());
-            blocking(prepare).await?
-        };
-        let (listener, plaintext) = bind(&config, &certificates)?;
+        let (disk, clock) = (Arc::clone(&around.disk), Arc::clone(&around.clock));
+        let blocking = around.blocking();
         let disk_in_use = Arc::downgrade(&disk);
         let (tell, failed) = watch::channel(None);
         let tell_of_tasks = tell.clone();
         let store = {
-            let config = config.store();
+            let (config, driver) = (around.store_config(config.store()), around.driver());
             let on_fatal = move |error: &FatalError| {
                 tell.send_replace(Some(NodeFailed::Storage(error.to_string().into())));
             };
-            let open = move || Store::open(disk, config, Driver::Threads, Box::new(on_fatal));
-            blocking(open).await?
+            let open = move || Store::open(disk, config, driver, Box::new(on_fatal));
+            blocking.run(open).await?
         };
-        let (host, broker) = open_broker(&config, &store, &clock).await?;
+        if let Some(simulated) = &around.simulated {
+            (simulated.opened)(&store);
+        }
+        let opened = open_on(&config, &store, &around).await;
+        let (certificates, (listener, plaintext), (host, broker)) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                blocking.run(move || store.close()).await;
+                return Err(error);
+            }
+        };
         let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
         for listener in std::iter::once(&listener).chain(&plaintext) {
             let accepting = accept(Arc::clone(listener), Arc::clone(&broker));
@@ -141,6 +158,7 @@ impl Node {
             disk: disk_in_use,
             failed,
             tasks,
+            blocking,
         })
     }
 
@@ -157,7 +175,7 @@ impl Node {
     /// The authority that clients should trust, PEM. `None` where the operator brought a certificate
     /// and did not say who signed it.
     pub fn ca_pem(&self) -> Option<&str> {
-        self.certificates.authority_pem.as_deref()
+        self.certificates.as_ref()?.authority_pem.as_deref()
     }
 
     /// The file with [`Node::ca_pem`].
@@ -225,7 +243,7 @@ impl Node {
         drop(deletions);
         self.host.shutdown().await;
         let store = Arc::clone(&self.store);
-        blocking(move || store.close()).await;
+        self.blocking.run(move || store.close()).await;
         self.release().await;
     }
 
@@ -242,7 +260,7 @@ impl Node {
 
     /// Drops the store and waits until nobody uses its directory any more.
     async fn release(self) {
-        let Self { listener, plaintext, broker, host, store, disk, .. } = self;
+        let Self { listener, plaintext, broker, host, store, disk, blocking, .. } = self;
         // Tells QUIC's peers, and frees the ports.
         drop((listener, plaintext, broker, host));
         let released = async {
@@ -251,7 +269,7 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             // Joins the store's threads.
-            blocking(move || drop(store)).await;
+            blocking.run(move || drop(store)).await;
             while disk.strong_count() > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -262,13 +280,40 @@ impl Node {
     }
 }
 
-/// Binds the node's addresses.
-fn bind(
+/// The node's addresses.
+type Listeners = (Arc<Listener>, Option<Arc<Listener>>);
+/// What answers on them.
+type Brokers = (Arc<Host>, Arc<Broker>);
+
+/// Makes everything ready that a store needs around it.
+async fn open_on(
     config: &NodeConfig,
-    certificates: &Certificates,
-) -> Result<(Arc<Listener>, Option<Arc<Listener>>), StartError> {
-    let tls =
-        ServerTls::from_pem(certificates.chain_pem.as_bytes(), certificates.key_pem.as_bytes())?;
+    store: &Arc<Store>,
+    around: &Surroundings,
+) -> Result<(Option<Certificates>, Listeners, Brokers), StartError> {
+    let (certificates, listeners) = match &around.simulated {
+        Some(simulated) => {
+            let listener = simulated.host.listen(config.listen.port(), config.transport())?;
+            (None, (Arc::new(listener), None))
+        }
+        None => {
+            let prepare = {
+                let (config, identity, now) = (config.clone(), store.identity(), SystemTime::now());
+                move || certificates::prepare(&config, config.listen, &identity, now)
+            };
+            let certificates = Blocking::Pool.run(prepare).await?;
+            let listeners = bind(config, &certificates)?;
+            (Some(certificates), listeners)
+        }
+    };
+    let brokers = open_broker(config, store, around).await?;
+    Ok((certificates, listeners, brokers))
+}
+
+/// Binds the node's addresses.
+fn bind(config: &NodeConfig, certificates: &Certificates) -> Result<Listeners, StartError> {
+    let shown = &certificates.clients;
+    let tls = ServerTls::from_pem(shown.chain_pem.as_bytes(), shown.key_pem.as_bytes())?;
     let listener = Listener::bind(config.listen, &tls, config.transport())?;
     let plaintext = match config.listen_plaintext {
         Some(address) => Some(Arc::new(Listener::bind_plaintext(address, config.transport())?)),
@@ -281,12 +326,17 @@ fn bind(
 async fn open_broker(
     config: &NodeConfig,
     store: &Arc<Store>,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Host>, Arc<Broker>), StartError> {
+    around: &Surroundings,
+) -> Result<Brokers, StartError> {
     let identity = store.identity();
-    let host_config =
-        HostConfig { drain_timeout: config.shutdown_timeout, ..HostConfig::default() };
-    let host = Host::new(Arc::clone(store), identity.node_id, Arc::clone(clock), host_config);
+    let host_config = HostConfig {
+        drain_timeout: config.shutdown_timeout,
+        blocking: around.blocking(),
+        random: around.random(),
+        ..HostConfig::default()
+    };
+    let clock = Arc::clone(&around.clock);
+    let host = Host::new(Arc::clone(store), identity.node_id, clock, host_config);
     let named = NodeIdentity {
         node_id: identity.node_id,
         cluster_id: hex(&identity.cluster_id),
@@ -297,8 +347,6 @@ async fn open_broker(
         Ok(broker) => Ok((host, broker)),
         Err(error) => {
             host.abort().await;
-            let closing = Arc::clone(store);
-            blocking(move || closing.close()).await;
             Err(error.into())
         }
     }
@@ -310,6 +358,7 @@ async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) -> Result<(), &'st
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             incoming = listener.accept() => match incoming {
                 Some(incoming) => {
                     let Some((incoming, stranger)) = receive(incoming, &broker) else { continue };
@@ -358,18 +407,6 @@ fn receive(incoming: Incoming, broker: &Broker) -> Option<(Incoming, StrangerPla
             incoming.refuse();
             None
         }
-    }
-}
-
-/// Runs what blocks on a thread where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down with everything on it.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

@@ -38,6 +38,12 @@ any_of! {
     u16 = any::<u16>();
     u32 = any::<u32>();
     u64 = any::<u64>();
+    u128 = any::<u128>();
+    [u8; 16] = any::<[u8; 16]>();
+    [u8; 32] = any::<[u8; 32]>();
+    Bytes = prop::collection::vec(any::<u8>(), 0..8).prop_map(Bytes::from);
+    LogIndex = any::<u64>().prop_map(Self);
+    LogId = any::<(u64, u64)>().prop_map(|(term, index)| Self::new(Term(term), LogIndex(index)));
     i64 = any::<i64>();
     bool = any::<bool>();
     String = ".{0,8}";

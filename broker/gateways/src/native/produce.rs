@@ -1,6 +1,6 @@
 //! Storing batches: checked, admitted in order, answered when they have got as far as was asked.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ const LANES_MAX: usize = 4096;
 /// The partitions that a stream produces to, looked up once.
 #[derive(Default)]
 pub(super) struct Lanes {
-    partitions: HashMap<(TopicName, PartitionIndex), Partition>,
+    partitions: BTreeMap<(TopicName, PartitionIndex), Partition>,
     catalog: Option<watch::Receiver<Arc<Catalog>>>,
 }
 
@@ -158,17 +158,13 @@ async fn check(
         _ => Some(session.checking_room(work).await),
     };
     let (batch, limits) = (batch.clone(), limits.clone());
-    let checked = tokio::task::spawn_blocking(move || {
+    let check = move || {
         let checked = validate_produced(&batch, &limits);
         // Here, because the thread goes on when whoever waits for it does not.
         drop(room);
         checked
-    })
-    .await;
-    match checked {
-        Ok(checked) => checked,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    };
+    session.broker.host().blocking().run(check).await
 }
 
 /// What the answer to a produce request needs to know.

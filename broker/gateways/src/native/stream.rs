@@ -5,7 +5,7 @@
 //! reached nothing is read, and flow control makes the peer wait. A client that ends its side of the
 //! stream ends its subscriptions with it, and still gets the answers to its requests.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -46,7 +46,7 @@ pub(super) struct Stream {
     /// Requests and subscriptions of this stream; they end with it.
     pub(super) tasks: JoinSet<()>,
     requests: Arc<Semaphore>,
-    subscriptions: HashMap<CorrelationId, SubscriptionHandle>,
+    subscriptions: BTreeMap<CorrelationId, SubscriptionHandle>,
     panicked: watch::Sender<bool>,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn serve(
         lanes: Lanes::default(),
         tasks: JoinSet::new(),
         requests: Arc::new(Semaphore::new(session.broker.limits().requests_per_stream_max)),
-        subscriptions: HashMap::new(),
+        subscriptions: BTreeMap::new(),
         session: Arc::clone(&session),
         outbox,
         panicked,
@@ -79,6 +79,7 @@ pub(super) async fn serve(
     // outboxes, or when the peer takes nothing more.
     let _abort = AbortOnDrop(writing.abort_handle());
     let outcome = tokio::select! {
+        biased;
         outcome = reading => outcome,
         _ = alarm.wait_for(|panicked| *panicked) => {
             return Err(Ending::new(ErrorCode::Internal, "a request made the node fail; a bug"));
@@ -184,6 +185,7 @@ impl Stream {
         drop(self.outbox);
         let mut tasks = self.tasks;
         tokio::select! {
+            biased;
             () = async { while tasks.join_next().await.is_some() {} } => {}
             () = &mut gone => {}
         }

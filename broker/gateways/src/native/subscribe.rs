@@ -141,6 +141,7 @@ pub(super) async fn run(
         let push = Push::new(session, outbox, correlation, partition, request, start, credit);
         let mut stopping = session.broker.stopping();
         let broke = tokio::select! {
+            biased;
             broke = push.run(catalog) => match broke {
                 Ok(never) => match never {},
                 Err(Broke::Gone) => return,
@@ -153,6 +154,7 @@ pub(super) async fn run(
         let _ = outbox.send(OutFrame::head(frame.freeze())).await;
     };
     tokio::select! {
+        biased;
         () = pushing => {}
         // The sender was dropped: the stream wants no more.
         _ = end => {}
@@ -249,8 +251,7 @@ impl<'a> Push<'a> {
                 allowed = self.credit.wait() => allowed.min(max_bytes),
                 deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
             };
-            let log = self.partition.group.log();
-            match step(log, &mut self.cursor, upto, allowed).await {
+            match step(&self.partition.group, &mut self.cursor, upto, allowed).await {
                 Ok(Some(chunk)) => {
                     // A delivery that ends at the high watermark says so by its two offsets.
                     told_caught_up = chunk.next_offset >= upto;
@@ -266,6 +267,7 @@ impl<'a> Push<'a> {
                 Err(error) => return Err(self.gone_or(error).into()),
             }
             let changed = tokio::select! {
+                biased;
                 changed = watermark.changed() => changed,
                 deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
             };

@@ -113,6 +113,7 @@ pub(super) async fn create(
         replicas: request.replicas,
         config: request.config,
         if_not_exists: request.if_not_exists,
+        placement: None,
     };
     match broker.command(command).await? {
         CatalogReply::Created { topic, .. } => done(info(&name, &topic)),
@@ -132,8 +133,12 @@ pub(super) async fn alter(
         check_partitions(partitions, broker.limits().partitions_per_topic_max)?;
     }
     let name = request.topic.clone();
-    let command =
-        CatalogCommand::AlterTopic { topic: request.topic, partitions: request.partitions, patch };
+    let command = CatalogCommand::AlterTopic {
+        topic: request.topic,
+        partitions: request.partitions,
+        patch,
+        placement: None,
+    };
     match broker.command(command).await? {
         CatalogReply::Altered(topic) => {
             for &group in &topic.partitions {

@@ -28,6 +28,8 @@ const MAGIC: [u8; 8] = *b"PLMCKPT1";
 const PIECE_HEADER_BYTES: usize = 16;
 /// Smallest encoding of a segment, to check a count before it is believed.
 const SEGMENT_BYTES_MIN: usize = 75;
+/// Largest encoding of a segment.
+pub(crate) const SEGMENT_BYTES_MAX: usize = SEGMENT_BYTES_MIN + 2 * 16;
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,14 +143,7 @@ pub(crate) fn read_piece(piece: &[u8]) -> Result<Piece, FieldError> {
     reader.bytes("piece header", PIECE_HEADER_BYTES)?;
     let marks = read_marks(&mut reader)?;
     let next_segment = SegmentId(reader.u64("next segment")?);
-    let count = reader.u32("segments")? as usize;
-    if count > reader.remaining() / SEGMENT_BYTES_MIN {
-        return Err(reader.error("segments"));
-    }
-    let mut segments = Vec::with_capacity(count);
-    for _ in 0..count {
-        segments.push(read_segment(&mut reader)?);
-    }
+    let segments = read_segments(&mut reader)?;
     let state = reader.option("state", |reader| {
         let applied = reader.log_id("applied")?;
         let length = reader.u32("state length")? as usize;
@@ -186,7 +181,7 @@ fn read_marks(reader: &mut FieldReader<'_>) -> Result<Marks, FieldError> {
     })
 }
 
-fn put_segment(out: &mut Vec<u8>, info: &SegmentInfo) {
+pub(crate) fn put_segment(out: &mut Vec<u8>, info: &SegmentInfo) {
     out.put_u64(info.id.0);
     out.put_u64(info.base_index.0);
     out.put_u64(info.base_offset.0);
@@ -199,6 +194,15 @@ fn put_segment(out: &mut Vec<u8>, info: &SegmentInfo) {
     out.put_i64(info.max_timestamp_ms);
     out.put_i64(info.max_append_ms);
     out.put_u8(u8::from(info.sealed));
+}
+
+/// Reads a count and so many segments.
+pub(crate) fn read_segments(reader: &mut FieldReader<'_>) -> Result<Vec<SegmentInfo>, FieldError> {
+    let count = reader.u32("segments")? as usize;
+    if count > reader.remaining() / SEGMENT_BYTES_MIN {
+        return Err(reader.error("segments"));
+    }
+    (0..count).map(|_| read_segment(reader)).collect()
 }
 
 fn read_segment(reader: &mut FieldReader<'_>) -> Result<SegmentInfo, FieldError> {

@@ -34,6 +34,9 @@ pub enum Mode {
     Direct,
 }
 
+/// One start of a machine, told from all others.
+pub type BootId = [u8; 16];
+
 /// Unit of direct access, in bytes: no torn write touches bytes outside the blocks it covers.
 pub const BLOCK_BYTES: usize = 4096;
 
@@ -60,6 +63,9 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn exists(&self, path: &str) -> io::Result<bool>;
     /// Bytes that can still be allocated by this process.
     fn free_bytes(&self) -> io::Result<u64>;
+    /// Which start of the machine this is; `None` where that is not known. While it is the same, nothing
+    /// that was written was lost by a power failure.
+    fn boot_id(&self) -> io::Result<Option<BootId>>;
 }
 
 /// An open file of a [`Disk`]. All calls take offsets; there is no cursor.

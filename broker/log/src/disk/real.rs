@@ -24,11 +24,14 @@ pub use self::sigbus::install_sigbus_handler;
 
 use self::direct::DirectAccess;
 use self::file::RealFile;
-use super::{Disk, DiskFile, Mode};
+use super::{BootId, Disk, DiskFile, Mode};
 
 /// Files and directories are for the owner, and for its group to read (a backup, an inspection).
 const FILE_PERMISSIONS: Permissions = Permissions::from_raw_mode(0o640);
 const DIRECTORY_PERMISSIONS: Permissions = Permissions::from_raw_mode(0o750);
+
+/// Where Linux says which start of the machine this is.
+const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
 
 /// How [`RealDisk::open`] opens a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,6 +261,14 @@ impl Disk for RealDisk {
         let space = retry(|| rustix::fs::fstatvfs(&self.root))?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
+
+    fn boot_id(&self) -> io::Result<Option<BootId>> {
+        let text = match fs::read_to_string(BOOT_ID_PATH) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        Ok(parse_boot_id(&text))
+    }
 }
 
 /// Paths come from this crate; one that could leave the directory is a bug that must not reach it.
@@ -285,6 +296,13 @@ fn create_durably(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Reads a boot id as Linux writes it: a UUID.
+fn parse_boot_id(text: &str) -> Option<BootId> {
+    let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
+    let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32)?;
+    Some(number.to_be_bytes())
 }
 
 /// Repeats a call that a signal interrupted.

@@ -39,7 +39,7 @@ use self::faults::{Faults, Verdict};
 use self::handle::SimFile;
 use self::medium::{Medium, Node, parent};
 use self::pages::PAGE;
-use super::{Disk, DiskFile, Mode};
+use super::{BootId, Disk, DiskFile, Mode};
 
 /// Space of a disk that was given no capacity: more than any test fills.
 const CAPACITY_DEFAULT: u64 = 1 << 40;
@@ -436,6 +436,12 @@ impl Disk for SimDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let state = self.shared.lock();
         Ok(state.capacity.saturating_sub(state.medium.used_bytes()))
+    }
+
+    fn boot_id(&self) -> io::Result<Option<BootId>> {
+        let mut id = BootId::default();
+        id[..8].copy_from_slice(&self.shared.lock().medium.boots.to_le_bytes());
+        Ok(Some(id))
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Back {
     pub(crate) segments: Vec<Slot>,
     pub(crate) next_segment: SegmentId,
     pub(crate) deleted: bool,
+    /// Counts the installations.
+    pub(crate) installs: u64,
 }
 
 impl Back {
@@ -44,7 +46,7 @@ impl Back {
         next_segment: SegmentId,
     ) -> Self {
         let segments = segments.into_iter().map(|info| Slot::new(info, Weak::new())).collect();
-        Self { marks, segments, next_segment, deleted: false }
+        Self { marks, segments, next_segment, deleted: false, installs: 0 }
     }
 
     /// The segment that is appended to.

@@ -143,7 +143,8 @@ impl GroupLog {
             (front.marks.start_offset, front.cached_from_offset())
         };
         let stored = {
-            let mut back = self.back.lock();
+            let back = self.readable();
+            let mut back = back.lock();
             let after = |info: &crate::segment::SegmentInfo| {
                 info.end_offset > start && info.max_timestamp_ms >= ms
             };
@@ -300,7 +301,8 @@ impl ColdRange {
         }
         let group = &self.group;
         let (segment, end) = {
-            let mut back = group.back.lock();
+            let back = group.readable();
+            let mut back = back.lock();
             // Between two reads the records may have moved into the cache's past or been dropped;
             // the next read says which.
             let Some(at) = back.slot_of_offset(self.offset) else { return Ok(None) };

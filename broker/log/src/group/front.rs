@@ -2,12 +2,15 @@
 //! yet in a segment or not yet applied.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 
+use super::back::Back;
 use super::error::Quarantined;
-use crate::entry::{Change, Cut, LogEntry, Marks, Reset};
+use crate::entry::{Change, Cut, Install, LogEntry, Marks, Reset};
+use crate::parking::Mutex;
 
 /// Guarded by one mutex that is never held across I/O.
 #[derive(Debug)]
@@ -23,6 +26,13 @@ pub(crate) struct Front {
     pub(crate) state: StateSlot,
     pub(crate) quarantined: Option<Quarantined>,
     pub(crate) deleted: bool,
+    /// The log that was installed, for readers, while the back still holds the one before.
+    pub(crate) installed: Option<Arc<Mutex<Back>>>,
+    /// Counts the installations.
+    pub(crate) installs: u64,
+    /// The states before installations that the newest checkpoint may not hold yet, each with the count that
+    /// it belongs to: a log and the state of another one must never meet in a checkpoint.
+    pub(crate) states_before: Vec<(u64, StateSlot)>,
 }
 
 /// A group's folded state.
@@ -35,14 +45,24 @@ pub(crate) enum StateSlot {
     Stored(LogId),
 }
 
+impl StateSlot {
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        match self {
+            Self::None => None,
+            Self::Held(id, _) | Self::Stored(id) => Some(*id),
+        }
+    }
+
+    fn folded_upto(&self) -> LogIndex {
+        LogIndex(self.applied().map_or(0, |id| id.index.0 + 1))
+    }
+}
+
 impl Front {
     pub(crate) fn new(marks: Marks, state: StateSlot) -> Self {
         // What is folded into the state was applied, whether the group is woken in this life or not. The
         // state may be ahead of a log that lost entries; what comes in their place was not applied.
-        let folded = match &state {
-            StateSlot::None => LogIndex(0),
-            StateSlot::Held(id, _) | StateSlot::Stored(id) => LogIndex(id.index.0 + 1),
-        };
+        let folded = state.folded_upto();
         Self {
             written: marks.next_index(),
             applied: folded.min(marks.next_index()),
@@ -52,6 +72,9 @@ impl Front {
             state,
             quarantined: None,
             deleted: false,
+            installed: None,
+            installs: 0,
+            states_before: Vec::new(),
         }
     }
 
@@ -128,6 +151,24 @@ impl Front {
         self.cached_bytes = 0;
         self.written = LogIndex(reset.last.index.0 + 1);
         self.applied = self.written;
+    }
+
+    /// The log is another one from now on, and so is the state. What was damaged is gone.
+    pub(crate) fn install(&mut self, install: &Install, state: StateSlot, back: Back) {
+        self.states_before.push((self.installs, std::mem::replace(&mut self.state, state)));
+        self.installs += 1;
+        self.marks.apply_install(install);
+        self.cache = VecDeque::new();
+        self.cached_bytes = 0;
+        self.written = self.marks.next_index();
+        self.applied = self.folded_upto();
+        self.quarantined = None;
+        self.installed = Some(Arc::new(Mutex::new(back)));
+    }
+
+    /// Index behind the entries that are folded into the state.
+    fn folded_upto(&self) -> LogIndex {
+        self.state.folded_upto().min(self.marks.next_index())
     }
 
     /// The group was deleted. Its log is an empty one from now on, which begins where it ended: that

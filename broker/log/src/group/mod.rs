@@ -15,7 +15,7 @@ use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 
 use crate::config::{Durability, GroupOptions};
-use crate::entry::{Change, Cut, LogEntry, Marks, Reset, Vote};
+use crate::entry::{Change, Cut, Install, LogEntry, Marks, Reset, Vote};
 use crate::fatal::{Completion, FatalError};
 use crate::parking::Mutex;
 use crate::segment::scan::check_header;
@@ -91,11 +91,15 @@ impl GroupLog {
     /// Lets the front begin where the back ended up after recovery.
     pub(crate) fn restart(&self) {
         self.note_size();
-        let marks = self.back.lock().marks;
+        let (marks, installs) = {
+            let back = self.back.lock();
+            (back.marks, back.installs)
+        };
         let mut front = self.front.lock();
         let quarantined = front.quarantined.take();
         let state = std::mem::replace(&mut front.state, StateSlot::None);
         *front = Front::new(marks, state);
+        front.installs = installs;
         front.quarantined = quarantined;
     }
 
@@ -328,7 +332,8 @@ impl GroupLog {
     /// The header of an entry in a segment. Blocks.
     fn stored_header(&self, index: LogIndex) -> Result<BatchHeader, ReadError> {
         let (segment, info) = {
-            let mut back = self.back.lock();
+            let back = self.readable();
+            let mut back = back.lock();
             let first = back.marks.start_index;
             let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
             let info = back.segments[at].info;
@@ -339,6 +344,37 @@ impl GroupLog {
             .and_then(|segment| segment.find_index(index, info.end_bytes, interval))
             .map_err(|error| self.failed(error.into()))?;
         Ok(found.1)
+    }
+
+    /// The back, as readers see it: a log that was installed is there at once.
+    pub(crate) fn readable(&self) -> ReadableBack<'_> {
+        match self.front.lock().installed.clone() {
+            Some(installed) => ReadableBack::Installed(installed),
+            None => ReadableBack::Own(&self.back),
+        }
+    }
+
+    /// Replaces the log and the state. The segments and the state's file must be on stable storage.
+    pub(crate) fn install(&self, mut install: Install, state: StateSlot, done: Completion) {
+        let mut front = self.front.lock();
+        if front.deleted {
+            drop(front);
+            return refuse(Some(done));
+        }
+        install.branch = front.marks.branch + 1;
+        let install = Arc::new(install);
+        let mut marks = front.marks;
+        marks.apply_install(&install);
+        let segments = install.segments.iter().copied();
+        let back = Back::new(marks, segments, install.next_segment);
+        front.install(&install, state, back);
+        self.push(front, Change::Install(install), Some(done));
+    }
+
+    /// The log and the state go; the vote and the options stay.
+    pub(crate) fn drop_log(&self, done: Completion) {
+        *self.state_source.lock() = None;
+        self.install(Install::default(), StateSlot::None, done);
     }
 
     /// Quarantines the group where an error shows damage.
@@ -488,7 +524,8 @@ impl GroupLog {
     ) -> Result<bool, ReadError> {
         const WINDOW_BYTES: u64 = 1024 * 1024;
         let (segment, info) = {
-            let mut back = self.back.lock();
+            let back = self.readable();
+            let mut back = back.lock();
             let (index, first) = (range.start, back.marks.start_index);
             let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
             (back.open(&self.shared, self.id, at)?, back.segments[at].info)
@@ -589,6 +626,21 @@ impl GroupLog {
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
         self.front.lock().cached_bytes()
+    }
+}
+
+/// The back that readers look at.
+pub(crate) enum ReadableBack<'a> {
+    Own(&'a Mutex<Back>),
+    Installed(Arc<Mutex<Back>>),
+}
+
+impl ReadableBack<'_> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Back> {
+        match self {
+            Self::Own(back) => back.lock(),
+            Self::Installed(back) => back.lock(),
+        }
     }
 }
 

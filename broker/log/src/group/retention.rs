@@ -31,14 +31,15 @@ impl GroupLog {
     /// nor touches a quarantined group. The front of the log moves at once; files are removed once no
     /// kept checkpoint names them.
     pub fn retain(&self, policy: &Retention, now_ms: i64, committed_upto: Offset) -> RetainOutcome {
-        let segments: Vec<_> = {
+        let (segments, installs): (Vec<_>, _) = {
             let back = self.back.lock();
-            back.segments.iter().map(|slot| slot.info).collect()
+            (back.segments.iter().map(|slot| slot.info).collect(), back.installs)
         };
         let mut front = self.front.lock();
         let mut outcome =
             RetainOutcome { log_start_offset: front.marks.start_offset, ..Default::default() };
-        if front.quarantined.is_some() || front.deleted {
+        // A log that is being installed has other segments.
+        if front.quarantined.is_some() || front.deleted || front.installs != installs {
             return outcome;
         }
         let oldest_ms = policy

@@ -42,8 +42,45 @@ impl GroupLog {
         *self.state_source.lock() = source;
     }
 
+    /// The state that goes into a checkpoint beside the log as of so many installations.
+    pub(crate) fn state_for_checkpoint(&self, installs: u64) -> StateSlot {
+        let asked = self.encode_state();
+        let front = self.front.lock();
+        if front.installs != installs {
+            let before = front.states_before.iter().find(|(count, _)| *count == installs);
+            return before.map_or(StateSlot::None, |(_, state)| state.clone());
+        }
+        match asked {
+            // The source still folds the log that was replaced.
+            Some((applied, _)) if front.installs > 0 && front.state.applied() > Some(applied) => {
+                front.state.clone()
+            }
+            Some((applied, state)) => StateSlot::Held(applied, state),
+            None => front.state.clone(),
+        }
+    }
+
+    /// The state is in the newest checkpoint, beside the log as of so many installations.
+    pub(crate) fn state_stored(&self, installs: u64, applied: LogId, state: &Bytes) {
+        let mut front = self.front.lock();
+        let newer = matches!(&front.state, StateSlot::Held(held, _) if *held != applied);
+        if newer || front.installs != installs {
+            return;
+        }
+        let small = state.len() <= self.shared.config.state_in_memory_bytes_max;
+        front.state = match small {
+            true => StateSlot::Held(applied, state.clone()),
+            false => StateSlot::Stored(applied),
+        };
+    }
+
+    /// The newest checkpoint holds the log as of so many installations.
+    pub(crate) fn log_stored(&self, installs: u64) {
+        self.front.lock().states_before.retain(|(count, _)| *count >= installs);
+    }
+
     /// Asks the source.
-    pub(crate) fn encode_state(&self) -> Option<(LogId, Bytes)> {
+    fn encode_state(&self) -> Option<(LogId, Bytes)> {
         let source = self.state_source.lock().clone();
         source.and_then(|source| source.upgrade())?.encode_state()
     }

@@ -6,6 +6,7 @@ use plimsoll_protocol::ids::{GroupId, LogId, LogIndex};
 
 use super::report::{GroupReport, PlacedCheck, Report};
 use super::{DamagedPlace, InspectError};
+use crate::checkpoint::GroupRecord;
 use crate::disk::Disk;
 use crate::entry::{Change, Marks, Placed};
 use crate::header::{HEADER_BYTES, Identity};
@@ -233,7 +234,22 @@ fn apply(block: &ReadBlock, report: &mut Report) {
             (Change::Create(options), None) => {
                 report.groups.insert(id, GroupReport::with(id, Marks::new(*options)));
             }
-            (Change::Delete, Some(_)) => drop(report.groups.remove(&id)),
+            (Change::Delete, Some(_)) => {
+                report.groups.remove(&id);
+                report.installed.remove(&id);
+            }
+            (Change::Install(install), Some(group)) => {
+                if let Err(problem) = install.check() {
+                    report.damaged.push(misfit(format!("the log of group {id} {problem}")));
+                }
+                group.apply(&change);
+                let (marks, segments) = (group.marks, install.segments.clone());
+                let next_segment = install.next_segment;
+                let record = GroupRecord { group: id, marks, next_segment, segments };
+                report.installed.insert(id, record);
+                // What lay in the log before is not part of it.
+                report.placed.retain(|check| check.group != id);
+            }
             (Change::Create(_), Some(_)) => {
                 report.damaged.push(misfit(format!("creates group {id}, which is there")));
             }

@@ -139,6 +139,7 @@ impl Inspector {
         }
         let start = newest.map(|newest| newest.file.header.position);
         journal::look(&disk, &identity, start, &mut report)?;
+        records.extend(std::mem::take(&mut report.installed));
         Ok(Self { disk, identity, records, report })
     }
 

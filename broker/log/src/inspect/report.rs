@@ -40,6 +40,8 @@ pub struct Report {
     /// Damage found so far; [`Inspector::verify`](super::Inspector::verify) looks closer.
     pub damaged: Vec<DamagedPlace>,
     pub(super) placed: Vec<PlacedCheck>,
+    /// Groups whose log was replaced after the newest checkpoint, as they were then.
+    pub(super) installed: BTreeMap<GroupId, GroupRecord>,
 }
 
 /// Entries after the newest checkpoint that lie in a segment, and what they follow.
@@ -174,6 +176,7 @@ impl Report {
             groups: BTreeMap::new(),
             damaged: Vec::new(),
             placed: Vec::new(),
+            installed: BTreeMap::new(),
         }
     }
 }
@@ -244,6 +247,11 @@ impl GroupReport {
         }
         self.marks.apply(change);
         self.show_marks();
+        if let Change::Install(install) = change {
+            self.segments =
+                install.segments.iter().map(|info| SegmentReport::of(self.group, info)).collect();
+            self.state = install.state.map(|s| StateReport { applied: s.applied, bytes: s.bytes });
+        }
     }
 
     /// Takes in entries that lie in a segment.

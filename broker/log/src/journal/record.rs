@@ -1,13 +1,16 @@
 //! The bytes of a [`Change`] in a journal block, and of what refers to entries in a segment.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
 use plimsoll_protocol::ids::{LogIndex, NodeId, Term};
 use thiserror::Error;
 
 use super::block::{BLOCK_HEADER_BYTES, BlockBuilder, RECORD_HEADER_BYTES};
+use crate::checkpoint::codec::{SEGMENT_BYTES_MAX, put_segment, read_segments};
 use crate::config::{Durability, GroupOptions};
-use crate::entry::{Change, Cut, LogEntry, Placed, Reset, Start, Vote};
+use crate::entry::{Change, Cut, Install, InstalledState, LogEntry, Placed, Reset, Start, Vote};
 use crate::fields::{FieldError, FieldReader, FieldWriter};
 use crate::random::Salt;
 use crate::segment::SegmentId;
@@ -38,6 +41,8 @@ pub enum RecordKind {
     Delete = 10,
     /// Entries that lie in a segment.
     Placed = 11,
+    /// A log was replaced as a whole.
+    Install = 12,
 }
 
 impl RecordKind {
@@ -56,6 +61,7 @@ impl RecordKind {
             9 => Self::Options,
             10 => Self::Delete,
             11 => Self::Placed,
+            12 => Self::Install,
             _ => return None,
         })
     }
@@ -133,6 +139,54 @@ fn read_placed(reader: &mut FieldReader<'_>) -> Result<Placed, FieldError> {
     Ok(Placed { segment, salt, from, to, first, entries, last, end_offset })
 }
 
+fn put_install(out: &mut Vec<u8>, install: &Install) {
+    out.put_option(install.last, Vec::put_log_id);
+    out.put_option(install.committed, Vec::put_log_id);
+    out.put_option(install.purged, Vec::put_log_id);
+    out.put_u64(install.start_offset.0);
+    out.put_u64(install.start_index.0);
+    out.put_u64(install.end_offset.0);
+    out.put_u64(install.branch);
+    out.put_u64(install.next_segment.0);
+    out.put_u32(install.segments.len() as u32);
+    install.segments.iter().for_each(|info| put_segment(out, info));
+    out.put_option(install.state, |out, state| {
+        out.put_u64(state.number.0);
+        out.put_log_id(state.applied);
+        out.put_u64(state.bytes);
+        out.put_u32(state.crc);
+    });
+}
+
+fn read_install(reader: &mut FieldReader<'_>) -> Result<Install, FieldError> {
+    Ok(Install {
+        last: reader.option("last", |r| r.log_id("last"))?,
+        committed: reader.option("committed", |r| r.log_id("committed"))?,
+        purged: reader.option("purged", |r| r.log_id("purged"))?,
+        start_offset: reader.offset("start offset")?,
+        start_index: LogIndex(reader.u64("start index")?),
+        end_offset: reader.offset("end offset")?,
+        branch: reader.u64("branch")?,
+        next_segment: SegmentId(reader.u64("next segment")?),
+        segments: read_segments(reader)?,
+        state: reader.option("state", |reader| {
+            Ok(InstalledState {
+                number: SegmentId(reader.u64("state number")?),
+                applied: reader.log_id("applied")?,
+                bytes: reader.u64("state bytes")?,
+                crc: reader.u32("state checksum")?,
+            })
+        })?,
+    })
+}
+
+/// Bytes of the payload that replaces a log by one of so many segments, at most.
+pub(crate) fn install_bytes_max(segments: usize) -> u64 {
+    let segments = segments as u64 * SEGMENT_BYTES_MAX as u64;
+    const FIXED: u64 = 3 * 17 + 5 * 8 + 4 + 1 + 8 + 16 + 8 + 4;
+    FIXED + segments
+}
+
 /// Bytes of the payload of one entry.
 pub(crate) fn entry_payload_bytes(entry: &LogEntry) -> usize {
     BATCH_HEADER_BYTES + entry.body.len()
@@ -189,6 +243,10 @@ pub(crate) fn encode_small(change: &Change, out: &mut Vec<u8>) -> RecordKind {
             out.put_u64(reset.offset.0);
             out.put_u64(reset.branch);
             RecordKind::Reset
+        }
+        Change::Install(install) => {
+            put_install(out, install);
+            RecordKind::Install
         }
     }
 }
@@ -255,6 +313,7 @@ pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Record, RecordError> {
             offset: reader.offset("offset")?,
             branch: reader.u64("branch")?,
         }),
+        RecordKind::Install => Change::Install(Arc::new(read_install(&mut reader)?)),
         RecordKind::Create => Change::Create(read_options(&mut reader)?),
         RecordKind::Options => Change::Options(read_options(&mut reader)?),
         RecordKind::Delete => Change::Delete,

@@ -9,6 +9,10 @@ use crate::random::Salt;
 
 pub(crate) const DIRECTORY: &str = "segments";
 pub(crate) const EXTENSION: &str = ".segment";
+/// Ending of a state that came with an installed log.
+pub(crate) const STATE_EXTENSION: &str = ".state";
+/// Added to the name of a file that is being made.
+pub(crate) const UNFINISHED: &str = ".tmp";
 const MAGIC: [u8; 8] = *b"PLMSEGM1";
 
 /// Where the first batch begins.
@@ -44,6 +48,11 @@ impl SegmentName {
     /// Path of its index file.
     pub(crate) fn index_path(self) -> String {
         self.stem() + super::index::EXTENSION
+    }
+
+    /// Path of the state file with this number.
+    pub(crate) fn state_path(self) -> String {
+        self.stem() + STATE_EXTENSION
     }
 
     /// Reads a file name with the given ending.

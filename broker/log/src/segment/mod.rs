@@ -18,7 +18,7 @@ pub(crate) mod scan;
 pub(crate) mod verified;
 
 /// Number of a segment in its group, never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SegmentId(pub(crate) u64);
 
 /// A segment's file, by number.
@@ -28,6 +28,20 @@ pub(crate) struct SegmentName {
     pub(crate) group: GroupId,
     /// The segment.
     pub(crate) id: SegmentId,
+}
+
+/// Segments of a log that is being brought in have numbers so far behind those of the log that is there:
+/// what replay makes anew in front of the installation never takes one of them, and nobody takes them
+/// for a part of the log before.
+pub(crate) const IMPORT_GAP: u64 = 1 << 32;
+
+/// A file that is no part of a log any more, or never was one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retired {
+    /// A segment, and its index.
+    Segment(SegmentName),
+    /// The state that came with an installed log.
+    State(SegmentName),
 }
 
 /// What is known of a segment without opening it: what a checkpoint records.

@@ -62,6 +62,9 @@ pub enum Fault {
     /// The body's checksum is wrong.
     #[error("the checksum of the batch body is wrong")]
     BodyChecksum,
+    /// A state's checksum is wrong.
+    #[error("the checksum of the state is wrong")]
+    StateChecksum,
     /// Entries to which the journal refers are not the ones that it means.
     #[error(
         "{found} entries end here with {last:?}; the journal refers to {expected}, up to {expected_last}"

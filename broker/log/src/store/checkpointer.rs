@@ -10,7 +10,7 @@ use std::thread;
 use bytes::Bytes;
 use plimsoll_protocol::ids::{GroupId, LogId};
 
-use super::materialiser::Capture;
+use super::materialiser::{Capture, CapturedGroup};
 use super::shared::Shared;
 use crate::checkpoint::codec::{CheckpointHeader, check_piece, put_piece, read_piece};
 use crate::checkpoint::file::{self, CheckpointBuilder};
@@ -22,7 +22,7 @@ use crate::group::front::StateSlot;
 use crate::journal::FileSeq;
 use crate::journal::writer::Prepared;
 use crate::segment::file::Segment;
-use crate::segment::{SegmentInfo, SegmentName, header};
+use crate::segment::{Retired, SegmentInfo, SegmentName, header};
 
 /// The checkpoint thread's state.
 pub(crate) struct Checkpointer {
@@ -30,8 +30,8 @@ pub(crate) struct Checkpointer {
     next_seq: CheckpointSeq,
     /// Kept checkpoints, oldest first, and the journal file each needs.
     kept: VecDeque<(CheckpointSeq, FileSeq)>,
-    /// Segments that are no part of a log, with the first checkpoint that does not name them.
-    retired: VecDeque<(CheckpointSeq, SegmentName)>,
+    /// Files that are no part of a log, with the first checkpoint that does not name them.
+    retired: VecDeque<(CheckpointSeq, Retired)>,
     /// From captures whose checkpoint could not be written.
     leftover: Leftover,
     /// Threads that sync segments at once.
@@ -42,7 +42,7 @@ pub(crate) struct Checkpointer {
 struct Leftover {
     unsynced: Vec<Arc<Segment>>,
     sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
-    retired: Vec<SegmentName>,
+    retired: Vec<Retired>,
 }
 
 /// How many segments are synced at once where there are many; mostly they wait for the disk.
@@ -67,7 +67,7 @@ impl Checkpointer {
         shared: Arc<Shared>,
         next_seq: CheckpointSeq,
         kept: VecDeque<(CheckpointSeq, FileSeq)>,
-        retired: impl IntoIterator<Item = SegmentName>,
+        retired: impl IntoIterator<Item = Retired>,
     ) -> Self {
         let retired = retired.into_iter().map(|name| (next_seq, name)).collect();
         Self { shared, next_seq, kept, retired, leftover: Leftover::default(), sync_threads: 1 }
@@ -135,8 +135,8 @@ impl Checkpointer {
             Err((_, _, error)) if error.kind() == io::ErrorKind::StorageFull => {
                 self.shared.space.set_journal_stuck(true);
                 self.shared.counters.since_checkpoint.fetch_add(since, Ordering::Relaxed);
-                for (group, _) in &capture.groups {
-                    group.list_as_changed();
+                for captured in &capture.groups {
+                    captured.group.list_as_changed();
                 }
                 Outcome::Full
             }
@@ -163,11 +163,11 @@ impl Checkpointer {
     /// The new checkpoint: changed groups written anew, all others carried over.
     fn build(
         &self,
-        changed: &[(Arc<GroupLog>, Option<GroupRecord>)],
+        changed: &[CapturedGroup],
         states: &BTreeMap<GroupId, State>,
     ) -> Result<CheckpointBuilder, (&'static str, String, io::Error)> {
         let mut anew: BTreeMap<GroupId, Option<&GroupRecord>> = BTreeMap::new();
-        for (group, record) in changed {
+        for CapturedGroup { group, record, .. } in changed {
             // A group that was deleted and made again is listed twice; what is there counts.
             let slot = anew.entry(group.id()).or_default();
             *slot = slot.or(record.as_ref());
@@ -227,7 +227,7 @@ impl Checkpointer {
     fn finish(
         &mut self,
         written: CheckpointFile,
-        changed: Vec<(Arc<GroupLog>, Option<GroupRecord>)>,
+        changed: Vec<CapturedGroup>,
         states: &BTreeMap<GroupId, State>,
     ) {
         let shared = self.shared.clone();
@@ -235,18 +235,10 @@ impl Checkpointer {
         self.next_seq = CheckpointSeq(header.seq.0 + 1);
         *shared.checkpoint.write() = Some(Arc::new(written));
         shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-        for (group, _) in changed {
+        for CapturedGroup { group, installs, .. } in changed {
+            group.log_stored(installs);
             if let Some(State::New(applied, bytes)) = states.get(&group.id()) {
-                let mut front = group.front.lock();
-                let newer = matches!(&front.state, StateSlot::Held(held, _) if held != applied);
-                if !newer {
-                    let small = bytes.len() <= shared.config.state_in_memory_bytes_max;
-                    front.state = if small {
-                        StateSlot::Held(*applied, bytes.clone())
-                    } else {
-                        StateSlot::Stored(*applied)
-                    };
-                }
+                group.state_stored(installs, *applied, bytes);
             }
         }
         self.kept.push_back((header.seq, header.position.file));
@@ -267,11 +259,20 @@ impl Checkpointer {
                 break;
             }
             self.retired.pop_front();
-            self.remove(&name.path());
-            self.remove_if_there(&name.index_path());
+            self.remove_retired(name);
         }
         for (group, info) in std::mem::take(&mut self.leftover.sealed) {
             self.write_index(&group, &info);
+        }
+    }
+
+    fn remove_retired(&self, file: Retired) {
+        match file {
+            Retired::Segment(name) => {
+                self.remove(&name.path());
+                self.remove_if_there(&name.index_path());
+            }
+            Retired::State(name) => self.remove(&name.state_path()),
         }
     }
 
@@ -357,19 +358,16 @@ enum State {
     Carried,
 }
 
-fn gather_states(groups: &[(Arc<GroupLog>, Option<GroupRecord>)]) -> BTreeMap<GroupId, State> {
+fn gather_states(groups: &[CapturedGroup]) -> BTreeMap<GroupId, State> {
     let mut states = BTreeMap::new();
-    for (group, record) in groups {
+    for CapturedGroup { group, record, installs } in groups {
         if record.is_none() {
             continue;
         }
-        let state = match group.encode_state() {
-            Some((applied, bytes)) => State::New(applied, bytes),
-            None => match group.front.lock().state.clone() {
-                StateSlot::None => continue,
-                StateSlot::Held(applied, bytes) => State::New(applied, bytes),
-                StateSlot::Stored(_) => State::Carried,
-            },
+        let state = match group.state_for_checkpoint(*installs) {
+            StateSlot::None => continue,
+            StateSlot::Held(applied, bytes) => State::New(applied, bytes),
+            StateSlot::Stored(_) => State::Carried,
         };
         states.insert(group.id(), state);
     }

@@ -5,8 +5,8 @@
 //! *places* is synced by the journal thread, before the journal refers to it.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::ids::{GroupId, LogIndex};
@@ -16,14 +16,14 @@ use super::queue::{Block, Item};
 use super::shared::Shared;
 use crate::checkpoint::GroupRecord;
 use crate::disk::BLOCK_BYTES;
-use crate::entry::{Change, Cut, LogEntry, Placed, Reset, Start};
+use crate::entry::{Change, Cut, Install, LogEntry, Placed, Reset, Start};
 use crate::fatal::FatalError;
 use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
 use crate::journal::JournalPosition;
 use crate::segment::file::{Segment, SegmentError};
 use crate::segment::header::{DIRECTORY, EXTENSION, FIRST_BATCH_AT, SegmentHeader};
-use crate::segment::{SegmentId, SegmentInfo, SegmentName};
+use crate::segment::{Retired, SegmentId, SegmentInfo, SegmentName};
 
 /// Entries written by one system call.
 const GATHERED_ENTRIES_MAX: usize = 128;
@@ -40,20 +40,29 @@ pub(crate) struct Materialiser {
     /// Written since the last capture.
     unsynced: Vec<Arc<Segment>>,
     sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
-    retired: Vec<SegmentName>,
+    retired: Vec<Retired>,
 }
 
 /// Where everything stood between two blocks.
 pub(crate) struct Capture {
     pub(crate) position: JournalPosition,
-    /// Groups that changed since the capture before; `None` for a deleted one.
-    pub(crate) groups: Vec<(Arc<GroupLog>, Option<GroupRecord>)>,
+    /// Groups that changed since the capture before.
+    pub(crate) groups: Vec<CapturedGroup>,
     /// Segments that must be synced before a checkpoint may name them.
     pub(crate) unsynced: Vec<Arc<Segment>>,
     /// Segments that were closed.
     pub(crate) sealed: Vec<(Arc<GroupLog>, SegmentInfo)>,
-    /// Segments that are no longer part of a log.
-    pub(crate) retired: Vec<SegmentName>,
+    /// Files that are no longer part of a log.
+    pub(crate) retired: Vec<Retired>,
+}
+
+/// How a group stood.
+pub(crate) struct CapturedGroup {
+    pub(crate) group: Arc<GroupLog>,
+    /// `None` for a deleted one.
+    pub(crate) record: Option<GroupRecord>,
+    /// How often its log had been installed: the state must be of the same log.
+    pub(crate) installs: u64,
 }
 
 /// Why work stands still.
@@ -202,6 +211,10 @@ impl Materialiser {
             }
             Change::Start(start) => self.start(group, start),
             Change::Reset(reset) => self.reset(group, reset),
+            Change::Install(install) => {
+                self.install(group, install);
+                next = Some(install.end_index());
+            }
             Change::Delete => self.delete(group),
             Change::Create(_)
             | Change::Options(_)
@@ -421,7 +434,7 @@ impl Materialiser {
 
     fn retire(&mut self, name: SegmentName) {
         self.shared.open_segments.forget(name);
-        self.retired.push(name);
+        self.retired.push(Retired::Segment(name));
     }
 
     /// Takes the end of the log away. What is cut is never written again: the segment is closed, and
@@ -489,6 +502,31 @@ impl Materialiser {
         back.marks.apply(&Change::Reset(*reset));
     }
 
+    /// Replaces the whole log by one whose segments are there.
+    pub(crate) fn install(&mut self, group: &Arc<GroupLog>, install: &Install) {
+        let id = group.id();
+        let installs = {
+            let mut back = group.back.lock();
+            for slot in std::mem::take(&mut back.segments) {
+                self.retire(SegmentName { group: id, id: slot.info.id });
+            }
+            let slots = install.segments.iter().map(|&info| Slot::new(info, Weak::new()));
+            back.segments = slots.collect();
+            back.next_segment = back.next_segment.max(install.next_segment);
+            back.marks.apply_install(install);
+            back.installs += 1;
+            back.installs
+        };
+        // Needed while the journal is replayed from before: as long as a segment that went is.
+        if let Some(state) = &install.state {
+            self.retired.push(Retired::State(SegmentName { group: id, id: state.number }));
+        }
+        let mut front = group.front.lock();
+        if front.installs == installs {
+            front.installed = None;
+        }
+    }
+
     fn delete(&mut self, group: &Arc<GroupLog>) {
         let mut back = group.back.lock();
         back.deleted = true;
@@ -550,8 +588,9 @@ impl Materialiser {
                 next_segment: back.next_segment,
                 segments: back.segments.iter().map(|slot| slot.info).collect(),
             });
+            let installs = back.installs;
             drop(back);
-            groups.push((group, record));
+            groups.push(CapturedGroup { group, record, installs });
         }
         let unsynced = std::mem::take(&mut self.unsynced);
         for segment in &unsynced {

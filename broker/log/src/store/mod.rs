@@ -1,6 +1,7 @@
 //! A node's store: its groups, and the three pieces of machinery behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -8,6 +9,7 @@ use std::thread::JoinHandle;
 use plimsoll_protocol::ids::GroupId;
 use thiserror::Error;
 
+use crate::boot::{self, Boot};
 use crate::config::{Driver, GroupOptions, StoreConfig};
 use crate::disk::Disk;
 use crate::entry::{Change, Marks};
@@ -50,6 +52,8 @@ pub struct Store {
     deleting: Mutex<BTreeMap<GroupId, Weak<GroupLog>>>,
     stepper: Option<Mutex<Stepper>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    boot: Mutex<Boot>,
+    boot_nonce: u64,
 }
 
 /// Why a group cannot be made or changed.
@@ -108,6 +112,8 @@ impl Store {
         let shared = opened.shared.clone();
         let groups = RwLock::new(opened.groups.clone());
         let deleted = Mutex::new(opened.deleted.clone());
+        let boot = Mutex::new(opened.boot);
+        let boot_nonce = shared.random.next();
         let stepper = Stepper::new(opened);
         let (stepper, threads) = match driver {
             Driver::Manual => (Some(Mutex::new(stepper)), Vec::new()),
@@ -115,13 +121,50 @@ impl Store {
         };
         let threads = Mutex::new(threads);
         let deleting = Mutex::new(BTreeMap::new());
-        Ok(Arc::new(Self { shared, groups, deleted, deleting, stepper, threads }))
+        Ok(Arc::new(Self { shared, groups, deleted, deleting, stepper, threads, boot, boot_nonce }))
     }
 
     /// Whose data this is.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.shared.identity
+    }
+
+    /// Counts the starts of this directory: larger than at every earlier opening, with gaps. Durable.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.boot.lock().incarnation
+    }
+
+    /// A random number of this opening, on no disk: of two processes that run on copies of one directory
+    /// each has another one.
+    #[must_use]
+    pub fn boot_nonce(&self) -> u64 {
+        self.boot_nonce
+    }
+
+    /// Whether a power failure may have taken entries of [`Memory`](crate::Durability::Memory) groups that
+    /// this node had acknowledged: it was not closed, and the machine was started since. Stays true, over
+    /// restarts too, until [`Store::settle_power_loss`].
+    #[must_use]
+    pub fn was_power_loss_possible(&self) -> bool {
+        self.boot.lock().power_loss_since.is_some()
+    }
+
+    /// What a power failure may have taken is there again, or known to be lost: it is forgotten, durably.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// When that cannot be written. It is not forgotten then.
+    pub fn settle_power_loss(&self) -> io::Result<()> {
+        let mut boot = self.boot.lock();
+        if boot.power_loss_since.is_none() {
+            return Ok(());
+        }
+        let settled = Boot { power_loss_since: None, ..*boot };
+        boot::write(&*self.shared.disk, &self.shared.identity, &settled)?;
+        *boot = settled;
+        Ok(())
     }
 
     /// Numbers of all groups, ascending.
@@ -198,6 +241,16 @@ impl Store {
         }
     }
 
+    /// Takes a replica's log, state and files away; its options and its vote stay, and so does its number: it
+    /// may come back by an import. Its instance must have ended. `done` is called once the log will not come
+    /// back, at once where there is no such group.
+    pub fn drop_replica(&self, id: GroupId, done: Completion) {
+        match self.group(id) {
+            Some(group) => group.drop_log(done),
+            None => done(Ok(())),
+        }
+    }
+
     /// Whether there is room for records.
     #[must_use]
     pub fn space(&self) -> SpaceState {
@@ -214,6 +267,20 @@ impl Store {
     /// checkpoint that is due. False where there is nothing to do, or nothing that can be done.
     pub fn step(&self) -> bool {
         self.stepper.as_ref().is_some_and(|stepper| stepper.lock().step())
+    }
+
+    /// With [`Driver::Manual`]: whether the threads of a store that has some would be at work now. What
+    /// nobody waits for does not count: it goes with the next block.
+    pub fn is_work_due(&self) -> bool {
+        self.stepper.as_ref().is_some_and(|stepper| stepper.lock().is_work_due())
+    }
+
+    /// With [`Driver::Manual`]: what is otherwise done every few seconds: measures the space, makes the
+    /// next journal file, and has the next steps make a checkpoint where one would hold anything new.
+    pub fn look_around(&self) {
+        if let Some(stepper) = &self.stepper {
+            stepper.lock().look_around();
+        }
     }
 
     /// Makes a checkpoint of everything done up to now, and waits for it. Returns without one

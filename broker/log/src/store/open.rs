@@ -19,6 +19,7 @@ use super::queue::{MaterialQueue, Queue};
 use super::recovery::Recovery;
 use super::shared::{CheckpointRequests, Counters, Shared};
 use super::space::Space;
+use crate::boot::{self, Boot, Opening};
 use crate::checkpoint::CheckpointSeq;
 use crate::checkpoint::file::{self as checkpoint_file, CheckpointError, ReadCheckpoint};
 use crate::config::{ConfigError, StoreConfig};
@@ -36,6 +37,7 @@ use crate::random::Random;
 use crate::segment::header as segment_header;
 use crate::segment::open::OpenSegments;
 use crate::segment::scan::Damage;
+use crate::segment::{IMPORT_GAP, Retired};
 
 /// Why a store cannot be opened. Nothing was cut or deleted.
 #[derive(Debug, Error)]
@@ -62,6 +64,18 @@ pub enum OpenError {
         error: HeaderError,
         /// What to do.
         advice: &'static str,
+    },
+    /// It is another node's, or another cluster's, than the one it was to be opened for.
+    #[error(
+        "this directory belongs to node {} of cluster {}, and was to be opened as node {} of cluster {}: \
+         check the path given with --data, or join with an empty directory. Nothing was changed",
+        found.node_id, hex(&found.cluster_id), given.node_id, hex(&given.cluster_id)
+    )]
+    OtherIdentity {
+        /// Whose it is.
+        found: Identity,
+        /// Whose it was said to be.
+        given: Identity,
     },
     /// There is data, and the file that says whose is missing.
     #[error(
@@ -142,12 +156,17 @@ pub enum OpenError {
 /// What is handed to the threads of a store that was opened.
 pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) boot: Boot,
     pub(crate) groups: BTreeMap<GroupId, Arc<GroupLog>>,
     /// Groups that are gone, but whose files are not.
     pub(crate) deleted: BTreeSet<GroupId>,
     pub(crate) writer: JournalWriter,
     pub(crate) materialiser: Materialiser,
     pub(crate) checkpointer: Checkpointer,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn medium(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> OpenError {
@@ -158,10 +177,17 @@ fn medium(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> Open
     }
 }
 
-/// The identity; made where the directory is new.
-fn identity(disk: &dyn Disk, random: &Random) -> Result<Identity, OpenError> {
+/// The identity; the given one, or a random one, where the directory is new.
+fn identity(
+    disk: &dyn Disk,
+    random: &Random,
+    given: Option<Identity>,
+) -> Result<Identity, OpenError> {
     match identity::load(disk).map_err(medium("reading", identity::PATH))? {
-        Some(Ok(identity)) => Ok(identity),
+        Some(Ok(found)) => match given {
+            Some(given) if given != found => Err(OpenError::OtherIdentity { found, given }),
+            _ => Ok(found),
+        },
         Some(Err(error)) => {
             let advice = match error {
                 HeaderError::Newer { .. } => "Use the release that wrote it, or a newer one",
@@ -178,7 +204,9 @@ fn identity(disk: &dyn Disk, random: &Random) -> Result<Identity, OpenError> {
                     return Err(OpenError::IdentityMissing { path: identity::PATH });
                 }
             }
-            identity::create(disk, random).map_err(medium("writing", identity::PATH))
+            let identity = given.unwrap_or_else(|| identity::make(random));
+            identity::create(disk, &identity).map_err(medium("writing", identity::PATH))?;
+            Ok(identity)
         }
     }
 }
@@ -239,7 +267,7 @@ fn open_with(
         disk.create_dir_all(directory).map_err(medium("creating", directory))?;
     }
     let random = Arc::new(Random::new(config.seed));
-    let identity = identity(&*disk, &random)?;
+    let identity = identity(&*disk, &random, config.identity)?;
     disk.sync_dir("").map_err(medium("syncing", "the data directory"))?;
     let (checkpoint, put_aside) = newest_checkpoint(&*disk, &identity)?;
     // What is about to be removed is needed by the checkpoint before, should this one's name be lost.
@@ -297,6 +325,8 @@ fn recover(
         make_durable(&*disk, place).map_err(medium("writing", &path))?;
     }
     let writer = begin_journal(shared, &end, start)?;
+    let is_new = checkpoint.is_none() && end.tail.is_none();
+    let boot = begin_life(shared, &writer, clean || is_new)?;
     let mut materialiser = recovery.materialiser;
     materialiser.set_position(match end.tail {
         // Nothing was read back and nothing is named: everything that comes is in the new file.
@@ -311,10 +341,26 @@ fn recover(
     groups.values().for_each(|group| group.restart());
     // The first thing that is journaled: before it is durable nothing is acknowledged.
     recovery.read_on.iter().for_each(|group| group.begin_branch());
-    let deleted =
-        retired.iter().map(|name| name.group).filter(|id| !groups.contains_key(id)).collect();
+    // Files behind the gap may be those of a log that was not brought in to its end.
+    let of_deleted = retired.iter().filter_map(|file| match file {
+        Retired::Segment(name) => (name.id.0 < IMPORT_GAP).then_some(name.group),
+        Retired::State(_) => None,
+    });
+    let deleted = of_deleted.filter(|id| !groups.contains_key(id)).collect();
     let checkpointer = Checkpointer::new(shared.clone(), next_seq, kept, retired);
-    Ok(Opened { shared: shared.clone(), groups, deleted, writer, materialiser, checkpointer })
+    Ok(Opened { shared: shared.clone(), boot, groups, deleted, writer, materialiser, checkpointer })
+}
+
+/// Counts this opening. Nothing was acknowledged in this life before it.
+fn begin_life(shared: &Shared, writer: &JournalWriter, is_clean: bool) -> Result<Boot, OpenError> {
+    let opening = Opening { journal_file: writer.position().file.0, is_clean };
+    boot::begin(&*shared.disk, &shared.identity, opening)
+        .map_err(medium("writing", boot::PATH))?
+        .map_err(|error| OpenError::Identity {
+            path: boot::PATH,
+            error,
+            advice: "Use the release that wrote it, or a newer one",
+        })
 }
 
 fn new_shared(

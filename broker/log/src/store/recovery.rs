@@ -20,7 +20,7 @@ use super::open::OpenError;
 use super::shared::Shared;
 use crate::checkpoint::file::ReadCheckpoint;
 use crate::config::Durability;
-use crate::entry::{Change, Marks, Placed, Reset};
+use crate::entry::{Change, Install, Marks, Placed, Reset};
 use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
 use crate::group::front::StateSlot;
@@ -31,7 +31,8 @@ use crate::journal::replay::ReadBlock;
 use crate::journal::{BlockSeq, FileSeq, JournalPosition};
 use crate::segment::file::{Segment, SegmentError};
 use crate::segment::scan::{Fault, check_header, check_placed};
-use crate::segment::{SegmentId, SegmentInfo, SegmentName, header, index};
+use crate::segment::{IMPORT_GAP, Retired, SegmentId, SegmentInfo, SegmentName, header, index};
+use crate::transfer::state_file::{self, StateFileError};
 
 /// A journaled truncation: segments of earlier branches end before this index.
 struct Bound {
@@ -168,6 +169,14 @@ impl Recovery {
             self.deferred.remove(&id);
             return self.apply(&group, change);
         }
+        if let Change::Install(install) = &change {
+            install.check().map_err(misfit)?;
+            let state = self.installed_state(block, id, install)?;
+            let mut front = group.front.lock();
+            front.state = state;
+            // What was damaged is gone.
+            front.quarantined = None;
+        }
         let durability = group.back.lock().marks.options.durability;
         if durability == Durability::Memory {
             if matches!(change, Change::Entries(_)) {
@@ -199,6 +208,28 @@ impl Recovery {
             }
         }
         self.apply(&group, change)
+    }
+
+    /// The state that came with a log.
+    fn installed_state(
+        &self,
+        block: &ReadBlock,
+        group: GroupId,
+        install: &Install,
+    ) -> Result<StateSlot, OpenError> {
+        let Some(installed) = &install.state else { return Ok(StateSlot::None) };
+        let shared = &self.shared;
+        match state_file::read(&*shared.disk, &shared.identity, group, installed) {
+            Ok(bytes) => Ok(StateSlot::Held(installed.applied, bytes)),
+            Err(StateFileError::Medium(source)) => {
+                let path = SegmentName { group, id: installed.number }.state_path();
+                Err(OpenError::Medium { operation: "reading", path, source })
+            }
+            Err(StateFileError::Damaged(damage)) => {
+                let (path, position) = (journal_file::path(block.file), block.offset);
+                Err(OpenError::Placed { damage, path, position })
+            }
+        }
     }
 
     /// Takes over entries that lie in a segment.
@@ -318,6 +349,10 @@ impl Recovery {
                         self.apply(group, Change::Cut(*cut))?;
                     }
                 }
+                Change::Install(install) => {
+                    bounds.push(Bound { branch: install.branch, end: LogIndex(0) });
+                    self.materialiser.install(group, install);
+                }
                 _ => {}
             }
         }
@@ -339,12 +374,14 @@ impl Recovery {
             let mut back = group.back.lock();
             back.marks.branch = back.marks.branch.max(newest);
         }
-        let last_reset = changes.iter().rposition(|change| matches!(change, Change::Reset(_)));
+        let is_anew = |change: &Change| matches!(change, Change::Reset(_) | Change::Install(_));
+        let last_reset = changes.iter().rposition(is_anew);
         for (at, change) in changes.into_iter().enumerate() {
             match &change {
-                Change::Reset(_) | Change::Cut(_) => {}
-                // Of the log that the reset took away, and so took away with it.
-                Change::Start(_) if last_reset.is_some_and(|reset| at < reset) => {}
+                Change::Reset(_) | Change::Cut(_) | Change::Install(_) => {}
+                // Of the log that was replaced, and so gone with it.
+                Change::Start(_) | Change::Purge(_) | Change::Committed(_)
+                    if last_reset.is_some_and(|reset| at < reset) => {}
                 Change::Start(start) => {
                     let lost = {
                         let marks = group.back.lock().marks;
@@ -400,7 +437,8 @@ impl Recovery {
         for id in ids {
             let marks = {
                 let back = group.back.lock();
-                if id < back.next_segment {
+                // Behind the gap lie segments of a log that was not brought in to its end.
+                if id < back.next_segment || id.0 - back.next_segment.0 >= IMPORT_GAP {
                     continue;
                 }
                 back.marks
@@ -467,7 +505,7 @@ impl Recovery {
     }
 
     /// Removes files that no checkpoint can name, and returns those that an older one may.
-    pub(crate) fn tidy_segments(&mut self) -> Result<Vec<SegmentName>, OpenError> {
+    pub(crate) fn tidy_segments(&mut self) -> Result<Vec<Retired>, OpenError> {
         let disk = self.shared.disk.clone();
         let directory = header::DIRECTORY;
         let medium = |operation, path: &str, source| OpenError::Medium {
@@ -478,15 +516,27 @@ impl Recovery {
         let names = disk.list(directory).map_err(|error| medium("listing", directory, error))?;
         let mut retired = Vec::new();
         for file_name in names {
-            let segment = SegmentName::parse(&file_name, header::EXTENSION);
-            let Some(name) = segment.or_else(|| SegmentName::parse(&file_name, index::EXTENSION))
-            else {
-                continue;
+            let of = |extension| SegmentName::parse(&file_name, extension);
+            let segment = of(header::EXTENSION).map(Retired::Segment);
+            let retirable = segment.or_else(|| of(header::STATE_EXTENSION).map(Retired::State));
+            let name = match retirable {
+                Some(Retired::Segment(name) | Retired::State(name)) => name,
+                None => match of(index::EXTENSION) {
+                    Some(name) => name,
+                    None => {
+                        if file_name.ends_with(header::UNFINISHED) {
+                            let path = format!("{directory}/{file_name}");
+                            disk.remove(&path).map_err(|error| medium("removing", &path, error))?;
+                        }
+                        continue;
+                    }
+                },
             };
             let known = self.groups.get(&name.group).map(|group| {
                 let back = group.back.lock();
+                let is_state = matches!(retirable, Some(Retired::State(_)));
                 let named = back.segments.iter().any(|slot| slot.info.id == name.id);
-                (named, name.id >= back.next_segment)
+                (named && !is_state, name.id >= back.next_segment)
             });
             match known {
                 Some((true, _)) => {}
@@ -496,9 +546,7 @@ impl Recovery {
                     disk.remove(&path).map_err(|error| medium("removing", &path, error))?;
                 }
                 Some((false, false)) | None => {
-                    if segment.is_some() {
-                        retired.push(name);
-                    }
+                    retired.extend(retirable);
                 }
             }
         }

@@ -105,7 +105,8 @@ impl Closed {
     /// the reserved space behind.
     fn choose(&self, random: &mut SplitMix) -> (String, u64) {
         let files = self.image.files();
-        let kinds = [".journal", ".segment", ".checkpoint", ".index", "plimsoll.meta"];
+        let kinds =
+            [".journal", ".segment", ".checkpoint", ".index", "plimsoll.meta", "plimsoll.boot"];
         loop {
             let kind = kinds[random.below(kinds.len() as u64) as usize];
             let of_kind: Vec<_> =

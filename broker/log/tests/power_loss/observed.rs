@@ -133,6 +133,10 @@ fn difference(
         };
         let states = || states_put(versions, *group, id, promise.issued);
         found
+            .or_else(|| {
+                let is_missing = version.has_state && shown.state.is_none();
+                is_missing.then(|| "the state that came with the log is missing".to_owned())
+            })
             .or_else(|| state_difference(shown, states()))
             .map(|difference| format!("group {group}: {difference}"))
     })
@@ -222,7 +226,8 @@ fn entry_difference(shown: &LogEntry, expected: &LogEntry) -> Option<String> {
     None
 }
 
-/// States are not journaled: one that was put after the version may be in a checkpoint already.
+/// States are not journaled: one that was put after the version may be in a checkpoint already. But never
+/// one of another log.
 fn states_put(
     versions: &Versions,
     group: GroupId,
@@ -230,7 +235,8 @@ fn states_put(
     upto: VersionId,
 ) -> impl Iterator<Item = &(LogId, Bytes)> {
     let groups = (from..=upto).filter_map(move |id| versions.version(id).get(&group));
-    groups.flat_map(|group| &group.states)
+    let installs = versions.version(from).get(&group).map(|group| group.installs);
+    groups.filter(move |group| Some(group.installs) == installs).flat_map(|group| &group.states)
 }
 
 fn state_difference<'a>(

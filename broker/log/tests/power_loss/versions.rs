@@ -23,8 +23,12 @@ pub(crate) struct GroupVersion {
     pub(crate) entries: Vec<Arc<LogEntry>>,
     /// Entries below this index were appended while the group was durable, or a change made it so.
     pub(crate) durable_next: u64,
-    /// Every state that was put, oldest first.
+    /// Every state that was put since the log was replaced last, oldest first.
     pub(crate) states: Vec<(LogId, Bytes)>,
+    /// How often the log was replaced.
+    pub(crate) installs: u64,
+    /// It came with a state, which must be shown.
+    pub(crate) has_state: bool,
 }
 
 impl GroupVersion {
@@ -40,6 +44,8 @@ impl GroupVersion {
             entries: Vec::new(),
             durable_next: 0,
             states: Vec::new(),
+            installs: 0,
+            has_state: false,
         }
     }
 
@@ -87,6 +93,11 @@ impl GroupVersion {
         if !self.is_memory() {
             self.durable_next = self.next_index();
         }
+    }
+
+    /// The log and the state go; the vote and the options stay.
+    pub(crate) fn drop_log(&mut self) {
+        *self = Self { vote: self.vote, installs: self.installs + 1, ..Self::new(self.options) };
     }
 
     pub(crate) fn set_options(&mut self, options: GroupOptions) {

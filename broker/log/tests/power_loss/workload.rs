@@ -299,15 +299,16 @@ impl Run {
             59..63 => self.purge(),
             63..67 => self.retain(),
             67..70 => self.put_state(),
-            70..85 => drop(self.store().step()),
-            85..90 => run_until_idle(&self.store().clone()),
-            90..93 => self.checkpoint(),
-            93 => self.create_group(),
-            94..96 => self.set_options(),
-            96 => self.delete_group(),
-            97 => self.kill(),
-            98 => self.close_and_open(),
-            _ => self.reset(),
+            70..84 => drop(self.store().step()),
+            84..89 => run_until_idle(&self.store().clone()),
+            89..92 => self.checkpoint(),
+            92 => self.create_group(),
+            93..95 => self.set_options(),
+            95 => self.delete_group(),
+            96 => self.kill(),
+            97 => self.close_and_open(),
+            _ if self.random.chance(50) => self.reset(),
+            _ => self.drop_replica(),
         }
     }
 
@@ -532,6 +533,12 @@ impl Run {
         // What came before is not asked for again, and what comes next may be committed.
         self.change(id, |group| group.committed = Some(last));
         group.save_committed(last);
+    }
+
+    fn drop_replica(&mut self) {
+        let Some((id, _)) = self.pick() else { return };
+        let (_, issued) = self.change(id, GroupVersion::drop_log);
+        self.store().drop_replica(id, self.acknowledge(Mark::Acknowledged(issued)));
     }
 
     /// The process dies and the next one finds what was written; what was only queued is lost.

@@ -6,11 +6,13 @@
 mod basics;
 mod damage;
 mod deletion;
+mod dropping;
 mod durability;
 mod failures;
 mod full_disk;
 mod inspection;
 mod journal;
+mod lives;
 mod many_groups;
 mod memory;
 mod model;

@@ -312,3 +312,14 @@ fn sigbus_prints_one_line_and_aborts() {
     assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
     assert!(stderr.contains("SIGBUS: a mapped page could not be read at address 0x"), "{stderr}");
 }
+
+#[test]
+fn boot_id_is_read_and_stays_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(directory.path(), OpenOptions::default()).unwrap();
+    assert_eq!(disk.boot_id().unwrap(), disk.boot_id().unwrap());
+    let text = "6d1b1e60-3c5c-4d43-9d0e-0f6ad5a8a001\n";
+    assert_eq!(parse_boot_id(text).unwrap()[..4], [0x6d, 0x1b, 0x1e, 0x60]);
+    assert_eq!(parse_boot_id("6d1b1e60\n"), None);
+    assert_eq!(parse_boot_id("no uuid at all, of a length that is"), None);
+}

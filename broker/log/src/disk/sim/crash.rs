@@ -146,6 +146,7 @@ pub(super) fn crash(medium: &Medium, in_flight: Option<&Op>, plan: &CrashPlan) -
     let images: Vec<_> = images.collect();
     let mut image = Medium::settled(names, images);
     image.direct_access = medium.direct_access;
+    image.boots = medium.boots + 1;
     image
 }
 

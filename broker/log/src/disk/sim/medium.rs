@@ -227,6 +227,8 @@ pub(super) struct Medium {
     pub(super) open: BTreeMap<FileId, u32>,
     /// Whether a direct write passes the cache; else it is a write and a sync.
     pub(super) direct_access: bool,
+    /// How often the power failed before.
+    pub(super) boots: u64,
     next_file: u32,
     next_order: u64,
 }
@@ -242,6 +244,7 @@ impl Medium {
             pending_names: Vec::new(),
             open: BTreeMap::new(),
             direct_access: true,
+            boots: 0,
             next_file: 0,
             next_order: 0,
         }

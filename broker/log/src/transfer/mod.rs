@@ -1,0 +1,3 @@
+//! Whole logs on their way from one node to another, as the segment files that they are.
+
+pub(crate) mod state_file;
