@@ -27,7 +27,7 @@ pub(crate) struct Bed<'a> {
 /// What serves.
 enum Ground {
     /// A node within this process, and its data directory.
-    Embedded(Node, PathBuf),
+    Embedded(Box<Node>, PathBuf),
     /// Nodes that are processes of this one.
     Cluster(ServeCluster),
     /// Nodes that somebody else started.
@@ -70,7 +70,7 @@ impl<'a> Bed<'a> {
             }
         };
         let raw = RawStreams::new(directory, runtimes.node())?;
-        let ground = Ground::Embedded(node, data);
+        let ground = Ground::Embedded(Box::new(node), data);
         Ok(Self { plan, runtimes, config, ground, replicas: 1, raw: Some(raw) })
     }
 

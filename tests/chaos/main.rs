@@ -12,6 +12,7 @@
 //! of the records were acknowledged, is rejected.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::print_stdout, reason = "a test that fails says what it did before")]
 
 mod faults;
 mod schedule;

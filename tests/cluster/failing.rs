@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_client::{Client, ClientConfig, ErrorCode, NewTopic, ProducerOptions, Record};
-use plimsoll_tests::{
-    History, Pace, Reader, TestCluster, Writer, eventually, read_log, within,
-};
+use plimsoll_tests::{History, Pace, Reader, TestCluster, Writer, eventually, read_log, within};
 
 use crate::{from_leader, numbered, produce, producer, stored};
 

@@ -16,12 +16,14 @@ fn refused(command: &plimsoll_bench::serve_process::ServeCommand) -> String {
 async fn a_wrong_token_and_one_of_another_cluster_are_refused() {
     let cluster = TestCluster::start_with(1, |_, command| command).await;
     let other = TestCluster::start_with(1, |_, command| command).await;
-    let (address, token) = (cluster.nodes.command(0).address(), cluster.nodes.join_token().unwrap());
+    let (address, token) =
+        (cluster.nodes.command(0).address(), cluster.nodes.join_token().unwrap());
 
     let (rest, secret) = token.rsplit_once('-').expect("PLM1-fingerprint-secret");
     let wrong: String = secret.chars().rev().collect();
     assert_ne!(wrong, secret);
-    let text = refused(&cluster.another("wrong-secret").joining(address, format!("{rest}-{wrong}")));
+    let text =
+        refused(&cluster.another("wrong-secret").joining(address, format!("{rest}-{wrong}")));
     assert!(text.contains("token"), "{text}");
 
     let foreign = other.nodes.join_token().unwrap();
@@ -43,7 +45,8 @@ async fn a_copied_directory_is_refused() {
         .arg(copy.data_directory())
         .status();
     assert!(copied.unwrap().success());
-    let (address, token) = (cluster.nodes.command(0).address(), cluster.nodes.join_token().unwrap());
+    let (address, token) =
+        (cluster.nodes.command(0).address(), cluster.nodes.join_token().unwrap());
     let mut process = copy.joining(address, token).start().unwrap();
     eventually("one of the two is told that there are two", async || {
         let said = process.output() + &original.output();

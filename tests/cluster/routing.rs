@@ -43,7 +43,8 @@ async fn producer_and_consumer_follow_the_leader_where_it_goes() {
     for round in 1..=4 {
         let before = cluster.leader("t", 0).await;
         let to: NodeId = cluster.id_of((before + 1) % 3).await;
-        let moved = client.admin().transfer_leader("t", 0, Some(to));
+        let admin = client.admin();
+        let moved = admin.transfer_leader("t", 0, Some(to));
         let moved = within("transfer", moved).await.expect("it is handed over");
         assert_eq!(moved.leader, to);
         let (begin, end) = (round * 10, round * 10 + 10);
@@ -98,9 +99,8 @@ async fn a_linearizable_read_shows_what_was_acknowledged_before_it() {
     for end in 1..=20 {
         produce(&producer, 0, numbered(end - 1..end)).await;
         let other = cluster.client_of(end as usize % 3).await;
-        let linearizable = |builder: plimsoll_client::ConsumerBuilder| {
-            builder.isolation(Isolation::Linearizable)
-        };
+        let linearizable =
+            |builder: plimsoll_client::ConsumerBuilder| builder.isolation(Isolation::Linearizable);
         assert_eq!(stored(&other, "t", 0, linearizable).await.len() as u64, end);
     }
 }
@@ -118,7 +118,8 @@ async fn a_deleted_topic_is_gone_on_all_nodes_and_a_new_one_of_its_name_is_empty
         let admin = cluster.client_of(index).await.admin();
         eventually("the node knows no such topic", async || {
             let asked = admin.describe_topic("t").await;
-            matches!(asked, Err(error) if error.code() == Some(ErrorCode::UnknownTopic)).then_some(())
+            matches!(asked, Err(error) if error.code() == Some(ErrorCode::UnknownTopic))
+                .then_some(())
         })
         .await;
         let segments = cluster.nodes.command(index).data_directory().join("segments");
