@@ -90,6 +90,10 @@ impl Admin {
         Self { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Asks for a sign of life.
     ///
     /// # Errors
@@ -342,7 +346,7 @@ impl Admin {
 }
 
 /// A malformed name is refused here as the node would refuse it.
-fn name(topic: &str) -> Result<TopicName, RequestError> {
+pub(crate) fn name(topic: &str) -> Result<TopicName, RequestError> {
     topic.parse().map_err(|error: plimsoll_protocol::ids::TopicNameError| {
         RequestError::Refused(ServerError {
             code: ErrorCode::InvalidTopicName,
