@@ -60,7 +60,10 @@ impl<'a> Bed<'a> {
         config: &ClientConfig,
         directory: &Path,
     ) -> anyhow::Result<Self> {
-        let raw = config.addresses.iter().all(|address| is_local(address))
+        let raw = config
+            .addresses
+            .iter()
+            .all(|address| is_local(address))
             .then(|| RawStreams::new(directory, runtimes.node()))
             .transpose()?;
         Ok(Self { plan, runtimes, config: config.clone(), node: None, raw })

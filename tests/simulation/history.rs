@@ -40,8 +40,8 @@ impl RecordName {
 pub enum Outcome {
     /// Stored, there.
     Acked {
-        /// At which offset.
-        offset: u64,
+        /// At which offset; it may be forgotten where a repeated batch was stored long ago.
+        offset: Option<u64>,
     },
     /// Certainly not stored.
     Refused,
@@ -81,7 +81,7 @@ pub struct State {
     /// Every record that was sent.
     pub sent: BTreeMap<RecordName, Sent>,
     /// Acknowledgements that nobody has looked at: record, partition, offset.
-    pub fresh_acks: Vec<(RecordName, Partition, u64)>,
+    pub fresh_acks: Vec<(RecordName, Partition, Option<u64>)>,
     /// Records that consumers got and nobody has looked at.
     pub fresh_seen: Vec<Seen>,
     /// Records acknowledged.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use plimsoll_client::{
-    AddressSource, Client, ClientConfig, ConnectError, Dial, ErrorCode, NewTopic, ProducerOptions,
+    AddressSource, Client, ClientConfig, ConnectError, Consumer, Dial, NewTopic, ProducerOptions,
     Record, SendError, TransportConfig, Trust,
 };
 use plimsoll_log::disk::sim::SplitMix;
@@ -98,11 +98,12 @@ async fn connect(host: &SimulatedHost, seed: u64, work: &Work) -> Client {
 /// Makes the topic, however long it takes.
 async fn make_topic(client: &Client, work: &Work) {
     loop {
-        let mut topic = NewTopic::new(TOPIC, work.partitions);
+        let mut topic = NewTopic::new(TOPIC);
+        topic.partitions = work.partitions;
         topic.replicas = work.replicas;
+        topic.if_not_exists = true;
         match client.admin().create_topic(topic).await {
             Ok(_) => return,
-            Err(error) if error.code() == Some(ErrorCode::TopicExists) => return,
             Err(error) => tracing::debug!(%error, "the topic cannot be made"),
         }
         sleep(Duration::from_millis(50)).await;
@@ -110,13 +111,7 @@ async fn make_topic(client: &Client, work: &Work) {
 }
 
 /// Sends numbered records until the history is over.
-pub async fn produce(
-    host: SimulatedHost,
-    history: History,
-    producer: u32,
-    seed: u64,
-    work: Work,
-) {
+pub async fn produce(host: SimulatedHost, history: History, producer: u32, seed: u64, work: Work) {
     let mut random = SplitMix::new(seed);
     let client = connect(&host, random.number(), &work).await;
     make_topic(&client, &work).await;
@@ -143,7 +138,8 @@ pub async fn produce(
             let mut waiting = Vec::new();
             for _ in 0..1 + random.below(8) {
                 let name = RecordName { producer, number: next };
-                let partition = u32::try_from(random.below(u64::from(work.partitions))).unwrap_or(0);
+                let partition =
+                    u32::try_from(random.below(u64::from(work.partitions))).unwrap_or(0);
                 next += 1;
                 history.sending(name, partition);
                 let padding = usize::try_from(random.below(work.padding_max + 1)).unwrap_or(0);
@@ -154,7 +150,7 @@ pub async fn produce(
                 }
             }
             for (name, future) in waiting {
-                told(&history, name, future.await.map(|ack| ack.offset.0));
+                told(&history, name, future.await.map(|ack| ack.offset.map(|offset| offset.0)));
             }
             sleep(Duration::from_millis(random.below(work.pause_ms_max + 1))).await;
         }
@@ -166,7 +162,7 @@ pub async fn produce(
     history.lock().ended += 1;
 }
 
-fn told(history: &History, name: RecordName, outcome: Result<u64, SendError>) {
+fn told(history: &History, name: RecordName, outcome: Result<Option<u64>, SendError>) {
     let outcome = match outcome {
         Ok(offset) => Outcome::Acked { offset },
         Err(error) if error.is_definite() => Outcome::Refused,
@@ -176,19 +172,13 @@ fn told(history: &History, name: RecordName, outcome: Result<u64, SendError>) {
 }
 
 /// Reads all partitions from the beginning until the history is over, now and then anew.
-pub async fn consume(
-    host: SimulatedHost,
-    history: History,
-    consumer: u32,
-    seed: u64,
-    work: Work,
-) {
+pub async fn consume(host: SimulatedHost, history: History, consumer: u32, seed: u64, work: Work) {
     let mut random = SplitMix::new(seed);
     let client = connect(&host, random.number(), &work).await;
     make_topic(&client, &work).await;
     let mut generation = 0;
     while !history.lock().is_over {
-        let mut reading = match client.consumer(TOPIC).build().await {
+        let reading = match client.consumer(TOPIC).build().await {
             Ok(reading) => reading,
             Err(error) => {
                 tracing::debug!(%error, "a consumer cannot be made");
@@ -199,33 +189,44 @@ pub async fn consume(
         generation += 1;
         let until = Duration::from_millis(500 + random.below(5000));
         // At its end the consumer is left where it is, and another one begins.
-        let _ = timeout(until, async {
-            loop {
-                match reading.next().await {
-                    Some(Ok(got)) => {
-                        let Some(record) = RecordName::parse(&got.record.value) else {
-                            history.complain(format!(
-                                "offset {} of partition {} holds what nobody sent",
-                                got.offset.0, got.partition
-                            ));
-                            continue;
-                        };
-                        history.got(Seen {
-                            consumer: (consumer, generation),
-                            partition: got.partition,
-                            offset: got.offset.0,
-                            record,
-                        });
-                    }
-                    Some(Err(error)) => {
-                        history.complain(format!("a consumer cannot go on: {error}"));
-                        return;
-                    }
-                    None => return,
-                }
+        let _ = timeout(until, read(reading, &history, (consumer, generation))).await;
+    }
+    history.lock().ended += 1;
+}
+
+/// Notes what a consumer gets until it ends.
+async fn read(mut reading: Consumer, history: &History, consumer: (u32, u32)) {
+    while let Some(got) = reading.next().await {
+        let got = match got {
+            Ok(got) => got,
+            Err(error) => return history.complain(format!("a consumer cannot go on: {error}")),
+        };
+        let (partition, offset) = (got.partition, got.offset.0);
+        let value = got.record.value.as_deref().unwrap_or_default();
+        match RecordName::parse(value) {
+            Some(record) => history.got(Seen { consumer, partition, offset, record }),
+            None => {
+                history.complain(format!("offset {offset} of {partition} holds nobody's record"))
             }
-        })
-        .await;
+        }
+    }
+}
+
+/// Reads everything that there is, once.
+pub async fn audit(host: SimulatedHost, history: History) {
+    let work = Work { nodes: 1, partitions: 1, replicas: 1, padding_max: 0, pause_ms_max: 1 };
+    let client = connect(&host, 1, &work).await;
+    loop {
+        match client.consumer(TOPIC).bounded().build().await {
+            Ok(reading) => {
+                read(reading, &history, (u32::MAX, 0)).await;
+                break;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the last reader cannot begin");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
     }
     history.lock().ended += 1;
 }

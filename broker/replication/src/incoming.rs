@@ -177,8 +177,7 @@ impl Ballot {
             }
         };
         let candidate = Some(self.from);
-        if configs.is_empty()
-            || !neighbours.is_shielded(group.id(), own.term, candidate, &configs)
+        if configs.is_empty() || !neighbours.is_shielded(group.id(), own.term, candidate, &configs)
         {
             return None;
         }
@@ -192,8 +191,7 @@ async fn beat(host: &Host, heartbeat: &Heartbeat) -> Appended {
         Err(error) => return Appended::NotHere(not_here(&error)),
     };
     let request = wire::heartbeat_request(heartbeat);
-    let mut answers =
-        Box::pin(instance.raft.stream_append(stream::iter([request])));
+    let mut answers = Box::pin(instance.raft.stream_append(stream::iter([request])));
     match answers.next().await {
         Some(Ok(result)) => wire::appended(result),
         Some(Err(_)) | None => Appended::NotHere(NotHere::NoSession),
@@ -269,7 +267,8 @@ fn checked(
     first: Append,
     appends: IncomingAppends,
     refuse: oneshot::Sender<()>,
-) -> impl futures_util::Stream<Item = openraft::raft::AppendEntriesRequest<Types>> + Send + 'static {
+) -> impl futures_util::Stream<Item = openraft::raft::AppendEntriesRequest<Types>> + Send + 'static
+{
     let begin = (Some(first), appends, Some(refuse));
     stream::unfold(begin, move |(first, mut appends, mut refuse)| async move {
         let append = match first {

@@ -10,9 +10,7 @@ use futures_util::{Stream, StreamExt, stream};
 use openraft::OptionalSend;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
@@ -258,9 +256,7 @@ fn result(answer: Appended) -> AppendResult {
     match answer {
         Appended::Ok(matched) => Ok(Ok(matched.map(to_raft))),
         Appended::Conflict(id) => Ok(Err(StreamAppendError::Conflict(to_raft(id)))),
-        Appended::HigherVote(vote) => {
-            Ok(Err(StreamAppendError::HigherVote(vote_from_wire(vote))))
-        }
+        Appended::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote_from_wire(vote)))),
         // A new session wakes the other side.
         Appended::NotHere(reason @ (NotHere::NoSession | NotHere::Waking)) => {
             Err(NetworkError::from_string(reason).into())

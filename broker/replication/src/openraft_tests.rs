@@ -235,7 +235,11 @@ async fn members_born_by_one_entry_elect_on_demand() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     for id in 1..=3 {
         let metrics = members.raft(id).server_metrics();
-        assert_eq!(metrics.borrow_watched().state, ServerState::Follower, "nobody stands by itself");
+        assert_eq!(
+            metrics.borrow_watched().state,
+            ServerState::Follower,
+            "nobody stands by itself"
+        );
         assert_eq!(metrics.borrow_watched().membership_config.membership().voter_ids().count(), 3);
     }
     members.elect(2).await;
@@ -297,10 +301,8 @@ async fn deposed_leader_cannot_confirm_itself() {
     let index = members.write(3).await.unwrap();
     assert!(members.raft(1).is_leader(), "nobody told it");
     let read = members.raft(1);
-    let reading = tokio::time::timeout(
-        Duration::from_secs(5),
-        read.get_read_log_id(ReadPolicy::ReadIndex),
-    );
+    let reading =
+        tokio::time::timeout(Duration::from_secs(5), read.get_read_log_id(ReadPolicy::ReadIndex));
     assert!(!matches!(reading.await, Ok(Ok(_))), "a read index of a deposed leader");
     members.calls.heal();
     let _ = members.raft(1).get_read_log_id(ReadPolicy::ReadIndex).await.unwrap_err();

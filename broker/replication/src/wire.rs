@@ -1,8 +1,8 @@
 //! openraft's messages as frames between nodes say them.
 
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
 };
 use plimsoll_log::LogEntry;
 use plimsoll_protocol::batch::BatchHeader;
@@ -30,11 +30,7 @@ pub(crate) fn vote_from_wire(vote: RaftVote) -> types::RaftVote {
     }
 }
 
-pub(crate) fn append(
-    group: GroupId,
-    epoch: u64,
-    request: AppendEntriesRequest<Types>,
-) -> Append {
+pub(crate) fn append(group: GroupId, epoch: u64, request: AppendEntriesRequest<Types>) -> Append {
     let entries = request.entries.into_iter().map(|entry| {
         let LogEntry { header, body } = entry.into();
         (header, body)

@@ -165,10 +165,8 @@ pub(crate) async fn join(
         tracing::warn!(%problem, "not a member yet; asking again");
         sleep(PAUSE).await;
     };
-    let authority = AuthorityFiles {
-        certificate_pem: joined.authority_pem,
-        key_pem: joined.authority_key_pem,
-    };
+    let authority =
+        AuthorityFiles { certificate_pem: joined.authority_pem, key_pem: joined.authority_key_pem };
     install_authority(&config.data, &authority)?;
     let members = joined.members.into_iter();
     let members = members
@@ -181,12 +179,10 @@ pub(crate) async fn join(
 
 /// One question and its answer.
 async fn ask(by: &str, token: &JoinToken, question: &Join) -> Result<JoinAnswer, JoinError> {
-    let unreachable =
-        |reason: String| JoinError::Unreachable { address: by.to_owned(), reason };
+    let unreachable = |reason: String| JoinError::Unreachable { address: by.to_owned(), reason };
     let asked = async {
         let tls = ClientTls::joining(token.authority).map_err(|error| error.to_string())?;
-        let mut resolved =
-            tokio::net::lookup_host(by).await.map_err(|error| error.to_string())?;
+        let mut resolved = tokio::net::lookup_host(by).await.map_err(|error| error.to_string())?;
         let address = resolved.next().ok_or("the name has no address")?;
         let (kind, config) = (TransportKind::Quic, TransportConfig::default());
         let connection = Connection::dial(kind, address, "localhost", Some(&tls), &config)
@@ -195,8 +191,7 @@ async fn ask(by: &str, token: &JoinToken, question: &Join) -> Result<JoinAnswer,
         let (mut sender, mut receiver) =
             connection.open().await.map_err(|error| error.to_string())?;
         let (api, version) = (PeerApi::Join, PeerApi::VERSION);
-        let frame =
-            encode_frame(api, version, FrameFlags::REQUEST, CorrelationId(1), question, 0);
+        let frame = encode_frame(api, version, FrameFlags::REQUEST, CorrelationId(1), question, 0);
         sender.send(frame.freeze(), &[]).await.map_err(|error| error.to_string())?;
         let frame = receiver.recv().await.map_err(|error| error.to_string())?;
         connection.close(0, "done");

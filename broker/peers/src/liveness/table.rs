@@ -230,9 +230,10 @@ impl Table {
         };
         let unchanged = self.reach.len()
             == 1 + self.others.values().filter(|other| reached(other)).count()
-            && self.reach.iter().all(|node| {
-                *node == self.me || self.others.get(node).is_some_and(reached)
-            });
+            && self
+                .reach
+                .iter()
+                .all(|node| *node == self.me || self.others.get(node).is_some_and(reached));
         if unchanged {
             return;
         }
