@@ -10,12 +10,8 @@ use plimsoll_log::{Store, StoreConfig};
 use plimsoll_node::config::NodeConfig;
 use plimsoll_node::{Node, Simulated, Surroundings};
 use plimsoll_peers::{BoxFuture, Dial, DialError};
-use plimsoll_peers::{BoxFuture, Dial, DialError};
 use plimsoll_protocol::ids::NodeId;
-use plimsoll_protocol::ids::NodeId;
-use plimsoll_transport::SimulatedNetwork;
-use plimsoll_transport::{Connection, TransportKind};
-use plimsoll_transport::{Connection, TransportKind};
+use plimsoll_transport::{Connection, SimulatedNetwork, TransportKind};
 use tokio::sync::Notify;
 
 use crate::clock::SimClock;
