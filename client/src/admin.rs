@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use plimsoll_protocol::api::{
-    AlterTopicRequest, ConfigChange, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, FetchRequest, Isolation, ListOffsetsRequest, ListTopicsRequest,
-    NodeStatusRequest, NodeStatusResponse, PingRequest, StartPosition, TopicConfig, TopicInfo,
+    AlterTopicRequest, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
+    ClusterStatusResponse, ConfigChange, CreateTopicRequest, DeleteTopicRequest,
+    DescribeTopicRequest, DescribeTopicResponse, DrainNodeRequest, FetchRequest, Isolation,
+    JoinTokenRequest, JoinTokenResponse, ListOffsetsRequest, ListTopicsRequest, NodeStatusRequest,
+    NodeStatusResponse, PingRequest, RebalanceRequest, RemoveNodeRequest, RemoveNodeResponse,
+    Request, StartPosition, TopicConfig, TopicInfo, TransferLeaderRequest, TransferLeaderResponse,
 };
 use plimsoll_protocol::batch::RecordBatch;
 use plimsoll_protocol::error::ErrorCode;
-use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
+use plimsoll_protocol::ids::{NodeId, Offset, PartitionIndex, TopicName};
 
 use crate::client::Shared;
 use crate::error::{RequestError, ServerError};
+use crate::pulse::Owed;
+use crate::requests::Repeat;
 
 /// Manages topics and asks for offsets and status.
 #[derive(Clone)]
@@ -54,6 +59,12 @@ impl NewTopic {
         Self { partitions, ..self }
     }
 
+    /// The same with this number of replicas of each partition.
+    #[must_use]
+    pub fn replicas(self, replicas: u16) -> Self {
+        Self { replicas, ..self }
+    }
+
     /// The same with this configuration.
     #[must_use]
     pub fn config(self, config: TopicConfig) -> Self {
@@ -79,12 +90,16 @@ impl Admin {
         Self { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Asks for a sign of life.
     ///
     /// # Errors
     /// When the node does not answer.
     pub async fn ping(&self) -> Result<(), RequestError> {
-        self.shared.request(PingRequest {}).await.map(drop)
+        self.shared.request(PingRequest {}, Repeat::Freely).await.map(drop)
     }
 
     /// All topics whose name begins with `prefix`, by name.
@@ -97,7 +112,7 @@ impl Admin {
         loop {
             let after = topics.last().map(|topic| topic.name.clone());
             let request = ListTopicsRequest { prefix: prefix.clone(), after };
-            let page = self.shared.request(request).await?;
+            let page = self.shared.request(request, Repeat::Freely).await?;
             // An empty page that promises more would be asked for again for ever.
             let ends = !page.has_more || page.topics.is_empty();
             topics.extend(page.topics);
@@ -120,7 +135,7 @@ impl Admin {
                 PartitionIndex(u32::try_from(partitions.len()).unwrap_or(u32::MAX));
             let topic = topic.clone();
             let request = DescribeTopicRequest { topic, first_partition, partitions_max: u32::MAX };
-            let page = self.shared.request(request).await?;
+            let page = self.shared.request(request, Repeat::Freely).await?;
             if topic_id.replace(page.topic.topic_id).is_some_and(|id| id != page.topic.topic_id) {
                 // Deleted and created anew between two pages: what was gathered is of the old one.
                 partitions.clear();
@@ -139,15 +154,15 @@ impl Admin {
     /// # Errors
     /// A name that is taken or not allowed, too many partitions, a configuration out of bounds.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, RequestError> {
-        self.shared
-            .request(CreateTopicRequest {
-                topic: name(&topic.name)?,
-                partitions: topic.partitions,
-                replicas: topic.replicas,
-                config: topic.config,
-                if_not_exists: topic.if_not_exists,
-            })
-            .await
+        let repeat = if topic.if_not_exists { Repeat::Freely } else { Repeat::IfRefused };
+        let request = CreateTopicRequest {
+            topic: name(&topic.name)?,
+            partitions: topic.partitions,
+            replicas: topic.replicas,
+            config: topic.config,
+            if_not_exists: topic.if_not_exists,
+        };
+        self.shared.request(request, repeat).await
     }
 
     /// Changes a topic's configuration (a key with `None` goes back to its default) or raises its
@@ -161,7 +176,8 @@ impl Admin {
         partitions: Option<u32>,
         changes: Vec<ConfigChange>,
     ) -> Result<TopicInfo, RequestError> {
-        self.shared.request(AlterTopicRequest { topic: name(topic)?, partitions, changes }).await
+        let request = AlterTopicRequest { topic: name(topic)?, partitions, changes };
+        self.shared.request(request, Repeat::Freely).await
     }
 
     /// Deletes a topic with its records.
@@ -169,7 +185,8 @@ impl Admin {
     /// # Errors
     /// An unknown topic.
     pub async fn delete_topic(&self, topic: &str) -> Result<(), RequestError> {
-        self.shared.request(DeleteTopicRequest { topic: name(topic)? }).await.map(drop)
+        let request = DeleteTopicRequest { topic: name(topic)? };
+        self.shared.request(request, Repeat::IfRefused).await.map(drop)
     }
 
     /// The offset of each position in a partition.
@@ -183,8 +200,10 @@ impl Admin {
         positions: Vec<StartPosition>,
     ) -> Result<Vec<Offset>, RequestError> {
         let partition = PartitionIndex(partition);
-        let request = ListOffsetsRequest { topic: name(topic)?, partition, positions };
-        Ok(self.shared.request(request).await?.offsets)
+        let topic = name(topic)?;
+        let request = ListOffsetsRequest { topic: topic.clone(), partition, positions };
+        let asked = self.shared.request_leader(&topic, partition, request, Owed::Answer);
+        Ok(asked.await?.0.offsets)
     }
 
     /// Reads once from an offset: at most `max_bytes` (but at least one batch), waiting up to
@@ -201,8 +220,9 @@ impl Admin {
         max_wait_ms: u32,
     ) -> Result<Fetched, RequestError> {
         let partition = PartitionIndex(partition);
+        let topic = name(topic)?;
         let request = FetchRequest {
-            topic: name(topic)?,
+            topic: topic.clone(),
             partition,
             from,
             max_bytes,
@@ -211,7 +231,9 @@ impl Admin {
             max_staleness_ms: None,
             any_replica: false,
         };
-        let (answer, payload) = self.shared.request_with_payload(request).await?;
+        let owed = if max_wait_ms == 0 { Owed::Answer } else { Owed::News };
+        let asked = self.shared.request_leader(&topic, partition, request, owed);
+        let (answer, payload) = asked.await?;
         let batches: Result<Vec<_>, _> =
             plimsoll_protocol::batch::iterate_batches(payload).collect();
         let batches = batches
@@ -229,12 +251,102 @@ impl Admin {
     /// # Errors
     /// When the node does not answer.
     pub async fn node_status(&self) -> Result<NodeStatusResponse, RequestError> {
-        self.shared.request(NodeStatusRequest {}).await
+        self.shared.request(NodeStatusRequest {}, Repeat::Freely).await
+    }
+
+    /// How the cluster is, as the node that answers sees it.
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub async fn cluster_status(&self) -> Result<ClusterStatusResponse, RequestError> {
+        self.ask(ClusterStatusRequest {}).await
+    }
+
+    /// What [`Admin::rebalance`] would move; nothing is moved.
+    ///
+    /// # Errors
+    /// When no node answers, or too few nodes take replicas.
+    pub async fn cluster_plan(&self) -> Result<ClusterPlanResponse, RequestError> {
+        self.ask(ClusterPlanRequest {}).await
+    }
+
+    /// Moves replicas to where they belong. Returns when that is decided; the moves follow.
+    ///
+    /// # Errors
+    /// When too few nodes take replicas, or the catalog has no leader.
+    pub async fn rebalance(&self) -> Result<ClusterPlanResponse, RequestError> {
+        self.change(RebalanceRequest {}).await
+    }
+
+    /// Moves everything away from a node, or with `on` false lets it have replicas again. Returns
+    /// when that is decided; the moves follow.
+    ///
+    /// # Errors
+    /// An unknown node, or other nodes that are too few for the replicas that topics ask for.
+    pub async fn drain_node(
+        &self,
+        node: NodeId,
+        on: bool,
+    ) -> Result<ClusterPlanResponse, RequestError> {
+        self.change(DrainNodeRequest { node, on }).await
+    }
+
+    /// Takes a node out of the cluster for good; with `force` also where partitions have fewer
+    /// replicas than asked for then.
+    ///
+    /// # Errors
+    /// An unknown node, a live node that is not drained, partitions that would lose their quorum, or
+    /// other nodes that are too few.
+    pub async fn remove_node(
+        &self,
+        node: NodeId,
+        force: bool,
+    ) -> Result<RemoveNodeResponse, RequestError> {
+        self.change(RemoveNodeRequest { node, force }).await
+    }
+
+    /// Hands the leadership of a partition to another of its replicas, by default to the preferred
+    /// one.
+    ///
+    /// # Errors
+    /// An unknown topic or partition, a node that is no replica of it, down or behind.
+    pub async fn transfer_leader(
+        &self,
+        topic: &str,
+        partition: u32,
+        to: Option<NodeId>,
+    ) -> Result<TransferLeaderResponse, RequestError> {
+        let (topic, partition) = (name(topic)?, PartitionIndex(partition));
+        self.change(TransferLeaderRequest { topic, partition, to }).await
+    }
+
+    /// What a new node needs to join. Whoever has it can add a node.
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub async fn join_token(&self) -> Result<JoinTokenResponse, RequestError> {
+        self.ask(JoinTokenRequest {}).await
+    }
+
+    /// A question: asking it again does no harm.
+    async fn ask<R>(&self, request: R) -> Result<R::Response, RequestError>
+    where
+        R: Request + Clone + Send + Sync + 'static,
+    {
+        self.shared.request(request).await
+    }
+
+    /// A change: sent again only when it was certainly not carried out.
+    async fn change<R>(&self, request: R) -> Result<R::Response, RequestError>
+    where
+        R: Request + Clone + Send + Sync + 'static,
+    {
+        self.shared.request(request).await
     }
 }
 
 /// A malformed name is refused here as the node would refuse it.
-fn name(topic: &str) -> Result<TopicName, RequestError> {
+pub(crate) fn name(topic: &str) -> Result<TopicName, RequestError> {
     topic.parse().map_err(|error: plimsoll_protocol::ids::TopicNameError| {
         RequestError::Refused(ServerError {
             code: ErrorCode::InvalidTopicName,

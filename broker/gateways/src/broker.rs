@@ -322,48 +322,6 @@ impl Broker {
         }
     }
 
-    /// Looks a partition up and wakes it.
-    ///
-    /// # Errors
-    /// Where there is no such partition, or it cannot be woken.
-    pub(crate) async fn partition(
-        &self,
-        topic: &TopicName,
-        partition: PartitionIndex,
-    ) -> Result<Partition, ErrorResponse> {
-        let meta = self.topic(topic)?;
-        let group = meta.group(partition).ok_or_else(|| {
-            ErrorResponse::new(
-                ErrorCode::UnknownPartition,
-                format!(
-                    "topic {topic} has no partition {partition}: it has {}, numbered from 0",
-                    meta.partitions.len()
-                ),
-            )
-        })?;
-        let options = group_options(&meta.config);
-        let woken = self.host.group(group, GroupKind::Partition, options).await;
-        let group = woken.map_err(|error| {
-            // The files of a topic that was just deleted fail in their own ways; say what is true.
-            if !self.has_topic(topic, meta.topic_id) {
-                return refusals::unknown_topic(topic);
-            }
-            // Damage that was found while waking is told as what it is.
-            let log = self.store.group(group);
-            match log.and_then(|log| log.is_quarantined()) {
-                Some(quarantined) => refusals::read(&quarantined.into()),
-                None => refusals::open(&error),
-            }
-        })?;
-        let batch_bytes_max = meta.config.batch_bytes_max.min(self.limits.batch.batch_bytes_max);
-        Ok(Partition {
-            group,
-            topic_id: meta.topic_id,
-            durability: meta.config.durability,
-            batch_limits: BatchLimits { batch_bytes_max, ..self.limits.batch.clone() },
-        })
-    }
-
     /// Carries out a command of the catalog.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub mod native;
 mod placements;
 mod places;
 mod refusals;
+mod routing;
 
 pub use broker::{Broker, NodeIdentity, StrangerPlace};
 pub use counters::{Counter, Counters};

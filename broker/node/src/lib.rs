@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod accept;
 pub mod certificates;
 mod cluster;
 pub mod config;
@@ -19,6 +20,8 @@ mod error;
 mod files;
 mod join;
 mod node;
+mod open;
+mod origin;
 mod parts;
 mod surroundings;
 

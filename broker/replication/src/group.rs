@@ -476,9 +476,8 @@ impl Group {
         let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
         let idle = self.around.clock.monotonic().saturating_sub(used) >= idle_for;
         // With other members it takes an agreement.
-        let may_sleep = |awake: &Awake| {
-            awake.shared.outstanding() == 0 && !awake.standing.borrow().has_others
-        };
+        let may_sleep =
+            |awake: &Awake| awake.shared.outstanding() == 0 && !awake.standing.borrow().has_others;
         if !idle || !guard.as_ref().is_some_and(may_sleep) {
             return false;
         }

@@ -1,6 +1,6 @@
 //! All groups of a node: which are awake, and when they go back to sleep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -147,6 +147,15 @@ impl Host {
     pub fn leader_hint(&self, group: GroupId) -> Option<(NodeId, Option<Term>)> {
         let placed = self.around.neighbours.placed(group).map(|placed| placed.wanted);
         self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default())
+    }
+
+    /// The voters of the metadata group, as this node's replica has them; of a configuration of two
+    /// sets all.
+    #[must_use]
+    pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
+        let group = self.held(GroupId::CATALOG).and_then(|group| group.instance());
+        let configs = group.map(|instance| instance.standing.borrow().configs.clone());
+        configs.iter().flat_map(|configs| configs.iter().flatten()).copied().collect()
     }
 
     /// How many groups this node leads.

@@ -105,7 +105,8 @@ fn next(
     if present.joint {
         return Some(Change::MakeUniform);
     }
-    let is_member = |node: &NodeId| present.voters.contains(node) || present.learners.contains(node);
+    let is_member =
+        |node: &NodeId| present.voters.contains(node) || present.learners.contains(node);
     let is_ready = |node: &NodeId| present.caught_up.contains(node) && reaches(*node);
     // A voter that is gone first: it counts against the majority.
     let mut gone = present.voters.iter().filter(|node| !nodes.contains(node) && **node != me);

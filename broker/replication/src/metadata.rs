@@ -178,7 +178,7 @@ pub(crate) async fn read_mark(group: &Group, instance: &Instance) -> Option<Read
     let read = timeout(REQUEST_TIMEOUT, instance.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
     let (id, _) = read.ok()?.ok()?;
     let high_watermark = *group.high_watermark().borrow();
-    Some(ReadMark { id: Some(from_raft(&id)), high_watermark })
+    Some(ReadMark { id: Some(from_raft(id.log_id())), high_watermark })
 }
 
 async fn ask_read_index(peers: &Peers, leader: NodeId, epoch: u64) -> Option<ReadMark> {
@@ -205,7 +205,8 @@ fn propose_failure(error: &ProposeError) -> PeerFailure {
 fn forwarded(by: NodeId, failure: &PeerFailure) -> ProposeError {
     match failure.code {
         PeerFailureCode::NotLeader => {
-            NotLeader { leader: failure.leader.filter(|leader| *leader != by), address: None }.into()
+            NotLeader { leader: failure.leader.filter(|leader| *leader != by), address: None }
+                .into()
         }
         PeerFailureCode::NoQuorum => NoQuorum { group: GroupId::CATALOG }.into(),
         PeerFailureCode::NotHere | PeerFailureCode::Stopping | PeerFailureCode::Busy => {

@@ -19,8 +19,8 @@ use plimsoll_replication::{
     Random as _, Role, SeededRandom,
 };
 use plimsoll_state::catalog::{CatalogCommand, CatalogReply, JoinSecret, NodeSpec, planning};
-use plimsoll_transport::simulated::{Fabric, Packet, SimulatedHost, SimulatedNetwork};
 use plimsoll_transport::{Connection, TransportConfig, TransportKind};
+use plimsoll_transport::{Fabric, Packet, SimulatedHost, SimulatedNetwork};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -116,7 +116,8 @@ impl Placements for OwnCatalog {
 
     fn is_deleted(&self, group: GroupId) -> bool {
         let host = self.0.upgrade();
-        let catalog = host.and_then(|host| host.held(GroupId::CATALOG)).map(|group| group.catalog());
+        let catalog =
+            host.and_then(|host| host.held(GroupId::CATALOG)).map(|group| group.catalog());
         catalog.is_some_and(|catalog| catalog.was_deleted(group))
     }
 
@@ -306,9 +307,8 @@ impl Cluster {
                 nodes[next % nodes.len()]
             });
             let at = self.group(node, group);
-            let outcome = timeout(Duration::from_secs(3), async {
-                propose(&at, batch).await?.await
-            });
+            let outcome =
+                timeout(Duration::from_secs(3), async { propose(&at, batch).await?.await });
             match outcome.await {
                 Ok(Ok(produced)) => return produced,
                 Ok(Err(ProduceError::NotLeader(error))) => {
@@ -360,7 +360,7 @@ impl Cluster {
 
     /// As [`Cluster::kill`], and the power fails: what was not synced is gone.
     pub async fn power_failure(&mut self, node: u64) -> SimDisk {
-        let survived = self.members[&node].disk.crash(&CrashPlan::Nothing);
+        let survived = self.members[&node].disk.crash(&CrashPlan::NOTHING);
         self.members[&node].disk.power_off();
         self.kill(node).await;
         survived
@@ -374,8 +374,10 @@ impl Cluster {
 
 /// Values in a row.
 pub fn numbered(producer: &mut Producer, count: usize) -> Vec<Bytes> {
-    (0..count).map(|_| {
-        let value = producer.next.to_string();
-        producer.batch(&[&value])
-    }).collect()
+    (0..count)
+        .map(|_| {
+            let value = producer.next.to_string();
+            producer.batch(&[&value])
+        })
+        .collect()
 }
