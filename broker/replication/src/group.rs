@@ -277,6 +277,21 @@ impl Group {
         })?
     }
 
+    pub(crate) fn around(&self) -> &Arc<Surroundings> {
+        &self.around
+    }
+
+    /// The lock that decides what is proposed next.
+    pub(crate) async fn lock(&self) -> OwnedMutexGuard<Option<Awake>> {
+        self.awake.clone().lock_owned().await
+    }
+
+    /// Takes the Raft instance out, to be ended.
+    pub(crate) fn take_instance(&self, awake: &mut Option<Awake>) -> Option<Awake> {
+        self.set_instance(None);
+        awake.take()
+    }
+
     fn set_instance(&self, instance: Option<Instance>) {
         *self.instance.lock().expect("nothing panics while it holds the instance") = instance;
     }

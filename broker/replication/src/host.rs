@@ -201,7 +201,7 @@ impl Host {
 
     /// A node is there (again): what waits to be sent to it is sent now.
     async fn node_is_up(&self, node: NodeId) {
-        let groups: Vec<_> = self.groups().held.values().cloned().collect();
+        let groups = self.all_held();
         for group in groups {
             if let Some(instance) = group.instance()
                 && instance.raft.is_leader()
@@ -377,7 +377,7 @@ impl Host {
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight.
     /// Returns how many.
     pub async fn sleep_idle(&self, idle_for: Duration) -> usize {
-        let groups: Vec<_> = self.groups().held.values().cloned().collect();
+        let groups = self.all_held();
         let mut asleep = 0;
         for group in groups {
             asleep += usize::from(group.sleep_if_idle(idle_for).await);
@@ -423,9 +423,15 @@ impl Host {
         }
     }
 
-    /// Ends all groups: waits for what is in flight, leaves their state with the log. Nothing can be
-    /// woken afterwards.
+    /// Every group that is awake or held by somebody.
+    pub(crate) fn all_held(&self) -> Vec<Arc<Group>> {
+        self.groups().held.values().cloned().collect()
+    }
+
+    /// Ends all groups: hands over what this node leads among others, waits for what is in flight,
+    /// leaves their state with the log. Nothing can be woken afterwards.
     pub async fn shutdown(&self) {
+        self.leave().await;
         self.around.closed.store(true, Ordering::Release);
         let drain = self.around.config.drain_timeout;
         for group in self.take_all() {

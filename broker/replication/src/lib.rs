@@ -31,6 +31,7 @@ mod host;
 mod incoming;
 mod keeper;
 mod leaders;
+mod leaving;
 mod log_store;
 mod members;
 mod membership;
@@ -61,6 +62,7 @@ pub use error::{NoQuorum, NotLeader, OpenGroupError, ProduceError, ProposeError}
 pub use fold::GroupKind;
 pub use group::{Group, GroupStatus};
 pub use host::Host;
+pub use leaving::TransferError;
 pub use pending::{PendingProduce, Produced};
 pub use placements::{Placed, Placements};
 pub use random::{Random, SeededRandom, SystemRandom};

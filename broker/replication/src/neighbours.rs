@@ -131,6 +131,11 @@ impl Neighbours {
         node == self.me || self.view(|view| view.hears(node))
     }
 
+    /// Whether the node is heard and takes on work; this one does.
+    pub(crate) fn serves(&self, node: NodeId) -> bool {
+        self.view(|view| view.serves(node))
+    }
+
     /// Whether this node and that one hear each other.
     pub(crate) fn reaches(&self, node: NodeId) -> bool {
         node == self.me || self.view(|view| view.reaches(node))
@@ -244,8 +249,7 @@ impl Neighbours {
         if let Some((node, term)) = self.leader(group) {
             return Some((node, Some(term)));
         }
-        let serves = |node: &NodeId| self.view(|view| view.serves(*node));
-        let fit = |node: &NodeId| serves(node) && !self.leaders.is_unfit(*node, group);
+        let fit = |node: &NodeId| self.serves(*node) && !self.leaders.is_unfit(*node, group);
         placed.iter().copied().find(fit).map(|node| (node, None))
     }
 }

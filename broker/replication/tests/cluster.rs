@@ -180,3 +180,77 @@ async fn metadata_group_has_every_node_and_answers_on_each() {
     assert!(!placed.replica_set(group).unwrap().wanted.is_empty());
     assert_ne!(leader, NodeId(0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_over_without_a_refused_batch() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    for _ in 0..3 {
+        let leader = cluster.leader(group).await;
+        let to = (1..=3).find(|node| *node != leader).unwrap();
+        let before = Instant::now();
+        let led = cluster.group(leader, group).transfer_leader(Some(NodeId(to))).await.unwrap();
+        assert_eq!(led, NodeId(to));
+        assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
+        let follows = cluster.role(leader, group);
+        assert!(matches!(follows, Role::Follower { leader, .. } if leader == led), "{follows:?}");
+        for batch in numbered(&mut producer, 2) {
+            cluster.produce(group, &batch).await;
+        }
+    }
+    assert_eq!(values(&cluster.group(cluster.leader(group).await, group)), counted(9));
+}
+
+/// A transfer that does not arrive leaves openraft's leader mute: its instance ends, and the group
+/// is led again.
+#[tokio::test(start_paused = true)]
+async fn group_is_led_again_after_a_transfer_that_was_lost() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    let leader = cluster.leader(group).await;
+    let to = (1..=3).find(|node| *node != leader).unwrap();
+    cluster.caught_up(to, group, Offset(3)).await;
+    cluster.cuts.one_way(leader, to);
+    let refused = cluster.group(leader, group).transfer_leader(Some(NodeId(to))).await;
+    assert!(refused.is_err(), "{refused:?}");
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    cluster.cuts.heal();
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(6)).await;
+        assert_eq!(values(&cluster.group(node, group)), counted(6));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_that_shuts_down_leaves_its_groups_led() {
+    let mut cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    let leader = cluster.leader(group).await;
+    let host = cluster.host(leader);
+    let before = Instant::now();
+    host.shutdown().await;
+    assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
+    let mut others = (1..=3).filter(|node| *node != leader);
+    let follows = |node| matches!(cluster.role(node, group), Role::Follower { leader: l, .. } if l.0 != leader);
+    assert!(others.any(|node| cluster.role(node, group).led_term().is_some() || follows(node)));
+    cluster.kill(leader).await;
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    let next = cluster.leader(group).await;
+    assert_eq!(values(&cluster.group(next, group)), counted(6));
+}
