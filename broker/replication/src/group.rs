@@ -286,6 +286,17 @@ impl Group {
         self.awake.clone().lock_owned().await
     }
 
+    /// The same lock, if nobody holds it.
+    pub(crate) fn try_lock(&self) -> Option<OwnedMutexGuard<Option<Awake>>> {
+        self.awake.clone().try_lock_owned().ok()
+    }
+
+    /// Whether nobody used the group for `idle_for`.
+    pub(crate) fn is_idle(&self, idle_for: Duration) -> bool {
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
+        self.around.clock.monotonic().saturating_sub(used) >= idle_for
+    }
+
     /// Takes the Raft instance out, to be ended.
     pub(crate) fn take_instance(&self, awake: &mut Option<Awake>) -> Option<Awake> {
         self.set_instance(None);
@@ -488,8 +499,7 @@ impl Group {
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.
     pub(crate) async fn sleep_if_idle(self: Arc<Self>, idle_for: Duration) -> bool {
         let Ok(mut guard) = self.awake.clone().try_lock_owned() else { return false };
-        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
-        let idle = self.around.clock.monotonic().saturating_sub(used) >= idle_for;
+        let idle = self.is_idle(idle_for);
         // With other members it takes an agreement.
         let may_sleep =
             |awake: &Awake| awake.shared.outstanding() == 0 && !awake.standing.borrow().has_others;
@@ -500,7 +510,7 @@ impl Group {
         self.set_instance(None);
         // A task of its own, for the same reason as in waking.
         let asleep = tokio::spawn(async move {
-            lay_to_rest(awake, &self.log, &self.around).await;
+            lay_to_rest(awake, &self.log, &self.around, false).await;
             drop(guard);
         });
         asleep.await.is_ok()
@@ -512,7 +522,7 @@ impl Group {
         if let Some(awake) = guard.take() {
             self.set_instance(None);
             let _ = timeout(drain, awake.shared.idle()).await;
-            lay_to_rest(awake, &self.log, &self.around).await;
+            lay_to_rest(awake, &self.log, &self.around, false).await;
         }
     }
 

@@ -374,14 +374,15 @@ impl Host {
         Ok(log.retain(policy, now_ms, safe.high_watermark))
     }
 
-    /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight.
-    /// Returns how many.
+    /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those
+    /// with other members where they agree. Returns how many, of those that this node leads.
     pub async fn sleep_idle(&self, idle_for: Duration) -> usize {
         let groups = self.all_held();
         let mut asleep = 0;
         for group in groups {
             asleep += usize::from(group.sleep_if_idle(idle_for).await);
         }
+        asleep += self.sleep_together(idle_for).await;
         self.forget_sleepers();
         asleep
     }

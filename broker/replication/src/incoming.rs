@@ -63,7 +63,7 @@ impl Handler for Incoming {
                     }
                 }
             }
-            AnyPeerMessage::Digest(_) => {}
+            AnyPeerMessage::Digest(digest) => host.reconcile(from, &digest),
         }
     }
 
@@ -76,6 +76,7 @@ impl Handler for Incoming {
     fn linked(&self, node: NodeId) {
         if let Some(host) = self.host.upgrade() {
             host.around().neighbours.linked(node);
+            host.send_digest(node);
         }
     }
 
@@ -107,6 +108,7 @@ async fn answer(
             Ok(ballot.cast(host, vote.group, vote.transfer).await?.into())
         }
         AnyPeerRequest::TransferLeader(transfer) => Ok(take_over(host, &transfer).await?.into()),
+        AnyPeerRequest::Sleep(request) => Ok(host.sleep(from, request).await.into()),
         AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
         AnyPeerRequest::ReadIndex(request) => Ok(host.read_index(request).await.into()),
         other => {

@@ -244,13 +244,81 @@ async fn node_that_shuts_down_leaves_its_groups_led() {
     let before = Instant::now();
     host.shutdown().await;
     assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
-    let mut others = (1..=3).filter(|node| *node != leader);
-    let follows = |node| matches!(cluster.role(node, group), Role::Follower { leader: l, .. } if l.0 != leader);
-    assert!(others.any(|node| cluster.role(node, group).led_term().is_some() || follows(node)));
+    let others: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
+    let leads = |node: &u64| cluster.role(*node, group).led_term().is_some();
+    cluster.until("another leads", || others.iter().any(leads)).await;
+    assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
     cluster.kill(leader).await;
     for batch in numbered(&mut producer, 3) {
         cluster.produce(group, &batch).await;
     }
     let next = cluster.leader(group).await;
     assert_eq!(values(&cluster.group(next, group)), counted(6));
+}
+
+const IDLE: Duration = Duration::from_secs(30);
+
+async fn all_sleep(cluster: &Cluster, group: GroupId) {
+    let leader = cluster.leader(group).await;
+    cluster.members[&leader].clock.advance(IDLE);
+    assert_eq!(cluster.host(leader).sleep_idle(IDLE).await, 1);
+    for node in cluster.members.keys() {
+        assert_eq!(cluster.role(*node, group), Role::Asleep, "node {node}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn group_sleeps_on_every_node_together_and_wakes_where_it_was_led() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for round in 1..4 {
+        for batch in numbered(&mut producer, 3) {
+            cluster.produce(group, &batch).await;
+        }
+        let leader = cluster.leader(group).await;
+        for node in 1..=3 {
+            cluster.caught_up(node, group, Offset(3 * round)).await;
+        }
+        all_sleep(&cluster, group).await;
+        for node in 1..=3 {
+            let hint = cluster.host(node).leader_hint(group).unwrap();
+            assert_eq!(hint.0, NodeId(leader), "asleep it is led as before");
+            let committed = cluster.host(node).committed_offset(group).unwrap();
+            assert_eq!(committed, Some(Offset(3 * round)));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sleeping_group_is_led_by_another_when_its_leader_is_gone() {
+    let mut cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(3)).await;
+    }
+    let leader = cluster.leader(group).await;
+    all_sleep(&cluster, group).await;
+    let disk = cluster.kill(leader).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for node in cluster.members.keys() {
+        assert_eq!(cluster.role(*node, group), Role::Asleep, "nobody needs it");
+    }
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    let next = cluster.leader(group).await;
+    cluster.caught_up(next, group, Offset(6)).await;
+    // It sleeps without the dead one, which is repaired when it is back.
+    for node in cluster.members.keys() {
+        cluster.caught_up(*node, group, Offset(6)).await;
+    }
+    all_sleep(&cluster, group).await;
+    cluster.start(leader, disk).await;
+    cluster.caught_up(leader, group, Offset(6)).await;
+    assert_eq!(values(&cluster.group(leader, group)), counted(6));
 }
