@@ -21,6 +21,7 @@ use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError, ProduceError,
 use crate::fold::GroupKind;
 use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
+use crate::reads::Reads;
 use crate::reply::Reply;
 use crate::retention::Given;
 use crate::role::{Role, Standing};
@@ -46,6 +47,7 @@ pub struct Group {
     /// When it was last used, in milliseconds of the monotonic clock.
     used_ms: AtomicU64,
     deleted: AtomicBool,
+    reads: Reads,
 }
 
 /// What a group is doing, for people to look at.
@@ -71,6 +73,7 @@ impl Group {
             instance: std::sync::Mutex::default(),
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
+            reads: Reads::default(),
             around,
         };
         group.touch();
@@ -277,6 +280,10 @@ impl Group {
         })?
     }
 
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
     pub(crate) fn around(&self) -> &Arc<Surroundings> {
         &self.around
     }
@@ -369,7 +376,10 @@ impl Group {
                     let fatal = group.ended().await;
                     return Err(self.stopped(&mut awake, fatal).await.into());
                 }
-                Role::Searching { .. } => {
+                Role::Searching { term } => {
+                    if let Some(leader) = self.around.neighbours.leader_since(self.id(), term) {
+                        return Err(NotLeader { leader: Some(leader), address: None }.into());
+                    }
                     let mut standing = group.standing.clone();
                     let configs = standing.borrow().configs.clone();
                     if !configs.is_empty() && !self.around.neighbours.reaches_majority(&configs) {
@@ -387,6 +397,15 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Sees to it that this node leads and a quorum has confirmed it of late. Returns whether it is
+    /// the only voter.
+    pub(crate) async fn lead_for_read(self: &Arc<Self>) -> Result<bool, LeadError> {
+        let led = self.lead().await?;
+        let awake = led.awake.as_ref().expect("lead() returned");
+        let alone = awake.standing.borrow().is_alone(self.around.node);
+        Ok(alone)
     }
 
     /// Whether this node is the one that proposals for a sleeping group go to; an awake one says by

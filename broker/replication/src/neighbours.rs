@@ -236,11 +236,16 @@ impl Neighbours {
         self.leaders.leader(group, self.me, |node| self.hears(node))
     }
 
+    /// The live node, other than this one, that claims the group in `term` or a later one.
+    pub(crate) fn leader_since(&self, group: GroupId, term: Term) -> Option<NodeId> {
+        let claimants = self.leaders.claimants(group).into_iter();
+        let live = claimants.filter(|(node, claimed)| *claimed >= term && self.hears(*node));
+        live.max_by_key(|(_, term)| *term).map(|(node, _)| node)
+    }
+
     /// The live node, other than this one, that claims the group.
     pub(crate) fn leader_elsewhere(&self, group: GroupId) -> Option<NodeId> {
-        let claimants = self.leaders.claimants(group).into_iter();
-        let live = claimants.filter(|(node, _)| self.hears(*node));
-        live.max_by_key(|(_, term)| *term).map(|(node, _)| node)
+        self.leader_since(group, Term(0))
     }
 
     /// The node to ask for the group: the live one that claims it, else the first live one in the

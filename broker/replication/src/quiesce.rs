@@ -14,7 +14,9 @@ use futures_util::{StreamExt, stream};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::AppendEntriesRequest;
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
-use plimsoll_protocol::peer::{Sleep, SleepAnswer, SleepGroup, SleepReply};
+use plimsoll_protocol::peer::{
+    Appended, RaftVote as WireVote, Sleep, SleepAnswer, SleepGroup, SleepReply,
+};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
@@ -196,6 +198,40 @@ impl Group {
             lay_to_rest(awake, self.log(), self.around(), false).await;
         }
         SleepAnswer::Slept
+    }
+}
+
+impl Group {
+    /// The answer of a sleeping replica to an append without entries: its vote is the sender's, it
+    /// has the entry that it is taken to have, and has applied what is committed. All of that is on
+    /// disk, so nothing needs to be woken. A leader whose members fell asleep before it asks so.
+    pub(crate) async fn answer_asleep(
+        &self,
+        vote: WireVote,
+        prev: Option<LogId>,
+        commit: Option<LogId>,
+    ) -> Option<Appended> {
+        if self.instance().is_some() {
+            return None;
+        }
+        let guard = self.lock().await;
+        if guard.is_some() {
+            return None;
+        }
+        let own = self.log().vote()?;
+        let same =
+            own.committed && vote.committed && (own.term, own.voted_for) == (vote.term, vote.node);
+        let has = |id: LogId| self.log().term_at(id.index) == Some(id.term);
+        (same && prev.is_some_and(has) && commit <= self.stored_applied())
+            .then_some(Appended::Ok(prev))
+    }
+
+    /// Up to where the group is folded: awake, or asleep by its stored state.
+    pub(crate) fn stored_applied(&self) -> Option<LogId> {
+        match self.instance() {
+            Some(instance) => instance.shared.applied(),
+            None => self.log().state().ok().flatten().map(|(applied, _)| applied),
+        }
     }
 }
 

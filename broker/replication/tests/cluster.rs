@@ -322,3 +322,50 @@ async fn sleeping_group_is_led_by_another_when_its_leader_is_gone() {
     cluster.caught_up(leader, group, Offset(6)).await;
     assert_eq!(values(&cluster.group(leader, group)), counted(6));
 }
+
+#[tokio::test(start_paused = true)]
+async fn linearizable_read_sees_what_was_acknowledged_before_on_every_replica() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for round in 1..10_u64 {
+        for batch in numbered(&mut producer, 1) {
+            cluster.produce(group, &batch).await;
+        }
+        let reads = (1..=3).map(|node| {
+            let at = cluster.group(node, group);
+            async move { (at.linearizable().await, at.linearizable().await) }
+        });
+        for (first, second) in futures_util::future::join_all(reads).await {
+            assert!(first.unwrap() >= Offset(round) && second.unwrap() >= Offset(round));
+        }
+    }
+    // A deposed leader that nobody told confirms nothing.
+    let leader = cluster.leader(group).await;
+    cluster.cuts.isolate(leader, (1..=3).filter(|node| *node != leader));
+    let refused = cluster.group(leader, group).linearizable().await;
+    assert!(refused.is_err(), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bounded_read_is_refused_where_the_replica_may_be_too_old() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for batch in numbered(&mut producer, 3) {
+        cluster.produce(group, &batch).await;
+    }
+    let allowed = Duration::from_millis(300);
+    for node in 1..=3 {
+        let offset = cluster.group(node, group).fresh_within(allowed).await.unwrap();
+        assert_eq!(offset, Offset(3), "node {node}");
+    }
+    let leader = cluster.leader(group).await;
+    let follower = (1..=3).find(|node| *node != leader).unwrap();
+    cluster.cuts.isolate(follower, (1..=3).filter(|node| *node != follower));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = cluster.group(follower, group).fresh_within(allowed).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let old = cluster.group(follower, group).fresh_within(Duration::from_secs(3)).await;
+    assert_eq!(old.unwrap(), Offset(3), "what it knew a second ago is fresh enough");
+}
