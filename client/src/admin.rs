@@ -1,4 +1,4 @@
-//! Topics, offsets, status: one request, one answer each.
+//! Topics, offsets, status: one request, one answer each. The cluster's own are beside this file.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::requests::Repeat;
 /// Manages topics and asks for offsets and status.
 #[derive(Clone)]
 pub struct Admin {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// A topic to be created.
@@ -243,7 +243,7 @@ impl Admin {
 }
 
 /// A malformed name is refused here as the node would refuse it.
-fn name(topic: &str) -> Result<TopicName, RequestError> {
+pub(crate) fn name(topic: &str) -> Result<TopicName, RequestError> {
     topic.parse().map_err(|error: plimsoll_protocol::ids::TopicNameError| {
         RequestError::Refused(ServerError {
             code: ErrorCode::InvalidTopicName,
