@@ -14,11 +14,12 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use bytes::{Bytes, BytesMut};
+use plimsoll_log::Identity;
 use plimsoll_node::certificates;
 use plimsoll_node::config::NodeConfig;
 use plimsoll_protocol::api::PingRequest;
 use plimsoll_protocol::frame::encode_request;
-use plimsoll_protocol::ids::CorrelationId;
+use plimsoll_protocol::ids::{CorrelationId, NodeId};
 use plimsoll_transport::{
     ClientTls, Connection, FrameReceiver, FrameSender, Listener, ServerTls, TransportConfig,
     TransportKind,
@@ -120,12 +121,13 @@ impl RawStreams {
     /// Makes a certificate in `directory` and is ready.
     pub(crate) fn new(directory: &Path, node: &Handle) -> anyhow::Result<Self> {
         let config = NodeConfig { data: directory.join("raw-stream"), ..NodeConfig::default() };
-        let made = certificates::prepare(&config, loopback(), SystemTime::now())?;
-        let authority = made.authority_pem.context("a self-made certificate has an authority")?;
+        let nobody = Identity { cluster_id: [0; 16], node_id: NodeId(1) };
+        let made = certificates::prepare(&config, loopback(), &nobody, SystemTime::now())?;
+        let shown = made.nodes;
         Ok(Self {
             node: node.clone(),
-            server_tls: ServerTls::from_pem(made.chain_pem.as_bytes(), made.key_pem.as_bytes())?,
-            client_tls: ClientTls::trusting_pem(authority.as_bytes())?,
+            server_tls: ServerTls::from_pem(shown.chain_pem.as_bytes(), shown.key_pem.as_bytes())?,
+            client_tls: ClientTls::trusting_pem(made.cluster_pem.as_bytes())?,
         })
     }
 

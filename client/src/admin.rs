@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use plimsoll_protocol::api::{
     AlterTopicRequest, ConfigChange, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, FetchRequest, ListOffsetsRequest, ListTopicsRequest, NodeStatusRequest,
-    NodeStatusResponse, PingRequest, StartPosition, TopicConfig, TopicInfo,
+    DescribeTopicResponse, FetchRequest, Isolation, ListOffsetsRequest, ListTopicsRequest,
+    NodeStatusRequest, NodeStatusResponse, PingRequest, StartPosition, TopicConfig, TopicInfo,
 };
 use plimsoll_protocol::batch::RecordBatch;
 use plimsoll_protocol::error::ErrorCode;
@@ -13,6 +13,8 @@ use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 
 use crate::client::Shared;
 use crate::error::{RequestError, ServerError};
+use crate::pulse::Owed;
+use crate::requests::Repeat;
 
 /// Manages topics and asks for offsets and status.
 #[derive(Clone)]
@@ -54,6 +56,12 @@ impl NewTopic {
         Self { partitions, ..self }
     }
 
+    /// The same with this number of replicas of each partition.
+    #[must_use]
+    pub fn replicas(self, replicas: u16) -> Self {
+        Self { replicas, ..self }
+    }
+
     /// The same with this configuration.
     #[must_use]
     pub fn config(self, config: TopicConfig) -> Self {
@@ -79,12 +87,16 @@ impl Admin {
         Self { shared }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Asks for a sign of life.
     ///
     /// # Errors
     /// When the node does not answer.
     pub async fn ping(&self) -> Result<(), RequestError> {
-        self.shared.request(PingRequest {}).await.map(drop)
+        self.shared.request(PingRequest {}, Repeat::Freely).await.map(drop)
     }
 
     /// All topics whose name begins with `prefix`, by name.
@@ -97,7 +109,7 @@ impl Admin {
         loop {
             let after = topics.last().map(|topic| topic.name.clone());
             let request = ListTopicsRequest { prefix: prefix.clone(), after };
-            let page = self.shared.request(request).await?;
+            let page = self.shared.request(request, Repeat::Freely).await?;
             // An empty page that promises more would be asked for again for ever.
             let ends = !page.has_more || page.topics.is_empty();
             topics.extend(page.topics);
@@ -120,7 +132,7 @@ impl Admin {
                 PartitionIndex(u32::try_from(partitions.len()).unwrap_or(u32::MAX));
             let topic = topic.clone();
             let request = DescribeTopicRequest { topic, first_partition, partitions_max: u32::MAX };
-            let page = self.shared.request(request).await?;
+            let page = self.shared.request(request, Repeat::Freely).await?;
             if topic_id.replace(page.topic.topic_id).is_some_and(|id| id != page.topic.topic_id) {
                 // Deleted and created anew between two pages: what was gathered is of the old one.
                 partitions.clear();
@@ -139,15 +151,15 @@ impl Admin {
     /// # Errors
     /// A name that is taken or not allowed, too many partitions, a configuration out of bounds.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<TopicInfo, RequestError> {
-        self.shared
-            .request(CreateTopicRequest {
-                topic: name(&topic.name)?,
-                partitions: topic.partitions,
-                replicas: topic.replicas,
-                config: topic.config,
-                if_not_exists: topic.if_not_exists,
-            })
-            .await
+        let repeat = if topic.if_not_exists { Repeat::Freely } else { Repeat::IfRefused };
+        let request = CreateTopicRequest {
+            topic: name(&topic.name)?,
+            partitions: topic.partitions,
+            replicas: topic.replicas,
+            config: topic.config,
+            if_not_exists: topic.if_not_exists,
+        };
+        self.shared.request(request, repeat).await
     }
 
     /// Changes a topic's configuration (a key with `None` goes back to its default) or raises its
@@ -161,7 +173,8 @@ impl Admin {
         partitions: Option<u32>,
         changes: Vec<ConfigChange>,
     ) -> Result<TopicInfo, RequestError> {
-        self.shared.request(AlterTopicRequest { topic: name(topic)?, partitions, changes }).await
+        let request = AlterTopicRequest { topic: name(topic)?, partitions, changes };
+        self.shared.request(request, Repeat::Freely).await
     }
 
     /// Deletes a topic with its records.
@@ -169,7 +182,8 @@ impl Admin {
     /// # Errors
     /// An unknown topic.
     pub async fn delete_topic(&self, topic: &str) -> Result<(), RequestError> {
-        self.shared.request(DeleteTopicRequest { topic: name(topic)? }).await.map(drop)
+        let request = DeleteTopicRequest { topic: name(topic)? };
+        self.shared.request(request, Repeat::IfRefused).await.map(drop)
     }
 
     /// The offset of each position in a partition.
@@ -183,8 +197,10 @@ impl Admin {
         positions: Vec<StartPosition>,
     ) -> Result<Vec<Offset>, RequestError> {
         let partition = PartitionIndex(partition);
-        let request = ListOffsetsRequest { topic: name(topic)?, partition, positions };
-        Ok(self.shared.request(request).await?.offsets)
+        let topic = name(topic)?;
+        let request = ListOffsetsRequest { topic: topic.clone(), partition, positions };
+        let asked = self.shared.request_leader(&topic, partition, request, Owed::Answer);
+        Ok(asked.await?.0.offsets)
     }
 
     /// Reads once from an offset: at most `max_bytes` (but at least one batch), waiting up to
@@ -201,8 +217,20 @@ impl Admin {
         max_wait_ms: u32,
     ) -> Result<Fetched, RequestError> {
         let partition = PartitionIndex(partition);
-        let request = FetchRequest { topic: name(topic)?, partition, from, max_bytes, max_wait_ms };
-        let (answer, payload) = self.shared.request_with_payload(request).await?;
+        let topic = name(topic)?;
+        let request = FetchRequest {
+            topic: topic.clone(),
+            partition,
+            from,
+            max_bytes,
+            max_wait_ms,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
+        };
+        let owed = if max_wait_ms == 0 { Owed::Answer } else { Owed::News };
+        let asked = self.shared.request_leader(&topic, partition, request, owed);
+        let (answer, payload) = asked.await?;
         let batches: Result<Vec<_>, _> =
             plimsoll_protocol::batch::iterate_batches(payload).collect();
         let batches = batches
@@ -220,12 +248,12 @@ impl Admin {
     /// # Errors
     /// When the node does not answer.
     pub async fn node_status(&self) -> Result<NodeStatusResponse, RequestError> {
-        self.shared.request(NodeStatusRequest {}).await
+        self.shared.request(NodeStatusRequest {}, Repeat::Freely).await
     }
 }
 
 /// A malformed name is refused here as the node would refuse it.
-fn name(topic: &str) -> Result<TopicName, RequestError> {
+pub(crate) fn name(topic: &str) -> Result<TopicName, RequestError> {
     topic.parse().map_err(|error: plimsoll_protocol::ids::TopicNameError| {
         RequestError::Refused(ServerError {
             code: ErrorCode::InvalidTopicName,

@@ -8,7 +8,7 @@
 //! Large frames of one connection take turns ([`Turns`]), and a write that gets on by nothing for the
 //! time of a request ends its stream.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::{RequestError, ServerError};
 use crate::link::StreamPlace;
+use crate::pulse::{Owed, Owing, Pulse};
 
 /// The stream ended; why.
 #[derive(Debug, Clone)]
@@ -92,6 +93,7 @@ pub(crate) struct Channel {
     turns: Turns,
     /// A write that gets on by nothing for so long ends the stream.
     stuck_after: Duration,
+    pulse: Arc<Pulse>,
     /// Given back when the stream is not used any more.
     _place: Option<StreamPlace>,
 }
@@ -102,7 +104,8 @@ struct Shared {
 
 struct Waiting {
     next: u32,
-    by_correlation: HashMap<u32, Waiter>,
+    /// Sorted, so that those who wait learn of an end in the order of their requests.
+    by_correlation: BTreeMap<u32, (Waiter, Owing)>,
     closed: Option<ChannelClosed>,
 }
 
@@ -116,7 +119,8 @@ impl Shared {
         let waiters: Vec<Waiter> = {
             let mut waiting = self.waiting();
             waiting.closed.get_or_insert_with(|| closed.clone());
-            waiting.by_correlation.drain().map(|(_, waiter)| waiter).collect()
+            let all = std::mem::take(&mut waiting.by_correlation);
+            all.into_values().map(|(waiter, _)| waiter).collect()
         };
         for waiter in waiters {
             match waiter {
@@ -130,7 +134,7 @@ impl Shared {
     fn deliver(&self, frame: Frame) {
         let correlation = frame.header.correlation.0;
         let mut waiting = self.waiting();
-        if let Some(Waiter::Many(taker)) = waiting.by_correlation.get(&correlation) {
+        if let Some((Waiter::Many(taker), _)) = waiting.by_correlation.get(&correlation) {
             if taker.send(Ok(frame)).is_err() {
                 waiting.by_correlation.remove(&correlation);
             }
@@ -139,7 +143,7 @@ impl Shared {
         let waiter = waiting.by_correlation.remove(&correlation);
         drop(waiting);
         match waiter {
-            Some(Waiter::Once(done)) => done(Ok(frame)),
+            Some((Waiter::Once(done), _)) => done(Ok(frame)),
             // An answer to a request that was forgotten.
             _ => tracing::debug!(correlation, "frame without a taker"),
         }
@@ -153,16 +157,20 @@ impl Channel {
         mut receiver: FrameReceiver,
         turns: Turns,
         stuck_after: Duration,
+        pulse: Arc<Pulse>,
         place: Option<StreamPlace>,
     ) -> Arc<Self> {
         let shared = Arc::new(Shared {
-            waiting: Mutex::new(Waiting { next: 1, by_correlation: HashMap::new(), closed: None }),
+            waiting: Mutex::new(Waiting { next: 1, by_correlation: BTreeMap::new(), closed: None }),
         });
-        let reading = Arc::clone(&shared);
+        let (reading, hearing) = (Arc::clone(&shared), Arc::clone(&pulse));
         tokio::spawn(async move {
             let reason = loop {
                 match receiver.recv().await {
-                    Ok(Some(frame)) => reading.deliver(frame),
+                    Ok(Some(frame)) => {
+                        hearing.heard();
+                        reading.deliver(frame);
+                    }
                     Ok(None) => break "the node closed the stream".to_owned(),
                     Err(error) => break error.to_string(),
                 }
@@ -170,7 +178,7 @@ impl Channel {
             reading.close(&reason);
         });
         let sender = tokio::sync::Mutex::new(sender);
-        Arc::new(Self { sender, shared, turns, stuck_after, _place: place })
+        Arc::new(Self { sender, shared, turns, stuck_after, pulse, _place: place })
     }
 
     /// Whether the stream has ended.
@@ -194,8 +202,9 @@ impl Channel {
         request: &R,
         payload: &[Bytes],
         waiter: Waiter,
+        owed: Owed,
     ) -> Result<CorrelationId, ChannelClosed> {
-        let correlation = self.expect_answer(waiter)?;
+        let correlation = self.expect_answer(waiter, owed)?;
         self.write(request, correlation, payload).await?;
         Ok(correlation)
     }
@@ -229,7 +238,7 @@ impl Channel {
         payload: &[Bytes],
         waiter: Waiter,
     ) -> Result<CorrelationId, NotWritten> {
-        let correlation = self.expect_answer(waiter).map_err(NotWritten::Closed)?;
+        let correlation = self.expect_answer(waiter, Owed::Answer).map_err(NotWritten::Closed)?;
         let written = self.write_before(Some(deadline), request, correlation, payload).await;
         if let Err(NotWritten::NoTurn) = written {
             self.forget(correlation);
@@ -276,7 +285,12 @@ impl Channel {
     }
 
     /// Registers who takes the answer of a request that is to be written next.
-    pub(crate) fn expect_answer(&self, waiter: Waiter) -> Result<CorrelationId, ChannelClosed> {
+    pub(crate) fn expect_answer(
+        &self,
+        waiter: Waiter,
+        owed: Owed,
+    ) -> Result<CorrelationId, ChannelClosed> {
+        let owing = self.pulse.owes(owed);
         let mut waiting = self.shared.waiting();
         if let Some(closed) = &waiting.closed {
             return Err(closed.clone());
@@ -286,7 +300,7 @@ impl Channel {
             correlation = correlation.wrapping_add(1);
         }
         waiting.next = correlation.wrapping_add(1);
-        waiting.by_correlation.insert(correlation, waiter);
+        waiting.by_correlation.insert(correlation, (waiter, owing));
         Ok(CorrelationId(correlation))
     }
 
@@ -298,12 +312,24 @@ impl Channel {
     where
         R: Request + Send + Sync + 'static,
     {
+        self.request_owed(request, Owed::Answer).await
+    }
+
+    /// As [`Self::request`], for one whose answer the node may keep back until there is news.
+    pub(crate) async fn request_owed<R>(
+        self: &Arc<Self>,
+        request: R,
+        owed: Owed,
+    ) -> Result<(R::Response, Bytes), RequestError>
+    where
+        R: Request + Send + Sync + 'static,
+    {
         let (done, answer) = oneshot::channel();
         let channel = Arc::clone(self);
         tokio::spawn(async move {
             let waiter = Waiter::Once(Box::new(move |result| drop(done.send(result))));
             // A failure reaches the waiter, or drops it: both end the wait below.
-            drop(channel.send(&request, &[], waiter).await);
+            drop(channel.send(&request, &[], waiter, owed).await);
         });
         match answer.await {
             Ok(Ok(frame)) => decode_answer::<R>(frame),

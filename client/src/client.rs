@@ -1,23 +1,26 @@
 //! The entry: a client holds one connection per node and hands out producers, consumers and the
 //! admin.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use bytes::Bytes;
-use plimsoll_protocol::api::{DescribeTopicRequest, Request, TopicInfo};
+use plimsoll_protocol::api::{DescribeTopicRequest, TopicInfo};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
-use tokio::time::timeout;
 
 use crate::admin::Admin;
+use crate::backoff::Backoff;
+use crate::cluster::{Cluster, ClusterView};
 use crate::config::ClientConfig;
 use crate::consumer::ConsumerBuilder;
 use crate::error::{ConnectError, RequestError};
-use crate::link::{Dialer, Link};
+use crate::link::Dialer;
+use crate::links::Links;
+use crate::metadata::Metadata;
+use crate::partitioner::{SplitMix64, random_seed};
 use crate::producer::ProducerBuilder;
+use crate::requests::Repeat;
 
-/// A connection to a Plimsoll cluster. Cloning is cheap; the connections end with the last clone,
+/// Connections to a Plimsoll cluster. Cloning is cheap; the connections end with the last clone,
 /// producer and consumer.
 #[derive(Clone)]
 pub struct Client {
@@ -26,32 +29,39 @@ pub struct Client {
 
 /// What a client, its producers and consumers have in common.
 pub(crate) struct Shared {
-    dialer: Dialer,
-    slots: Mutex<HashMap<String, Arc<Slot>>>,
-}
-
-/// The link to one address. One attempt to dial at a time; whoever waits for it gets its outcome.
-#[derive(Default)]
-struct Slot {
-    state: tokio::sync::Mutex<SlotState>,
-}
-
-#[derive(Default)]
-struct SlotState {
-    link: Option<Arc<Link>>,
-    /// The last attempt that failed, and when.
-    failed: Option<(Instant, ConnectError)>,
+    dialer: Arc<Dialer>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) metadata: Metadata,
+    random: Mutex<SplitMix64>,
 }
 
 impl Client {
-    /// Connects to a node.
+    /// Connects to the first node that answers.
     ///
     /// # Errors
     /// When the configuration cannot be used, nobody answers, the certificate is not trusted, or
     /// the node refuses.
     pub async fn connect(config: ClientConfig) -> Result<Self, ConnectError> {
-        let shared = Arc::new(Shared { dialer: Dialer::new(config)?, slots: Mutex::default() });
-        shared.link(None).await?;
+        if config.addresses.is_empty() {
+            return Err(ConnectError::Config("no address of a node is given".to_owned()));
+        }
+        let shortest = config.suspicion.ask_after.min(config.suspicion.ask_idle_after);
+        if shortest < Duration::from_millis(10) {
+            let reason = "suspicion: a node is given less than 10 ms for its answers";
+            return Err(ConnectError::Config(reason.to_owned()));
+        }
+        let seed = config.seed.unwrap_or_else(random_seed);
+        let cluster = Cluster::new();
+        let dialer = Arc::new(Dialer::new(config, Arc::clone(&cluster))?);
+        let shared = Arc::new(Shared {
+            links: Arc::new(Links::new(Arc::clone(&dialer), Arc::clone(&cluster))),
+            dialer,
+            cluster,
+            metadata: Metadata::default(),
+            random: Mutex::new(SplitMix64(seed)),
+        });
+        shared.links.any(None).await?;
         Ok(Self { shared })
     }
 
@@ -71,27 +81,23 @@ impl Client {
     }
 
     /// Ends the connections and waits, for at most a second, until the nodes were told. Close
-    /// producers first. A client that is only dropped leaves its node to find out by itself.
+    /// producers first. A client that is only dropped leaves its nodes to find out by themselves.
     pub async fn close(self) {
-        let slots: Vec<Arc<Slot>> = self.shared.slots().drain().map(|(_, slot)| slot).collect();
-        let told = async {
-            for slot in slots {
-                if let Some(link) = slot.state.lock().await.link.take() {
-                    link.close("the client is done");
-                    link.drained().await;
-                }
-            }
-        };
-        // Not being told in time costs the node no more than its idle timeout.
-        let _ = timeout(Duration::from_secs(1), told).await;
+        self.shared.links.close().await;
     }
 
-    /// Name of the cluster that the node belongs to.
+    /// Name of the cluster that the nodes belong to.
     ///
     /// # Errors
     /// When the connection was lost and cannot be made again.
     pub async fn cluster_id(&self) -> Result<String, ConnectError> {
-        Ok(self.shared.link(None).await?.hello().cluster_id.clone())
+        Ok(self.shared.links.any(None).await?.hello().cluster_id.clone())
+    }
+
+    /// What this client knows of the cluster, without asking: nodes and leaders are known while a
+    /// producer or consumer is open.
+    pub fn cluster(&self) -> Arc<ClusterView> {
+        self.shared.cluster.view()
     }
 }
 
@@ -100,39 +106,14 @@ impl Shared {
         self.dialer.config()
     }
 
-    /// The live link to a node (by default the configured one), dialed anew if it was lost.
-    pub(crate) async fn link(&self, address: Option<&str>) -> Result<Arc<Link>, ConnectError> {
-        let address = address.unwrap_or(&self.config().address);
-        let asked_at = Instant::now();
-        let slot = Arc::clone(self.slots().entry(address.to_owned()).or_default());
-        let mut state = slot.state.lock().await;
-        if let Some(link) = &state.link
-            && !link.is_closed()
-        {
-            return Ok(Arc::clone(link));
-        }
-        state.link = None;
-        if let Some((at, error)) = &state.failed
-            && *at >= asked_at
-        {
-            return Err(error.clone());
-        }
-        match self.dialer.dial(address).await {
-            Ok(link) => {
-                let link = Arc::new(link);
-                state.link = Some(Arc::clone(&link));
-                state.failed = None;
-                Ok(link)
-            }
-            Err(error) => {
-                state.failed = Some((Instant::now(), error.clone()));
-                Err(error)
-            }
-        }
+    /// A seed for something random.
+    pub(crate) fn seed(&self) -> u64 {
+        self.random.lock().expect("no code panics while it holds this lock").next()
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<String, Arc<Slot>>> {
-        self.slots.lock().expect("no code panics while it holds this lock")
+    /// Pauses between attempts.
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(self.config().reconnect_pause, self.seed())
     }
 
     /// A topic without its partitions.
@@ -142,36 +123,12 @@ impl Shared {
             first_partition: PartitionIndex(0),
             partitions_max: 0,
         };
-        Ok(self.request(request).await?.topic)
-    }
-
-    /// Sends one request to the configured node and awaits its answer.
-    pub(crate) async fn request<R>(&self, request: R) -> Result<R::Response, RequestError>
-    where
-        R: Request + Send + Sync + 'static,
-    {
-        Ok(self.request_with_payload(request).await?.0)
-    }
-
-    /// As [`Shared::request`], with the answer's payload.
-    pub(crate) async fn request_with_payload<R>(
-        &self,
-        request: R,
-    ) -> Result<(R::Response, Bytes), RequestError>
-    where
-        R: Request + Send + Sync + 'static,
-    {
-        let after = self.config().request_timeout;
-        let answered = async { self.link(None).await?.control().request(request).await };
-        match timeout(after, answered).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(RequestError::Timeout { after }),
-        }
+        Ok(self.request(request, Repeat::Freely).await?.topic)
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("address", &self.shared.config().address).finish()
+        f.debug_struct("Client").field("address", &self.shared.config().address()).finish()
     }
 }

@@ -1,22 +1,27 @@
 //! How to reach a node, whom to trust, how long to wait.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
 
 use crate::context::{self, Context, ContextError};
+use crate::dial::Dial;
 
 /// Settings of a [`crate::Client`].
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// `HOST:PORT` of any node. For [`TransportKind::Tcp`] the node's plaintext address.
-    pub address: String,
+    /// `HOST:PORT` of nodes of one cluster, at least one; the first that answers says where the others
+    /// are. More than one lets a client connect while the first is down. For [`TransportKind::Tcp`]
+    /// the nodes' plaintext addresses: all of them, as the cluster tells only the others.
+    pub addresses: Vec<String>,
     /// What carries the frames. Default QUIC.
     pub transport: TransportKind,
     /// Whom to take for the node. Not used by plaintext TCP.
     pub trust: Trust,
-    /// Name that the node's certificate must carry. Default: the host of `address`.
+    /// Name that the nodes' certificates must carry. Default: the host of the address that is dialed.
+    /// A node that the cluster named may carry that host in its place.
     pub server_name: Option<String>,
     /// Name of this program, shown by the node. Default `plimsoll-client`. At most 255 bytes.
     pub client_name: String,
@@ -26,10 +31,46 @@ pub struct ClientConfig {
     /// longer bears a node that recovers.
     pub request_timeout: Duration,
     /// First pause before a reconnection; it doubles up to 32 times this, with jitter. Default
-    /// 20 ms.
+    /// 20 ms. Also between attempts to send and to read, there at most 500 ms.
     pub reconnect_pause: Duration,
+    /// When a node of several is taken for dead.
+    pub suspicion: Suspicion,
     /// Limits and tuning of the connections.
     pub connection: TransportConfig,
+    /// What opens connections. Default `None`: sockets, by `transport`, `trust`, `server_name` and
+    /// `connection`, which another one need not look at.
+    pub dial: Option<Arc<dyn Dial>>,
+    /// Seed of everything random: jitter, and partitioners. Default `None`: from the system. For
+    /// simulations, which repeat a run.
+    pub seed: Option<u64>,
+}
+
+/// When a node is given up that does not answer and whose connection does not break, as one that was
+/// stopped or whose machine is gone. Its requests are then tried at other nodes.
+///
+/// Not in force while the client knows of one node only: there is nobody else to ask. Shorter moves
+/// on sooner and takes a busy node for a dead one sooner, which costs a reconnection and loses nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspicion {
+    /// No frame for so long while a request is unanswered: the node is asked for a sign of life.
+    /// Default 250 ms, at least 10 ms.
+    pub ask_after: Duration,
+    /// The same while the client only listens: to a subscription that has nothing new. Default 500 ms.
+    /// A quarter of it costs four times the requests of an idle client.
+    pub ask_idle_after: Duration,
+    /// No sign of life for so long after it was asked for: the connection is given up. Default 250 ms,
+    /// and never less than four round trips.
+    pub give_up_after: Duration,
+}
+
+impl Default for Suspicion {
+    fn default() -> Self {
+        Self {
+            ask_after: Duration::from_millis(250),
+            ask_idle_after: Duration::from_millis(500),
+            give_up_after: Duration::from_millis(250),
+        }
+    }
 }
 
 /// Whom to take for the node.
@@ -46,10 +87,12 @@ pub enum Trust {
 }
 
 impl ClientConfig {
-    /// Settings for a node at `address`, all else by default.
+    /// Settings for a node at `address`, or nodes at several with commas between, all else by default.
     pub fn new(address: impl Into<String>, trust: Trust) -> Self {
+        let addresses = address.into();
+        let addresses = addresses.split(',').map(str::trim).filter(|one| !one.is_empty());
         Self {
-            address: address.into(),
+            addresses: addresses.map(str::to_owned).collect(),
             transport: TransportKind::Quic,
             trust,
             server_name: None,
@@ -57,11 +100,21 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             reconnect_pause: Duration::from_millis(20),
+            suspicion: Suspicion::default(),
             connection: TransportConfig::default(),
+            dial: None,
+            seed: None,
         }
     }
 
-    /// Settings for plaintext TCP to `address`: for a trusted network only.
+    /// The addresses as one text, for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.addresses.join(",")
+    }
+
+    /// Settings for plaintext TCP to `address` (or several, as in [`ClientConfig::new`]): for a trusted
+    /// network only.
     pub fn plaintext(address: impl Into<String>) -> Self {
         Self { transport: TransportKind::Tcp, ..Self::new(address, Trust::Nobody) }
     }

@@ -19,9 +19,9 @@ pub const LOCAL: &str = "local";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
-    /// `HOST:PORT` of the node.
+    /// `HOST:PORT` of the node, or of several nodes of one cluster with commas between.
     pub address: String,
-    /// Name that the node's certificate must carry; the host of `address` where absent.
+    /// Name that the node's certificate must carry; the host of the address where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
     /// `quic`, `tls` or `tcp`.

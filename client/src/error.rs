@@ -47,6 +47,47 @@ pub enum ConnectError {
         /// What was wrong with the answer.
         reason: String,
     },
+    /// Another node answers there than the one that was asked for.
+    #[error("node {answered} answers at {address}, where node {wanted} was; trying to find it")]
+    OtherNode {
+        /// The address that was dialed.
+        address: String,
+        /// Who was asked for.
+        wanted: NodeId,
+        /// Who answers.
+        answered: NodeId,
+    },
+    /// A node of another cluster answers there.
+    #[error(
+        "{address} is a node of cluster {answered}, this client talks to {wanted}: correct the \
+         addresses"
+    )]
+    OtherCluster {
+        /// The address that was dialed.
+        address: String,
+        /// The cluster of this client.
+        wanted: String,
+        /// The cluster that answered.
+        answered: String,
+    },
+    /// The node gives no sign of life; it is dialed on.
+    #[error("node {node} gives no sign of life; waiting for it, or for another to take over")]
+    Silent {
+        /// The node.
+        node: NodeId,
+    },
+    /// The cluster does not say where the node is.
+    #[error("no address of node {node} is known; it may be starting")]
+    NoAddress {
+        /// Who was asked for.
+        node: NodeId,
+    },
+    /// None of several addresses leads to a node.
+    #[error("none of {} addresses leads to a node: {}", attempts.len(), list(attempts))]
+    NoneOf {
+        /// What became of each.
+        attempts: Vec<ConnectError>,
+    },
     /// The time for connecting is over.
     #[error("no connection to {address} within {after:?}; is a node running there?")]
     Timeout {
@@ -55,6 +96,10 @@ pub enum ConnectError {
         /// How long was waited.
         after: Duration,
     },
+}
+
+fn list(attempts: &[ConnectError]) -> String {
+    attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// What a node answered in place of a result.

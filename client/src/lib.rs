@@ -77,26 +77,38 @@
 //! - An error says whether the record is certainly not stored, or whether that is unknown.
 
 mod admin;
+mod backoff;
 mod channel;
 mod client;
+mod cluster;
+mod cluster_admin;
 mod config;
 mod consumer;
 pub mod context;
+mod dial;
 mod error;
 mod link;
+mod links;
+mod metadata;
 mod partitioner;
 mod producer;
+mod pulse;
+mod requests;
+mod route;
 mod trouble;
 mod typed;
 
 pub use admin::{Admin, Fetched, NewTopic};
 pub use client::Client;
-pub use config::{ClientConfig, Trust};
+pub use cluster::{ClusterView, PartitionView};
+pub use config::{ClientConfig, Suspicion, Trust};
 pub use consumer::{ConsumedBatch, ConsumedRecord, Consumer, ConsumerBuilder, Progress};
+pub use dial::{AddressSource, Dial};
 pub use error::{BuildError, ConnectError, ConsumeError, RequestError, SendError, ServerError};
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
-    AckLevel, ConfigChange, Durability, PartitionInfo, StartPosition, TopicConfig, TopicInfo,
+    AckLevel, ConfigChange, Durability, Isolation, NodeInfo, NodeState, PartitionInfo,
+    StartPosition, TopicConfig, TopicInfo,
 };
 pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
 pub use plimsoll_protocol::error::ErrorCode;

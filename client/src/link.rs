@@ -3,18 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_protocol::api::{HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN};
-use plimsoll_transport::{ClientTls, Connection, FrameReceiver, FrameSender, TransportKind};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use plimsoll_protocol::api::{
+    HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN, PingRequest,
+};
+use plimsoll_protocol::ids::NodeId;
+use plimsoll_transport::{Connection, FrameReceiver, FrameSender};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::channel::{Channel, Turns};
-use crate::config::{ClientConfig, Trust};
+use crate::cluster::Cluster;
+use crate::config::ClientConfig;
+use crate::dial::{AddressSource, Dial, SocketDial};
 use crate::error::{ConnectError, RequestError};
+use crate::pulse::{self, Patient, Pulse};
 
 /// Largest frame that a node may send, whatever it is configured with. Memory is taken only for
 /// bytes that arrived.
 const FRAME_BYTES_MAX: u32 = 256 << 20;
+
+/// The control stream's share of the way out, before all others.
+const CONTROL_PRIORITY: i32 = 10;
 
 /// QUIC streams of one connection that serve a single producer's partition or subscription each.
 /// Whoever comes later shares: a stream costs both ends tasks and buffers, and a node allows only
@@ -29,12 +40,16 @@ const STREAM_WAIT: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(crate) struct Link {
+    dialer: Arc<Dialer>,
+    address: String,
+    source: AddressSource,
     connection: Connection,
-    kind: TransportKind,
     control: Arc<Channel>,
+    pulse: Arc<Pulse>,
     hello: HelloResponse,
+    /// What the greeting took: no less than the way there and back.
+    round_trip: Duration,
     turns: Turns,
-    stuck_after: Duration,
     /// A permit per stream that may still be opened for a single user. Closed when the node allows
     /// no more streams.
     own_streams: Arc<Semaphore>,
@@ -63,95 +78,79 @@ struct Pool {
 }
 
 /// What a dial needs beside the address; made once per client.
+#[derive(Debug)]
 pub(crate) struct Dialer {
     config: ClientConfig,
-    tls: Option<ClientTls>,
+    dial: Arc<dyn Dial>,
+    cluster: Arc<Cluster>,
+}
+
+/// A connection whose node has said who it is.
+struct Greeted {
+    connection: Connection,
+    control: Arc<Channel>,
+    pulse: Arc<Pulse>,
+    turns: Turns,
+    hello: HelloResponse,
+    round_trip: Duration,
 }
 
 impl Dialer {
-    pub(crate) fn new(config: ClientConfig) -> Result<Self, ConnectError> {
-        let unusable = |reason: String| ConnectError::Config(reason);
-        let tls = match &config.trust {
-            Trust::CaPem(pem) => ClientTls::trusting_pem(pem.as_bytes())
-                .map(Some)
-                .map_err(|error| unusable(format!("the authority cannot be used: {error}")))?,
-            Trust::CaFile(path) => {
-                let pem = std::fs::read(path).map_err(|error| {
-                    unusable(format!(
-                        "cannot read the authority's file {}: {error}; it is DIR/tls/ca.pem of the \
-                         node's data directory",
-                        path.display()
-                    ))
-                })?;
-                ClientTls::trusting_pem(&pem)
-                    .map(Some)
-                    .map_err(|error| unusable(format!("{}: {error}", path.display())))?
-            }
-            Trust::Fingerprint(fingerprint) => ClientTls::trusting_fingerprint(*fingerprint)
-                .map(Some)
-                .map_err(|error| unusable(error.to_string()))?,
-            Trust::Nobody if config.transport == TransportKind::Tcp => None,
-            Trust::Nobody => {
-                return Err(unusable(
-                    "TLS needs an authority or a fingerprint to trust: give --ca FILE".to_owned(),
-                ));
-            }
+    pub(crate) fn new(config: ClientConfig, cluster: Arc<Cluster>) -> Result<Self, ConnectError> {
+        let dial: Arc<dyn Dial> = match &config.dial {
+            Some(dial) => Arc::clone(dial),
+            None => Arc::new(SocketDial::new(&config)?),
         };
-        Ok(Self { config, tls })
+        Ok(Self { config, dial, cluster })
     }
 
     pub(crate) fn config(&self) -> &ClientConfig {
         &self.config
     }
 
-    /// Dials `address` and exchanges the first frames.
-    pub(crate) async fn dial(&self, address: &str) -> Result<Link, ConnectError> {
-        let after = self.config.connect_timeout;
-        match timeout(after, self.dial_unbounded(address)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ConnectError::Timeout { address: address.to_owned(), after }),
-        }
+    /// Dials `address` and exchanges the first frames, within `after`.
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        address: &str,
+        source: AddressSource,
+        after: Duration,
+    ) -> Result<Arc<Link>, ConnectError> {
+        let greeted = match timeout(after, self.greet(address, source)).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(ConnectError::Timeout { address: address.to_owned(), after }),
+        };
+        let Greeted { connection, control, pulse, turns, hello, round_trip } = greeted;
+        let link = Arc::new(Link {
+            dialer: Arc::clone(self),
+            address: address.to_owned(),
+            source,
+            connection,
+            control,
+            pulse: Arc::clone(&pulse),
+            hello,
+            round_trip,
+            turns,
+            own_streams: Arc::new(Semaphore::new(OWN_STREAMS_MAX)),
+            produce_pool: Mutex::default(),
+            subscription_pool: Mutex::default(),
+        });
+        tokio::spawn(pulse::watch(pulse, Arc::downgrade(&link), self.config.suspicion));
+        Ok(link)
     }
 
-    async fn dial_unbounded(&self, address: &str) -> Result<Link, ConnectError> {
-        let resolve =
-            |reason: String| ConnectError::Resolve { address: address.to_owned(), reason };
-        let mut candidates = tokio::net::lookup_host(address)
-            .await
-            .map_err(|error| resolve(error.to_string()))?
-            .peekable();
-        if candidates.peek().is_none() {
-            return Err(resolve("no address has this name".to_owned()));
-        }
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let server_name = self.config.server_name.as_deref().unwrap_or(host);
-        let server_name = server_name.trim_start_matches('[').trim_end_matches(']');
-        let mut last = None;
-        for candidate in candidates {
-            let dialed = Connection::dial(
-                self.config.transport,
-                candidate,
-                server_name,
-                self.tls.as_ref(),
-                &self.config.connection,
-            );
-            match dialed.await {
-                Ok(connection) => return self.greet(address, connection).await,
-                Err(error) => last = Some(error),
-            }
-        }
-        let reason = last.map_or_else(String::new, |error| error.to_string());
-        Err(ConnectError::Dial { address: address.to_owned(), reason })
-    }
-
-    async fn greet(&self, address: &str, connection: Connection) -> Result<Link, ConnectError> {
+    async fn greet(&self, address: &str, source: AddressSource) -> Result<Greeted, ConnectError> {
+        let connection = self.dial.dial(address, source).await?;
         let not_a_node =
             |reason: String| ConnectError::NotANode { address: address.to_owned(), reason };
-        let (sender, mut receiver) =
+        let (mut sender, mut receiver) =
             connection.open().await.map_err(|error| not_a_node(error.to_string()))?;
+        // A sign of life must not wait behind records.
+        sender.set_priority(CONTROL_PRIORITY);
         receiver.set_max_frame_bytes(FRAME_BYTES_MAX);
         let (turns, stuck_after) = (Turns::new(), self.config.request_timeout);
-        let control = Channel::start(sender, receiver, turns.clone(), stuck_after, None);
+        let pulse = Pulse::new();
+        let control =
+            Channel::start(sender, receiver, turns.clone(), stuck_after, Arc::clone(&pulse), None);
         let hello = HelloRequest {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
@@ -159,6 +158,7 @@ impl Dialer {
             client_version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: None,
         };
+        let asked = Instant::now();
         let (hello, _) = control.request(hello).await.map_err(|error| match error {
             RequestError::Refused(source) => {
                 ConnectError::Refused { address: address.to_owned(), source }
@@ -167,20 +167,59 @@ impl Dialer {
             RequestError::ConnectionLost { reason } => not_a_node(reason.to_string()),
             other => not_a_node(other.to_string()),
         })?;
-        let own_streams = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
-        let (produce_pool, subscription_pool) = (Mutex::default(), Mutex::default());
-        let kind = self.config.transport;
-        Ok(Link {
-            connection,
-            kind,
-            control,
-            hello,
-            turns,
-            stuck_after,
-            own_streams,
-            produce_pool,
-            subscription_pool,
-        })
+        let round_trip = asked.elapsed();
+        Ok(Greeted { connection, control, pulse, turns, hello, round_trip })
+    }
+}
+
+impl Patient for Link {
+    fn has_choice(&self) -> bool {
+        self.dialer.cluster.view().nodes().len() > 1
+    }
+
+    fn patience(&self) -> Duration {
+        self.dialer.config.suspicion.give_up_after.max(self.round_trip() * 4)
+    }
+
+    fn probe_after(&self) -> Duration {
+        if self.connection.has_many_streams() { self.patience() / 2 } else { Duration::ZERO }
+    }
+
+    fn ping(&self) -> BoxFuture<'static, ()> {
+        let control = Arc::clone(&self.control);
+        async move {
+            if control.request(PingRequest {}).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'static, bool> {
+        let (dialer, node) = (Arc::clone(&self.dialer), self.node());
+        let (address, source) = (self.address.clone(), self.source);
+        async move {
+            match dialer.greet(&address, source).await {
+                Ok(greeted) => {
+                    greeted.connection.close(0, "seen to be alive");
+                    greeted.hello.node_id == node
+                }
+                Err(ConnectError::Refused { .. }) => true,
+                Err(_) => false,
+            }
+        }
+        .boxed()
+    }
+
+    fn give_up(&self, silent_for: Duration) {
+        if self.is_closed() {
+            return;
+        }
+        let node = self.node();
+        tracing::warn!(%node, address = self.address, ?silent_for,
+            "no sign of life, turning to other nodes");
+        self.dialer.cluster.suspect(node);
+        self.close("no sign of life from the node");
     }
 }
 
@@ -188,6 +227,26 @@ impl Link {
     /// What the node said of itself.
     pub(crate) fn hello(&self) -> &HelloResponse {
         &self.hello
+    }
+
+    /// The node at the other end.
+    pub(crate) fn node(&self) -> NodeId {
+        self.hello.node_id
+    }
+
+    /// Where it was dialed.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What a frame takes there and back, about.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.connection.path().round_trip.unwrap_or(self.round_trip)
+    }
+
+    /// The signs of life of this link.
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
     }
 
     /// The stream of single requests.
@@ -213,7 +272,9 @@ impl Link {
         (sender, receiver): (FrameSender, FrameReceiver),
         place: Option<StreamPlace>,
     ) -> Arc<Channel> {
-        Channel::start(sender, receiver, self.turns.clone(), self.stuck_after, place)
+        let (turns, pulse) = (self.turns.clone(), Arc::clone(&self.pulse));
+        let stuck_after = self.dialer.config.request_timeout;
+        Channel::start(sender, receiver, turns, stuck_after, pulse, place)
     }
 
     /// What carries one subscription: a stream of its own where streams are cheap.
@@ -230,7 +291,7 @@ impl Link {
     async fn own_stream(
         &self,
     ) -> Result<Option<((FrameSender, FrameReceiver), StreamPlace)>, RequestError> {
-        if self.kind != TransportKind::Quic {
+        if !self.connection.has_many_streams() {
             return Ok(None);
         }
         let Ok(place) = Arc::clone(&self.own_streams).try_acquire_owned() else { return Ok(None) };
@@ -239,7 +300,7 @@ impl Link {
 
     /// One of the shared streams, in turn; the control stream where there is no other.
     async fn shared_channel(&self, pool: &Mutex<Pool>) -> Result<Arc<Channel>, RequestError> {
-        if self.kind != TransportKind::Quic {
+        if !self.connection.has_many_streams() {
             return Ok(Arc::clone(&self.control));
         }
         let mut pool = pool.lock().await;
@@ -278,6 +339,7 @@ impl Link {
 
     /// Ends the connection.
     pub(crate) fn close(&self, reason: &str) {
+        self.pulse.end();
         self.control.close(reason);
         self.connection.close(0, reason);
     }
@@ -286,31 +348,5 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.close("the client is done");
-    }
-}
-
-/// Pauses between attempts: doubling from `first` up to 32 times it, with jitter of half.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    first: Duration,
-    attempts: u32,
-    random: crate::partitioner::SplitMix64,
-}
-
-impl Backoff {
-    pub(crate) fn new(first: Duration) -> Self {
-        let random = crate::partitioner::SplitMix64(crate::partitioner::random_seed());
-        Self { first, attempts: 0, random }
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.attempts = 0;
-    }
-
-    pub(crate) fn next_pause(&mut self) -> Duration {
-        let whole = self.first * (1 << self.attempts.min(5));
-        self.attempts = self.attempts.saturating_add(1);
-        let half = whole / 2;
-        half + half.mul_f64(self.random.below(1024) as f64 / 1024.0)
     }
 }

@@ -112,6 +112,20 @@ error_codes! {
     NotLeader = 400,
     /// The partition is being woken; try again at once.
     NotReady = 401,
+    /// The partition's or the catalog's leader cannot reach a majority.
+    NoQuorum = 402,
+    /// The replica is further behind than the read allows.
+    TooStale = 403,
+    /// More replicas are asked for than there are nodes for them.
+    NotEnoughNodes = 404,
+    /// No node of the cluster has this id.
+    UnknownNode = 405,
+    /// Another change of the placement came first.
+    StalePlacement = 406,
+    /// Without the node a partition would lose its quorum or its last copy.
+    RemovalLosesQuorum = 407,
+    /// The node still holds replicas.
+    NodeInUse = 408,
     /// The node has as many connections as it allows.
     TooManyConnections = 500,
     /// Too many requests or bytes are waiting.
@@ -140,6 +154,9 @@ impl ErrorCode {
             self,
             Self::NotLeader
                 | Self::NotReady
+                | Self::NoQuorum
+                | Self::TooStale
+                | Self::StalePlacement
                 | Self::TooManyConnections
                 | Self::TooManyInFlight
                 | Self::TooManySubscriptions

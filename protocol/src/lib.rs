@@ -7,6 +7,7 @@
 //!  wire       fixed-width fields, strings, lists: how bodies are written and read
 //!  frame      the unit of a stream: 16-byte header, body, payload
 //!  api        a request and a response per API key, version negotiation, topic configuration
+//!  peer       what nodes of one cluster say to each other
 //!  error      stable error codes, and the body of an error frame
 //! ```
 //!
@@ -50,5 +51,6 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ids;
+pub mod peer;
 pub mod varint;
 pub mod wire;

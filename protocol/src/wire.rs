@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use crate::error::ErrorCode;
 use crate::ids::{
-    CorrelationId, GroupId, NodeId, Offset, PartitionIndex, ProducerId, Term, TopicName,
-    TopicNameError,
+    CorrelationId, GroupId, LogId, LogIndex, NodeId, Offset, PartitionIndex, ProducerId, Term,
+    TopicName, TopicNameError,
 };
 
 /// Something that has a place in the body of a frame.
@@ -191,7 +191,7 @@ macro_rules! wire_number {
     )+};
 }
 
-wire_number!(u8, u16, u32, u64, i64);
+wire_number!(u8, u16, u32, u64, u128, i64);
 
 macro_rules! wire_id {
     ($($id:ident($inner:ty)),+) => {$(
@@ -214,12 +214,43 @@ macro_rules! wire_id {
 wire_id!(
     Offset(u64),
     Term(u64),
+    LogIndex(u64),
     GroupId(u64),
     NodeId(u64),
     ProducerId(u64),
     PartitionIndex(u32),
     CorrelationId(u32)
 );
+
+impl Encode for LogId {
+    fn encode(&self, out: &mut BytesMut) {
+        self.term.encode(out);
+        self.index.encode(out);
+    }
+}
+
+impl Decode for LogId {
+    const BYTES_MIN: usize = 16;
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { term: Term::decode(reader)?, index: LogIndex::decode(reader)? })
+    }
+}
+
+/// Bytes as they are, so many: ids of clusters, secrets.
+impl<const N: usize> Encode for [u8; N] {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_slice(self);
+    }
+}
+
+impl<const N: usize> Decode for [u8; N] {
+    const BYTES_MIN: usize = N;
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.array()
+    }
+}
 
 impl Encode for bool {
     fn encode(&self, out: &mut BytesMut) {
@@ -365,11 +396,10 @@ macro_rules! wire_struct {
         impl $crate::wire::any::Any for $name {
             fn any() -> proptest::strategy::BoxedStrategy<Self> {
                 use proptest::strategy::Strategy;
-                (
-                    proptest::strategy::Just(()),
-                    $(<$kind as $crate::wire::any::Any>::any(),)*
-                )
-                    .prop_map(|((), $($field,)*)| Self { $($field),* })
+                $crate::wire::any::nested!(any $($kind),*)
+                    .prop_map(|$crate::wire::any::nested!(fields $($field),*)| {
+                        Self { $($field),* }
+                    })
                     .boxed()
             }
         }
@@ -454,7 +484,59 @@ macro_rules! wire_enum {
     };
 }
 
-pub(crate) use {wire_enum, wire_struct};
+/// Defines an enum whose values carry one value each: one byte that says which, then that value.
+macro_rules! wire_choice {
+    (
+        $(#[$doc:meta])*
+        pub enum $name:ident as $what:literal {
+            $($(#[$variant_doc:meta])* $variant:ident($kind:ty) = $number:literal),+ $(,)?
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant($kind)),+ }
+
+        #[cfg(test)]
+        impl $crate::wire::any::Any for $name {
+            fn any() -> proptest::strategy::BoxedStrategy<Self> {
+                use proptest::strategy::Strategy;
+                proptest::prop_oneof![
+                    $(<$kind as $crate::wire::any::Any>::any().prop_map(Self::$variant)),+
+                ]
+                .boxed()
+            }
+        }
+
+        impl $crate::wire::Encode for $name {
+            fn encode(&self, out: &mut bytes::BytesMut) {
+                match self {
+                    $(Self::$variant(value) => {
+                        $crate::wire::Encode::encode(&($number as u8), out);
+                        $crate::wire::Encode::encode(value, out);
+                    })+
+                }
+            }
+        }
+
+        impl $crate::wire::Decode for $name {
+            const BYTES_MIN: usize = 1;
+
+            fn decode(
+                reader: &mut $crate::wire::Reader<'_>,
+            ) -> Result<Self, $crate::wire::DecodeError> {
+                match u8::decode(reader)? {
+                    $($number => $crate::wire::Decode::decode(reader).map(Self::$variant),)+
+                    number => Err(reader.fault($crate::wire::DecodeFault::UnknownValue {
+                        what: $what,
+                        number: u64::from(number),
+                    })),
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use {wire_choice, wire_enum, wire_struct};
 
 #[cfg(test)]
 pub(crate) mod any;

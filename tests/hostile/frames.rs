@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use plimsoll_protocol::api::{
     AckLevel, AlterTopicRequest, CreditRequest, DescribeTopicRequest, FetchRequest, HelloRequest,
-    InitProducerRequest, ListOffsetsRequest, NodeStatusRequest, ProduceRequest, Request,
+    InitProducerRequest, Isolation, ListOffsetsRequest, NodeStatusRequest, ProduceRequest, Request,
     StartPosition, SubscribeRequest, UnsubscribeRequest,
 };
 use plimsoll_protocol::batch::{
@@ -57,6 +57,9 @@ pub(crate) fn valid() -> Vec<Vec<u8>> {
             from: Offset(0),
             max_bytes: 1 << 20,
             max_wait_ms: 60_000,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
         }),
         request(&SubscribeRequest {
             topic: topic.clone(),
@@ -64,6 +67,9 @@ pub(crate) fn valid() -> Vec<Vec<u8>> {
             start: StartPosition::Earliest,
             max_frame_bytes: 1 << 16,
             credit_bytes: 1 << 16,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
         }),
         request(&CreditRequest { subscription: CorrelationId(7), bytes: u64::MAX }),
         request(&UnsubscribeRequest { subscription: CorrelationId(7) }),

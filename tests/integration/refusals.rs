@@ -53,7 +53,7 @@ async fn a_plaintext_client_on_the_tls_port_and_a_tls_client_on_plaintext_are_to
         [(TransportKind::Tcp, TransportKind::Tls), (TransportKind::Tls, TransportKind::Tcp)]
     {
         let mut config = node.client_config(transport);
-        config.address = node.address(wrong).to_string();
+        config.addresses = vec![node.address(wrong).to_string()];
         let refused = within("connect", Client::connect(config)).await.unwrap_err();
         assert!(refused.to_string().contains("TLS"), "{transport} on {wrong}: {refused}");
     }

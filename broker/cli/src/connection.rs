@@ -125,7 +125,7 @@ impl ConnectionArgs {
     async fn connect(&self) -> Result<Client, Failure> {
         let config = self.config()?;
         let kind = config.transport;
-        let address = config.address.clone();
+        let address = config.address();
         Client::connect(config).await.map_err(|error| connect_failure(&error, &address, kind))
     }
 
@@ -258,8 +258,13 @@ fn trust_of(saved: &Context) -> Option<Trust> {
     }
 }
 
-/// An address without a port is the most common slip; it is told before anything is tried.
-pub(crate) fn check_address(address: &str) -> Result<(), Failure> {
+/// An address without a port is the most common slip; it is told before anything is tried. Addresses of
+/// several nodes have commas between.
+pub(crate) fn check_address(addresses: &str) -> Result<(), Failure> {
+    addresses.split(',').map(str::trim).try_for_each(check_one_address)
+}
+
+fn check_one_address(address: &str) -> Result<(), Failure> {
     let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
     if port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
         return Ok(());
@@ -350,7 +355,7 @@ mod tests {
     fn without_options_the_current_context_is_used() {
         let directory = directory_with("home", "127.0.0.1:7");
         let config = resolve(&ConnectionArgs::default(), &[], Some(directory.path())).unwrap();
-        assert_eq!(config.address, "127.0.0.1:7");
+        assert_eq!(config.address(), "127.0.0.1:7");
         assert_eq!(config.transport, TransportKind::Tls);
         assert_eq!(config.server_name.as_deref(), Some("localhost"));
         assert!(matches!(config.trust, Trust::CaPem(pem) if pem == PEM));
@@ -377,7 +382,7 @@ mod tests {
             ("PLIMSOLL_TIMEOUT", "3s"),
         ];
         let config = resolve(&ConnectionArgs::default(), &variables, path).unwrap();
-        assert_eq!(config.address, "variable:1");
+        assert_eq!(config.address(), "variable:1");
         assert_eq!(config.request_timeout, Duration::from_secs(3));
         assert!(
             matches!(config.trust, Trust::Fingerprint(given) if given.to_string() == FINGERPRINT)
@@ -388,7 +393,7 @@ mod tests {
             ..ConnectionArgs::default()
         };
         let config = resolve(&flags, &variables, path).unwrap();
-        assert_eq!((config.address.as_str(), config.transport), ("flag:2", TransportKind::Tls));
+        assert_eq!((config.address(), config.transport), ("flag:2".to_owned(), TransportKind::Tls));
     }
 
     #[test]
@@ -398,7 +403,7 @@ mod tests {
             ConnectionArgs { context: Some("home".to_owned()), ..ConnectionArgs::default() };
         let variables = [("PLIMSOLL_CONNECT", "variable:1"), ("PLIMSOLL_CA", FINGERPRINT)];
         let config = resolve(&flags, &variables, Some(directory.path())).unwrap();
-        assert_eq!(config.address, "127.0.0.1:7");
+        assert_eq!(config.address(), "127.0.0.1:7");
         assert!(matches!(config.trust, Trust::CaPem(_)));
     }
 

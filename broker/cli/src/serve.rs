@@ -16,6 +16,10 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::logging;
 
+/// In the user's configuration directory: what allows to join the cluster of the node that was
+/// started last.
+const TOKEN_FILE: &str = "local.token";
+
 /// Run a node in the foreground, until a signal ends it
 ///
 /// Prints where it listens and how to connect, and leaves its address and authority in the user's
@@ -25,6 +29,7 @@ use crate::logging;
 Examples:
   plimsoll serve --data /var/lib/plimsoll
   plimsoll serve --data DIR --listen 0.0.0.0:7420 --set tls_names=broker.example.org
+  plimsoll serve --data DIR2 --listen 127.0.0.1:7421 --join 127.0.0.1:7420
   plimsoll serve --config /etc/plimsoll.toml
   PLIMSOLL_SLEEP_AFTER=5m plimsoll serve --data DIR
 
@@ -41,6 +46,25 @@ pub(crate) struct ServeArgs {
     /// Another address for TCP without encryption; off unless named [env: PLIMSOLL_LISTEN_PLAINTEXT]
     #[arg(long, value_name = "ADDR:PORT")]
     listen_plaintext: Option<String>,
+    /// Become a member of the cluster of the node at this address; at the first start of DIR only
+    /// [env: PLIMSOLL_JOIN]
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// What `plimsoll cluster token` prints on a member's machine [default: the one that a node of
+    /// this user left on this machine] [env: PLIMSOLL_JOIN_TOKEN]
+    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
+    join_token: Option<String>,
+    /// Where clients and other nodes reach this node [default: where it listens]
+    /// [env: PLIMSOLL_ADVERTISE]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// What fails together with this node: replicas are spread over racks [env: PLIMSOLL_RACK]
+    #[arg(long, value_name = "NAME")]
+    rack: Option<String>,
+    /// Share of the partitions that this node takes, in hundredths [default: 100]
+    /// [env: PLIMSOLL_WEIGHT]
+    #[arg(long, value_name = "N")]
+    weight: Option<String>,
     /// A TOML file of settings
     #[arg(long, value_name = "FILE", env = "PLIMSOLL_CONFIG")]
     config: Option<PathBuf>,
@@ -60,7 +84,7 @@ impl ServeArgs {
     pub(crate) fn run(self) -> Result<Exit, Failure> {
         let config = self.node_config()?;
         // What openraft and the transports have to say that matters is said by the crates above them.
-        logging::start("info,openraft=off,quinn=warn,quinn_proto=warn,rustls=warn");
+        logging::start("info,openraft=off,quinn=off,quinn_proto=warn,rustls=warn");
         plimsoll_node::raise_file_limit();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         if self.threads > 0 {
@@ -88,8 +112,16 @@ impl ServeArgs {
         if let Some(data) = &self.data {
             config.data.clone_from(data);
         }
-        for (key, value) in [("listen", &self.listen), ("listen_plaintext", &self.listen_plaintext)]
-        {
+        let flags = [
+            ("listen", &self.listen),
+            ("listen_plaintext", &self.listen_plaintext),
+            ("join", &self.join),
+            ("join_token", &self.join_token),
+            ("advertise", &self.advertise),
+            ("rack", &self.rack),
+            ("weight", &self.weight),
+        ];
+        for (key, value) in flags {
             if let Some(value) = value {
                 let flag = format!("--{}", key.replace('_', "-"));
                 config.set(key, value, &flag).map_err(usage)?;
@@ -101,6 +133,13 @@ impl ServeArgs {
                     .hint("write --set key=value, for example --set sleep_after=1m"));
             };
             config.set(key.trim(), value, "--set").map_err(usage)?;
+        }
+        if config.join.is_some() && config.join_token.is_none() {
+            // That of a node of this user; where there is none, joining says what is missing.
+            config.join_token = context::config_dir()
+                .ok()
+                .and_then(|directory| std::fs::read_to_string(directory.join(TOKEN_FILE)).ok())
+                .map(|token| token.trim().to_owned());
         }
         config.check().map_err(usage)?;
         Ok(config)

@@ -44,6 +44,7 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
     let mut asleep_since_trim = 0;
     loop {
         tokio::select! {
+            biased;
             () = stopping.wait() => return,
             _ = sleep.tick() => {
                 let asleep = broker.host().sleep_idle(config.sleep_after).await;
@@ -53,8 +54,7 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
                 asleep_since_trim += asleep;
                 if asleep_since_trim >= ASLEEP_WORTH_A_TRIM {
                     asleep_since_trim = 0;
-                    // It cannot fail; only a runtime that ends does not run it.
-                    let _ = tokio::task::spawn_blocking(memory::give_back).await;
+                    broker.host().blocking().run(memory::give_back).await;
                 }
             }
             _ = retention.tick() => retain_all(&broker, &*clock).await,
@@ -111,7 +111,7 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
     if looked_at > 0 {
         let store = Arc::clone(broker.store());
         // A store that ends meanwhile makes its own last checkpoint.
-        let _ = tokio::task::spawn_blocking(move || store.checkpoint_now()).await;
+        broker.host().blocking().run(move || store.checkpoint_now()).await;
     }
 }
 

@@ -8,6 +8,7 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use plimsoll_replication::{NotLeader, OpenGroupError, ProduceError, ProposeError};
 use plimsoll_state::catalog::CatalogRefusal;
+use plimsoll_state::catalog::planning::PlanError;
 
 pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
     ErrorResponse::new(
@@ -72,11 +73,40 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
         CatalogRefusal::PartitionsOutOfRange { asked: 0 }
         | CatalogRefusal::FewerPartitions { .. }
         | CatalogRefusal::NoReplicas
-        | CatalogRefusal::ProducerIdsOutOfRange { .. } => ErrorCode::InvalidArgument,
+        | CatalogRefusal::TooManyReplicas { .. }
+        | CatalogRefusal::ProducerIdsOutOfRange { .. }
+        | CatalogRefusal::AddressTaken { .. }
+        | CatalogRefusal::InvalidNode { .. }
+        | CatalogRefusal::NodeNotActive { .. }
+        | CatalogRefusal::TooManyNodes
+        | CatalogRefusal::NodeIdsUsedUp
+        | CatalogRefusal::SetUpAlready { .. } => ErrorCode::InvalidArgument,
         CatalogRefusal::PartitionsOutOfRange { .. } => ErrorCode::TooManyPartitions,
-        CatalogRefusal::Unreadable(_) => ErrorCode::Internal,
+        CatalogRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughNodes,
+        CatalogRefusal::StalePlacement { .. } => ErrorCode::StalePlacement,
+        CatalogRefusal::UnknownNode { .. } | CatalogRefusal::NodeRemoved { .. } => {
+            ErrorCode::UnknownNode
+        }
+        CatalogRefusal::NodeInUse { .. } => ErrorCode::NodeInUse,
+        CatalogRefusal::LastNode { .. } => ErrorCode::RemovalLosesQuorum,
+        CatalogRefusal::NotSetUp => ErrorCode::NotReady,
+        CatalogRefusal::DeletedSince => ErrorCode::UnknownTopic,
+        CatalogRefusal::Unreadable { .. }
+        | CatalogRefusal::InvalidPlacement { .. }
+        | CatalogRefusal::PlacementMissing
+        | CatalogRefusal::TooManyChanges { .. }
+        | CatalogRefusal::UnknownGroup { .. }
+        | CatalogRefusal::LevelFalls { .. } => ErrorCode::Internal,
     };
     ErrorResponse::new(code, refusal.to_string())
+}
+
+/// Why there is no placement.
+pub(crate) fn plan(error: &PlanError) -> ErrorResponse {
+    match error {
+        PlanError::Refused(refusal) => catalog(refusal),
+        PlanError::Place(_) => bug(&error.to_string()),
+    }
 }
 
 pub(crate) fn read(error: &ReadError) -> ErrorResponse {
@@ -106,6 +136,7 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         | OpenGroupError::MissingEntries { .. } => ErrorCode::Quarantined,
         OpenGroupError::Storage { .. } => ErrorCode::StorageFailed,
         OpenGroupError::NotReady { .. } => ErrorCode::NotReady,
+        OpenGroupError::NotPlaced { .. } => ErrorCode::NotLeader,
         OpenGroupError::Deleted { .. } => ErrorCode::UnknownTopic,
         OpenGroupError::ShuttingDown => return shutting_down(),
     };
@@ -116,6 +147,7 @@ pub(crate) fn open(error: &OpenGroupError) -> ErrorResponse {
         }
         ErrorCode::StorageFailed => "check the node's disk and its log",
         ErrorCode::NotReady => "try again",
+        ErrorCode::NotLeader => "ask another node",
         _ => "its topic was deleted; create it anew",
     };
     ErrorResponse::new(code, format!("{error}: {advice}"))
@@ -142,6 +174,7 @@ pub(crate) fn produce(
         ProduceError::DuplicateSequence => ErrorCode::DuplicateSequence,
         ProduceError::Unknown => ErrorCode::Timeout,
         ProduceError::NotLeader(error) => return not_leader(error),
+        ProduceError::NoQuorum(_) => ErrorCode::NoQuorum,
         ProduceError::Group(error) => return open(error),
     };
     let response = ErrorResponse::new(code, format!("{topic}/{partition}: {error}"));
@@ -155,6 +188,7 @@ pub(crate) fn produce(
 pub(crate) fn propose(error: &ProposeError) -> ErrorResponse {
     match error {
         ProposeError::NotLeader(error) => not_leader(error),
+        ProposeError::NoQuorum(error) => ErrorResponse::new(ErrorCode::NoQuorum, error.to_string()),
         ProposeError::Unknown => ErrorResponse::new(ErrorCode::Timeout, error.to_string()),
         ProposeError::Group(error) => open(error),
     }

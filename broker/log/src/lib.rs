@@ -58,7 +58,7 @@ pub use header::{FORMAT_VERSION, HeaderError, Identity};
 pub use journal::record::{RecordError, RecordKind};
 pub use journal::replay::ReplayError;
 pub use segment::scan::{Damage, Fault};
-pub use store::open::OpenError;
+pub use store::open::{OpenError, stored_identity};
 pub use store::space::SpaceState;
 pub use store::{Store, StoreError, StoreStats};
 pub use transfer::export::{ExportError, LogExport};

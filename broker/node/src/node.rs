@@ -1,7 +1,7 @@
 //! One node: opens its storage, answers on its sockets, keeps house, ends in order.
 //!
-//! Order of a start: the data directory is locked, certificates are made ready, addresses are bound,
-//! storage is recovered, the catalog is woken; only then connections are taken in. Order of an end:
+//! Order of a start: the data directory is locked, storage is recovered, certificates are made ready,
+//! addresses are bound, the catalog is woken; only then connections are taken in. Order of an end:
 //! no new connections, sessions finish what they have, groups leave their state with the log, the
 //! store makes a checkpoint. Several nodes can run in one process; there are no globals.
 
@@ -9,22 +9,29 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, StrangerPlace, maintain, native};
+use plimsoll_gateways::{Broker, MaintenanceConfig, maintain};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
-use plimsoll_log::{Driver, FatalError, Store};
-use plimsoll_replication::{Clock, Host, HostConfig, SystemClock};
-use plimsoll_transport::{Incoming, Listener, ServerTls};
+use plimsoll_log::{FatalError, Store, StoreConfig};
+use plimsoll_peers::Peers;
+use plimsoll_replication::{Blocking, Clock, Host, SystemClock};
+use plimsoll_transport::Listener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::certificates::{self, Certificates};
+use crate::accept::{Reception, accept};
+use crate::certificates::Certificates;
+use crate::cluster::{Introduction, introduce, keep_links};
 use crate::config::NodeConfig;
 use crate::error::{NodeFailed, StartError};
+use crate::join::Gate;
+use crate::open::{Opened, open_on};
+use crate::origin::Origin;
+use crate::surroundings::Surroundings;
 
 /// Far above what tasks that were ended take to go.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,16 +39,19 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A running node. Dropping it is as [`Node::abort`], without waiting for it.
 pub struct Node {
     config: NodeConfig,
-    certificates: Certificates,
+    /// None in the simulation.
+    certificates: Option<Certificates>,
     listener: Arc<Listener>,
     plaintext: Option<Arc<Listener>>,
     broker: Arc<Broker>,
     host: Arc<Host>,
+    peers: Peers,
     store: Arc<Store>,
     /// Only to see when the last user of the disk, and with it the lock, is gone.
     disk: Weak<dyn Disk>,
     failed: watch::Receiver<Option<NodeFailed>>,
     tasks: Tasks,
+    blocking: Blocking,
 }
 
 /// What runs beside the sessions; ended when dropped.
@@ -64,7 +74,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         config.check()?;
         let data = config.data.clone();
-        let disk = blocking(move || RealDisk::open(data, OpenOptions::default())).await?;
+        let disk = Blocking::Pool.run(move || RealDisk::open(data, OpenOptions::default())).await?;
         if !disk.has_direct_access() {
             tracing::info!(
                 data = %config.data.display(),
@@ -88,28 +98,50 @@ impl Node {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        Self::start_in(config, Surroundings::real(disk, clock)).await
+    }
+
+    /// Starts a node in the surroundings given.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_in(config: NodeConfig, around: Surroundings) -> Result<Self, StartError> {
         config.check()?;
-        let certificates = {
-            let config = config.clone();
-            let prepare = move || certificates::prepare(&config, config.listen, SystemTime::now());
-            blocking(prepare).await?
-        };
-        let (listener, plaintext) = bind(&config, &certificates)?;
+        let (disk, clock) = (Arc::clone(&around.disk), Arc::clone(&around.clock));
+        let blocking = around.blocking();
         let disk_in_use = Arc::downgrade(&disk);
         let (tell, failed) = watch::channel(None);
         let tell_of_tasks = tell.clone();
+        let origin = Origin::find(&config, &around).await?;
         let store = {
-            let config = config.store();
+            let store_config = StoreConfig { identity: origin.identity, ..config.store() };
+            let (config, driver) = (around.store_config(store_config), around.driver());
             let on_fatal = move |error: &FatalError| {
                 tell.send_replace(Some(NodeFailed::Storage(error.to_string().into())));
             };
-            let open = move || Store::open(disk, config, Driver::Threads, Box::new(on_fatal));
-            blocking(open).await?
+            let open = move || Store::open(disk, config, driver, Box::new(on_fatal));
+            blocking.run(open).await?
         };
-        let (host, broker) = open_broker(&config, &store, &clock).await?;
+        if let Some(simulated) = &around.simulated {
+            (simulated.opened)(&store);
+        }
+        let opened = open_on(&config, &store, &around, &origin).await;
+        let Opened { certificates, listener, plaintext, host, broker, peers } = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                blocking.run(move || store.close()).await;
+                return Err(error);
+            }
+        };
         let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
+        let gate = certificates.as_ref().map(|_| Gate {
+            broker: Arc::clone(&broker),
+            data: config.data.clone(),
+            identity: store.identity(),
+        });
+        let reception = Reception { broker: Arc::clone(&broker), peers: peers.clone(), gate };
         for listener in std::iter::once(&listener).chain(&plaintext) {
-            let accepting = accept(Arc::clone(listener), Arc::clone(&broker));
+            let accepting = accept(Arc::clone(listener), reception.clone());
             let accepting = vital("taking connections in", accepting, tell_of_tasks.clone());
             tasks.accepting.spawn(accepting);
         }
@@ -122,7 +154,20 @@ impl Node {
             maintaining.await;
             Ok(())
         };
-        tasks.maintenance.spawn(vital("maintenance", maintaining, tell_of_tasks));
+        tasks.maintenance.spawn(vital("maintenance", maintaining, tell_of_tasks.clone()));
+        let linking = keep_links(Arc::clone(&broker), peers.clone(), origin.members.clone());
+        tasks.maintenance.spawn(linking);
+        let introduction = Introduction {
+            node: store.identity().node_id,
+            spec: origin.spec(&config, listener.local_addr()),
+            founder: origin.founder(),
+            new_secret: origin.new_secret,
+            data: certificates.as_ref().map(|_| config.data.clone()),
+        };
+        let tell_removed = move || {
+            tell_of_tasks.send_replace(Some(NodeFailed::Removed));
+        };
+        tasks.maintenance.spawn(introduce(Arc::clone(&broker), introduction, tell_removed));
         tracing::info!(
             node = %store.identity().node_id,
             listen = %listener.local_addr(),
@@ -137,10 +182,12 @@ impl Node {
             plaintext,
             broker,
             host,
+            peers,
             store,
             disk: disk_in_use,
             failed,
             tasks,
+            blocking,
         })
     }
 
@@ -157,7 +204,7 @@ impl Node {
     /// The authority that clients should trust, PEM. `None` where the operator brought a certificate
     /// and did not say who signed it.
     pub fn ca_pem(&self) -> Option<&str> {
-        self.certificates.authority_pem.as_deref()
+        self.certificates.as_ref()?.authority_pem.as_deref()
     }
 
     /// The file with [`Node::ca_pem`].
@@ -224,8 +271,9 @@ impl Node {
         let _ = timeout(self.config.shutdown_timeout, ended).await;
         drop(deletions);
         self.host.shutdown().await;
+        self.peers.shutdown().await;
         let store = Arc::clone(&self.store);
-        blocking(move || store.close()).await;
+        self.blocking.run(move || store.close()).await;
         self.release().await;
     }
 
@@ -237,21 +285,22 @@ impl Node {
         self.tasks.maintenance.shutdown().await;
         self.broker.take_deletions().shutdown().await;
         self.host.abort().await;
+        self.peers.shutdown().await;
         self.release().await;
     }
 
     /// Drops the store and waits until nobody uses its directory any more.
     async fn release(self) {
-        let Self { listener, plaintext, broker, host, store, disk, .. } = self;
+        let Self { listener, plaintext, broker, host, peers, store, disk, blocking, .. } = self;
         // Tells QUIC's peers, and frees the ports.
-        drop((listener, plaintext, broker, host));
+        drop((listener, plaintext, broker, host, peers));
         let released = async {
             // Tasks of sessions were ended; the runtime drops what they held within moments.
             while Arc::strong_count(&store) > 1 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             // Joins the store's threads.
-            blocking(move || drop(store)).await;
+            blocking.run(move || drop(store)).await;
             while disk.strong_count() > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -260,75 +309,6 @@ impl Node {
             tracing::error!("the data directory is still in use by this process; this is a bug");
         }
     }
-}
-
-/// Binds the node's addresses.
-fn bind(
-    config: &NodeConfig,
-    certificates: &Certificates,
-) -> Result<(Arc<Listener>, Option<Arc<Listener>>), StartError> {
-    let tls =
-        ServerTls::from_pem(certificates.chain_pem.as_bytes(), certificates.key_pem.as_bytes())?;
-    let listener = Listener::bind(config.listen, &tls, config.transport())?;
-    let plaintext = match config.listen_plaintext {
-        Some(address) => Some(Arc::new(Listener::bind_plaintext(address, config.transport())?)),
-        None => None,
-    };
-    Ok((Arc::new(listener), plaintext))
-}
-
-/// Opens the groups of a store and wakes the catalog.
-async fn open_broker(
-    config: &NodeConfig,
-    store: &Arc<Store>,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Host>, Arc<Broker>), StartError> {
-    let identity = store.identity();
-    let host_config =
-        HostConfig { drain_timeout: config.shutdown_timeout, ..HostConfig::default() };
-    let host = Host::new(Arc::clone(store), identity.node_id, Arc::clone(clock), host_config);
-    let named = NodeIdentity {
-        node_id: identity.node_id,
-        cluster_id: hex(&identity.cluster_id),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let started = Broker::start(Arc::clone(store), Arc::clone(&host), named, config.limits()).await;
-    match started {
-        Ok(broker) => Ok((host, broker)),
-        Err(error) => {
-            host.abort().await;
-            let closing = Arc::clone(store);
-            blocking(move || closing.close()).await;
-            Err(error.into())
-        }
-    }
-}
-
-/// Takes connections in; each is served by a task of its own, which ends with this one. An error says
-/// that the listener has ended by itself.
-async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) -> Result<(), &'static str> {
-    let mut sessions = JoinSet::new();
-    loop {
-        tokio::select! {
-            incoming = listener.accept() => match incoming {
-                Some(incoming) => {
-                    let Some((incoming, stranger)) = receive(incoming, &broker) else { continue };
-                    let broker = Arc::clone(&broker);
-                    sessions.spawn(async move {
-                        match incoming.handshake().await {
-                            Ok(connection) => native::serve(connection, broker, stranger).await,
-                            Err(error) => tracing::debug!(%error, "no connection"),
-                        }
-                    });
-                }
-                None if listener.is_closed() => break,
-                None => return Err("the UDP socket failed"),
-            },
-            Some(_) = sessions.join_next() => {}
-        }
-    }
-    while sessions.join_next().await.is_some() {}
-    Ok(())
 }
 
 /// Runs a task without which the node is of no use. Should it fail or panic, that is told, so that
@@ -343,38 +323,6 @@ async fn vital(
         tracing::error!(what, reason, "the node cannot go on");
         tell.send_replace(Some(NodeFailed::Task { what, reason }));
     }
-}
-
-/// Finds a place for a peer before anything is spent on it; `None` where it was sent away.
-fn receive(incoming: Incoming, broker: &Broker) -> Option<(Incoming, StrangerPlace)> {
-    let address = incoming.remote_addr().ip();
-    let incoming = match broker.wants_proof_of(address) {
-        true => incoming.prove_address().err()?,
-        false => incoming,
-    };
-    match broker.take_stranger(address) {
-        Some(stranger) => Some((incoming, stranger)),
-        None => {
-            incoming.refuse();
-            None
-        }
-    }
-}
-
-/// Runs what blocks on a thread where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down with everything on it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

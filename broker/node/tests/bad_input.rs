@@ -7,7 +7,8 @@ mod support;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use plimsoll_protocol::api::{
-    CreateTopicRequest, Done, FetchRequest, HelloRequest, PingRequest, Request as _, StartPosition,
+    CreateTopicRequest, Done, FetchRequest, HelloRequest, Isolation, PingRequest, Request as _,
+    StartPosition,
 };
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BODY_CRC_FROM, Compression, body_crc};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
@@ -189,6 +190,9 @@ async fn a_body_cut_at_every_byte_is_answered_and_the_connection_stays() {
         from: Offset(0),
         max_bytes: 0,
         max_wait_ms: 0,
+        isolation: Isolation::Committed,
+        max_staleness_ms: None,
+        any_replica: false,
     };
     let mut bodies: Vec<(u16, BytesMut)> = Vec::new();
     let mut add = |api: u16, body: &dyn Fn(&mut BytesMut)| {
@@ -505,6 +509,9 @@ async fn peers_that_read_no_answers_give_way_to_those_who_wait_for_room() {
             from: Offset(0),
             max_bytes: 0,
             max_wait_ms: 0,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
         };
         for _ in 0..64 {
             deaf.send(&request, Bytes::new()).await;

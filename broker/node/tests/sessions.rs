@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use plimsoll_protocol::api::{
     AckLevel, AlterTopicRequest, ConfigChange, CreditRequest, DeleteTopicRequest,
-    DescribeTopicRequest, Durability, FetchRequest, InitProducerRequest, ListOffsetsRequest,
-    ListTopicsRequest, NodeStatusRequest, PartitionCondition, PingRequest, ProduceRequest,
-    StartPosition, UnsubscribeRequest,
+    DescribeTopicRequest, Durability, FetchRequest, InitProducerRequest, Isolation,
+    ListOffsetsRequest, ListTopicsRequest, NodeStatusRequest, PartitionCondition, PingRequest,
+    ProduceRequest, StartPosition, UnsubscribeRequest,
 };
 use plimsoll_protocol::batch::Compression;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
@@ -232,6 +232,9 @@ async fn a_fetch_waits_for_records_as_long_as_it_was_asked_to() {
         from: Offset(0),
         max_bytes: 0,
         max_wait_ms: 60_000,
+        isolation: Isolation::Committed,
+        max_staleness_ms: None,
+        any_replica: false,
     };
     waiting.send(&fetch, Bytes::new()).await;
     client.produce("t", 0, batch(0..2)).await.unwrap();
@@ -351,6 +354,9 @@ async fn a_topic_deleted_while_its_partition_wakes_ends_whoever_waits_for_its_re
         from: Offset(0),
         max_bytes: 0,
         max_wait_ms: 60_000,
+        isolation: Isolation::Committed,
+        max_staleness_ms: None,
+        any_replica: false,
     };
     for round in 0..30 {
         client.create("t", 1).await.unwrap();
@@ -581,6 +587,9 @@ async fn a_producer_that_does_not_read_its_answers_holds_up_nobody_else() {
             from: Offset(0),
             max_bytes: 0,
             max_wait_ms: 0,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
         };
         for _ in 0..100 {
             deaf.send(&fetch, Bytes::new()).await;

@@ -53,6 +53,12 @@ pub enum OpenGroupError {
         /// How long was waited.
         waited: Duration,
     },
+    /// This node has no replica of it, or does not know yet that it shall have one.
+    #[error("this node has no replica of group {group}")]
+    NotPlaced {
+        /// The group.
+        group: GroupId,
+    },
     /// The group was deleted.
     #[error("group {group} was deleted")]
     Deleted {
@@ -75,6 +81,28 @@ pub struct NotLeader {
     pub leader: Option<NodeId>,
     /// Where the leader listens, when it is known.
     pub address: Option<String>,
+}
+
+/// Too few voters of the group answer. Nothing entered the log; it works again when they are back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "group {group} has no quorum: this node does not reach a majority of its voters; bring a node \
+     back, then try again"
+)]
+pub struct NoQuorum {
+    /// The group.
+    pub group: GroupId,
+}
+
+/// Why a group cannot take a proposal here. Nothing entered the log.
+#[derive(Debug, Clone, Error)]
+pub(crate) enum LeadError {
+    #[error(transparent)]
+    NotLeader(#[from] NotLeader),
+    #[error(transparent)]
+    NoQuorum(#[from] NoQuorum),
+    #[error(transparent)]
+    Group(#[from] OpenGroupError),
 }
 
 /// Why a batch was not stored, or what is not known about it.
@@ -101,6 +129,9 @@ pub enum ProduceError {
     /// It did not enter the log here.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
+    /// It did not enter the log: a majority of the voters is not reached.
+    #[error(transparent)]
+    NoQuorum(#[from] NoQuorum),
     /// It may or may not be stored: send the same batch again.
     #[error("it is not known whether the batch was stored; send it again with the same sequence")]
     Unknown,
@@ -115,10 +146,33 @@ pub enum ProposeError {
     /// It did not enter the log here.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
+    /// It did not enter the log: a majority of the voters is not reached.
+    #[error(transparent)]
+    NoQuorum(#[from] NoQuorum),
     /// It may or may not be carried out.
     #[error("it is not known whether the command was carried out; look before repeating it")]
     Unknown,
     /// The group cannot be used.
     #[error(transparent)]
     Group(#[from] OpenGroupError),
+}
+
+impl From<LeadError> for ProduceError {
+    fn from(error: LeadError) -> Self {
+        match error {
+            LeadError::NotLeader(error) => Self::NotLeader(error),
+            LeadError::NoQuorum(error) => Self::NoQuorum(error),
+            LeadError::Group(error) => Self::Group(error),
+        }
+    }
+}
+
+impl From<LeadError> for ProposeError {
+    fn from(error: LeadError) -> Self {
+        match error {
+            LeadError::NotLeader(error) => Self::NotLeader(error),
+            LeadError::NoQuorum(error) => Self::NoQuorum(error),
+            LeadError::Group(error) => Self::Group(error),
+        }
+    }
 }

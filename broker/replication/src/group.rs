@@ -5,22 +5,31 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
-use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply};
 use plimsoll_state::producers::Verdict;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::{OpenGroupError, ProduceError, ProposeError};
+use crate::config::Blocking;
+use crate::config::{LEASE, LEASE_RENEWAL_MAX};
+use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;
 use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
 use crate::reply::Reply;
 use crate::retention::Given;
-use crate::shared::{Begin, Published};
-use crate::types::Proposal;
-use crate::wake::{Awake, abandon, lay_to_rest, wake};
+use crate::role::{Role, Standing};
+use crate::shared::{Begin, Published, Shared};
+use crate::types::{Proposal, from_raft};
+use crate::wake::{Awake, Raft, lay_to_rest, wake};
+
+/// How long a proposal waits, at most, for the group to find its leader.
+const SEARCH_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One Raft group of this node. It sleeps while nobody writes to it; writing wakes it.
 #[derive(Debug)]
@@ -32,6 +41,8 @@ pub struct Group {
     /// The Raft instance, while there is one. Whoever holds the lock decides what is proposed next:
     /// batches are admitted and proposed in one order.
     awake: Arc<Mutex<Option<Awake>>>,
+    /// The same instance, for what other nodes send: that must not wait for a proposal that waits.
+    instance: std::sync::Mutex<Option<Instance>>,
     /// When it was last used, in milliseconds of the monotonic clock.
     used_ms: AtomicU64,
     deleted: AtomicBool,
@@ -42,9 +53,9 @@ pub struct Group {
 pub struct GroupStatus {
     /// Whether it has a Raft instance.
     pub awake: bool,
-    /// Who leads it, when it is awake.
+    /// Who leads it, where this is known.
     pub leader: Option<NodeId>,
-    /// The term of that leader; asleep, the last term that was voted in.
+    /// The term of that leader; without one, the last term that was voted in.
     pub term: Term,
     /// Proposals whose outcome is not known yet.
     pub outstanding: usize,
@@ -57,6 +68,7 @@ impl Group {
             log,
             published: Published::new(),
             awake: Arc::default(),
+            instance: std::sync::Mutex::default(),
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
             around,
@@ -75,6 +87,12 @@ impl Group {
     #[must_use]
     pub fn kind(&self) -> GroupKind {
         self.kind
+    }
+
+    /// Where work on this group that may block goes.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking {
+        self.around.config.blocking
     }
 
     /// Its log, for readers. Records below the high watermark are committed.
@@ -101,21 +119,32 @@ impl Group {
         self.published.catalog.subscribe()
     }
 
+    /// What this node is in the group, as it changes.
+    #[must_use]
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.published.role.subscribe()
+    }
+
     /// What it is doing. Does not wake it; waits while it is being woken.
     pub async fn status(&self) -> GroupStatus {
+        let me = self.around.node;
+        let vote_term = self.log.vote().map_or(Term(0), |vote| vote.term);
         match self.awake.lock().await.as_ref() {
-            Some(awake) => GroupStatus {
-                awake: true,
-                leader: Some(self.around.node),
-                term: Term(awake.term),
-                outstanding: awake.shared.outstanding(),
-            },
-            None => GroupStatus {
-                awake: false,
-                leader: None,
-                term: self.log.vote().map_or(Term(0), |vote| vote.term),
-                outstanding: 0,
-            },
+            Some(awake) => {
+                let role = awake.standing.borrow().role;
+                let leader = match role {
+                    Role::Leader { .. } => Some(me),
+                    Role::Follower { leader, .. } => Some(leader),
+                    Role::Searching { .. } | Role::Asleep => None,
+                };
+                GroupStatus {
+                    awake: true,
+                    leader,
+                    term: role.term().unwrap_or(vote_term),
+                    outstanding: awake.shared.outstanding(),
+                }
+            }
+            None => GroupStatus { awake: false, leader: None, term: vote_term, outstanding: 0 },
         }
     }
 
@@ -136,8 +165,8 @@ impl Group {
         mut header: BatchHeader,
     ) -> Result<PendingProduce, ProduceError> {
         assert_eq!(self.kind, GroupKind::Partition, "batches go to partitions");
-        let mut awake = self.awake().await?;
-        let group = awake.as_ref().expect("awake() returned");
+        let Led { mut awake, term } = self.lead().await?;
+        let group = awake.as_ref().expect("lead() returned");
         loop {
             match group.shared.begin(&header) {
                 Begin::Propose => break,
@@ -145,8 +174,10 @@ impl Group {
                 Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
                 Begin::Doubtful => {
                     let ended = tokio::select! {
+                        biased;
                         () = group.shared.certain() => None,
                         fatal = group.ended() => Some(fatal),
+                        () = group.deposed(term) => return Err(self.not_leader().into()),
                     };
                     if let Some(fatal) = ended {
                         return Err(self.stopped(&mut awake, fatal).await.into());
@@ -159,14 +190,15 @@ impl Group {
         header.kind = EntryKind::Records;
         header.append_time_ms = self.around.clock.unix_ms();
         let proposal = Proposal { header, body: batch.slice(BATCH_HEADER_BYTES..) };
-        let sent = group.raft.write(proposal).with_leader(group.term).responder(reply).await;
+        let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
         if let Err(fatal) = sent {
             return Err(self.stopped(&mut awake, fatal).await.into());
         }
-        Ok(PendingProduce::proposed(outcome))
+        Ok(PendingProduce::proposed(self.id(), outcome))
     }
 
-    /// Carries out a command of the catalog, and waits for its answer. A refusal is an answer.
+    /// Carries out a command of the catalog where this node leads it, and waits for its answer. A
+    /// refusal is an answer. [`Host::command`](crate::Host::command) finds the leader.
     ///
     /// # Errors
     /// When the command did not enter the log, or its outcome is unknown.
@@ -177,14 +209,22 @@ impl Group {
         self: &Arc<Self>,
         command: CatalogCommand,
     ) -> Result<CatalogReply, ProposeError> {
+        self.command_bytes(command.encode()).await.map(|(_, reply)| reply)
+    }
+
+    /// As [`Group::command`], with the command as bytes; also says which entry it became.
+    pub(crate) async fn command_bytes(
+        self: &Arc<Self>,
+        command: Bytes,
+    ) -> Result<(LogId, CatalogReply), ProposeError> {
         assert_eq!(self.kind, GroupKind::Catalog, "commands go to the catalog");
         let outcome = {
-            let mut awake = self.awake().await?;
-            let group = awake.as_ref().expect("awake() returned");
-            let proposal = Proposal::control(command.encode(), self.around.clock.unix_ms());
+            let Led { mut awake, term } = self.lead().await?;
+            let group = awake.as_ref().expect("lead() returned");
+            let proposal = Proposal::control(command, self.around.clock.unix_ms());
             group.shared.begin_control();
             let (reply, outcome) = Reply::new(group.shared.clone());
-            let sent = group.raft.write(proposal).with_leader(group.term).responder(reply).await;
+            let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
             if let Err(fatal) = sent {
                 return Err(self.stopped(&mut awake, fatal).await.into());
             }
@@ -192,14 +232,17 @@ impl Group {
         };
         match outcome.await {
             Ok(Ok(response)) => {
-                Ok(*response.data.reply.expect("every control entry of the catalog is answered"))
+                let reply = response.data.reply;
+                let reply = *reply.expect("every control entry of the catalog is answered");
+                Ok((from_raft(&response.log_id), reply))
             }
-            Ok(Err(error)) => Err(refused(error).into()),
+            Ok(Err(error)) => Err(refused(self.id(), error).into()),
             Err(_) => Err(ProposeError::Unknown),
         }
     }
 
-    /// Wakes the group if it sleeps. Those who come while it is being woken share the attempt.
+    /// Starts the group's Raft instance if it sleeps. Where this node is the only voter it leads when
+    /// this returns. Those who come while it is being woken share the attempt.
     ///
     /// # Errors
     /// When it cannot be woken.
@@ -208,7 +251,9 @@ impl Group {
     }
 
     /// The lock, with a Raft instance behind it.
-    async fn awake(self: &Arc<Self>) -> Result<OwnedMutexGuard<Option<Awake>>, OpenGroupError> {
+    pub(crate) async fn awake(
+        self: &Arc<Self>,
+    ) -> Result<OwnedMutexGuard<Option<Awake>>, OpenGroupError> {
         self.touch();
         let guard = self.awake.clone().lock_owned().await;
         if guard.is_some() {
@@ -221,6 +266,8 @@ impl Group {
             group.check_usable()?;
             let awake =
                 wake(&group.log, group.kind, group.published.clone(), &group.around).await?;
+            group.reap_at_end(&awake);
+            group.set_instance(Some(Instance::of(&awake)));
             *guard = Some(awake);
             Ok(guard)
         });
@@ -228,6 +275,155 @@ impl Group {
             group: self.id(),
             source: Arc::new(panic),
         })?
+    }
+
+    fn set_instance(&self, instance: Option<Instance>) {
+        *self.instance.lock().expect("nothing panics while it holds the instance") = instance;
+    }
+
+    /// The Raft instance, if the group is awake. Does not wait.
+    pub(crate) fn instance(&self) -> Option<Instance> {
+        self.instance.lock().expect("nothing panics while it holds the instance").clone()
+    }
+
+    /// The Raft instance, for what another node sends: an awake group's without waiting.
+    pub(crate) async fn instance_awake(self: &Arc<Self>) -> Result<Instance, OpenGroupError> {
+        if let Some(instance) = self.instance() {
+            return Ok(instance);
+        }
+        let awake = self.awake().await?;
+        Ok(Instance::of(awake.as_ref().expect("awake() returned")))
+    }
+
+    /// Has the group look for a leader anew: the one that it had takes back its claim.
+    pub(crate) fn nudge(&self) {
+        if let Some(instance) = self.instance() {
+            instance.nudge.notify_one();
+        }
+    }
+
+    /// Takes the Raft instance away once it has ended by itself, also where nobody uses the group.
+    fn reap_at_end(self: &Arc<Self>, awake: &Awake) {
+        let mut standing = awake.standing.clone();
+        let group = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let ended = standing.wait_for(|standing| standing.ended).await.is_ok();
+            let Some(group) = group.upgrade().filter(|_| ended) else { return };
+            let mut guard = group.awake.clone().lock_owned().await;
+            if let Some(awake) = &*guard
+                && awake.standing.borrow().ended
+            {
+                let fatal = awake.ended().await;
+                group.stopped(&mut guard, fatal).await;
+            }
+        });
+    }
+
+    /// The lock, with a Raft instance behind it that leads and may propose.
+    async fn lead(self: &Arc<Self>) -> Result<Led, LeadError> {
+        let mut deadline = None;
+        loop {
+            self.may_propose()?;
+            let mut awake = self.awake().await?;
+            let group = awake.as_ref().expect("awake() returned");
+            let (role, alone) = {
+                let standing = group.standing.borrow();
+                (standing.role, standing.is_alone(self.around.node))
+            };
+            match role {
+                Role::Leader { term } => {
+                    if alone || self.renew_lease(group, term).await? {
+                        return Ok(Led { awake, term });
+                    }
+                }
+                Role::Follower { leader, .. } => {
+                    return Err(NotLeader { leader: Some(leader), address: None }.into());
+                }
+                Role::Asleep => {
+                    let fatal = group.ended().await;
+                    return Err(self.stopped(&mut awake, fatal).await.into());
+                }
+                Role::Searching { .. } => {
+                    let mut standing = group.standing.clone();
+                    let configs = standing.borrow().configs.clone();
+                    if !configs.is_empty() && !self.around.neighbours.reaches_majority(&configs) {
+                        return Err(NoQuorum { group: self.id() }.into());
+                    }
+                    group.nudge.notify_one();
+                    drop(awake);
+                    let wait = SEARCH_WAIT_MAX.min(self.around.config.wake_timeout);
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
+                    let found = standing
+                        .wait_for(|standing| !matches!(standing.role, Role::Searching { .. }));
+                    if timeout_at(deadline, found).await.is_err() {
+                        return Err(self.not_leader().into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether this node is the one that proposals for a sleeping group go to; an awake one says by
+    /// its role.
+    fn may_propose(&self) -> Result<(), LeadError> {
+        let group = self.id();
+        let neighbours = &self.around.neighbours;
+        let asleep = *self.published.role.borrow() == Role::Asleep;
+        if !asleep || group == GroupId::CATALOG || neighbours.is_unplaced() {
+            return Ok(());
+        }
+        let placed = neighbours.placed(group).ok_or(OpenGroupError::NotPlaced { group })?;
+        match neighbours.hint(group, &placed.wanted) {
+            Some((node, _)) if node == self.around.node => Ok(()),
+            hint => {
+                let leader = hint.map(|(node, _)| node);
+                Err(NotLeader { leader, address: None }.into())
+            }
+        }
+    }
+
+    /// Another node leads, or none does, as far as this one knows.
+    fn not_leader(&self) -> NotLeader {
+        let leader = match *self.published.role.borrow() {
+            Role::Follower { leader, .. } => Some(leader),
+            _ => self.around.neighbours.leader_elsewhere(self.id()),
+        };
+        NotLeader { leader, address: None }
+    }
+
+    /// Sees to it that a quorum has confirmed this leader a moment ago. False: it does not lead any
+    /// more.
+    async fn renew_lease(&self, awake: &Awake, term: Term) -> Result<bool, LeadError> {
+        let mut metrics = awake.raft.data_metrics();
+        let acked = metrics.borrow_and_update().last_quorum_acked;
+        if acked.is_some_and(|at| at.elapsed() < LEASE / 2) {
+            return Ok(true);
+        }
+        let configs = awake.standing.borrow().configs.clone();
+        if !self.around.neighbours.reaches_majority(&configs) {
+            return Err(NoQuorum { group: self.id() }.into());
+        }
+        if awake.raft.trigger().heartbeat().await.is_err() {
+            return Ok(false);
+        }
+        let renewed = async {
+            while metrics.changed().await.is_ok() {
+                let newer = metrics.borrow_and_update().last_quorum_acked;
+                if newer > acked {
+                    break;
+                }
+            }
+        };
+        let leads = || awake.standing.borrow().role == Role::Leader { term };
+        tokio::select! {
+            biased;
+            renewed = timeout(LEASE_RENEWAL_MAX, renewed) => match renewed {
+                Ok(()) => Ok(leads()),
+                Err(_) if leads() => Err(NoQuorum { group: self.id() }.into()),
+                Err(_) => Ok(false),
+            },
+            () = awake.deposed(term) => Ok(false),
+        }
     }
 
     fn check_usable(&self) -> Result<(), OpenGroupError> {
@@ -249,7 +445,8 @@ impl Group {
     ) -> OpenGroupError {
         tracing::error!(group = %self.id(), error = %fatal, "a group's Raft instance stopped");
         if let Some(stopped) = awake.take() {
-            abandon(&stopped.raft, &self.log).await;
+            self.set_instance(None);
+            stopped.end(&self.log, &self.around).await;
         }
         match self.log.is_quarantined() {
             Some(source) => OpenGroupError::Quarantined { group: self.id(), source },
@@ -278,13 +475,17 @@ impl Group {
         let Ok(mut guard) = self.awake.clone().try_lock_owned() else { return false };
         let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
         let idle = self.around.clock.monotonic().saturating_sub(used) >= idle_for;
-        if !idle || guard.as_ref().is_none_or(|awake| awake.shared.outstanding() > 0) {
+        // With other members it takes an agreement.
+        let may_sleep =
+            |awake: &Awake| awake.shared.outstanding() == 0 && !awake.standing.borrow().has_others;
+        if !idle || !guard.as_ref().is_some_and(may_sleep) {
             return false;
         }
         let awake = guard.take().expect("it was just looked at");
+        self.set_instance(None);
         // A task of its own, for the same reason as in waking.
         let asleep = tokio::spawn(async move {
-            lay_to_rest(awake, &self.log).await;
+            lay_to_rest(awake, &self.log, &self.around).await;
             drop(guard);
         });
         asleep.await.is_ok()
@@ -294,15 +495,17 @@ impl Group {
     pub(crate) async fn shut_down(self: Arc<Self>, drain: Duration) {
         let mut guard = self.awake.clone().lock_owned().await;
         if let Some(awake) = guard.take() {
-            let _ = tokio::time::timeout(drain, awake.shared.idle()).await;
-            lay_to_rest(awake, &self.log).await;
+            self.set_instance(None);
+            let _ = timeout(drain, awake.shared.idle()).await;
+            lay_to_rest(awake, &self.log, &self.around).await;
         }
     }
 
     /// Drops the Raft instance and keeps nothing, as a killed process would.
     pub(crate) async fn abandon(self: Arc<Self>) {
         if let Some(awake) = self.awake.clone().lock_owned().await.take() {
-            abandon(&awake.raft, &self.log).await;
+            self.set_instance(None);
+            awake.end(&self.log, &self.around).await;
         }
     }
 
@@ -311,6 +514,32 @@ impl Group {
         self.deleted.store(true, Ordering::Release);
         self.abandon().await;
     }
+}
+
+/// The Raft instance of an awake group.
+#[derive(Debug, Clone)]
+pub(crate) struct Instance {
+    pub(crate) raft: Raft,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) standing: watch::Receiver<Standing>,
+    nudge: Arc<Notify>,
+}
+
+impl Instance {
+    fn of(awake: &Awake) -> Self {
+        Self {
+            raft: awake.raft.clone(),
+            shared: awake.shared.clone(),
+            standing: awake.standing.clone(),
+            nudge: awake.nudge.clone(),
+        }
+    }
+}
+
+/// The group's lock, while this node leads it in `term` and may propose.
+struct Led {
+    awake: OwnedMutexGuard<Option<Awake>>,
+    term: Term,
 }
 
 fn verdict_to_outcome(verdict: Verdict) -> Result<PendingProduce, ProduceError> {

@@ -1,21 +1,28 @@
 //! All groups of a node: which are awake, and when they go back to sleep.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use plimsoll_log::{GroupLog, GroupOptions, RetainOutcome, Retention, Store};
-use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
-use tokio::sync::oneshot;
+use plimsoll_peers::{Handler, LivenessEvent, Peers};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
-use crate::config::HostConfig;
+use crate::config::{Blocking, HostConfig};
 use crate::deleted::DeletedGroups;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
+use crate::incoming;
+use crate::members;
+use crate::metadata;
+use crate::neighbours::Neighbours;
+use crate::placements::Placements;
 use crate::retention::{Given, Safety};
 
 /// What every group needs from the node.
@@ -24,6 +31,7 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: HostConfig,
     pub(crate) raft: Arc<openraft::Config>,
+    pub(crate) neighbours: Neighbours,
     /// No group is woken any more.
     pub(crate) closed: AtomicBool,
 }
@@ -31,6 +39,17 @@ pub(crate) struct Surroundings {
 impl fmt::Debug for Surroundings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Surroundings").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Surroundings {
+    /// Whether this node alone holds the group, by what is known without its log.
+    pub(crate) fn is_sole_replica(&self, group: GroupId) -> bool {
+        if self.neighbours.is_unplaced() {
+            return true;
+        }
+        group != GroupId::CATALOG
+            && self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
     }
 }
 
@@ -48,7 +67,7 @@ pub struct Host {
 /// One mutex decides whether a group is opened or deleted.
 #[derive(Debug, Default)]
 struct Groups {
-    held: HashMap<GroupId, Arc<Group>>,
+    held: BTreeMap<GroupId, Arc<Group>>,
     /// Never opened again in this life of the node; no number is given out twice.
     deleted: DeletedGroups,
 }
@@ -66,13 +85,131 @@ impl Host {
         config: HostConfig,
     ) -> Arc<Self> {
         let raft = config.raft().expect("the intervals are constants that fit each other");
-        let around = Surroundings { node, clock, config, raft, closed: AtomicBool::new(false) };
+        let neighbours = Neighbours::new(node);
+        let closed = AtomicBool::new(false);
+        let around = Surroundings { node, clock, config, raft, neighbours, closed };
         Arc::new(Self {
             store,
             around: Arc::new(around),
             groups: Mutex::default(),
             safety: Safety::default(),
         })
+    }
+
+    /// Says where groups lie. Until then every group has this node as its only replica. From then on
+    /// groups are born only once the local catalog is confirmed, so the metadata group is to be
+    /// opened and woken beside this. Must be called in a tokio runtime, once.
+    ///
+    /// # Panics
+    /// When it was said before.
+    pub fn set_placements(self: &Arc<Self>, placements: Arc<dyn Placements>) {
+        assert!(self.around.neighbours.set_placements(placements), "placements are given once");
+        tokio::spawn(metadata::confirm(Arc::downgrade(self)));
+    }
+
+    /// Whether the local catalog is known to be as new as the cluster's was at some moment of this
+    /// life of the node.
+    #[must_use]
+    pub fn catalog_confirmed(&self) -> watch::Receiver<bool> {
+        self.around.neighbours.confirmed()
+    }
+
+    /// What this node does with what other nodes send; to be given to
+    /// [`Peers::new`](plimsoll_peers::Peers::new).
+    #[must_use]
+    pub fn handler(self: &Arc<Self>) -> Arc<dyn Handler> {
+        incoming::handler(self)
+    }
+
+    /// Links this host to the other nodes. Must be called in a tokio runtime, once.
+    ///
+    /// # Panics
+    /// When it was called before.
+    pub fn attach(self: &Arc<Self>, peers: Peers) {
+        let neighbours = &self.around.neighbours;
+        assert!(neighbours.set_peers(peers.clone()), "a host is attached once");
+        for status in peers.status().into_iter().filter(|status| status.linked) {
+            neighbours.linked(status.node);
+        }
+        tokio::spawn(follow(Arc::downgrade(self), peers));
+        tokio::spawn(members::keep(Arc::downgrade(self)));
+    }
+
+    /// The live node that leads the group by its own word, this one included, and its term.
+    #[must_use]
+    pub fn leader(&self, group: GroupId) -> Option<(NodeId, Term)> {
+        self.around.neighbours.leader(group)
+    }
+
+    /// The node to ask for the group: the live one that leads it, else the first live one in the
+    /// order of its placement. Every node that sees the same gets the same.
+    #[must_use]
+    pub fn leader_hint(&self, group: GroupId) -> Option<(NodeId, Option<Term>)> {
+        let placed = self.around.neighbours.placed(group).map(|placed| placed.wanted);
+        self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default())
+    }
+
+    /// The voters of the metadata group, as this node's replica has them; of a configuration of two
+    /// sets all.
+    #[must_use]
+    pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
+        let group = self.held(GroupId::CATALOG).and_then(|group| group.instance());
+        let configs = group.map(|instance| instance.standing.borrow().configs.clone());
+        configs.iter().flat_map(|configs| configs.iter().flatten()).copied().collect()
+    }
+
+    /// How many groups this node leads.
+    #[must_use]
+    pub fn led_count(&self) -> usize {
+        self.around.neighbours.led_count()
+    }
+
+    /// The group for what another node sends: opened where this node has its log, or shall have one
+    /// by the catalog.
+    pub(crate) fn for_peer(&self, id: GroupId) -> Result<Arc<Group>, OpenGroupError> {
+        if let Some(group) = self.held(id) {
+            return Ok(group);
+        }
+        let options = match self.store.group(id) {
+            Some(log) => log.options(),
+            None => {
+                let placed = self.around.neighbours.placed(id);
+                let placed = placed.ok_or(OpenGroupError::NotPlaced { group: id })?;
+                if !placed.wanted.contains(&self.around.node)
+                    && !placed.birth.is_some_and(|birth| birth.contains(&self.around.node))
+                {
+                    return Err(OpenGroupError::NotPlaced { group: id });
+                }
+                placed.options
+            }
+        };
+        self.open(id, GroupKind::of(id), options)
+    }
+
+    /// Has the groups look for a leader anew, where they are awake.
+    pub(crate) fn nudge(&self, groups: &[GroupId]) {
+        for group in groups {
+            if let Some(group) = self.held(*group) {
+                group.nudge();
+            }
+        }
+    }
+
+    pub(crate) fn around(&self) -> &Arc<Surroundings> {
+        &self.around
+    }
+
+    /// A node is there (again): what waits to be sent to it is sent now.
+    async fn node_is_up(&self, node: NodeId) {
+        let groups: Vec<_> = self.groups().held.values().cloned().collect();
+        for group in groups {
+            if let Some(instance) = group.instance()
+                && instance.raft.is_leader()
+            {
+                // It fails where the instance has ended, which ends its sending too.
+                let _ = instance.raft.trigger().reset_backoff([node.0]).await;
+            }
+        }
     }
 
     /// The store beneath.
@@ -91,6 +228,12 @@ impl Host {
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.around.clock
+    }
+
+    /// Where work that may block goes on this node.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking {
+        self.around.config.blocking
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {
@@ -223,7 +366,9 @@ impl Host {
         // Behind its end the log would be begun anew, and at the wrong offset: that is for the waking
         // of a group whose log ends before its state.
         let holds = bounds.last.is_some_and(|last| last.index >= safe.applied.index);
-        if asleep && holds && bounds.purged < Some(safe.applied) {
+        // A node that joins is fed the metadata group from its first entry.
+        let is_fed = id == GroupId::CATALOG;
+        if asleep && holds && !is_fed && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
         Ok(log.retain(policy, now_ms, safe.high_watermark))
@@ -298,5 +443,40 @@ impl Host {
 
     fn take_all(&self) -> Vec<Arc<Group>> {
         std::mem::take(&mut self.groups().held).into_values().collect()
+    }
+}
+
+/// Follows who lives, for as long as the host and its links exist.
+async fn follow(host: Weak<Host>, peers: Peers) {
+    let mut events = peers.events();
+    let mut views = peers.liveness();
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Ok(event) => Some(event),
+                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Closed) => return,
+            },
+            changed = views.changed() => match changed {
+                Ok(()) => None,
+                Err(_) => return,
+            },
+        };
+        let Some(host) = host.upgrade() else { return };
+        match event {
+            Some(LivenessEvent::Restarted(node)) => {
+                let led = host.around.neighbours.restarted(node);
+                tracing::info!(%node, groups = led.len(), "a node began a new life");
+                host.nudge(&led);
+            }
+            Some(LivenessEvent::Up(node)) => {
+                tracing::info!(%node, "a node is up");
+                host.node_is_up(node).await;
+            }
+            Some(LivenessEvent::Down(node)) => tracing::warn!(%node, "a node is down"),
+            Some(LivenessEvent::ReachChanged(_) | LivenessEvent::SelfStalled(_)) | None => {}
+        }
+        host.around.neighbours.touch();
     }
 }

@@ -19,7 +19,7 @@ use openraft::storage::{
     RaftLogStorage,
 };
 use plimsoll_log::{Completion, FatalError, GroupLog, LogEntry};
-use plimsoll_protocol::ids::{LogId, LogIndex};
+use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -35,6 +35,15 @@ const READ_BYTES_MAX: usize = 4 << 20;
 #[derive(Debug, Error)]
 #[error("the write did not become durable: {0}")]
 struct NotDurable(Arc<FatalError>);
+
+/// The replicas of a group do not hold the same records.
+#[derive(Debug, Error)]
+#[error("entry {entry} begins at offset {expected} here and at {found} on its leader")]
+struct OffsetDiffers {
+    entry: LogId,
+    found: Offset,
+    expected: Offset,
+}
 
 fn durable(outcome: Result<(), Arc<FatalError>>) -> Result<(), io::Error> {
     outcome.map_err(|error| io::Error::other(NotDurable(error)))
@@ -105,9 +114,21 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(LogEntry::from).collect();
+        let mut expected = self.log.bounds().log_end_offset;
+        let mut taken = Vec::new();
+        for entry in entries {
+            let fed = entry.has_offset();
+            let entry = LogEntry::from(entry);
+            if fed && entry.header.base_offset != expected {
+                let (entry, found) = (entry.id(), entry.header.base_offset);
+                self.log.set_quarantined("its leader gives an entry another offset than this log");
+                return Err(io::Error::other(OffsetDiffers { entry, found, expected }));
+            }
+            expected = Offset(expected.0 + u64::from(entry.header.record_count));
+            taken.push(entry);
+        }
         let done: Completion = Box::new(move |outcome| callback.io_completed(durable(outcome)));
-        self.log.append(entries, done).map_err(io::Error::other)
+        self.log.append(taken, done).map_err(io::Error::other)
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {

@@ -34,6 +34,13 @@ pub(crate) enum MembershipError {
     UnknownVoter,
 }
 
+/// The membership that a group is born with: these voters and nobody else. It names no addresses, so
+/// every first replica writes the same bytes.
+pub(crate) fn of_birth(voters: impl IntoIterator<Item = u64>) -> Membership {
+    let nodes: BTreeMap<_, _> = voters.into_iter().map(|id| (id, Member::default())).collect();
+    Membership::from(nodes)
+}
+
 /// The body of the entry that puts `membership` into force.
 pub(crate) fn encode(membership: &Membership) -> Bytes {
     let mut out = BytesMut::new();

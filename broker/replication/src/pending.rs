@@ -4,13 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use openraft::errors::{ClientWriteError, ForwardToLeader};
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
 use plimsoll_protocol::api::AckLevel;
-use plimsoll_protocol::ids::{NodeId, Offset};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
 use tokio::sync::oneshot;
 
-use crate::error::{NotLeader, ProduceError, ProposeError};
+use crate::error::{NoQuorum, NotLeader, ProduceError, ProposeError};
 use crate::types::{Applied, Types};
 
 /// A stored batch.
@@ -50,7 +50,7 @@ pub struct PendingProduce(Pending);
 #[derive(Debug)]
 enum Pending {
     Known(Produced),
-    Proposed(oneshot::Receiver<ClientWriteResult<Types>>),
+    Proposed(GroupId, oneshot::Receiver<ClientWriteResult<Types>>),
     /// A retry of a batch in flight.
     Retry(oneshot::Receiver<Applied>),
 }
@@ -60,8 +60,11 @@ impl PendingProduce {
         Self(Pending::Known(produced))
     }
 
-    pub(crate) fn proposed(answer: oneshot::Receiver<ClientWriteResult<Types>>) -> Self {
-        Self(Pending::Proposed(answer))
+    pub(crate) fn proposed(
+        group: GroupId,
+        answer: oneshot::Receiver<ClientWriteResult<Types>>,
+    ) -> Self {
+        Self(Pending::Proposed(group, answer))
     }
 
     pub(crate) fn retry(answer: oneshot::Receiver<Applied>) -> Self {
@@ -75,9 +78,9 @@ impl Future for PendingProduce {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match &mut self.0 {
             Pending::Known(produced) => Ok(*produced),
-            Pending::Proposed(answer) => match ready!(Pin::new(answer).poll(cx)) {
+            Pending::Proposed(group, answer) => match ready!(Pin::new(answer).poll(cx)) {
                 Ok(Ok(response)) => Ok(Produced::stored(&response.data, false)),
-                Ok(Err(error)) => Err(refused(error).into()),
+                Ok(Err(error)) => Err(refused(*group, error).into()),
                 Err(_) => Err(ProduceError::Unknown),
             },
             Pending::Retry(answer) => match ready!(Pin::new(answer).poll(cx)) {
@@ -93,12 +96,19 @@ impl Future for PendingProduce {
 pub(crate) enum NotApplied {
     /// It never entered the log.
     NotLeader(NotLeader),
+    /// It never entered the log: a quorum had not confirmed the leader of late.
+    NoQuorum(NoQuorum),
     /// It may be in the log of another node.
     Unknown,
 }
 
-pub(crate) fn refused(error: ClientWriteError<Types>) -> NotApplied {
+pub(crate) fn refused(group: GroupId, error: ClientWriteError<Types>) -> NotApplied {
     match error {
+        ClientWriteError::ForwardToLeader(forward)
+            if matches!(forward.reason, ForwardReason::LeaseExpired) =>
+        {
+            NotApplied::NoQuorum(NoQuorum { group })
+        }
         ClientWriteError::ForwardToLeader(forward) => NotApplied::NotLeader(not_leader(forward)),
         ClientWriteError::LogEntryDiscarded(_) => NotApplied::Unknown,
         // Neither comes back for an entry that changes no membership and has no precondition.
@@ -119,6 +129,7 @@ impl From<NotApplied> for ProduceError {
     fn from(refused: NotApplied) -> Self {
         match refused {
             NotApplied::NotLeader(error) => Self::NotLeader(error),
+            NotApplied::NoQuorum(error) => Self::NoQuorum(error),
             NotApplied::Unknown => Self::Unknown,
         }
     }
@@ -128,6 +139,7 @@ impl From<NotApplied> for ProposeError {
     fn from(refused: NotApplied) -> Self {
         match refused {
             NotApplied::NotLeader(error) => Self::NotLeader(error),
+            NotApplied::NoQuorum(error) => Self::NoQuorum(error),
             NotApplied::Unknown => Self::Unknown,
         }
     }

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::fold::{Fold, GroupKind};
 use crate::retention::Given;
+use crate::role::Role;
 use crate::types::Applied;
 
 /// What a group shows to readers. It outlives the group's sleep.
@@ -27,6 +28,7 @@ use crate::types::Applied;
 pub(crate) struct Published {
     pub(crate) high_watermark: watch::Sender<Offset>,
     pub(crate) catalog: watch::Sender<Arc<Catalog>>,
+    pub(crate) role: watch::Sender<Role>,
 }
 
 impl Published {
@@ -34,6 +36,7 @@ impl Published {
         Self {
             high_watermark: watch::Sender::new(Offset(0)),
             catalog: watch::Sender::new(Arc::default()),
+            role: watch::Sender::new(Role::Asleep),
         }
     }
 
@@ -130,6 +133,15 @@ impl Shared {
         state.waiting.clear();
     }
 
+    /// This node leads anew and has folded everything that its log held when the term began: nothing
+    /// of an earlier term is in flight any more, for whatever of it is not in the log is refused.
+    pub(crate) fn begin_term(&self) {
+        let mut state = self.state();
+        state.admission.reset();
+        state.doubtful = false;
+        state.waiting.clear();
+    }
+
     /// Judges a batch and, when it is to be proposed, counts it as outstanding and in flight.
     pub(crate) fn begin(&self, header: &BatchHeader) -> Begin {
         let mut state = self.state();
@@ -178,6 +190,22 @@ impl Shared {
         loop {
             let moved = self.moved.notified();
             if self.outstanding() == 0 {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// The last entry that is folded.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.state().fold.progress().applied
+    }
+
+    /// Waits until an entry with the index of `id` is folded and published.
+    pub(crate) async fn applied_at_least(&self, id: LogId) {
+        loop {
+            let moved = self.moved.notified();
+            if self.applied().is_some_and(|applied| applied.index >= id.index) {
                 return;
             }
             moved.await;

@@ -138,9 +138,22 @@ pub struct Entry {
     /// The header's term once more, in openraft's type, because openraft asks for a reference.
     leader: Leader,
     stored: LogEntry,
+    /// It came from another node with the offset that its leader gave it; the log must give it the
+    /// same.
+    has_offset: bool,
 }
 
 impl Entry {
+    /// An entry that its leader sent.
+    pub(crate) fn from_leader(stored: LogEntry) -> Self {
+        Self { has_offset: true, ..Self::from(stored) }
+    }
+
+    /// Whether its base offset is the leader's, to be compared with that of the log.
+    pub(crate) fn has_offset(&self) -> bool {
+        self.has_offset
+    }
+
     /// The entry as the log keeps it.
     #[must_use]
     pub fn stored(&self) -> &LogEntry {
@@ -150,7 +163,7 @@ impl Entry {
 
 impl From<LogEntry> for Entry {
     fn from(stored: LogEntry) -> Self {
-        Self { leader: Leader::new(stored.header.term.0), stored }
+        Self { leader: Leader::new(stored.header.term.0), stored, has_offset: false }
     }
 }
 
@@ -179,7 +192,8 @@ impl RaftEntry for Entry {
 
     fn new(log_id: RaftLogId, payload: Payload) -> Self {
         let Proposal { header, body } = payload.0;
-        let mut entry = Self { leader: log_id.leader_id, stored: LogEntry { header, body } };
+        let stored = LogEntry { header, body };
+        let mut entry = Self { leader: log_id.leader_id, stored, has_offset: false };
         entry.set_log_id(log_id);
         entry
     }

@@ -1,35 +1,52 @@
-//! Waking a group: from its log alone to a leader whose term has begun; and laying it to rest.
+//! Waking a group: from its log alone to a running Raft instance; and laying it to rest.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::errors::Fatal;
-use openraft::metrics::WaitError;
 use plimsoll_log::{GroupLog, StateSource};
-use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
+use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinHandle;
 
+use crate::config::Blocking;
 use crate::error::OpenGroupError;
 use crate::fold::{Fold, GroupKind};
 use crate::host::Surroundings;
+use crate::keeper::{Keeper, configs_of, has_others};
 use crate::log_store::LogStore;
-use crate::network::NoPeers;
+use crate::membership;
+use crate::network::GroupNetworks;
+use crate::role::{Configs, Role, Standing, is_alone};
 use crate::shared::{Published, Shared};
 use crate::state_machine::StateMachine;
-use crate::types::{Entry, Membership, Payload, Types, to_raft};
+use crate::types::{Entry, Payload, Types, to_raft};
 
 pub(crate) type Raft = openraft::Raft<Types, StateMachine>;
 
-/// A group at work: this node leads it in `term`, and everything that was in its log when the term
-/// began is folded.
+/// A group at work. Ended by [`Awake::end`]; dropping it stops the keeper only.
 #[derive(Debug)]
 pub(crate) struct Awake {
     pub(crate) raft: Raft,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) term: u64,
+    pub(crate) standing: watch::Receiver<Standing>,
+    /// Told when somebody wants the group led now, or a leader took back its claim.
+    pub(crate) nudge: Arc<Notify>,
+    published: Published,
+    keeper: KeeperTask,
+}
+
+#[derive(Debug)]
+struct KeeperTask(JoinHandle<()>);
+
+impl Drop for KeeperTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Awake {
@@ -40,10 +57,28 @@ impl Awake {
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         running.err().unwrap_or(Fatal::Stopped)
     }
+
+    /// Waits until this node no longer leads in `term`.
+    pub(crate) async fn deposed(&self, term: Term) {
+        let mut standing = self.standing.clone();
+        // The sender goes away with the instance only.
+        let _ = standing.wait_for(|standing| standing.role != Role::Leader { term }).await;
+    }
+
+    /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
+    pub(crate) async fn end(mut self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
+        self.keeper.0.abort();
+        // It must not claim the group after the claim was taken back.
+        let _ = (&mut self.keeper.0).await;
+        around.neighbours.release(log.id());
+        self.published.role.send_replace(Role::Asleep);
+        end(&self.raft, log).await;
+        self.shared
+    }
 }
 
-/// Starts the group's Raft instance, makes this node its leader, and waits until the term's first
-/// entry is applied. The caller sees to it that only one instance of a group exists.
+/// Starts the group's Raft instance. Where this node is the only voter it is made the leader, and its
+/// term has begun when this returns. The caller sees to it that only one instance of a group exists.
 pub(crate) async fn wake(
     log: &Arc<GroupLog>,
     kind: GroupKind,
@@ -52,78 +87,176 @@ pub(crate) async fn wake(
 ) -> Result<Awake, OpenGroupError> {
     let group = log.id();
     if let Some(source) = log.is_quarantined() {
+        around.neighbours.set_unfit(group, true);
         return Err(OpenGroupError::Quarantined { group, source });
     }
-    let (raft, shared, is_new) = {
-        let (log, around, runtime) = (log.clone(), around.clone(), Handle::current());
-        // Reads the stored state and the entries behind it, perhaps from the disk.
-        tokio::task::spawn_blocking(move || runtime.block_on(build(&log, kind, published, &around)))
+    let permit = around.neighbours.wakes.acquire().await;
+    let permit = permit.expect("the semaphore is never closed");
+    let voters = voters_at_birth(log, around).await?;
+    let (raft, shared) = match around.config.blocking {
+        Blocking::Inline => build(log, kind, &published, around, voters).await?,
+        Blocking::Pool => {
+            let (log, around, published) = (log.clone(), around.clone(), published.clone());
+            let runtime = Handle::current();
+            // Reads the stored state and the entries behind it, perhaps from the disk.
+            tokio::task::spawn_blocking(move || {
+                runtime.block_on(build(&log, kind, &published, &around, voters))
+            })
             .await
             .map_err(|panic| storage(group, panic))??
-    };
-    let started = start(&raft, is_new, around).await;
-    let ready = match started {
-        Ok(()) => raft.wait_for_recovery(Some(around.config.wake_timeout)).await.map_err(|error| {
-            match error {
-                WaitError::Timeout(waited, _) => OpenGroupError::NotReady { group, waited },
-                stopped @ WaitError::ShuttingDown => storage(group, stopped),
-            }
-        }),
-        Err(error) => Err(storage(group, error)),
-    };
-    let led = ready.and_then(|_| {
-        raft.as_leader()
-            .map_err(|_| OpenGroupError::NotReady { group, waited: around.config.wake_timeout })
-    });
-    match led {
-        Ok(leader) => {
-            let term = leader.term();
-            tracing::debug!(%group, term, "group awake");
-            Ok(Awake { raft, shared, term })
         }
+    };
+    drop(permit);
+    let started = start(&raft, group, around).await;
+    let (configs, has_others) = match started {
+        Ok(members) => members,
         Err(error) => {
-            abandon(&raft, log).await;
-            Err(error)
+            end(&raft, log).await;
+            return Err(error);
         }
+    };
+    let alone = is_alone(&configs, around.node);
+    let role = Role::Searching { term: log.vote().map_or(Term(0), |vote| vote.term) };
+    let (standing, watched) = watch::channel(Standing { role, configs, has_others, ended: false });
+    let nudge = Arc::new(Notify::new());
+    let keeper = Keeper {
+        group,
+        raft: raft.clone(),
+        shared: shared.clone(),
+        around: around.clone(),
+        standing,
+        role: published.role.clone(),
+        nudge: nudge.clone(),
+    };
+    let keeper = KeeperTask(tokio::spawn(keeper.run()));
+    let mut awake = Awake { raft, shared, standing: watched, nudge, published, keeper };
+    if alone && let Err(error) = begin_term(&mut awake, group, around).await {
+        awake.end(log, around).await;
+        return Err(error);
     }
+    tracing::debug!(%group, "group awake");
+    Ok(awake)
+}
+
+/// Waits until this node, the only voter, leads.
+async fn begin_term(
+    awake: &mut Awake,
+    group: GroupId,
+    around: &Surroundings,
+) -> Result<(), OpenGroupError> {
+    let waited = around.config.wake_timeout;
+    let ready = awake
+        .standing
+        .wait_for(|standing| standing.ended || matches!(standing.role, Role::Leader { .. }));
+    let ended = match tokio::time::timeout(waited, ready).await {
+        Err(_) => return Err(OpenGroupError::NotReady { group, waited }),
+        Ok(standing) => standing.map_or(true, |standing| standing.ended),
+    };
+    if ended {
+        return Err(storage(group, awake.ended().await));
+    }
+    Ok(())
+}
+
+/// With whom the group is born here: nobody where it has a log or a vote, or is not placed here, or
+/// was sealed.
+async fn voters_at_birth(
+    log: &GroupLog,
+    around: &Surroundings,
+) -> Result<Vec<u64>, OpenGroupError> {
+    let group = log.id();
+    let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
+    if !is_new || log.vote().is_some() {
+        return Ok(Vec::new());
+    }
+    if group == GroupId::CATALOG {
+        let founded = around.config.founder.then_some(around.node.0);
+        return Ok(founded.into_iter().collect());
+    }
+    if around.neighbours.is_unplaced() {
+        return Ok(vec![around.node.0]);
+    }
+    // A catalog of an earlier life may not know yet that the group was sealed.
+    let waited = around.config.wake_timeout;
+    if !around.neighbours.confirmed_within(waited).await {
+        return Err(OpenGroupError::NotReady { group, waited });
+    }
+    let placed = around.neighbours.placed(group);
+    let placed = placed.ok_or(OpenGroupError::NotPlaced { group })?;
+    let birth = placed.birth.filter(|birth| birth.contains(&around.node));
+    Ok(birth.iter().flat_map(|birth| birth.iter()).map(|node| node.0).collect())
 }
 
 /// The group as openraft sees it, not yet running.
 async fn build(
     log: &Arc<GroupLog>,
     kind: GroupKind,
-    published: Published,
-    around: &Surroundings,
-) -> Result<(Raft, Arc<Shared>, bool), OpenGroupError> {
+    published: &Published,
+    around: &Arc<Surroundings>,
+    voters_at_birth: Vec<u64>,
+) -> Result<(Raft, Arc<Shared>), OpenGroupError> {
     let group = log.id();
     let fold = load(log, kind, around)?;
-    let is_new = fold.progress().applied.is_none() && log.bounds().last.is_none();
-    let shared = Shared::new(fold, published, log.clone());
+    if !voters_at_birth.is_empty() && fold.progress().applied.is_none() {
+        give_birth(log, voters_at_birth).await?;
+    }
+    let shared = Shared::new(fold, published.clone(), log.clone());
     let store = LogStore::new(log.clone(), shared.clone());
     let machine = StateMachine::new(shared.clone());
-    let raft = Raft::build(around.node.0, around.raft.clone(), NoPeers, store, machine)
+    let networks = GroupNetworks { group, around: around.clone() };
+    let raft = Raft::build(around.node.0, around.raft.clone(), networks, store, machine)
         .await
         .map_err(|error| storage(group, error))?;
     // Only now: before, the fold could be behind what the last checkpoint holds.
     let source: Weak<Shared> = Arc::downgrade(&shared);
     let source: Weak<dyn StateSource> = source;
     log.set_state_source(Some(source));
-    Ok((raft, shared, is_new))
+    Ok((raft, shared))
 }
 
+/// Writes the group's first entry, the same on each of its first replicas: its membership. It is
+/// durable when this returns.
+async fn give_birth(log: &GroupLog, voters: Vec<u64>) -> Result<(), OpenGroupError> {
+    let group = log.id();
+    let payload = Payload::membership(membership::of_birth(voters));
+    let first = LogId::new(Term(0), LogIndex(0));
+    let entry = Entry::new(to_raft(first), payload);
+    let (sender, receiver) = oneshot::channel();
+    log.append(
+        vec![entry.into()],
+        Box::new(move |outcome| {
+            let _ = sender.send(outcome);
+        }),
+    )
+    .map_err(|error| storage(group, error))?;
+    match receiver.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(OpenGroupError::Storage { group, source: error }),
+        Err(_) => Err(OpenGroupError::ShuttingDown),
+    }
+}
+
+/// Runs the instance; where this node is the only voter it elects itself. Returns the voters, and
+/// whether there are other members.
 async fn start(
     raft: &Raft,
-    is_new: bool,
+    group: GroupId,
     around: &Surroundings,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
+) -> Result<(Configs, bool), OpenGroupError> {
     raft.run();
-    if is_new {
-        let members = BTreeMap::from([(around.node.0, around.config.member.clone())]);
-        raft.initialize(members).await?;
-    } else {
-        raft.trigger().elect(false).await?;
+    let me = around.node;
+    let (configs, has_others) = raft
+        .with_raft_state(move |state| {
+            let membership = state.membership_state.effective();
+            let membership = membership.membership();
+            (configs_of(membership), has_others(membership, me))
+        })
+        .await
+        .map_err(|error| storage(group, error))?;
+    if is_alone(&configs, around.node) {
+        raft.trigger().elect(false).await.map_err(|error| storage(group, error))?;
     }
-    Ok(())
+    Ok((configs, has_others))
 }
 
 /// The stored fold, and a log that goes on from where it can.
@@ -144,8 +277,14 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
             log.reset_to(applied, offset, Box::new(|_| {}));
         }
         // The same, before the first checkpoint: even the membership is gone, the vote is not.
-        (None, None) if log.vote().is_some() => begin_anew(log, &mut fold, around),
-        (None, Some(last)) if bounds.purged == Some(last) && last.index == LogIndex(0) => {
+        (None, None) if log.vote().is_some() && around.is_sole_replica(group) => {
+            begin_anew(log, &mut fold, around);
+        }
+        (None, Some(last))
+            if bounds.purged == Some(last)
+                && last.index == LogIndex(0)
+                && around.is_sole_replica(group) =>
+        {
             begin_anew(log, &mut fold, around);
         }
         (applied, _) => {
@@ -178,40 +317,35 @@ fn decode(
     Ok(fold)
 }
 
-/// A group that lost its whole log but has voted: it cannot be initialised again, because its node
-/// must not vote twice in a term. Its log begins behind a membership entry of that term, as if that
-/// entry had been purged.
+/// A group with one replica that lost its whole log but has voted: it cannot be born again, because
+/// its node must not vote twice in a term. Its log begins behind a membership entry of that term, as
+/// if that entry had been purged.
 fn begin_anew(log: &GroupLog, fold: &mut Fold, around: &Surroundings) {
-    use openraft::entry::{RaftEntry, RaftPayload};
-
     let term = log.vote().map_or_else(Default::default, |vote| vote.term);
     let id = log.bounds().last.unwrap_or(LogId::new(term, LogIndex(0)));
     tracing::warn!(group = %log.id(), entry = %id, "the whole log was lost: it begins anew");
-    let members = BTreeMap::from([(around.node.0, around.config.member.clone())]);
-    let payload = Payload::membership(Membership::from(members));
+    let payload = Payload::membership(membership::of_birth([around.node.0]));
     fold.apply(Entry::new(to_raft(id), payload).stored());
     log.reset_to(id, Offset(0), Box::new(|_| {}));
     log.put_state(id, fold.encode());
 }
 
 /// Ends the Raft instance and leaves the fold with the log.
-pub(crate) async fn lay_to_rest(awake: Awake, log: &GroupLog) {
+pub(crate) async fn lay_to_rest(awake: Awake, log: &GroupLog, around: &Surroundings) {
     let group = log.id();
-    abandon(&awake.raft, log).await;
-    awake.shared.store();
+    awake.end(log, around).await.store();
     tracing::debug!(%group, "group asleep");
 }
 
-/// Ends the Raft instance and leaves nothing.
-pub(crate) async fn abandon(raft: &Raft, log: &GroupLog) {
+async fn end(raft: &Raft, log: &GroupLog) {
     if let Err(error) = raft.shutdown().await {
         tracing::error!(group = %log.id(), %error, "a group's Raft task ended badly");
     }
     log.set_state_source(None);
 }
 
-fn storage(
-    group: plimsoll_protocol::ids::GroupId,
+pub(crate) fn storage(
+    group: GroupId,
     error: impl Into<Box<dyn Error + Send + Sync>>,
 ) -> OpenGroupError {
     OpenGroupError::Storage { group, source: Arc::from(error.into()) }

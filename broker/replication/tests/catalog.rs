@@ -16,6 +16,7 @@ fn create(name: &str) -> CatalogCommand {
         replicas: 1,
         config: TopicConfig::default(),
         if_not_exists: false,
+        placement: None,
     }
 }
 

@@ -40,18 +40,32 @@ pub(crate) fn versioned<T>(
     known: u8,
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeStateError>,
 ) -> Result<T, DecodeStateError> {
+    versioned_since(bytes, known, known, |_, reader| read(reader))
+}
+
+/// As [`versioned`], where every version from `oldest` to `known` can be read.
+pub(crate) fn versioned_since<T>(
+    bytes: &[u8],
+    oldest: u8,
+    known: u8,
+    read: impl FnOnce(u8, &mut Reader<'_>) -> Result<T, DecodeStateError>,
+) -> Result<T, DecodeStateError> {
     let mut reader = Reader::new(bytes);
-    check_version(&mut reader, known)?;
-    let value = read(&mut reader)?;
+    let version = check_version(&mut reader, oldest, known)?;
+    let value = read(version, &mut reader)?;
     match reader.remaining() {
         0 => Ok(value),
         extra => Err(DecodeStateError::TrailingBytes { extra }),
     }
 }
 
-pub(crate) fn check_version(reader: &mut Reader<'_>, known: u8) -> Result<(), DecodeStateError> {
+pub(crate) fn check_version(
+    reader: &mut Reader<'_>,
+    oldest: u8,
+    known: u8,
+) -> Result<u8, DecodeStateError> {
     match u8::decode(reader)? {
-        version if version == known => Ok(()),
+        version if (oldest..=known).contains(&version) => Ok(version),
         version => Err(DecodeStateError::UnknownVersion { version, known }),
     }
 }

@@ -172,7 +172,7 @@ impl PartitionState {
     /// As [`PartitionState::decode`], for the part that is read.
     pub fn decode_progress(bytes: &[u8]) -> Result<Progress, DecodeStateError> {
         let mut reader = Reader::new(bytes);
-        check_version(&mut reader, VERSION)?;
+        check_version(&mut reader, VERSION, VERSION)?;
         Progress::decode(&mut reader)
     }
 }

@@ -6,8 +6,11 @@
 use bytes::Bytes;
 use plimsoll_protocol::api::{Durability, TopicConfig};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
-use plimsoll_protocol::ids::{LogIndex, Offset, ProducerId, Term, TopicName};
-use plimsoll_state::catalog::{CatalogCommand, CatalogState, ConfigPatch};
+use plimsoll_protocol::ids::{GroupId, LogIndex, NodeId, Offset, ProducerId, Term, TopicName};
+use plimsoll_state::catalog::{
+    CatalogCommand, CatalogState, ConfigPatch, JoinSecret, NodeSpec, PlacementChange,
+    ProposedPlacement, Replicas,
+};
 use plimsoll_state::partition::PartitionState;
 use proptest::prelude::*;
 
@@ -41,6 +44,28 @@ fn patch() -> impl Strategy<Value = ConfigPatch> {
     )
 }
 
+fn node() -> impl Strategy<Value = NodeId> {
+    (1..7_u64).prop_map(NodeId)
+}
+
+fn places() -> impl Strategy<Value = Replicas> {
+    prop::collection::vec(node(), 0..4).prop_map(Replicas::from)
+}
+
+fn proposed() -> impl Strategy<Value = ProposedPlacement> {
+    (0..9_u64, prop::collection::vec(places(), 0..4))
+        .prop_map(|(base, replicas)| ProposedPlacement { base, replicas })
+}
+
+fn spec() -> impl Strategy<Value = NodeSpec> {
+    ("[a-f]:1", any::<Option<bool>>(), 50..200_u32).prop_map(
+        |(address, rack, weight_hundredths)| {
+            let rack = rack.map(|rack| rack.to_string());
+            NodeSpec { address, rack, weight_hundredths, version: "0.1.0".into() }
+        },
+    )
+}
+
 fn command() -> impl Strategy<Value = CatalogCommand> {
     prop_oneof![
         (name(), 0..9_u32, 0..3_u16, config(), any::<bool>()).prop_map(
@@ -49,12 +74,45 @@ fn command() -> impl Strategy<Value = CatalogCommand> {
                 partitions,
                 replicas,
                 config,
-                if_not_exists
+                if_not_exists,
+                placement: None,
             }
         ),
-        (name(), any::<Option<u8>>(), patch()).prop_map(|(topic, partitions, patch)| {
-            CatalogCommand::AlterTopic { topic, partitions: partitions.map(u32::from), patch }
+        (name(), any::<Option<u8>>(), patch(), prop::option::of(proposed())).prop_map(
+            |(topic, partitions, patch, placement)| CatalogCommand::AlterTopic {
+                topic,
+                partitions: partitions.map(u32::from),
+                patch,
+                placement,
+            }
+        ),
+        (1..5_u64, spec()).prop_map(|(node, spec)| CatalogCommand::SetUp {
+            node: NodeId(node),
+            spec,
+            join_secret: JoinSecret([3; 32]),
         }),
+        (0..9_u128, spec(), any::<bool>()).prop_map(|(join_id, spec, takes_address)| {
+            CatalogCommand::AddNode { join_id, spec, takes_address }
+        }),
+        node().prop_map(|node| CatalogCommand::ActivateNode { node }),
+        (node(), spec()).prop_map(|(node, spec)| CatalogCommand::UpdateNode { node, spec }),
+        (node(), any::<bool>()).prop_map(|(node, on)| CatalogCommand::DrainNode { node, on }),
+        (node(), any::<bool>())
+            .prop_map(|(node, force)| CatalogCommand::RemoveNode { node, force }),
+        (0..9_u64, prop::collection::vec((0..9_u64, places()), 0..4)).prop_map(
+            |(base, changes)| {
+                let change = |(group, wanted)| PlacementChange { group: GroupId(group), wanted };
+                CatalogCommand::SetPlacement {
+                    base,
+                    changes: changes.into_iter().map(change).collect(),
+                }
+            }
+        ),
+        prop::collection::vec((0..9_u64).prop_map(GroupId), 0..4)
+            .prop_map(|groups| CatalogCommand::SealBirths { groups }),
+        any::<Option<bool>>()
+            .prop_map(|auto_rebalance| CatalogCommand::SetClusterSettings { auto_rebalance }),
+        (0..5_u16).prop_map(|level| CatalogCommand::SetLevel { level }),
         name().prop_map(|topic| CatalogCommand::DeleteTopic { topic }),
         (0..5_u32).prop_map(|count| CatalogCommand::AllocateProducerIds { count }),
     ]
@@ -63,7 +121,8 @@ fn command() -> impl Strategy<Value = CatalogCommand> {
 /// Entries of a catalog's log: commands, and now and then something that is none.
 fn catalog_log() -> impl Strategy<Value = Vec<(BatchHeader, Bytes)>> {
     let body = prop_oneof![
-        9 => command().prop_map(|command| (EntryKind::Control, command.encode())),
+        9 => (command(), 0..20_u128)
+            .prop_map(|(command, id)| (EntryKind::Control, command.encode_for(id))),
         1 => prop::collection::vec(any::<u8>(), 0..40)
             .prop_map(|bytes| (EntryKind::Control, Bytes::from(bytes))),
         1 => Just((EntryKind::Blank, Bytes::new())),
@@ -130,14 +189,20 @@ fn damage(bytes: &Bytes, at: prop::sample::Index, bit: u8, cut: bool) -> Vec<u8>
 
 proptest! {
     #[test]
-    fn command_is_read_back_as_it_was_written(command in command()) {
-        prop_assert_eq!(CatalogCommand::decode(&command.encode()).unwrap(), command);
+    fn command_is_read_back_as_it_was_written(command in command(), id: u128) {
+        prop_assert_eq!(CatalogCommand::decode(&command.encode()).unwrap(), command.clone());
+        let request = CatalogCommand::decode_request(&command.encode_for(id)).unwrap();
+        prop_assert_eq!(request, (id, command));
     }
 
     #[test]
     fn any_bytes_are_a_command_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(command) = CatalogCommand::decode(&bytes) {
-            prop_assert_eq!(command.encode(), bytes);
+        if let Ok((id, command)) = CatalogCommand::decode_request(&bytes) {
+            let now = command.encode_for(id);
+            prop_assert_eq!(CatalogCommand::decode_request(&now), Ok((id, command)));
+            if bytes[0] == now[0] {
+                prop_assert_eq!(now, bytes);
+            }
         }
     }
 

@@ -1,15 +1,18 @@
 //! The consumer: records of some or all partitions of a topic, pushed by the node.
 
+mod nearest;
+mod reading;
 mod subscription;
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use plimsoll_protocol::api::StartPosition;
+use plimsoll_protocol::api::{Isolation, StartPosition};
 use plimsoll_protocol::batch::{BatchError, BatchLimits, Record, RecordBatch, RecordIter};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use tokio::sync::mpsc;
@@ -18,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::client::Shared;
 use crate::error::{BuildError, ConsumeError};
 use crate::trouble::Told;
+use reading::Reading;
 use subscription::{Event, Subscription};
 
 /// Frames that wait between the partitions' tasks and the consumer's caller.
@@ -36,12 +40,14 @@ pub struct ConsumerBuilder {
     partitions: Option<Vec<u32>>,
     buffer_bytes: usize,
     bounded: bool,
+    reading: Reading,
 }
 
 impl ConsumerBuilder {
     pub(crate) fn new(shared: Arc<Shared>, topic: String) -> Self {
         let (start, buffer_bytes) = (StartPosition::Earliest, 64 << 20);
-        Self { shared, topic, start, partitions: None, buffer_bytes, bounded: false }
+        let reading = Reading::default();
+        Self { shared, topic, start, partitions: None, buffer_bytes, bounded: false, reading }
     }
 
     /// Where each partition begins. Default: earliest.
@@ -74,6 +80,35 @@ impl ConsumerBuilder {
         self
     }
 
+    /// What the records that are there when a partition is subscribed to may have missed. Default
+    /// [`Isolation::Committed`]: nothing that the asked node knows to be committed.
+    /// [`Isolation::Linearizable`] waits until the leader has asked a majority, so that everything
+    /// acknowledged before is among them.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.reading.isolation = isolation;
+        self
+    }
+
+    /// Reads from the nearest replica in place of the leader: one of `rack` if it is given, else the
+    /// one with the shortest round trip, another one when it fails. Order and completeness are the
+    /// same; records come when that replica knows them to be committed. Default: from the leader.
+    #[must_use]
+    pub fn prefer_nearest(mut self, rack: Option<String>) -> Self {
+        self.reading.nearest = Some(rack);
+        self
+    }
+
+    /// How old what a replica shows may be at most, with [`ConsumerBuilder::prefer_nearest`], in whole
+    /// milliseconds. A replica that cannot show to be so fresh is left for another one. Default: no
+    /// bound.
+    #[must_use]
+    pub fn max_staleness(mut self, bound: Duration) -> Self {
+        let ms = u32::try_from(bound.as_millis()).unwrap_or(u32::MAX);
+        self.reading.max_staleness_ms = Some(ms);
+        self
+    }
+
     /// Looks the topic up and subscribes to its partitions.
     ///
     /// # Errors
@@ -97,6 +132,7 @@ impl ConsumerBuilder {
             return option("partitions", reason);
         }
         let (frame_bytes, credit_bytes) = shares(self.buffer_bytes, partitions.len());
+        let interest = self.shared.take_interest(&topic).await;
         let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
         let (mut tasks, told) = (JoinSet::new(), Told::default());
         for partition in &partitions {
@@ -108,6 +144,8 @@ impl ConsumerBuilder {
                 frame_bytes: u32::try_from(frame_bytes).expect("at most 1 MiB"),
                 credit_bytes: credit_bytes as u64,
                 bounded: self.bounded,
+                reading: self.reading.clone(),
+                _interest: Arc::clone(&interest),
                 events: events.clone(),
                 told: Arc::clone(&told),
             };

@@ -4,7 +4,7 @@
 //! credit back only for frames that were taken, which stops the node.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::{
@@ -13,14 +13,20 @@ use plimsoll_protocol::api::{
 use plimsoll_protocol::batch::{BatchError, iterate_batches};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, encode_request};
-use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
+use plimsoll_protocol::ids::{CorrelationId, NodeId, Offset, PartitionIndex, TopicName};
 use plimsoll_transport::{FrameReceiver, FrameSender};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
+use super::nearest::Nearest;
+use super::reading::Reading;
 use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{ConsumeError, RequestError, ServerError};
-use crate::link::{Backoff, Link, StreamPlace, SubscriptionCarrier};
+use crate::link::{Link, StreamPlace, SubscriptionCarrier};
+use crate::metadata::Interest;
+use crate::pulse::{Owed, Owing};
+use crate::route::Route;
 use crate::trouble::{Told, Trouble};
 
 /// What a partition's task tells the consumer.
@@ -42,12 +48,20 @@ pub(super) struct Subscription {
     pub(super) frame_bytes: u32,
     pub(super) credit_bytes: u64,
     pub(super) bounded: bool,
+    pub(super) reading: Reading,
+    /// Keeps the topic's partitions known.
+    pub(super) _interest: Arc<Interest>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) told: Told,
 }
 
 /// Correlation id of a subscription that has a stream to itself.
 const ON_ITS_OWN_STREAM: CorrelationId = CorrelationId(1);
+
+/// A subscription that stood for so long was no failure.
+const STOOD: Duration = Duration::from_secs(1);
+/// How long a replica may be behind what this consumer has read of another one.
+const BEHIND_MAX: Duration = Duration::from_secs(10);
 
 /// Where the task is.
 struct Place {
@@ -59,16 +73,20 @@ struct Place {
     end: Option<Offset>,
     /// Where the last attempt met a damaged batch.
     damaged: Option<Offset>,
+    /// Since when a replica lacks what was read of another one.
+    behind: Option<Instant>,
+    /// Whom the present attempt goes to.
+    node: Option<NodeId>,
     /// What keeps it from subscribing.
     trouble: Trouble,
 }
 
 /// How one attempt ended.
 enum Ended {
-    /// Try again: the connection or the node failed for now.
-    Lost(String),
-    /// The node must be another one.
-    Moved(Option<String>),
+    /// Try again: the connection or the node failed for now, or another node leads.
+    Lost(RequestError),
+    /// The cluster tells of another leader.
+    Moved,
     /// Nobody takes the records any more.
     Unwanted,
     /// A bounded consumer has all it wanted.
@@ -80,7 +98,12 @@ enum Ended {
 /// Where frames of a subscription come from.
 enum Source {
     /// A stream of its own; the sender gives credit and keeps it open.
-    Stream { halves: Box<(FrameSender, FrameReceiver)>, _place: StreamPlace, _link: Arc<Link> },
+    Stream {
+        halves: Box<(FrameSender, FrameReceiver)>,
+        _place: StreamPlace,
+        link: Arc<Link>,
+        _owing: Owing,
+    },
     /// A stream that others use too.
     Shared {
         frames: mpsc::UnboundedReceiver<Result<Frame, ChannelClosed>>,
@@ -92,28 +115,41 @@ enum Source {
 
 impl Subscription {
     pub(super) async fn run(self) {
-        let mut backoff = Backoff::new(self.shared.config().reconnect_pause);
+        let topic = self.topic.clone();
+        let mut route = Route::new(Arc::clone(&self.shared), topic, self.partition.0);
+        let mut nearest = self.reading.nearest.clone().map(Nearest::new);
         let trouble = Trouble::none(Arc::clone(&self.told));
-        let mut place = Place { start: self.start, next: None, end: None, damaged: None, trouble };
-        let mut leader: Option<String> = None;
+        let mut place = Place {
+            start: self.start,
+            next: None,
+            end: None,
+            damaged: None,
+            behind: None,
+            node: None,
+            trouble,
+        };
         loop {
-            let before = place.next;
-            let ended = match self.attempt(&mut place, leader.as_deref()).await {
+            let (before, began) = (place.next, Instant::now());
+            let ended = match self.attempt(&mut place, &mut route, nearest.as_mut()).await {
                 Ok(ended) | Err(ended) => ended,
             };
-            if place.next != before {
-                backoff.reset();
+            if place.next != before || began.elapsed() >= STOOD {
+                route.succeeded();
             }
             match ended {
-                Ended::Lost(reason) => {
+                Ended::Lost(error) => {
+                    route.failed(&error);
+                    if let (Some(nearest), Some(node)) = (&mut nearest, place.node) {
+                        nearest.avoid(node);
+                    }
                     let (topic, partition) = (&self.topic, self.partition);
-                    tracing::debug!(%topic, %partition, reason, "a subscription was lost");
-                    if let Some(reason) = place.trouble.meet(reason, Instant::now()) {
+                    tracing::debug!(%topic, %partition, %error, "a subscription was lost");
+                    if let Some(reason) = place.trouble.meet(error.to_string(), Instant::now()) {
                         tracing::warn!(%topic, %partition, reason,
                             "records cannot be read, subscribing again");
                     }
                 }
-                Ended::Moved(address) => leader = address,
+                Ended::Moved => route.leader_changed(),
                 Ended::Unwanted | Ended::Complete => return,
                 Ended::Failed(error) => {
                     // A consumer that is gone needs no news.
@@ -122,31 +158,48 @@ impl Subscription {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(backoff.next_pause()) => {}
+                biased;
                 () = self.events.closed() => return,
+                () = route.pause() => {}
             }
         }
     }
 
     /// Subscribes and hands frames on until something ends it.
-    async fn attempt(&self, place: &mut Place, leader: Option<&str>) -> Result<Ended, Ended> {
-        let lost = |error: RequestError| match error.is_retriable() {
-            true => Ended::Lost(error.to_string()),
-            false => self.refused(error, place.next),
-        };
+    async fn attempt(
+        &self,
+        place: &mut Place,
+        route: &mut Route,
+        nearest: Option<&mut Nearest>,
+    ) -> Result<Ended, Ended> {
         let after = self.shared.config().request_timeout;
-        let subscribing = async {
-            let link = self.shared.link(leader).await?;
-            self.subscribe(&link, place.start).await
+        let follows = nearest.is_none();
+        let finding = async {
+            let near = match nearest {
+                Some(nearest) => nearest.link(&self.shared, &self.topic, self.partition.0).await,
+                None => None,
+            };
+            match near {
+                Some(link) => Ok(link),
+                None => route.link().await,
+            }
         };
-        let subscribed = tokio::time::timeout(after, subscribing).await;
-        let mut source =
-            subscribed.unwrap_or(Err(RequestError::Timeout { after })).map_err(lost)?;
+        let subscribing = async {
+            let link = finding.await?;
+            Ok((link.node(), self.subscribe(&link, place.start).await?))
+        };
+        place.node = None;
+        let subscribed = timeout(after, subscribing).await;
+        let (node, mut source) = subscribed
+            .unwrap_or(Err(RequestError::Timeout { after }))
+            .map_err(|error| self.ended_by(error, place))?;
+        place.node = Some(node);
         let frame = source.next().await?;
         let (began, _) = decode_answer::<SubscribeRequest>(frame)
-            .map_err(|error| self.ended_by(error, place.next))?;
+            .map_err(|error| self.ended_by(error, place))?;
         let began: SubscribeResponse = began;
         place.trouble.over();
+        place.behind = None;
         let next = place.next.unwrap_or(began.start_offset);
         place.next = Some(next);
         place.start = StartPosition::Offset(next);
@@ -161,8 +214,10 @@ impl Subscription {
                 return Ok(Ended::Complete);
             }
             let frame = tokio::select! {
-                frame = source.next() => frame?,
+                biased;
                 () = self.events.closed() => return Ok(Ended::Unwanted),
+                frame = source.next() => frame?,
+                () = route.moved(), if follows => return Ok(Ended::Moved),
             };
             self.hand_on(frame, &mut source, place).await?;
         }
@@ -178,12 +233,11 @@ impl Subscription {
         if frame.header.flags.is_error() {
             let refusal: ErrorResponse = frame
                 .decode_body()
-                .map_err(|error| Ended::Lost(format!("unreadable refusal: {error}")))?;
-            return Err(self.ended_by(ServerError::from(refusal).into(), place.next));
+                .map_err(|error| lost(format!("unreadable refusal: {error}")))?;
+            return Err(self.ended_by(ServerError::from(refusal).into(), place));
         }
-        let delivery: Delivery = frame
-            .decode_body()
-            .map_err(|error| Ended::Lost(format!("unreadable delivery: {error}")))?;
+        let delivery: Delivery =
+            frame.decode_body().map_err(|error| lost(format!("unreadable delivery: {error}")))?;
         let bytes = frame.payload.len() as u64;
         if let Err(error) = check(&frame.payload) {
             // Damaged on its way, or at the node: a second attempt tells which.
@@ -195,7 +249,7 @@ impl Subscription {
                     reason,
                 }));
             }
-            return Err(Ended::Lost(format!("damaged batch: {error}")));
+            return Err(lost(format!("damaged batch: {error}")));
         }
         let until = place.end.unwrap_or(Offset(u64::MAX));
         self.tell(Event::Batches {
@@ -227,6 +281,9 @@ impl Subscription {
             start,
             max_frame_bytes: self.frame_bytes,
             credit_bytes: self.credit_bytes,
+            isolation: self.reading.isolation,
+            max_staleness_ms: self.reading.max_staleness_ms,
+            any_replica: self.reading.nearest.is_some(),
         };
         let channel = match link.subscription_carrier().await? {
             SubscriptionCarrier::Own(mut halves, place) => {
@@ -234,12 +291,13 @@ impl Subscription {
                 halves.0.send(head, &[]).await.map_err(|error| RequestError::ConnectionLost {
                     reason: error.to_string().into(),
                 })?;
-                return Ok(Source::Stream { halves, _place: place, _link: Arc::clone(link) });
+                let (link, owing) = (Arc::clone(link), link.pulse().owes(Owed::News));
+                return Ok(Source::Stream { halves, _place: place, link, _owing: owing });
             }
             SubscriptionCarrier::Shared(channel) => channel,
         };
         let (taker, frames) = mpsc::unbounded_channel();
-        let correlation = channel.expect_answer(Waiter::Many(taker))?;
+        let correlation = channel.expect_answer(Waiter::Many(taker), Owed::News)?;
         // Made before the request leaves: whoever is dropped while it is written unsubscribes.
         let source = Source::Shared {
             frames,
@@ -251,26 +309,14 @@ impl Subscription {
         Ok(source)
     }
 
-    fn ended_by(&self, error: RequestError, wanted: Option<Offset>) -> Ended {
-        match error {
-            RequestError::Refused(refusal) if refusal.code == ErrorCode::NotLeader => {
-                Ended::Moved(refusal.leader.map(|(_, address)| address))
-            }
-            error
-                if error.is_retriable()
-                    && error.code() != Some(ErrorCode::TooManySubscriptions) =>
-            {
-                Ended::Lost(error.to_string())
-            }
-            error => self.refused(error, wanted),
+    fn ended_by(&self, error: RequestError, place: &mut Place) -> Ended {
+        if error.is_retriable() && error.code() != Some(ErrorCode::TooManySubscriptions) {
+            return Ended::Lost(error);
         }
-    }
-
-    fn refused(&self, error: RequestError, wanted: Option<Offset>) -> Ended {
         let partition = self.partition.0;
         match error {
             RequestError::Refused(refusal) if refusal.code == ErrorCode::OffsetOutOfRange => {
-                let wanted = wanted.or(match self.start {
+                let wanted = place.next.or(match self.start {
                     StartPosition::Offset(offset) => Some(offset),
                     _ => None,
                 });
@@ -282,6 +328,7 @@ impl Subscription {
                             log_start: Offset(log_start),
                         })
                     }
+                    _ if self.may_catch_up(place) => Ended::Lost(refusal.into()),
                     _ => Ended::Failed(ConsumeError::Refused { partition, source: refusal }),
                 }
             }
@@ -299,6 +346,17 @@ impl Subscription {
             }),
         }
     }
+
+    /// Whether a node that does not have what was read before is a replica that is behind: it gets
+    /// there, or another one is asked.
+    fn may_catch_up(&self, place: &mut Place) -> bool {
+        let since = *place.behind.get_or_insert_with(Instant::now);
+        place.next.is_some() && self.shared.links.has_choice() && since.elapsed() < BEHIND_MAX
+    }
+}
+
+fn lost(reason: String) -> Ended {
+    Ended::Lost(RequestError::ConnectionLost { reason: reason.into() })
 }
 
 /// Checks every batch in the partition's own task, so that the caller's need not.
@@ -312,15 +370,18 @@ fn check(payload: &Bytes) -> Result<(), BatchError> {
 impl Source {
     async fn next(&mut self) -> Result<Frame, Ended> {
         match self {
-            Self::Stream { halves, .. } => match halves.1.recv().await {
-                Ok(Some(frame)) => Ok(frame),
-                Ok(None) => Err(Ended::Lost("the node ended the stream".to_owned())),
-                Err(error) => Err(Ended::Lost(error.to_string())),
+            Self::Stream { halves, link, .. } => match halves.1.recv().await {
+                Ok(Some(frame)) => {
+                    link.pulse().heard();
+                    Ok(frame)
+                }
+                Ok(None) => Err(lost("the node ended the stream".to_owned())),
+                Err(error) => Err(lost(error.to_string())),
             },
             Self::Shared { frames, .. } => match frames.recv().await {
                 Some(Ok(frame)) => Ok(frame),
-                Some(Err(closed)) => Err(Ended::Lost(closed.reason.to_string())),
-                None => Err(Ended::Lost("the connection ended".to_owned())),
+                Some(Err(closed)) => Err(Ended::Lost(closed.into())),
+                None => Err(lost("the connection ended".to_owned())),
             },
         }
     }
@@ -330,12 +391,11 @@ impl Source {
         if bytes == 0 {
             return Ok(());
         }
-        let lost = |reason: String| Ended::Lost(reason);
         match self {
             Self::Shared { channel, correlation, .. } => {
                 let credit = CreditRequest { subscription: *correlation, bytes };
                 let sent = channel.send_one_way(&credit).await;
-                sent.map_err(|closed| lost(closed.reason.to_string()))
+                sent.map_err(|closed| Ended::Lost(closed.into()))
             }
             Self::Stream { halves, .. } => {
                 let credit = CreditRequest { subscription: ON_ITS_OWN_STREAM, bytes };

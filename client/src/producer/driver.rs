@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use plimsoll_protocol::api::{
@@ -18,6 +17,7 @@ use plimsoll_protocol::api::{
 use plimsoll_protocol::batch::{Compression, set_producer};
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::completion::{BatchAck, Completion};
 use super::lane::{Answer, Lane, OpenBatch};
@@ -25,7 +25,10 @@ use super::options::ProducerOptions;
 use crate::channel::{Channel, ChannelClosed, NotWritten, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{RequestError, SendError};
-use crate::link::{Backoff, Link};
+use crate::link::Link;
+use crate::metadata::Interest;
+use crate::requests::Repeat;
+use crate::route::Route;
 use crate::trouble::{Told, Trouble};
 
 /// See the module.
@@ -36,8 +39,8 @@ pub(crate) struct Driver {
     topic: TopicName,
     /// The stream to the leader, with the link that keeps it open.
     stream: Option<(Arc<Link>, Arc<Channel>)>,
-    /// Where the leader was last seen; `None`: the configured node.
-    leader: Option<String>,
+    /// Finds the leader.
+    route: Route,
     identity: ProducerIdentity,
     next_sequence: u64,
     in_flight: VecDeque<InFlight>,
@@ -48,7 +51,8 @@ pub(crate) struct Driver {
     renew: bool,
     /// The leader is elsewhere than where `stream` leads.
     moved: bool,
-    backoff: Backoff,
+    /// Keeps the topic's partitions known until the last record has its outcome.
+    _interest: Arc<Interest>,
     trouble: Trouble,
     answers: Vec<Answer>,
 }
@@ -74,16 +78,17 @@ impl Driver {
         options: Arc<ProducerOptions>,
         topic: TopicName,
         identity: ProducerIdentity,
+        interest: Arc<Interest>,
         told: Told,
     ) {
-        let backoff = Backoff::new(shared.config().reconnect_pause);
+        let route = Route::new(Arc::clone(&shared), topic.clone(), lane.partition);
         let driver = Self {
             shared,
             lane,
             options,
             topic,
             stream: None,
-            leader: None,
+            route,
             identity,
             next_sequence: 0,
             in_flight: VecDeque::new(),
@@ -91,7 +96,7 @@ impl Driver {
             resend: false,
             renew: false,
             moved: false,
-            backoff,
+            _interest: interest,
             trouble: Trouble::none(told),
             answers: Vec::new(),
         };
@@ -145,11 +150,21 @@ impl Driver {
         let too_old = self.lane.oldest().filter(|_| self.in_flight.is_empty());
         let too_old = too_old.map(|since| since + delivery);
         let deadline = [look_again, overdue, too_old].into_iter().flatten().min();
-        let Some(deadline) = deadline else {
-            self.lane.wake.notified().await;
-            return;
+        let (lane, awaiting) = (Arc::clone(&self.lane), !self.nothing_awaited());
+        let news = async {
+            tokio::select! {
+                biased;
+                () = lane.wake.notified() => false,
+                () = self.route.moved(), if awaiting => true,
+            }
         };
-        let woken = tokio::time::timeout_at(deadline.into(), self.lane.wake.notified()).await;
+        let woken = match deadline {
+            None => Ok(news.await),
+            Some(deadline) => timeout_at(deadline, news).await,
+        };
+        if woken == Ok(true) {
+            self.leave_the_old_leader();
+        }
         if woken.is_err()
             && overdue.is_some_and(|due| due <= Instant::now())
             && let Some((_, channel)) = self.stream.take()
@@ -157,6 +172,18 @@ impl Driver {
             // Its end answers every attempt on it: they are sent again on a new stream.
             channel.close("no answer from the node in time");
         }
+    }
+
+    /// Another node leads: what the old one was asked may be stored there or not, and the new one tells
+    /// which of it is a duplicate. An answer that still comes from the old leader counts if it
+    /// says "stored"; the others are of no more interest.
+    fn leave_the_old_leader(&mut self) {
+        for batch in self.in_flight.iter_mut().filter(|batch| batch.awaiting.is_some()) {
+            batch.awaiting = None;
+            batch.maybe_stored = true;
+        }
+        (self.moved, self.resend) = (true, true);
+        self.route.leader_changed();
     }
 
     async fn send_new(&mut self, batch: OpenBatch) {
@@ -190,12 +217,18 @@ impl Driver {
             maybe_stored: false,
         });
         if let Err(error) = self.transmit(self.in_flight.len() - 1).await {
-            self.meet(&error);
+            self.miss(&error);
             self.resend = true;
         }
     }
 
     /// An attempt failed and there will be another.
+    fn miss(&mut self, error: &RequestError) {
+        self.route.failed(error);
+        self.meet(error);
+    }
+
+    /// Remembers what keeps records from being stored, and tells of it when it lasts.
     fn meet(&mut self, error: &RequestError) {
         let (topic, partition) = (&self.topic, self.lane.partition);
         tracing::debug!(%topic, partition, %error, "an attempt to send failed");
@@ -223,7 +256,7 @@ impl Driver {
         }));
         let payload = [batch.bytes.clone()];
         let after = self.options.delivery_timeout;
-        let deadline = (batch.opened_at + after).into();
+        let deadline = batch.opened_at + after;
         let sent = channel.send_before(deadline, &request, &payload, waiter).await;
         let batch = &mut self.in_flight[place];
         match sent {
@@ -249,19 +282,19 @@ impl Driver {
     async fn channel(&mut self) -> Result<Arc<Channel>, RequestError> {
         if let Some((_, channel)) = &self.stream
             && !channel.is_closed()
+            && !self.route.has_moved()
         {
             return Ok(Arc::clone(channel));
         }
         self.stream = None;
         let after = self.shared.config().request_timeout.min(self.options.delivery_timeout);
         let connecting = async {
-            let link = self.shared.link(self.leader.as_deref()).await?;
+            let link = self.route.link().await?;
             let channel = link.produce_channel().await?;
             Ok::<_, RequestError>((link, channel))
         };
-        let (link, channel) = tokio::time::timeout(after, connecting)
-            .await
-            .unwrap_or(Err(RequestError::Timeout { after }))?;
+        let (link, channel) =
+            timeout(after, connecting).await.unwrap_or(Err(RequestError::Timeout { after }))?;
         self.stream = Some((link, Arc::clone(&channel)));
         Ok(channel)
     }
@@ -278,7 +311,7 @@ impl Driver {
             if let Err(error) = answer.outcome {
                 self.failed(place, error);
             } else {
-                self.backoff.reset();
+                self.route.succeeded();
                 self.trouble.over();
             }
         }
@@ -308,7 +341,7 @@ impl Driver {
         // What follows a batch that failed is out of order, which says nothing of the cause.
         let follows = error.code() == Some(ErrorCode::OutOfOrderSequence);
         if error.is_retriable() && !follows {
-            self.meet(&error);
+            self.miss(&error);
         }
         let refusal = match error {
             RequestError::Refused(refusal) => refusal,
@@ -321,12 +354,16 @@ impl Driver {
         match refusal.code {
             ErrorCode::NotLeader => {
                 // The stream is left when nothing is awaited on it any more.
-                self.leader = refusal.leader.map(|(_, address)| address);
                 self.moved = true;
                 self.resend = true;
             }
             ErrorCode::Timeout => {
                 self.in_flight[place].maybe_stored = true;
+                self.resend = true;
+            }
+            // The node may have lost the leadership: whom the picture names is asked next.
+            ErrorCode::NoQuorum | ErrorCode::ShuttingDown => {
+                self.moved = true;
                 self.resend = true;
             }
             // The batch before it has not been taken yet: this one follows it again.
@@ -397,7 +434,7 @@ impl Driver {
         if std::mem::take(&mut self.moved) {
             self.stream = None;
         }
-        tokio::time::sleep(self.backoff.next_pause()).await;
+        self.route.pause().await;
         self.give_up_what_is_too_old();
         if self.renew
             && let Err(error) = self.take_new_epoch().await
@@ -410,7 +447,7 @@ impl Driver {
                 continue;
             }
             if let Err(error) = self.transmit(place).await {
-                self.meet(&error);
+                self.miss(&error);
                 return;
             }
         }
@@ -419,7 +456,7 @@ impl Driver {
 
     async fn take_new_epoch(&mut self) -> Result<(), RequestError> {
         let request = InitProducerRequest { existing: Some(self.identity.clone()) };
-        self.identity = self.shared.request(request).await?;
+        self.identity = self.shared.request(request, Repeat::Freely).await?;
         let reason = "the node lost track of this producer after a failure";
         for batch in self.in_flight.iter().filter(|batch| batch.maybe_stored) {
             batch.completion.complete(Err(given_up(true, reason)));

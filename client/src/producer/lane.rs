@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
 
 use plimsoll_protocol::batch::{BatchBuilder, BatchLimits, PushOutcome, RecordView};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 use super::completion::{AckFuture, Completion};
 use super::options::ProducerOptions;

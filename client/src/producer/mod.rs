@@ -19,7 +19,9 @@ pub use options::ProducerOptions;
 
 use crate::client::Shared;
 use crate::error::{BuildError, SendError};
-use crate::partitioner::{Chooser, Partitioner, random_seed};
+use crate::metadata::Interest;
+use crate::partitioner::{Chooser, Partitioner};
+use crate::requests::Repeat;
 use crate::trouble::Told;
 use driver::Driver;
 use lane::Lane;
@@ -101,14 +103,17 @@ impl ProducerBuilder {
             .parse()
             .map_err(|error| BuildError::Option { option: "topic", reason: format!("{error}") })?;
         let described = self.shared.topic(&topic).await?;
-        let identity = self.shared.request(InitProducerRequest { existing: None }).await?;
-        let node_limit = self.shared.link(None).await.map_err(crate::error::RequestError::from)?;
+        let identity =
+            self.shared.request(InitProducerRequest { existing: None }, Repeat::Freely).await?;
+        let interest = self.shared.take_interest(&topic).await;
+        let node_limit =
+            self.shared.links.any(None).await.map_err(crate::error::RequestError::from)?;
         let batch_bytes_max =
             described.config.batch_bytes_max.min(node_limit.hello().batch_bytes_max);
         let limits = BatchLimits { batch_bytes_max, ..BatchLimits::default() };
         options.batch_bytes = options.batch_bytes.min(batch_bytes_max as usize);
         let chooser =
-            Chooser::new(options.partitioner.clone(), described.partitions, random_seed())?;
+            Chooser::new(options.partitioner.clone(), described.partitions, self.shared.seed())?;
         let mut lanes = Vec::new();
         lanes.resize_with(described.partitions as usize, OnceLock::new);
         let room = Arc::new(Semaphore::new(options.buffer_bytes));
@@ -119,6 +124,7 @@ impl ProducerBuilder {
                 options: Arc::new(options),
                 limits,
                 identity,
+                interest,
                 lanes,
                 chooser: Arc::new(Mutex::new(chooser)),
                 room,
@@ -145,6 +151,7 @@ struct Inner {
     options: Arc<ProducerOptions>,
     limits: BatchLimits,
     identity: ProducerIdentity,
+    interest: Arc<Interest>,
     /// One per partition, made by the first record for it.
     lanes: Vec<OnceLock<Arc<Lane>>>,
     chooser: Arc<Mutex<Chooser>>,
@@ -334,6 +341,7 @@ impl Producer {
                 Arc::clone(&inner.options),
                 inner.topic.clone(),
                 inner.identity.clone(),
+                Arc::clone(&inner.interest),
                 Arc::clone(&inner.told),
             );
             lane

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use crate::api::{Done, request};
 use crate::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
-use crate::wire::{Decode, DecodeError, DecodeFault, Encode, Reader, wire_struct};
+use crate::wire::{Decode, DecodeError, DecodeFault, Encode, Reader, wire_enum, wire_struct};
 
 /// Where to begin reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +54,16 @@ impl Decode for StartPosition {
     }
 }
 
+wire_enum! {
+    /// What a read may have missed.
+    pub enum Isolation as "isolation" {
+        /// Everything committed that the asked replica knows of. What it has shown once stays.
+        Committed = 0 / "committed",
+        /// Nothing: it sees every record that was acknowledged before the read began.
+        Linearizable = 1 / "linearizable",
+    }
+}
+
 wire_struct! {
     /// Reads whole batches from an offset. The answer's payload is the batches; the first may begin
     /// below `from`.
@@ -68,6 +78,13 @@ wire_struct! {
         pub max_bytes: u32,
         /// How long to wait for records when there are none, in milliseconds.
         pub max_wait_ms: u32,
+        /// What the read may have missed.
+        pub isolation: Isolation,
+        /// How old the answer may be at most, in milliseconds, where a follower answers; an older one
+        /// is refused with `TooStale`. None: no bound.
+        pub max_staleness_ms: Option<u32>,
+        /// Any replica may answer; otherwise only the leader does.
+        pub any_replica: bool,
     }
 }
 
@@ -100,6 +117,13 @@ wire_struct! {
         /// How many payload bytes may be pushed before more are allowed by [`CreditRequest`]; 0 means
         /// no such bound, for transports with flow control per stream.
         pub credit_bytes: u64,
+        /// What the records up to the begin of the subscription may have missed.
+        pub isolation: Isolation,
+        /// How old what is pushed may be at most, in milliseconds, where a follower pushes; the
+        /// subscription breaks with `TooStale` beyond it. None: no bound.
+        pub max_staleness_ms: Option<u32>,
+        /// Any replica may push; otherwise only the leader does.
+        pub any_replica: bool,
     }
 }
 

@@ -4,20 +4,32 @@
 //! answer repeats key, version and correlation id. An unknown API or version is answered by an error
 //! frame, and the connection stays usable.
 
+mod cluster;
 mod consume;
 mod hello;
+mod metadata;
 mod node;
 mod produce;
 mod topic_config;
 mod topics;
 
+pub use cluster::{
+    ClusterNode, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
+    ClusterStatusResponse, DrainNodeRequest, JoinTokenRequest, JoinTokenResponse, MoveProgress,
+    PlannedChange, PlannedLoad, RebalanceRequest, RemoveNodeRequest, RemoveNodeResponse,
+    TransferLeaderRequest, TransferLeaderResponse, UnwellPartition,
+};
 pub use consume::{
-    CreditRequest, Delivery, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
-    StartPosition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
+    CreditRequest, Delivery, FetchRequest, FetchResponse, Isolation, ListOffsetsRequest,
+    ListOffsetsResponse, StartPosition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
 };
 pub use hello::{
     ApiVersions, HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN, check_api,
     negotiate_protocol, negotiate_version, supported_apis,
+};
+pub use metadata::{
+    MetadataRequest, MetadataResponse, NodeInfo, NodeState, PartitionMetadata, TopicMetadata,
+    WatchMetadataRequest, WatchMetadataResponse,
 };
 pub use node::{Counter, NodeStatusRequest, NodeStatusResponse, PingRequest};
 pub use produce::{
@@ -107,6 +119,24 @@ api_keys! {
     ListOffsets = 13, versions 1 to 1;
     /// Shows a node's counters.
     NodeStatus = 14, versions 1 to 1;
+    /// Shows the nodes, and who leads the partitions of some topics.
+    Metadata = 15, versions 1 to 1;
+    /// Waits for a change of nodes, topics or placement.
+    WatchMetadata = 16, versions 1 to 1;
+    /// Shows how the cluster is.
+    ClusterStatus = 17, versions 1 to 1;
+    /// Shows what a rebalance would do.
+    ClusterPlan = 18, versions 1 to 1;
+    /// Moves replicas to where they belong.
+    Rebalance = 19, versions 1 to 1;
+    /// Moves everything away from a node.
+    DrainNode = 20, versions 1 to 1;
+    /// Takes a node out of the cluster.
+    RemoveNode = 21, versions 1 to 1;
+    /// Hands the leadership of a partition to another replica.
+    TransferLeader = 22, versions 1 to 1;
+    /// Shows what a new node needs to join.
+    JoinToken = 23, versions 1 to 1;
 }
 
 impl ApiKey {

@@ -167,5 +167,7 @@ wire_struct! {
         pub segments: u32,
         /// Whether it is at work.
         pub condition: PartitionCondition,
+        /// Where its replicas belong, the preferred leader first.
+        pub replicas: Vec<NodeId>,
     }
 }

@@ -190,7 +190,23 @@ macro_rules! for_each_body {
             ListOffsetsResponse,
             NodeStatusRequest,
             NodeStatusResponse,
-            ErrorResponse
+            ErrorResponse,
+            MetadataRequest,
+            MetadataResponse,
+            WatchMetadataRequest,
+            WatchMetadataResponse,
+            ClusterStatusRequest,
+            ClusterStatusResponse,
+            ClusterPlanRequest,
+            ClusterPlanResponse,
+            RebalanceRequest,
+            DrainNodeRequest,
+            RemoveNodeRequest,
+            RemoveNodeResponse,
+            TransferLeaderRequest,
+            TransferLeaderResponse,
+            JoinTokenRequest,
+            JoinTokenResponse
         }
     };
 }
@@ -301,6 +317,15 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<UnsubscribeRequest>(none, none),
         both::<ListOffsetsRequest>(none, none),
         both::<NodeStatusRequest>(none, none),
+        both::<MetadataRequest>(none, none),
+        both::<WatchMetadataRequest>(none, none),
+        both::<ClusterStatusRequest>(none, none),
+        both::<ClusterPlanRequest>(none, none),
+        both::<RebalanceRequest>(none, none),
+        both::<DrainNodeRequest>(none, none),
+        both::<RemoveNodeRequest>(none, none),
+        both::<TransferLeaderRequest>(none, none),
+        both::<JoinTokenRequest>(none, none),
     ]
     .into_iter()
     .flatten()
@@ -333,6 +358,14 @@ pub fn layouts() -> Vec<&'static str> {
     layouts.extend([
         ApiVersions::LAYOUT,
         PartitionInfo::LAYOUT,
+        NodeInfo::LAYOUT,
+        TopicMetadata::LAYOUT,
+        PartitionMetadata::LAYOUT,
+        ClusterNode::LAYOUT,
+        UnwellPartition::LAYOUT,
+        MoveProgress::LAYOUT,
+        PlannedChange::LAYOUT,
+        PlannedLoad::LAYOUT,
         TopicConfig::LAYOUT,
         ConfigChange::LAYOUT,
         Counter::LAYOUT,

@@ -104,6 +104,7 @@ samples! {
                 bytes: 123_456_789,
                 segments: 2,
                 condition: PartitionCondition::Awake,
+                replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
             },
             PartitionInfo {
                 partition: PartitionIndex(1),
@@ -116,6 +117,7 @@ samples! {
                 bytes: 0,
                 segments: 0,
                 condition: PartitionCondition::Quarantined,
+                replicas: vec![NodeId(2)],
             },
         ],
     };
@@ -169,6 +171,9 @@ samples! {
         from: Offset(1500),
         max_bytes: 1 << 20,
         max_wait_ms: 500,
+        isolation: Isolation::Linearizable,
+        max_staleness_ms: Some(250),
+        any_replica: true,
     };
     FetchResponse = FetchResponse {
         high_watermark: Offset(2000),
@@ -181,6 +186,9 @@ samples! {
         start: StartPosition::Offset(Offset(1500)),
         max_frame_bytes: 1 << 20,
         credit_bytes: 16 << 20,
+        isolation: Isolation::Linearizable,
+        max_staleness_ms: Some(250),
+        any_replica: true,
     };
     SubscribeResponse = SubscribeResponse {
         start_offset: Offset(1500),
@@ -213,6 +221,112 @@ samples! {
             Counter { name: "journal_writes".into(), value: 12_345 },
             Counter { name: "unwritten_bytes".into(), value: 0 },
         ],
+    };
+    MetadataRequest = MetadataRequest {
+        topics: vec![topic()],
+        first_partition: PartitionIndex(1000),
+    };
+    MetadataResponse = MetadataResponse {
+        cluster_id: "0123456789abcdef0123456789abcdef".into(),
+        epoch: 17,
+        controller: Some(NodeId(2)),
+        nodes: vec![NodeInfo {
+            node: NodeId(1),
+            address: "10.0.0.1:7420".into(),
+            rack: Some("quay-4".into()),
+            state: NodeState::Draining,
+        }],
+        topics: vec![TopicMetadata {
+            topic: topic(),
+            topic_id: 5,
+            partitions_total: 1001,
+            partitions: vec![PartitionMetadata {
+                partition: PartitionIndex(1000),
+                group_id: GroupId(12),
+                leader: Some(NodeId(1)),
+                term: Term(3),
+                replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
+            }],
+        }],
+        unknown: vec![topic()],
+    };
+    WatchMetadataRequest = WatchMetadataRequest { epoch: 17 };
+    WatchMetadataResponse = WatchMetadataResponse { epoch: 18 };
+    ClusterStatusRequest = ClusterStatusRequest {};
+    ClusterStatusResponse = ClusterStatusResponse {
+        cluster_id: "0123456789abcdef0123456789abcdef".into(),
+        answered_by: NodeId(1),
+        epoch: 17,
+        controller: Some(NodeId(2)),
+        nodes: vec![ClusterNode {
+            node: NodeId(2),
+            address: "10.0.0.2:7420".into(),
+            rack: Some("quay-4".into()),
+            weight_hundredths: 150,
+            state: NodeState::Active,
+            up: true,
+            last_heard_ms: Some(42),
+            clock_offset_ms: Some(-3),
+            version: "0.1.0".into(),
+            leaders: 5,
+            replicas: 12,
+            bytes: Some(123_456_789),
+        }],
+        topics: 3,
+        partitions: 14,
+        unwell: vec![UnwellPartition {
+            topic: topic(),
+            partition: PartitionIndex(3),
+            leader: Some(NodeId(2)),
+            replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
+            in_sync: vec![NodeId(1), NodeId(2)],
+            lag: 1234,
+            why: "node 3 is down; start it".into(),
+        }],
+        unwell_total: 1,
+        moves: vec![MoveProgress {
+            topic: topic(),
+            partition: PartitionIndex(4),
+            from: vec![NodeId(1), NodeId(2)],
+            to: vec![NodeId(1), NodeId(3)],
+            step: "copy to node 3".into(),
+            bytes_done: 1 << 20,
+            bytes_total: 1 << 30,
+        }],
+        moves_total: 1,
+        warnings: vec!["the clock of node 3 is 2 h ahead".into()],
+    };
+    ClusterPlanRequest = ClusterPlanRequest {};
+    ClusterPlanResponse = ClusterPlanResponse {
+        changes: vec![PlannedChange {
+            topic: topic(),
+            partition: PartitionIndex(4),
+            from: vec![NodeId(1), NodeId(2)],
+            to: vec![NodeId(1), NodeId(3)],
+        }],
+        changes_total: 1,
+        replicas_moved: 1,
+        replicas_total: 24,
+        bytes: 1 << 30,
+        loads: vec![PlannedLoad { node: NodeId(3), before: 0, after: 1 }],
+    };
+    RebalanceRequest = RebalanceRequest {};
+    DrainNodeRequest = DrainNodeRequest { node: NodeId(3), on: true };
+    RemoveNodeRequest = RemoveNodeRequest { node: NodeId(3), force: true };
+    RemoveNodeResponse = RemoveNodeResponse {
+        removed: true,
+        plan: ClusterPlanResponse::sample(),
+    };
+    TransferLeaderRequest = TransferLeaderRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        to: Some(NodeId(2)),
+    };
+    TransferLeaderResponse = TransferLeaderResponse { leader: NodeId(2), term: Term(4) };
+    JoinTokenRequest = JoinTokenRequest {};
+    JoinTokenResponse = JoinTokenResponse {
+        token: "PLM1-0123-4567".into(),
+        addresses: vec!["10.0.0.1:7420".into()],
     };
     ErrorResponse = ErrorResponse::new(ErrorCode::NotLeader, "node 2 leads partition 3 of \"orders\"")
         .with_leader(NodeId(2), "10.0.0.2:7420")

@@ -9,6 +9,20 @@ pub(crate) trait Any: Sized + std::fmt::Debug {
     fn any() -> BoxedStrategy<Self>;
 }
 
+/// Strategies, or the names of their values, as pairs of pairs: a struct may have more fields than
+/// proptest has tuples for.
+macro_rules! nested {
+    (any) => { proptest::strategy::Just(()) };
+    (any $kind:ty $(, $rest:ty)*) => {
+        (<$kind as $crate::wire::any::Any>::any(), $crate::wire::any::nested!(any $($rest),*))
+    };
+    (fields) => { () };
+    (fields $field:ident $(, $rest:ident)*) => {
+        ($field, $crate::wire::any::nested!(fields $($rest),*))
+    };
+}
+pub(crate) use nested;
+
 macro_rules! any_of {
     ($($kind:ty = $strategy:expr;)+) => {$(
         impl Any for $kind {
@@ -24,6 +38,12 @@ any_of! {
     u16 = any::<u16>();
     u32 = any::<u32>();
     u64 = any::<u64>();
+    u128 = any::<u128>();
+    [u8; 16] = any::<[u8; 16]>();
+    [u8; 32] = any::<[u8; 32]>();
+    Bytes = prop::collection::vec(any::<u8>(), 0..8).prop_map(Bytes::from);
+    LogIndex = any::<u64>().prop_map(Self);
+    LogId = any::<(u64, u64)>().prop_map(|(term, index)| Self::new(Term(term), LogIndex(index)));
     i64 = any::<i64>();
     bool = any::<bool>();
     String = ".{0,8}";

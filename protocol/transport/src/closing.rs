@@ -1,10 +1,11 @@
 //! How a connection ends, seen the same way by every holder of one of its parts.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::shared_tcp::SharedTcp;
+use crate::simulated::End;
 
 /// What ended a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ impl std::fmt::Display for CloseReason {
 pub(crate) enum Closing {
     Quic(quinn::Connection),
     Stream(StreamClosing),
+    Simulated(Arc<End>),
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ impl Closing {
                 stream.settle(CloseReason { by: ClosedBy::Here, code, text: text.to_owned() });
                 stream.socket.shutdown();
             }
+            Closing::Simulated(end) => end.close(code, text),
         }
     }
 
@@ -79,6 +82,7 @@ impl Closing {
         match self {
             Closing::Quic(connection) => connection.close_reason().map(|error| quic_reason(&error)),
             Closing::Stream(stream) => stream.lock().clone(),
+            Closing::Simulated(end) => end.known_reason(),
         }
     }
 
@@ -97,6 +101,7 @@ impl Closing {
                 let _ = closed.wait_for(|closed| *closed).await;
                 stream.lock().clone().expect("the reason is set before the flag")
             }
+            Closing::Simulated(end) => end.closed().await,
         }
     }
 }

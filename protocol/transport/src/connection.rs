@@ -4,15 +4,20 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use plimsoll_protocol::ids::NodeId;
 use thiserror::Error;
 use tokio_rustls::TlsStream;
 
-use crate::closing::{CloseReason, Closing};
+use crate::closing::{CloseReason, ClosedBy, Closing};
 use crate::config::{TransportConfig, TransportKind};
+use crate::peer_facts::PeerFacts;
+use crate::protocol::Protocol;
 use crate::read_ahead::ReadAhead;
 use crate::receiver::FrameReceiver;
 use crate::sender::FrameSender;
 use crate::shared_tcp::SharedTcp;
+use crate::simulated::{End, ReceivingHalf, SendingHalf, SimulatedConnection};
 
 /// A connection; clones are handles to the same one. Streams stay usable while any handle or any
 /// half of a stream is held.
@@ -22,6 +27,8 @@ pub enum Connection {
     Quic(QuicConnection),
     /// One stream over TCP, with or without TLS.
     Stream(StreamConnection),
+    /// Many streams over a network in memory, for the simulation.
+    Simulated(SimulatedConnection),
 }
 
 /// A QUIC connection.
@@ -31,6 +38,7 @@ pub struct QuicConnection {
     /// Of a dialed connection, which has an endpoint of its own.
     endpoint: Option<quinn::Endpoint>,
     limits: Limits,
+    facts: PeerFacts,
     closing: Arc<Closing>,
 }
 
@@ -39,6 +47,7 @@ pub struct QuicConnection {
 pub struct StreamConnection {
     kind: TransportKind,
     peer: SocketAddr,
+    facts: PeerFacts,
     halves: Arc<Mutex<Option<Halves>>>,
     closing: Arc<Closing>,
 }
@@ -82,6 +91,7 @@ impl Connection {
     pub(crate) fn quic(
         connection: quinn::Connection,
         endpoint: Option<quinn::Endpoint>,
+        facts: PeerFacts,
         config: &TransportConfig,
     ) -> Connection {
         let limits = Limits {
@@ -90,37 +100,44 @@ impl Connection {
             streams_max: config.streams_max,
         };
         let closing = Arc::new(Closing::Quic(connection.clone()));
-        Connection::Quic(QuicConnection { connection, endpoint, limits, closing })
+        Connection::Quic(QuicConnection { connection, endpoint, limits, facts, closing })
     }
 
     pub(crate) fn tcp(socket: SharedTcp, peer: SocketAddr, config: &TransportConfig) -> Connection {
         let closing = Arc::new(Closing::stream(socket.clone()));
         let sender = FrameSender::tcp(socket.clone(), Arc::clone(&closing));
         let receiver = FrameReceiver::tcp(socket, config.max_frame_bytes, Arc::clone(&closing));
-        Self::stream(TransportKind::Tcp, peer, (sender, receiver), closing)
+        Self::stream(TransportKind::Tcp, peer, PeerFacts::unknown(), (sender, receiver), closing)
     }
 
     pub(crate) fn tls(
         stream: TlsStream<ReadAhead>,
         peer: SocketAddr,
+        facts: PeerFacts,
         config: &TransportConfig,
     ) -> Connection {
         let closing = Arc::new(Closing::stream(stream.get_ref().0.socket().clone()));
         let (read, write) = tokio::io::split(stream);
         let sender = FrameSender::tls(write, Arc::clone(&closing));
         let receiver = FrameReceiver::tls(read, config.max_frame_bytes, Arc::clone(&closing));
-        Self::stream(TransportKind::Tls, peer, (sender, receiver), closing)
+        Self::stream(TransportKind::Tls, peer, facts, (sender, receiver), closing)
+    }
+
+    pub(crate) fn simulated(end: Arc<End>, config: &TransportConfig) -> Connection {
+        Connection::Simulated(SimulatedConnection::new(end, config))
     }
 
     fn stream(
         kind: TransportKind,
         peer: SocketAddr,
+        facts: PeerFacts,
         halves: Halves,
         closing: Arc<Closing>,
     ) -> Connection {
         Connection::Stream(StreamConnection {
             kind,
             peer,
+            facts,
             halves: Arc::new(Mutex::new(Some(halves))),
             closing,
         })
@@ -132,6 +149,7 @@ impl Connection {
         match self {
             Connection::Quic(quic) => quic.connection.remote_address(),
             Connection::Stream(stream) => stream.peer,
+            Connection::Simulated(simulated) => simulated.end().remote(),
         }
     }
 
@@ -139,15 +157,44 @@ impl Connection {
     #[must_use]
     pub fn kind(&self) -> TransportKind {
         match self {
-            Connection::Quic(_) => TransportKind::Quic,
+            Connection::Quic(_) | Connection::Simulated(_) => TransportKind::Quic,
             Connection::Stream(stream) => stream.kind,
+        }
+    }
+
+    /// What is spoken on it, as agreed in the handshake.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.facts().protocol
+    }
+
+    /// The other side's certificate in DER, where it showed one.
+    #[must_use]
+    pub fn peer_certificate(&self) -> Option<Bytes> {
+        self.facts().certificate.clone()
+    }
+
+    /// The node at the other end, of the same cluster, as its certificate proves; `None` unless
+    /// [`Protocol::Node`] is spoken.
+    #[must_use]
+    pub fn peer_node(&self) -> Option<NodeId> {
+        self.facts().node()
+    }
+
+    fn facts(&self) -> &PeerFacts {
+        // There are no certificates in a simulation.
+        static SIMULATED: PeerFacts = PeerFacts::unknown();
+        match self {
+            Connection::Quic(quic) => &quic.facts,
+            Connection::Stream(stream) => &stream.facts,
+            Connection::Simulated(_) => &SIMULATED,
         }
     }
 
     /// Whether more than one stream can be opened, with flow control of its own for each.
     #[must_use]
     pub fn has_many_streams(&self) -> bool {
-        matches!(self, Connection::Quic(_))
+        matches!(self, Connection::Quic(_) | Connection::Simulated(_))
     }
 
     /// Opens a bidirectional stream. QUIC: a new one, which the peer sees with its first frame;
@@ -162,6 +209,10 @@ impl Connection {
                 Err(_) => Err(self.closed_error()),
             },
             Connection::Stream(stream) => stream.take().ok_or(OpenError::SingleStream(stream.kind)),
+            Connection::Simulated(simulated) => match simulated.end().open().await {
+                Some(halves) => Ok(simulated_halves(simulated, halves)),
+                None => Err(self.closed_error()),
+            },
         }
     }
 
@@ -187,13 +238,20 @@ impl Connection {
                 stream.closing.closed().await;
                 Ok(None)
             }
+            Connection::Simulated(simulated) => match simulated.end().accept().await {
+                Some(halves) => Ok(Some(simulated_halves(simulated, halves))),
+                None => match simulated.closing().known_reason() {
+                    Some(reason) if reason.by == ClosedBy::Failure => Err(self.closed_error()),
+                    _ => Ok(None),
+                },
+            },
         }
     }
 
     fn closed_error(&self) -> OpenError {
         let reason = self.closing().known_reason();
         OpenError::Closed(reason.unwrap_or_else(|| CloseReason {
-            by: crate::closing::ClosedBy::Failure,
+            by: ClosedBy::Failure,
             code: 0,
             text: "connection lost".to_owned(),
         }))
@@ -203,6 +261,9 @@ impl Connection {
     /// then the peer has 16 streams and 64 KiB: what a stranger may make a node keep. To be called
     /// once the peer has said Hello. No effect on TCP, TLS and dialed connections.
     pub fn admit(&self) {
+        if let Connection::Simulated(simulated) = self {
+            simulated.end().admit();
+        }
         if let Connection::Quic(quic) = self {
             let streams = quinn::VarInt::from_u32(quic.limits.streams_max);
             quic.connection.set_max_concurrent_bi_streams(streams);
@@ -251,7 +312,7 @@ impl Connection {
                     congestion_events: path.congestion_events,
                 }
             }
-            Connection::Stream(_) => PathInfo::default(),
+            Connection::Stream(_) | Connection::Simulated(_) => PathInfo::default(),
         }
     }
 
@@ -259,8 +320,20 @@ impl Connection {
         match self {
             Connection::Quic(quic) => &quic.closing,
             Connection::Stream(stream) => &stream.closing,
+            Connection::Simulated(simulated) => simulated.closing(),
         }
     }
+}
+
+fn simulated_halves(
+    connection: &SimulatedConnection,
+    (sending, receiving): (SendingHalf, ReceivingHalf),
+) -> Halves {
+    let closing = connection.closing();
+    let sender = FrameSender::simulated(sending, Arc::clone(closing));
+    let max_frame_bytes = connection.max_frame_bytes();
+    let receiver = FrameReceiver::simulated(receiving, max_frame_bytes, Arc::clone(closing));
+    (sender, receiver)
 }
 
 impl QuicConnection {

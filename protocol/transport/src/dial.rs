@@ -14,10 +14,12 @@ use tokio_rustls::TlsConnector;
 use crate::closing::ENDPOINT_LOST;
 use crate::config::{TransportConfig, TransportKind};
 use crate::connection::Connection;
+use crate::peer_facts::PeerFacts;
+use crate::protocol::Protocol;
 use crate::quic::{self, QuicDialError};
 use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
-use crate::tls::{ALPN, ClientTls};
+use crate::tls::ClientTls;
 
 /// Plaintext that rustls holds before a writer has to wait; also the size of its writes.
 pub(crate) const TLS_BUFFER_BYTES: usize = 256 << 10;
@@ -79,10 +81,12 @@ pub enum DialError {
         address: SocketAddr,
     },
     /// It speaks TLS, and not this protocol.
-    #[error("{address} speaks TLS but not plimsoll/1: is it a Plimsoll node of this generation?")]
+    #[error("{address} speaks TLS but not {protocol}: is it a Plimsoll node of this generation?")]
     WrongProtocol {
         /// Where.
         address: SocketAddr,
+        /// What it should speak.
+        protocol: Protocol,
     },
     /// The handshake failed otherwise.
     #[error("the handshake with {address} failed: {reason}")]
@@ -166,15 +170,17 @@ async fn dial_tls(
     let mut stream = connector
         .connect(name, ReadAhead::new(socket))
         .await
-        .map_err(|error| tls_failure(address, &error))?;
-    if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
-        return Err(DialError::WrongProtocol { address });
-    }
-    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-    Ok(Connection::tls(stream.into(), address, config))
+        .map_err(|error| tls_failure(address, tls.protocol, &error))?;
+    let session = stream.get_mut().1;
+    let facts = PeerFacts::of_stream(session);
+    let Some(facts) = facts.filter(|facts| facts.protocol == tls.protocol) else {
+        return Err(DialError::WrongProtocol { address, protocol: tls.protocol });
+    };
+    session.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+    Ok(Connection::tls(stream.into(), address, facts, config))
 }
 
-fn tls_failure(address: SocketAddr, error: &io::Error) -> DialError {
+fn tls_failure(address: SocketAddr, protocol: Protocol, error: &io::Error) -> DialError {
     use rustls::Error as E;
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<E>());
     match tls {
@@ -183,7 +189,7 @@ fn tls_failure(address: SocketAddr, error: &io::Error) -> DialError {
         }
         Some(E::InvalidMessage(_)) => DialError::NotTls { address },
         Some(E::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
-            DialError::WrongProtocol { address }
+            DialError::WrongProtocol { address, protocol }
         }
         _ => match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => DialError::Handshake {
@@ -214,13 +220,18 @@ async fn dial_quic(
                 DialError::Handshake { address, reason: other.to_string() }
             }
         })?;
-    let connection = connecting.await.map_err(|error| quic_failure(address, &error, config))?;
-    Ok(Connection::quic(connection, Some(endpoint), config))
+    let connection =
+        connecting.await.map_err(|error| quic_failure(address, tls.protocol, &error, config))?;
+    let Some(facts) = PeerFacts::of_quic(&connection) else {
+        return Err(DialError::WrongProtocol { address, protocol: tls.protocol });
+    };
+    Ok(Connection::quic(connection, Some(endpoint), facts, config))
 }
 
 /// TLS alerts arrive as QUIC error codes 0x100 + alert (RFC 9001, 4.8).
 fn quic_failure(
     address: SocketAddr,
+    protocol: Protocol,
     error: &quinn::ConnectionError,
     config: &TransportConfig,
 ) -> DialError {
@@ -244,7 +255,7 @@ fn quic_failure(
         other => (0, other.to_string()),
     };
     match code {
-        NO_APPLICATION_PROTOCOL => DialError::WrongProtocol { address },
+        NO_APPLICATION_PROTOCOL => DialError::WrongProtocol { address, protocol },
         0x100..=0x1ff if reason.contains("ertificate") => {
             DialError::Certificate { address, reason }
         }

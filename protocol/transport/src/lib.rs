@@ -1,4 +1,5 @@
-//! Connections that carry Plimsoll frames: QUIC, TCP with TLS 1.3, and plain TCP.
+//! Connections that carry Plimsoll frames: QUIC, TCP with TLS 1.3, and plain TCP; and a network in
+//! memory for the simulation, with the manners of QUIC.
 //!
 //! A node has a [`Listener`]; [`Listener::accept`] gives an [`Incoming`], whose address can be
 //! looked at before [`Incoming::handshake`] makes it a [`Connection`]. A client gets its
@@ -56,6 +57,13 @@
 //! }
 //! ```
 //!
+//! # Nodes
+//! One listener serves clients, nodes and joining nodes, told apart by the protocol that they name
+//! in the handshake ([`Protocol`]): [`ServerTls::with_nodes`]. Who speaks [`Protocol::Node`] has shown
+//! a certificate of the cluster's authority when [`Incoming::handshake`] returns, and
+//! [`Connection::peer_node`] says which node it is; the dialing side ([`ClientTls::to_node`]) has
+//! checked the same.
+//!
 //! # Congestion control and datagram sizes
 //! QUIC uses quinn's Cubic. To a loopback address datagrams grow by MTU discovery up to the 64 KiB
 //! that the interface carries, elsewhere to 1,452 bytes unless configured otherwise
@@ -70,11 +78,16 @@ mod fingerprint;
 mod frame_parser;
 mod frame_room;
 mod listener;
+mod node_identity;
+mod node_tls;
+mod peer_facts;
+mod protocol;
 mod quic;
 mod read_ahead;
 mod receiver;
 mod sender;
 mod shared_tcp;
+mod simulated;
 mod tls;
 
 pub use closing::{CloseReason, ClosedBy};
@@ -84,6 +97,12 @@ pub use dial::DialError;
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use frame_room::{ConnectionFrameRoom, FrameRoom, HeldRoom, Stalled};
 pub use listener::{BindError, HandshakeError, Incoming, Listener};
+pub use node_identity::{NodeIdentity, NodeIdentityError};
+pub use node_tls::NodeTls;
+pub use protocol::{ALPN, ALPN_JOIN, ALPN_NODE, Protocol};
 pub use receiver::{FrameReceiver, RecvError};
 pub use sender::{FrameSender, SendError};
-pub use tls::{ALPN, ClientTls, ServerTls, TlsConfigError};
+pub use simulated::{
+    ConnectionId, Fabric, Packet, SimulatedConnection, SimulatedHost, SimulatedNetwork,
+};
+pub use tls::{ClientTls, ServerTls, TlsConfigError};

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -16,10 +16,14 @@ use crate::closing::quic_reason;
 use crate::config::{TransportConfig, TransportKind};
 use crate::connection::Connection;
 use crate::dial::{TLS_BUFFER_BYTES, tune};
+use crate::node_identity::{NodeIdentity, NodeIdentityError};
+use crate::peer_facts::PeerFacts;
+use crate::protocol::Protocol;
 use crate::quic::{self, ServerConfigs};
 use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
-use crate::tls::{ALPN, ServerTls};
+use crate::simulated::SimulatedIncoming;
+use crate::tls::ServerTls;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -99,10 +103,32 @@ pub enum HandshakeError {
         peer: SocketAddr,
     },
     /// The peer did not offer the protocol.
-    #[error("{peer} did not offer the protocol plimsoll/1 (ALPN)")]
+    #[error("{peer} did not offer the protocol plimsoll/1, nor that of nodes (ALPN)")]
     WrongProtocol {
         /// Who.
         peer: SocketAddr,
+    },
+    /// The peer wants to speak as a node and shows no certificate.
+    #[error("{peer} speaks plimsoll-node/1 and shows no certificate")]
+    NoCertificate {
+        /// Who.
+        peer: SocketAddr,
+    },
+    /// The peer's certificate is the authority's and does not say which node it belongs to.
+    #[error("{peer} speaks plimsoll-node/1: {problem}")]
+    NotANode {
+        /// Who.
+        peer: SocketAddr,
+        /// What is wrong with the certificate.
+        problem: NodeIdentityError,
+    },
+    /// The peer's certificate is that of a node of another cluster.
+    #[error("{peer} is a node of another cluster: its certificate is {is}")]
+    WrongCluster {
+        /// Who.
+        peer: SocketAddr,
+        /// What its certificate says.
+        is: NodeIdentity,
     },
     /// The handshake failed otherwise; most often the peer does not trust this certificate.
     #[error("handshake with {peer} failed: {reason}")]
@@ -127,9 +153,18 @@ pub struct Listener {
 
 enum Sockets {
     /// QUIC on UDP and TLS on TCP, with the same port number.
-    Secure { endpoint: quinn::Endpoint, servers: ServerConfigs, tcp: TcpListener, tls: TlsAcceptor },
+    Secure {
+        endpoint: quinn::Endpoint,
+        servers: ServerConfigs,
+        tcp: TcpListener,
+        tls: TlsAcceptor,
+        /// Of the nodes that may connect; `None` where none may.
+        cluster_id: Option<[u8; 16]>,
+    },
     /// Plain TCP.
     Plaintext { tcp: TcpListener },
+    /// What arrives at a port of a simulated host.
+    Simulated { arrivals: Mutex<mpsc::UnboundedReceiver<SimulatedIncoming>> },
 }
 
 impl std::fmt::Debug for Sockets {
@@ -137,6 +172,7 @@ impl std::fmt::Debug for Sockets {
         f.write_str(match self {
             Sockets::Secure { .. } => "Secure",
             Sockets::Plaintext { .. } => "Plaintext",
+            Sockets::Simulated { .. } => "Simulated",
         })
     }
 }
@@ -160,8 +196,9 @@ impl Listener {
             let local = tcp.local_addr().map_err(|error| BindError::new(address, "TCP", error))?;
             match quic::listen(local, &config, tls, &servers) {
                 Ok(endpoint) => {
+                    let cluster_id = tls.nodes.as_ref().map(|nodes| nodes.identity().cluster_id);
                     let tls = TlsAcceptor::from(Arc::clone(&tls.stream));
-                    let sockets = Sockets::Secure { endpoint, servers, tcp, tls };
+                    let sockets = Sockets::Secure { endpoint, servers, tcp, tls, cluster_id };
                     return Ok(Self::new(sockets, local, config));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
@@ -184,6 +221,14 @@ impl Listener {
         Ok(Self::new(Sockets::Plaintext { tcp }, local, config))
     }
 
+    pub(crate) fn simulated(
+        arrivals: mpsc::UnboundedReceiver<SimulatedIncoming>,
+        local: SocketAddr,
+        config: TransportConfig,
+    ) -> Listener {
+        Self::new(Sockets::Simulated { arrivals: Mutex::new(arrivals) }, local, config)
+    }
+
     fn new(sockets: Sockets, local: SocketAddr, config: TransportConfig) -> Listener {
         let handshakes_max = config.handshakes_max.clamp(1, 65_536);
         let handshakes = Arc::new(Semaphore::new(handshakes_max));
@@ -203,8 +248,22 @@ impl Listener {
         let mut closed = self.closed.subscribe();
         tokio::select! {
             biased;
-            _ = closed.wait_for(|closed| *closed) => None,
+            _ = closed.wait_for(|closed| *closed) => {
+                self.refuse_simulated();
+                None
+            }
             incoming = self.next_incoming() => incoming,
+        }
+    }
+
+    /// What waits at a simulated port, and whoever dials it from now on, is refused.
+    fn refuse_simulated(&self) {
+        // Where it is locked, an `accept` is at it, and comes here itself.
+        if let Sockets::Simulated { arrivals } = &self.sockets
+            && let Ok(mut arrivals) = arrivals.try_lock()
+        {
+            arrivals.close();
+            while arrivals.try_recv().is_ok() {}
         }
     }
 
@@ -215,7 +274,12 @@ impl Listener {
                 let (stream, peer) = accept_tcp(tcp).await;
                 return Some(self.incoming(Begun::Tcp(stream), peer, permit));
             }
-            Sockets::Secure { endpoint, servers, tcp, tls } => (endpoint, servers, tcp, tls),
+            Sockets::Simulated { arrivals } => {
+                let incoming = arrivals.lock().await.recv().await?;
+                let peer = incoming.remote();
+                return Some(self.incoming(Begun::Simulated(incoming), peer, permit));
+            }
+            Sockets::Secure { endpoint, servers, tcp, tls, .. } => (endpoint, servers, tcp, tls),
         };
         loop {
             tokio::select! {
@@ -245,12 +309,17 @@ impl Listener {
     }
 
     fn incoming(&self, begun: Begun, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Incoming {
-        Incoming { begun, peer, config: self.config.clone(), _permit: permit }
+        let cluster_id = match &self.sockets {
+            Sockets::Secure { cluster_id, .. } => *cluster_id,
+            Sockets::Plaintext { .. } | Sockets::Simulated { .. } => None,
+        };
+        Incoming { begun, peer, cluster_id, config: self.config.clone(), _permit: permit }
     }
 
     /// Takes no further connections; those that are open go on.
     pub fn close(&self) {
         self.closed.send_replace(true);
+        self.refuse_simulated();
         if let Sockets::Secure { endpoint, .. } = &self.sockets {
             endpoint.set_server_config(None);
         }
@@ -276,7 +345,8 @@ impl Listener {
 
 fn tcp_listener(address: SocketAddr) -> Result<TcpListener, BindError> {
     let bind = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
         if address.is_ipv6() {
             // Not every system has dual-stack sockets; one that has not serves IPv6 alone.
             let _ = socket.set_only_v6(false);
@@ -309,6 +379,7 @@ async fn accept_tcp(tcp: &TcpListener) -> (TcpStream, SocketAddr) {
 pub struct Incoming {
     begun: Begun,
     peer: SocketAddr,
+    cluster_id: Option<[u8; 16]>,
     config: TransportConfig,
     _permit: OwnedSemaphorePermit,
 }
@@ -317,6 +388,7 @@ enum Begun {
     Quic { incoming: Box<quinn::Incoming>, server: Arc<quinn::ServerConfig> },
     Tls(TcpStream, TlsAcceptor),
     Tcp(TcpStream),
+    Simulated(SimulatedIncoming),
 }
 
 impl std::fmt::Debug for Begun {
@@ -325,6 +397,7 @@ impl std::fmt::Debug for Begun {
             Begun::Quic { .. } => "Quic",
             Begun::Tls(..) => "Tls",
             Begun::Tcp(_) => "Tcp",
+            Begun::Simulated(_) => "Simulated",
         })
     }
 }
@@ -341,7 +414,7 @@ impl Incoming {
     #[must_use]
     pub fn kind(&self) -> TransportKind {
         match self.begun {
-            Begun::Quic { .. } => TransportKind::Quic,
+            Begun::Quic { .. } | Begun::Simulated(_) => TransportKind::Quic,
             Begun::Tls(..) => TransportKind::Tls,
             Begun::Tcp(_) => TransportKind::Tcp,
         }
@@ -376,12 +449,15 @@ impl Incoming {
     /// # Errors
     /// [`HandshakeError`] by cause; within `handshake_timeout` in any case.
     pub async fn handshake(self) -> Result<Connection, HandshakeError> {
-        let Incoming { begun, peer, config, _permit } = self;
+        let Incoming { begun, peer, cluster_id, config, _permit } = self;
         let after = config.handshake_timeout;
         let (kind, outcome) = match begun {
             Begun::Tcp(stream) => {
                 tune(&stream, &config);
                 return Ok(Connection::tcp(SharedTcp::new(stream), peer, &config));
+            }
+            Begun::Simulated(incoming) => {
+                return Ok(Connection::simulated(incoming.accept(&config), &config));
             }
             Begun::Tls(stream, acceptor) => {
                 let handshake = handshake_tls(stream, peer, &acceptor, &config);
@@ -392,8 +468,33 @@ impl Incoming {
                 (TransportKind::Quic, timeout(after, handshake).await)
             }
         };
-        outcome.unwrap_or(Err(HandshakeError::TimedOut { peer, kind, after }))
+        let connection = outcome.unwrap_or(Err(HandshakeError::TimedOut { peer, kind, after }))?;
+        if connection.protocol() == Protocol::Node {
+            // Whoever shows a certificate at all shows one of the authority: TLS has seen to it.
+            check_node(&connection, peer, cluster_id).inspect_err(|error| {
+                connection.close(NOT_A_NODE, &error.to_string());
+            })?;
+        }
+        Ok(connection)
     }
+}
+
+/// The code with which a connection is closed that is no node's.
+const NOT_A_NODE: u32 = 403;
+
+fn check_node(
+    connection: &Connection,
+    peer: SocketAddr,
+    cluster_id: Option<[u8; 16]>,
+) -> Result<(), HandshakeError> {
+    let certificate =
+        connection.peer_certificate().ok_or(HandshakeError::NoCertificate { peer })?;
+    let is = NodeIdentity::of_certificate(&certificate)
+        .map_err(|problem| HandshakeError::NotANode { peer, problem })?;
+    if Some(is.cluster_id) != cluster_id {
+        return Err(HandshakeError::WrongCluster { peer, is });
+    }
+    Ok(())
 }
 
 async fn handshake_quic(
@@ -407,7 +508,8 @@ async fn handshake_quic(
         reason: quic_reason(&error).text,
     };
     let connection = incoming.accept_with(server).map_err(failed)?.await.map_err(failed)?;
-    Ok(Connection::quic(connection, None, config))
+    let facts = PeerFacts::of_quic(&connection).ok_or(HandshakeError::WrongProtocol { peer })?;
+    Ok(Connection::quic(connection, None, facts, config))
 }
 
 async fn handshake_tls(
@@ -430,9 +532,8 @@ async fn handshake_tls(
     }
     let mut stream =
         acceptor.accept(ReadAhead::new(SharedTcp::new(stream))).await.map_err(failed)?;
-    if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
-        return Err(HandshakeError::WrongProtocol { peer });
-    }
-    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-    Ok(Connection::tls(stream.into(), peer, config))
+    let session = stream.get_mut().1;
+    let facts = PeerFacts::of_stream(session).ok_or(HandshakeError::WrongProtocol { peer })?;
+    session.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+    Ok(Connection::tls(stream.into(), peer, facts, config))
 }

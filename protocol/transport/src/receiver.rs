@@ -19,6 +19,7 @@ use crate::frame_parser::{FrameParser, Unfinished};
 use crate::frame_room::{ConnectionFrameRoom, HeldRoom};
 use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
+use crate::simulated::ReceivingHalf;
 
 /// Pieces taken from QUIC under one lock of the connection.
 const PIECES: usize = 32;
@@ -128,9 +129,14 @@ impl Room {
 
 #[derive(Debug)]
 enum Source {
-    Quic { stream: quinn::RecvStream, pieces: Pieces },
+    Quic {
+        stream: quinn::RecvStream,
+        pieces: Pieces,
+    },
     Tcp(SharedTcp),
     Tls(ReadHalf<TlsStream<ReadAhead>>),
+    /// The piece that is being parsed is kept beside it.
+    Simulated(ReceivingHalf, Bytes),
 }
 
 /// Pieces of the stream that were taken from quinn and not yet parsed.
@@ -195,6 +201,15 @@ impl FrameReceiver {
         Self::new(Source::Tls(stream), frames, closing)
     }
 
+    pub(crate) fn simulated(
+        stream: ReceivingHalf,
+        max_frame_bytes: u32,
+        closing: Arc<Closing>,
+    ) -> Self {
+        let frames = FrameParser::new(max_frame_bytes, false);
+        Self::new(Source::Simulated(stream, Bytes::new()), frames, closing)
+    }
+
     fn new(source: Source, frames: FrameParser, closing: Arc<Closing>) -> Self {
         FrameReceiver { source, frames, room: Room::default(), closing }
     }
@@ -238,13 +253,14 @@ impl FrameReceiver {
             Source::Quic { stream, pieces } => recv_pieces(stream, pieces, frames, room).await,
             Source::Tcp(stream) => recv_bytes(stream, frames, room).await,
             Source::Tls(stream) => recv_bytes(stream, frames, room).await,
+            Source::Simulated(stream, piece) => recv_simulated(stream, piece, frames, room).await,
         };
         if outcome.is_err() {
             // Nothing more comes of it, and its connection may take a moment to end.
             frames.discard();
             room.held = None;
         }
-        if !matches!(self.source, Source::Quic { .. }) {
+        if matches!(self.source, Source::Tcp(_) | Source::Tls(_)) {
             match &outcome {
                 Ok(Some(_)) => {}
                 Ok(None) => self.closing.ended(ClosedBy::Peer, "the peer ended the stream"),
@@ -265,6 +281,9 @@ impl FrameReceiver {
                 self.frames.has_whole_frame_in(pieces)
             }
             Source::Tcp(_) | Source::Tls(_) => self.frames.has_whole_frame(),
+            Source::Simulated(_, piece) => {
+                self.frames.has_whole_frame_in(std::slice::from_ref(piece))
+            }
         }
     }
 
@@ -295,6 +314,14 @@ impl FrameReceiver {
                 buffer.reserve(RAW_BYTES);
                 stream.read_buf(buffer).await.map_err(io_error)
             }
+            Source::Simulated(stream, piece) => {
+                if piece.is_empty() {
+                    *piece = stream.read().await?.unwrap_or_default();
+                }
+                let count = piece.len();
+                buffer.put(std::mem::take(piece));
+                Ok(count)
+            }
         }
     }
 
@@ -307,6 +334,7 @@ impl FrameReceiver {
                 let _ = stream.stop(quinn::VarInt::from_u32(code));
             }
             Source::Tcp(_) | Source::Tls(_) => self.closing.close(code, "stream stopped"),
+            Source::Simulated(stream, _) => stream.stop(code),
         }
     }
 }
@@ -328,6 +356,26 @@ async fn recv_pieces(
         let refill = pieces.refill(stream, room.pieces_max());
         if !room.read(frames.unfinished(), refill).await?.map_err(read_error)? {
             return frames.end();
+        }
+    }
+}
+
+async fn recv_simulated(
+    stream: &mut ReceivingHalf,
+    piece: &mut Bytes,
+    frames: &mut FrameParser,
+    room: &mut Room,
+) -> Result<Option<Frame>, RecvError> {
+    loop {
+        while !piece.is_empty() {
+            if let Some(frame) = frames.take_from(piece)? {
+                return Ok(Some(frame));
+            }
+        }
+        room.find(frames).await;
+        match room.read(frames.unfinished(), stream.read()).await?? {
+            Some(more) => *piece = more,
+            None => return frames.end(),
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio_rustls::TlsStream;
 use crate::closing::{ClosedBy, Closing};
 use crate::read_ahead::ReadAhead;
 use crate::shared_tcp::SharedTcp;
+use crate::simulated::SendingHalf;
 
 /// Slices handed to one `writev`.
 const SLICES: usize = 64;
@@ -61,6 +62,7 @@ enum Sink {
     Quic(quinn::SendStream),
     Tcp(SharedTcp),
     Tls(WriteHalf<TlsStream<ReadAhead>>),
+    Simulated(SendingHalf),
 }
 
 impl FrameSender {
@@ -74,6 +76,10 @@ impl FrameSender {
 
     pub(crate) fn tls(stream: WriteHalf<TlsStream<ReadAhead>>, closing: Arc<Closing>) -> Self {
         Self::new(Sink::Tls(stream), closing)
+    }
+
+    pub(crate) fn simulated(stream: SendingHalf, closing: Arc<Closing>) -> Self {
+        Self::new(Sink::Simulated(stream), closing)
     }
 
     fn new(sink: Sink, closing: Arc<Closing>) -> Self {
@@ -144,6 +150,12 @@ impl FrameSender {
                 let done = write_queue(stream, &mut self.queue, &mut self.queued_bytes).await;
                 done.map_err(|error| failed(error, &self.closing))
             }
+            Sink::Simulated(stream) => {
+                while !self.queue.is_empty() {
+                    self.queued_bytes -= stream.write(&mut self.queue).await?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -158,15 +170,20 @@ impl FrameSender {
             Sink::Quic(stream) => stream.finish().map_err(|_| SendError::Finished),
             Sink::Tcp(stream) => shut_down(stream).await,
             Sink::Tls(stream) => shut_down(stream).await,
+            Sink::Simulated(stream) => stream.finish(),
         }
     }
 
     /// Waits until the peer has received everything up to a `finish`, or has stopped the stream,
     /// or the connection is gone. On TCP and TLS returns at once: the socket sees to it.
     pub async fn received(&mut self) {
-        if let Sink::Quic(stream) = &mut self.sink {
-            // Either way nothing more will happen on this stream.
-            let _ = stream.stopped().await;
+        match &mut self.sink {
+            Sink::Quic(stream) => {
+                // Either way nothing more will happen on this stream.
+                let _ = stream.stopped().await;
+            }
+            Sink::Tcp(_) | Sink::Tls(_) => {}
+            Sink::Simulated(stream) => stream.received().await,
         }
     }
 
@@ -181,6 +198,7 @@ impl FrameSender {
                 let _ = stream.reset(quinn::VarInt::from_u32(code));
             }
             Sink::Tcp(_) | Sink::Tls(_) => self.closing.close(code, "stream reset"),
+            Sink::Simulated(stream) => stream.reset(code),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Storing batches: checked, admitted in order, answered when they have got as far as was asked.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::session::{Broken, Room, Session};
 use super::stream::{Answer, Stop, Stream, done};
 use crate::broker::{Broker, Partition};
 use crate::refusals;
+use crate::routing::Access;
 
 /// What a produce request costs of the bytes in flight besides its payload: the memory that follows
 /// it around. So tiny batches are bounded too.
@@ -33,7 +34,7 @@ const LANES_MAX: usize = 4096;
 /// The partitions that a stream produces to, looked up once.
 #[derive(Default)]
 pub(super) struct Lanes {
-    partitions: HashMap<(TopicName, PartitionIndex), Partition>,
+    partitions: BTreeMap<(TopicName, PartitionIndex), Partition>,
     catalog: Option<watch::Receiver<Arc<Catalog>>>,
 }
 
@@ -54,7 +55,7 @@ impl Lanes {
         if let Some(partition) = self.partitions.get(&key) {
             return Ok(partition.clone());
         }
-        let found = broker.partition(topic, partition).await?;
+        let found = broker.partition(topic, partition, Access::Leader).await?;
         if self.partitions.len() >= LANES_MAX {
             self.partitions.clear();
         }
@@ -135,7 +136,7 @@ async fn admit(
         .map_err(|error| refusals::batch(&error, topic, index))?;
     match partition.group.produce(batch, header).await {
         Ok(pending) => Ok((header, partition, pending)),
-        Err(error) => Err(refusals::produce(&error, topic, index)),
+        Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
 }
 
@@ -158,17 +159,13 @@ async fn check(
         _ => Some(session.checking_room(work).await),
     };
     let (batch, limits) = (batch.clone(), limits.clone());
-    let checked = tokio::task::spawn_blocking(move || {
+    let check = move || {
         let checked = validate_produced(&batch, &limits);
         // Here, because the thread goes on when whoever waits for it does not.
         drop(room);
         checked
-    })
-    .await;
-    match checked {
-        Ok(checked) => checked,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    };
+    session.broker.host().blocking().run(check).await
 }
 
 /// What the answer to a produce request needs to know.
@@ -196,6 +193,7 @@ impl Reply {
             Err(error) => {
                 counters.requests_refused.add(1);
                 let error = refusals::produce(&error, &self.topic, self.partition);
+                let error = self.session.broker.located(error);
                 encode_error(&self.header, &error).freeze()
             }
         };

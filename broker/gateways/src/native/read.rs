@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use plimsoll_log::{GroupLog, LogCursor, ReadError, ReadStep};
+use plimsoll_log::{LogCursor, ReadError, ReadStep};
 use plimsoll_protocol::api::{
     FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, StartPosition,
 };
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::session::Session;
 use super::stream::{Answer, done};
 use crate::refusals;
+use crate::routing::Access;
 
 /// Positions in one request.
 const POSITIONS_MAX: usize = 1024;
@@ -38,18 +39,18 @@ impl Chunk {
 /// # Errors
 /// Where the log cannot be read there.
 pub(super) async fn step(
-    log: &Arc<GroupLog>,
+    group: &Group,
     cursor: &mut LogCursor,
     upto: Offset,
     max_bytes: usize,
 ) -> Result<Option<Chunk>, ErrorResponse> {
     loop {
-        match log.read(cursor, upto, max_bytes).map_err(|error| refusals::read(&error))? {
+        match group.log().read(cursor, upto, max_bytes).map_err(|error| refusals::read(&error))? {
             ReadStep::Batches { chunks, next_offset } => {
                 return Ok(Some(Chunk { payload: chunks, next_offset }));
             }
             ReadStep::CaughtUp => return Ok(None),
-            ReadStep::Cold(range) => blocking(move || range.load()).await?,
+            ReadStep::Cold(range) => blocking(group, move || range.load()).await?,
         }
     }
 }
@@ -57,13 +58,10 @@ pub(super) async fn step(
 /// Reads what may have to come from the disk, on a thread that may wait for it. A panic there is one
 /// here.
 async fn blocking<T: Send + 'static>(
+    group: &Group,
     work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, ErrorResponse> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(read) => read.map_err(|error| refusals::read(&error)),
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(refusals::shutting_down()),
-    }
+    group.blocking().run(work).await.map_err(|error| refusals::read(&error))
 }
 
 /// The high watermark and the log start as they are now.
@@ -98,7 +96,7 @@ pub(super) async fn resolve(
         StartPosition::Offset(offset) => Ok(offset),
         StartPosition::Time(ms) => {
             let log = Arc::clone(group.log());
-            let offset = blocking(move || log.offset_for_time(ms)).await?;
+            let offset = blocking(group, move || log.offset_for_time(ms)).await?;
             Ok(offset.map_or(high_watermark, |offset| offset.clamp(log_start, high_watermark)))
         }
     }
@@ -115,17 +113,19 @@ pub(super) async fn fetch(
     let deadline = Instant::now() + wait;
     // Before the look-up: a topic that is deleted right after it must be news.
     let mut catalog = broker.catalog_changes();
-    let partition = broker.partition(&request.topic, request.partition).await?;
+    let access = access(request.any_replica);
+    let partition = broker.partition(&request.topic, request.partition, access).await?;
     let mut stopping = broker.stopping();
     let mut watermark = partition.group.high_watermark();
     let gone_or = |error| broker.gone_or(&request.topic, partition.topic_id, error);
     resolve(&partition.group, StartPosition::Offset(request.from)).await.map_err(gone_or)?;
-    let log = partition.group.log();
-    let mut cursor = log.cursor(request.from);
+    let mut cursor = partition.group.log().cursor(request.from);
     let max_bytes = max_payload(request.max_bytes, limits.frame_bytes_max, limits.delivery_bytes);
     loop {
         let upto = *watermark.borrow_and_update();
-        if let Some(chunk) = step(log, &mut cursor, upto, max_bytes).await.map_err(gone_or)? {
+        if let Some(chunk) =
+            step(&partition.group, &mut cursor, upto, max_bytes).await.map_err(gone_or)?
+        {
             let (high_watermark, log_start_offset) = ends(&partition.group);
             let next_offset = chunk.next_offset;
             let response = FetchResponse { high_watermark, log_start_offset, next_offset };
@@ -133,6 +133,7 @@ pub(super) async fn fetch(
         }
         let waited = timeout_at(deadline, async {
             tokio::select! {
+                biased;
                 changed = watermark.changed() => Ok(changed.is_ok()),
                 deleted = broker.deleted(&mut catalog, &request.topic, partition.topic_id) => {
                     Err(deleted)
@@ -146,6 +147,11 @@ pub(super) async fn fetch(
             return done(FetchResponse { high_watermark, log_start_offset, next_offset });
         }
     }
+}
+
+/// Who may answer a read.
+pub(super) fn access(any_replica: bool) -> Access {
+    if any_replica { Access::Replica } else { Access::Leader }
 }
 
 /// How many payload bytes a frame may have: what was asked for, bounded by the frame; 0 asks for the
@@ -168,7 +174,7 @@ pub(super) async fn list_offsets(
         ));
     }
     let broker = &session.broker;
-    let partition = broker.partition(&request.topic, request.partition).await?;
+    let partition = broker.partition(&request.topic, request.partition, Access::Leader).await?;
     let mut offsets = Vec::with_capacity(request.positions.len());
     for position in request.positions {
         let offset = resolve(&partition.group, position).await;

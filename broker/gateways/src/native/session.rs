@@ -287,6 +287,7 @@ async fn converse(
     streams.spawn(Box::pin(stream::serve(Arc::clone(&session), sender, receiver)));
     loop {
         tokio::select! {
+            biased;
             // The one stream of a TCP or TLS connection sees the end of it by itself.
             accepted = connection.accept(), if connection.has_many_streams() => match accepted {
                 Ok(Some((sender, mut receiver))) => {

@@ -5,7 +5,7 @@
 //! reached nothing is read, and flow control makes the peer wait. A client that ends its side of the
 //! stream ends its subscriptions with it, and still gets the answers to its requests.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -16,8 +16,8 @@ use futures_util::FutureExt as _;
 use plimsoll_protocol::api::{
     AlterTopicRequest, ApiKey, Counter, CreateTopicRequest, CreditRequest, DeleteTopicRequest,
     DescribeTopicRequest, Done, FetchRequest, InitProducerRequest, ListOffsetsRequest,
-    ListTopicsRequest, NodeStatusRequest, NodeStatusResponse, PingRequest, Request,
-    SubscribeRequest, UnsubscribeRequest, check_api,
+    ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PingRequest,
+    Request, SubscribeRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -31,7 +31,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{produce, read, topics};
+use super::{metadata, produce, read, topics};
 use crate::refusals;
 
 /// The largest body of a request. Records are payload; nothing else needs more, and many requests may
@@ -46,7 +46,7 @@ pub(super) struct Stream {
     /// Requests and subscriptions of this stream; they end with it.
     pub(super) tasks: JoinSet<()>,
     requests: Arc<Semaphore>,
-    subscriptions: HashMap<CorrelationId, SubscriptionHandle>,
+    subscriptions: BTreeMap<CorrelationId, SubscriptionHandle>,
     panicked: watch::Sender<bool>,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn serve(
         lanes: Lanes::default(),
         tasks: JoinSet::new(),
         requests: Arc::new(Semaphore::new(session.broker.limits().requests_per_stream_max)),
-        subscriptions: HashMap::new(),
+        subscriptions: BTreeMap::new(),
         session: Arc::clone(&session),
         outbox,
         panicked,
@@ -79,6 +79,7 @@ pub(super) async fn serve(
     // outboxes, or when the peer takes nothing more.
     let _abort = AbortOnDrop(writing.abort_handle());
     let outcome = tokio::select! {
+        biased;
         outcome = reading => outcome,
         _ = alarm.wait_for(|panicked| *panicked) => {
             return Err(Ending::new(ErrorCode::Internal, "a request made the node fail; a bug"));
@@ -184,6 +185,7 @@ impl Stream {
         drop(self.outbox);
         let mut tasks = self.tasks;
         tokio::select! {
+            biased;
             () = async { while tasks.join_next().await.is_some() {} } => {}
             () = &mut gone => {}
         }
@@ -242,6 +244,23 @@ impl Stream {
             ApiKey::Subscribe => self.subscribe(frame).await,
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
+            ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
+            ApiKey::WatchMetadata => {
+                self.run::<WatchMetadataRequest, _>(frame, metadata::watch).await
+            }
+            ApiKey::ClusterStatus
+            | ApiKey::ClusterPlan
+            | ApiKey::Rebalance
+            | ApiKey::DrainNode
+            | ApiKey::RemoveNode
+            | ApiKey::TransferLeader
+            | ApiKey::JoinToken => {
+                let error = ErrorResponse::new(
+                    ErrorCode::UnknownApi,
+                    format!("this node does not answer {api}: it is no member of a cluster"),
+                );
+                Ok(self.refuse(&frame.header, &error).await?)
+            }
         }
     }
 

@@ -290,6 +290,20 @@ impl Store {
         self.stepper.as_ref().is_some_and(|stepper| stepper.lock().step())
     }
 
+    /// With [`Driver::Manual`]: whether the threads of a store that has some would be at work now. What
+    /// nobody waits for does not count: it goes with the next block.
+    pub fn is_work_due(&self) -> bool {
+        self.stepper.as_ref().is_some_and(|stepper| stepper.lock().is_work_due())
+    }
+
+    /// With [`Driver::Manual`]: what is otherwise done every few seconds: measures the space, makes the
+    /// next journal file, and has the next steps make a checkpoint where one would hold anything new.
+    pub fn look_around(&self) {
+        if let Some(stepper) = &self.stepper {
+            stepper.lock().look_around();
+        }
+    }
+
     /// Makes a checkpoint of everything done up to now, and waits for it. Returns without one
     /// where the store stopped, or the disk is full (with [`Driver::Manual`]).
     pub fn checkpoint_now(&self) {

@@ -124,6 +124,11 @@ impl Queue {
         std::mem::swap(&mut state.items, into);
     }
 
+    /// Whether there is something that somebody waits for, so that [`Queue::take`] would not wait.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.state.lock().urgent
+    }
+
     /// Waits until everything queued now was handed to the materialiser, or `given_up` says so.
     pub(crate) fn flush(&self, given_up: impl Fn() -> bool) {
         let mut state = self.state.lock();
@@ -260,6 +265,10 @@ impl MaterialQueue {
             }
             state = self.ready.wait(state);
         }
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        !self.state.lock().works.is_empty()
     }
 
     pub(crate) fn try_take(&self) -> Option<Work> {

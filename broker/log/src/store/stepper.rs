@@ -32,6 +32,35 @@ impl Stepper {
         Self { shared, commit, materialiser, checkpointer }
     }
 
+    /// Whether the threads would be at work now.
+    pub(crate) fn is_work_due(&mut self) -> bool {
+        let shared = &self.shared;
+        !self.commit.pending().is_empty()
+            || shared.queue.is_urgent()
+            || self.materialiser.is_busy()
+            || shared.material.has_work()
+            || self.is_checkpoint_due()
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let shared = &self.shared;
+        shared.counters.since_checkpoint.load(Ordering::Relaxed)
+            >= shared.config.checkpoint_after_bytes
+            || shared.requests.is_asked().is_some()
+    }
+
+    /// What the checkpoint thread does now and then, unasked.
+    pub(crate) fn look_around(&mut self) {
+        if self.shared.gave_up() {
+            return;
+        }
+        self.shared.space.measure(&*self.shared.disk, self.shared.config.free_bytes_min);
+        self.checkpointer.prepare_journal();
+        if self.checkpointer.has_work() {
+            self.shared.requests.ask();
+        }
+    }
+
     /// One unit of work.
     pub(crate) fn step(&mut self) -> bool {
         let shared = self.shared.clone();
@@ -45,10 +74,7 @@ impl Stepper {
         if self.materialise_one() {
             return true;
         }
-        let due = shared.counters.since_checkpoint.load(Ordering::Relaxed)
-            >= shared.config.checkpoint_after_bytes
-            || shared.requests.is_asked().is_some();
-        due && self.checkpoint(false)
+        self.is_checkpoint_due() && self.checkpoint(false)
     }
 
     fn commit_one(&mut self) -> bool {

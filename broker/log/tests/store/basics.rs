@@ -1,6 +1,6 @@
 //! What was appended is read, before and after reopening; votes; truncation.
 
-use plimsoll_log::{Durability, GroupOptions, Vote};
+use plimsoll_log::{Driver, Durability, GroupOptions, Vote};
 use plimsoll_protocol::ids::{LogIndex, NodeId, Offset, Term};
 
 use crate::support::*;
@@ -95,4 +95,30 @@ fn a_truncated_tail_never_returns() {
         assert_same(&entries(&group, 0), &expected);
         assert_eq!(headers(&read_all(&group, Offset(0))).len(), 65);
     }
+}
+
+#[test]
+fn a_store_without_threads_says_when_they_would_be_at_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = try_open(directory.path(), small_config(), Driver::Manual).unwrap();
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    while store.is_work_due() {
+        assert!(store.step());
+    }
+    let (done, told) = completion();
+    group.append(vec![blank(1, 0)], done).unwrap();
+    assert!(store.is_work_due());
+    while store.is_work_due() {
+        assert!(store.step());
+    }
+    wait(&told).unwrap();
+    assert_eq!(store.stats().checkpoints, 0);
+    store.look_around();
+    assert!(store.is_work_due());
+    while store.is_work_due() {
+        assert!(store.step());
+    }
+    assert_eq!(store.stats().checkpoints, 1);
+    store.look_around();
+    assert!(!store.is_work_due(), "the checkpoint holds everything");
 }

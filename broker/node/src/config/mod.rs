@@ -14,7 +14,7 @@ use thiserror::Error;
 
 pub use reference::reference_page;
 pub use settings::{NodeConfig, Setting, settings};
-pub use value::{ByteSize, ConfigValue, NameList};
+pub use value::{ByteSize, ConfigValue, NameList, PeerTransport};
 
 /// Why a configuration was refused.
 #[derive(Debug, Error)]
@@ -159,6 +159,11 @@ impl NodeConfig {
                 self.listen_plaintext
                     .is_none_or(|plaintext| plaintext.port() == 0 || plaintext != self.listen),
                 "`listen_plaintext` is the address of `listen`; give it a port of its own",
+            ),
+            (
+                self.liveness_interval.saturating_mul(4) <= self.liveness_timeout,
+                "`liveness_timeout` must be at least four times `liveness_interval`, so that one lost \
+                 message does not make a node seem dead",
             ),
             (
                 self.batch_bytes_max.0 + room_for_head <= self.frame_bytes_max.0,

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::value::{
-    ByteSize, ConfigValue, DAY, GIB, HOUR, KIB, MIB, MINUTE, NameList, SECOND, parse_bounded,
+    ByteSize, ConfigValue, DAY, GIB, HOUR, KIB, MIB, MINUTE, NameList, PeerTransport, SECOND,
+    parse_bounded,
 };
 
 /// What is known of one setting besides its value.
@@ -95,6 +96,41 @@ settings! {
     /// A second address for TCP *without* encryption. Off unless it is named. Everybody on the way
     /// reads and changes what passes; for benchmarks and for hosts that encrypt below.
     listen_plaintext: Option<SocketAddr> = None;
+
+    ["Cluster"]
+
+    /// Address (`HOST:PORT`) of any node of a cluster to become a member of. Read at the first start
+    /// of a data directory; one that is a member already does not join again.
+    join: Option<String> = None;
+
+    /// What allows to join: `plimsoll cluster token` prints it on any member's machine. Without it,
+    /// the token that a node of this user left on this machine is taken. Keep it secret: who has it
+    /// can become a member, and a member can read everything.
+    join_token: Option<String> = None;
+
+    /// Address (`HOST:PORT`) at which other nodes and clients reach this node; the address it
+    /// listens on unless named. Needed where `listen` is `0.0.0.0` or `[::]`.
+    advertise: Option<String> = None;
+
+    /// What fails together with this node: a rack, a zone. Replicas of a partition are put into
+    /// different racks where there are enough.
+    rack: Option<String> = None;
+
+    /// Share of the partitions that this node takes, in hundredths: 200 takes twice as many as 100.
+    weight: u32 = 100, in 1..=1000;
+
+    /// How nodes speak with each other: `quic` or `tls`. All nodes understand both; this one is used
+    /// for connections that this node makes.
+    peer_transport: PeerTransport = PeerTransport::Quic;
+
+    /// Nodes tell each other that they live this often. Shorter: more work at rest; longer: a dead
+    /// node is noticed later.
+    liveness_interval: Duration = Duration::from_millis(100), in 20..=10 * SECOND;
+
+    /// A node that was not heard of for this time is held for dead, and its partitions get other
+    /// leaders; at least four intervals, and the same on all nodes. Shorter: a stall of a busy node is
+    /// mistaken for death; longer: partitions of a dead node wait longer.
+    liveness_timeout: Duration = Duration::from_millis(500), in 500..=MINUTE;
 
     ["Certificates"]
 

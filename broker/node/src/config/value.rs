@@ -226,6 +226,49 @@ impl<T: ConfigValue> ConfigValue for Option<T> {
     }
 }
 
+impl ConfigValue for String {
+    const KIND: &'static str = "a text";
+    const EXAMPLE: &'static str = "rack-1";
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    fn render(&self) -> String {
+        self.clone()
+    }
+}
+
+/// How nodes speak with each other: always encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PeerTransport {
+    /// Many streams over UDP.
+    #[default]
+    Quic,
+    /// TLS over TCP.
+    Tls,
+}
+
+impl ConfigValue for PeerTransport {
+    const KIND: &'static str = "`quic` or `tls`";
+    const EXAMPLE: &'static str = "quic";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "quic" => Some(Self::Quic),
+            "tls" => Some(Self::Tls),
+            _ => None,
+        }
+    }
+
+    fn render(&self) -> String {
+        match self {
+            Self::Quic => "quic".to_owned(),
+            Self::Tls => "tls".to_owned(),
+        }
+    }
+}
+
 /// Names separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NameList(pub Vec<String>);

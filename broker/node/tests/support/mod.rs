@@ -11,7 +11,7 @@ use plimsoll_node::Node;
 use plimsoll_node::config::NodeConfig;
 use plimsoll_protocol::api::{
     AckLevel, CreateTopicRequest, Delivery, FetchRequest, FetchResponse, HelloRequest,
-    HelloResponse, InitProducerRequest, PROTOCOL_MAX, PROTOCOL_MIN, ProduceRequest,
+    HelloResponse, InitProducerRequest, Isolation, PROTOCOL_MAX, PROTOCOL_MIN, ProduceRequest,
     ProduceResponse, ProducerIdentity, Request, StartPosition, SubscribeRequest, TopicConfig,
     TopicInfo,
 };
@@ -252,6 +252,9 @@ impl Client {
             from: Offset(from),
             max_bytes: 0,
             max_wait_ms: 0,
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            any_replica: false,
         };
         self.exchange(&request, Bytes::new()).await
     }
@@ -339,6 +342,9 @@ pub fn subscribe_request(name: &str, start: StartPosition, credit_bytes: u64) ->
         start,
         max_frame_bytes: 0,
         credit_bytes,
+        isolation: Isolation::Committed,
+        max_staleness_ms: None,
+        any_replica: false,
     }
 }
 

@@ -5,5 +5,6 @@
 mod backpressure;
 mod frames;
 mod lifecycle;
+mod nodes;
 mod pair;
 mod refusals;

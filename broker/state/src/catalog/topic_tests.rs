@@ -1,5 +1,7 @@
-use plimsoll_protocol::api::{ConfigChange, Durability, TOPIC_CONFIG_KEYS};
-use plimsoll_protocol::ids::{LogIndex, Term};
+use bytes::Bytes;
+use plimsoll_protocol::api::{ConfigChange, Durability, TOPIC_CONFIG_KEYS, TopicConfig};
+use plimsoll_protocol::batch::{BatchHeader, EntryKind};
+use plimsoll_protocol::ids::{GroupId, LogIndex, PartitionIndex, ProducerId, Term};
 
 use super::*;
 
@@ -14,6 +16,7 @@ fn create(topic: &str, partitions: u32) -> CatalogCommand {
         replicas: 1,
         config: TopicConfig::default(),
         if_not_exists: false,
+        placement: None,
     }
 }
 
@@ -45,8 +48,14 @@ fn second_topic_of_a_name_is_refused_unless_allowed() {
     else {
         unreachable!()
     };
-    let again =
-        CatalogCommand::CreateTopic { topic, partitions, replicas, config, if_not_exists: true };
+    let again = CatalogCommand::CreateTopic {
+        topic,
+        partitions,
+        replicas,
+        config,
+        if_not_exists: true,
+        placement: None,
+    };
     assert_eq!(catalog.apply(again, 6), CatalogReply::Created { topic: first, existed: true });
 }
 
@@ -59,6 +68,7 @@ fn partitions_only_grow_and_keep_their_groups() {
         topic: name("a"),
         partitions: Some(partitions),
         patch: ConfigPatch::default(),
+        placement: None,
     };
     let CatalogReply::Altered(meta) = catalog.apply(alter(4), 7) else { panic!() };
     assert_eq!(meta.partitions, [GroupId(1), GroupId(2), GroupId(4), GroupId(5)]);
@@ -106,7 +116,9 @@ fn two_alters_of_different_keys_both_hold() {
     created(&mut catalog, "a", 1);
     for text in ["durability=memory", "retention-bytes=1GiB"] {
         let patch = ConfigPatch::from_changes(&[ConfigChange::parse(text).unwrap()]).unwrap();
-        catalog.apply(CatalogCommand::AlterTopic { topic: name("a"), partitions: None, patch }, 0);
+        let topic = name("a");
+        let alter = CatalogCommand::AlterTopic { topic, partitions: None, patch, placement: None };
+        catalog.apply(alter, 0);
     }
     let config = &catalog.topic(&name("a")).unwrap().config;
     assert_eq!(config.durability, Durability::Memory);
@@ -133,7 +145,7 @@ fn unreadable_command_is_refused_and_changes_nothing() {
     header.index = LogIndex(0);
     assert!(matches!(
         state.apply(&header, &body),
-        Some(CatalogReply::Refused(CatalogRefusal::Unreadable(_)))
+        Some(CatalogReply::Refused(CatalogRefusal::Unreadable { .. }))
     ));
     assert_eq!(*state.catalog(), Catalog::default());
     assert_eq!(state.progress().applied, Some(header.log_id()));

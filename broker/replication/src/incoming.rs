@@ -1,0 +1,313 @@
+//! What other nodes send to this node's groups: appends, votes, claims.
+//!
+//! Votes are answered here, without openraft, where a node leads the group by its own word, is heard,
+//! and itself reaches a majority: openraft's lease lapses in a group without traffic, and any node
+//! that lost a link would depose a healthy leader. Refusing a vote is always safe.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+
+use futures_util::{StreamExt, stream};
+use plimsoll_peers::{BoxFuture, Handler, IncomingAppends, IncomingSession};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
+use plimsoll_protocol::peer::{
+    AnyPeerMessage, AnyPeerRequest, AnyPeerResponse, Append, Appended, Heartbeat, NotHere,
+    PeerFailure, PeerFailureCode, RaftVote, TransferLeader, TransferLeaderReply, VoteReply,
+};
+use plimsoll_transport::{FrameReceiver, FrameSender};
+use tokio::sync::oneshot;
+
+use crate::error::OpenGroupError;
+use crate::group::{Group, Instance};
+use crate::host::Host;
+use crate::types::{Types, from_raft};
+use crate::wire::{self, vote_to_wire};
+
+/// See the module.
+#[derive(Debug)]
+struct Incoming {
+    host: Weak<Host>,
+}
+
+pub(crate) fn handler(host: &Arc<Host>) -> Arc<dyn Handler> {
+    Arc::new(Incoming { host: Arc::downgrade(host) })
+}
+
+impl Handler for Incoming {
+    fn request(
+        &self,
+        from: NodeId,
+        request: AnyPeerRequest,
+    ) -> BoxFuture<'static, Result<AnyPeerResponse, PeerFailure>> {
+        let host = self.host.upgrade();
+        Box::pin(async move {
+            let Some(host) = host else {
+                return Err(PeerFailure::new(PeerFailureCode::Stopping, "the node is going down"));
+            };
+            answer(&host, from, request).await
+        })
+    }
+
+    fn message(&self, from: NodeId, message: AnyPeerMessage) {
+        let Some(host) = self.host.upgrade() else { return };
+        match message {
+            AnyPeerMessage::Leads(leads) => {
+                let gone = host.around().neighbours.heard(from, leads);
+                host.nudge(&gone);
+            }
+            AnyPeerMessage::Wake(wake) => {
+                for group in wake.groups {
+                    if let Ok(group) = host.for_peer(group) {
+                        // A vote or an append follows, and is told what fails.
+                        tokio::spawn(async move { group.wake().await });
+                    }
+                }
+            }
+            AnyPeerMessage::Digest(_) => {}
+        }
+    }
+
+    fn session(&self, from: NodeId, group: GroupId, session: IncomingSession) {
+        if let Some(host) = self.host.upgrade() {
+            tokio::spawn(serve(host, from, group, session));
+        }
+    }
+
+    fn linked(&self, node: NodeId) {
+        if let Some(host) = self.host.upgrade() {
+            host.around().neighbours.linked(node);
+        }
+    }
+
+    fn unlinked(&self, node: NodeId) {
+        if let Some(host) = self.host.upgrade() {
+            host.around().neighbours.unlinked(node);
+        }
+    }
+
+    /// Transfers of segments are not taken yet: both halves are dropped, which ends it.
+    fn seed(&self, from: NodeId, _sender: FrameSender, _receiver: FrameReceiver) {
+        tracing::warn!(node = %from, "a transfer of segments is refused: this build takes none");
+    }
+}
+
+async fn answer(
+    host: &Arc<Host>,
+    from: NodeId,
+    request: AnyPeerRequest,
+) -> Result<AnyPeerResponse, PeerFailure> {
+    match request {
+        AnyPeerRequest::Heartbeat(heartbeat) => Ok(beat(host, &heartbeat).await.into()),
+        AnyPeerRequest::PreVote(vote) => {
+            let ballot = Ballot { from, vote: vote.vote, last: vote.last, is_real: false };
+            Ok(ballot.cast(host, vote.group, false).await?.into())
+        }
+        AnyPeerRequest::Vote(vote) => {
+            let ballot = Ballot { from, vote: vote.vote, last: vote.last, is_real: true };
+            Ok(ballot.cast(host, vote.group, vote.transfer).await?.into())
+        }
+        AnyPeerRequest::TransferLeader(transfer) => Ok(take_over(host, &transfer).await?.into()),
+        AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
+        AnyPeerRequest::ReadIndex(request) => Ok(host.read_index(request).await.into()),
+        other => {
+            let message = format!("this build does not answer {}", other.api());
+            Err(PeerFailure::new(PeerFailureCode::Unsupported, message))
+        }
+    }
+}
+
+/// The group's Raft instance; woken if it sleeps.
+async fn instance(host: &Host, group: GroupId) -> Result<(Arc<Group>, Instance), OpenGroupError> {
+    let group = host.for_peer(group)?;
+    let instance = group.instance_awake().await?;
+    Ok((group, instance))
+}
+
+/// A vote that is asked for, or, where it is not real, asked about.
+struct Ballot {
+    from: NodeId,
+    vote: RaftVote,
+    last: Option<LogId>,
+    is_real: bool,
+}
+
+impl Ballot {
+    async fn cast(
+        self,
+        host: &Host,
+        group: GroupId,
+        transfer: bool,
+    ) -> Result<VoteReply, PeerFailure> {
+        if self.vote.node != self.from {
+            return Err(PeerFailure::new(
+                PeerFailureCode::Malformed,
+                format!("node {} asks for a vote for node {}", self.from, self.vote.node),
+            ));
+        }
+        let held = host.for_peer(group).map_err(|error| failure(&error))?;
+        if !transfer && let Some(refusal) = self.shielded(host, &held) {
+            return Ok(refusal);
+        }
+        let instance = held.instance_awake().await.map_err(|error| failure(&error))?;
+        let mut request = wire::vote_request(self.vote, self.last);
+        request.leadership_transfer = transfer;
+        let response = if self.is_real {
+            instance.raft.vote(request).await
+        } else {
+            instance.raft.pre_vote(request).await
+        };
+        let response = response.map_err(|error| {
+            PeerFailure::new(PeerFailureCode::NotHere, format!("group {group}: {error}"))
+        })?;
+        Ok(wire::vote_reply(&response))
+    }
+
+    /// The refusal, where another node leads the group and can be believed.
+    fn shielded(&self, host: &Host, group: &Group) -> Option<VoteReply> {
+        let neighbours = &host.around().neighbours;
+        let own = group.log().vote().map_or_else(RaftVote::default, |vote| RaftVote {
+            term: vote.term,
+            node: vote.voted_for,
+            committed: vote.committed,
+        });
+        let configs = match group.instance() {
+            Some(instance) => instance.standing.borrow().configs.clone(),
+            None => {
+                let placed = neighbours.placed(group.id())?;
+                let voters: BTreeSet<_> = placed.wanted.iter().copied().collect();
+                [voters].into()
+            }
+        };
+        let candidate = Some(self.from);
+        if configs.is_empty() || !neighbours.is_shielded(group.id(), own.term, candidate, &configs)
+        {
+            return None;
+        }
+        Some(VoteReply { vote: own, last: group.log().bounds().last, granted: false })
+    }
+}
+
+async fn beat(host: &Host, heartbeat: &Heartbeat) -> Appended {
+    let instance = match instance(host, heartbeat.group).await {
+        Ok((_, instance)) => instance,
+        Err(error) => return Appended::NotHere(not_here(&error)),
+    };
+    let request = wire::heartbeat_request(heartbeat);
+    let mut answers = Box::pin(instance.raft.stream_append(stream::iter([request])));
+    match answers.next().await {
+        Some(Ok(result)) => wire::appended(result),
+        Some(Err(_)) | None => Appended::NotHere(NotHere::NoSession),
+    }
+}
+
+async fn take_over(
+    host: &Host,
+    transfer: &TransferLeader,
+) -> Result<TransferLeaderReply, PeerFailure> {
+    use openraft::raft::TransferLeaderError;
+
+    let found = instance(host, transfer.group).await.map_err(|error| failure(&error))?;
+    let (_, instance) = found;
+    let taken = instance.raft.handle_transfer_leader(wire::transfer_request(transfer)).await;
+    match taken {
+        Ok(Ok(())) => Ok(TransferLeaderReply::Taken(transfer.from)),
+        Ok(Err(TransferLeaderError::VoteChanged { actual, .. })) => {
+            Ok(TransferLeaderReply::VoteChanged(vote_to_wire(&actual)))
+        }
+        Ok(Err(TransferLeaderError::LogNotFlushed { actual, .. })) => {
+            Ok(TransferLeaderReply::Behind(actual.as_ref().map(from_raft)))
+        }
+        Err(fatal) => Err(PeerFailure::new(PeerFailureCode::NotHere, fatal.to_string())),
+    }
+}
+
+/// Serves an append session until it ends.
+async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingSession) {
+    let (mut appends, mut answers) = session.split();
+    let Some(first) = appends.recv().await else { return };
+    let found = instance(&host, group).await;
+    // The session must not keep the host.
+    drop(host);
+    let (held, instance) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(%group, node = %from, %error, "an append finds no replica");
+            // The link may be gone by now, and with it whoever asks.
+            let _ = answers.send(Appended::NotHere(not_here(&error)));
+            return;
+        }
+    };
+    let (refuse, refused) = oneshot::channel();
+    let requests = checked(group, from, first, appends, refuse);
+    let mut results = Box::pin(instance.raft.stream_append(requests));
+    while let Some(result) = results.next().await {
+        let (answer, ended) = match result {
+            Ok(result) => {
+                let ended = result.is_err();
+                (wire::appended(result), ended)
+            }
+            Err(_) => {
+                // In order, to sleep: a new session wakes it.
+                let stopped = held.log().is_quarantined().is_some();
+                let reason = if stopped { NotHere::Quarantined } else { NotHere::NoSession };
+                (Appended::NotHere(reason), true)
+            }
+        };
+        if answers.send(answer).is_err() || ended {
+            return;
+        }
+    }
+    if refused.await.is_ok() {
+        let _ = answers.send(Appended::NotHere(NotHere::Quarantined));
+    }
+}
+
+/// The requests of a session; ends at one whose entries cannot be.
+fn checked(
+    group: GroupId,
+    from: NodeId,
+    first: Append,
+    appends: IncomingAppends,
+    refuse: oneshot::Sender<()>,
+) -> impl futures_util::Stream<Item = openraft::raft::AppendEntriesRequest<Types>> + Send + 'static
+{
+    let begin = (Some(first), appends, Some(refuse));
+    stream::unfold(begin, move |(first, mut appends, mut refuse)| async move {
+        let append = match first {
+            Some(first) => first,
+            None => appends.recv().await?,
+        };
+        match wire::append_request(append) {
+            Ok(request) => Some((request, (None, appends, refuse))),
+            Err(fault) => {
+                tracing::error!(%group, node = %from, %fault, "an append is refused");
+                if let Some(refuse) = refuse.take() {
+                    let _ = refuse.send(());
+                }
+                None
+            }
+        }
+    })
+}
+
+/// Why a group cannot be used here, to another node.
+fn not_here(error: &OpenGroupError) -> NotHere {
+    match error {
+        OpenGroupError::Quarantined { .. }
+        | OpenGroupError::DamagedState { .. }
+        | OpenGroupError::MissingEntries { .. } => NotHere::Quarantined,
+        OpenGroupError::Storage { .. } => NotHere::StorageFailed,
+        OpenGroupError::NotReady { .. } => NotHere::Waking,
+        OpenGroupError::NotPlaced { .. } | OpenGroupError::Deleted { .. } => NotHere::NoReplica,
+        OpenGroupError::ShuttingDown => NotHere::Stopping,
+    }
+}
+
+pub(crate) fn failure(error: &OpenGroupError) -> PeerFailure {
+    let code = match error {
+        OpenGroupError::ShuttingDown => PeerFailureCode::Stopping,
+        OpenGroupError::Storage { .. } => PeerFailureCode::StorageFailed,
+        _ => PeerFailureCode::NotHere,
+    };
+    PeerFailure::new(code, error.to_string())
+}

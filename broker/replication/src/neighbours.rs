@@ -1,0 +1,264 @@
+//! The other nodes, as the groups see them: who lives, who leads what, and what the catalog says of
+//! where groups lie.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use plimsoll_peers::{Peers, View};
+use plimsoll_protocol::ids::{GroupId, NodeId, Term};
+use plimsoll_protocol::peer::{GroupClaim, Leads};
+use tokio::sync::{Semaphore, watch};
+
+use crate::elector::ELECTIONS_IN_FLIGHT_MAX;
+use crate::leaders::{Leaders, LeadsChange};
+use crate::placements::{Placed, Placements};
+
+/// Most Raft instances of a node that are built at a time.
+const WAKES_IN_FLIGHT_MAX: usize = 64;
+
+/// See the module.
+pub(crate) struct Neighbours {
+    me: NodeId,
+    peers: OnceLock<Peers>,
+    /// The nodes that get every change of what this one leads.
+    linked: Mutex<BTreeSet<NodeId>>,
+    /// This node is leaving: it takes no leadership any more.
+    leaving: AtomicBool,
+    placements: OnceLock<Arc<dyn Placements>>,
+    leaders: Leaders,
+    /// Whether the local catalog is known to be as new as the cluster's was at some moment of this
+    /// life of the node.
+    confirmed: watch::Sender<bool>,
+    /// Goes up when a node came, went or changed whom it reaches.
+    moved: watch::Sender<u64>,
+    pub(crate) elections: Arc<Semaphore>,
+    pub(crate) wakes: Semaphore,
+}
+
+impl fmt::Debug for Neighbours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Neighbours").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+impl Neighbours {
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            peers: OnceLock::new(),
+            linked: Mutex::default(),
+            leaving: AtomicBool::new(false),
+            placements: OnceLock::new(),
+            leaders: Leaders::default(),
+            confirmed: watch::Sender::new(false),
+            moved: watch::Sender::new(0),
+            elections: Arc::new(Semaphore::new(ELECTIONS_IN_FLIGHT_MAX)),
+            wakes: Semaphore::new(WAKES_IN_FLIGHT_MAX),
+        }
+    }
+
+    pub(crate) fn set_placements(&self, placements: Arc<dyn Placements>) -> bool {
+        self.placements.set(placements).is_ok()
+    }
+
+    /// Where the group lies, if somebody told this host where to ask.
+    pub(crate) fn placed(&self, group: GroupId) -> Option<Placed> {
+        self.placements.get()?.placed(group)
+    }
+
+    /// Whether every group has this node as its only replica, because nobody said otherwise.
+    pub(crate) fn is_unplaced(&self) -> bool {
+        self.placements.get().is_none()
+    }
+
+    /// Waits until the local catalog is confirmed in this life of the node; false after `limit`.
+    pub(crate) async fn confirmed_within(&self, limit: Duration) -> bool {
+        let mut confirmed = self.confirmed.subscribe();
+        let waiting = confirmed.wait_for(|confirmed| *confirmed);
+        matches!(tokio::time::timeout(limit, waiting).await, Ok(Ok(_)))
+    }
+
+    pub(crate) fn confirmed(&self) -> watch::Receiver<bool> {
+        self.confirmed.subscribe()
+    }
+
+    /// The local catalog is as new as the cluster's was a moment ago.
+    pub(crate) fn confirm_catalog(&self) {
+        self.confirmed.send_replace(true);
+    }
+
+    /// This node's replica of the group cannot be used, or can be again.
+    pub(crate) fn set_unfit(&self, group: GroupId, unfit: bool) {
+        self.leaders.set_unfit(group, unfit, |change| self.tell(change));
+    }
+
+    /// Tells when something about the other nodes has changed.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.moved.subscribe())
+    }
+
+    /// Something about the other nodes has changed.
+    pub(crate) fn touch(&self) {
+        self.moved.send_modify(|moved| *moved += 1);
+    }
+
+    pub(crate) fn set_peers(&self, peers: Peers) -> bool {
+        self.peers.set(peers).is_ok()
+    }
+
+    /// The links to other nodes, where there are any.
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.peers.get()
+    }
+
+    /// The epoch of the local catalog.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.placements.get().map_or(0, |placements| placements.epoch())
+    }
+
+    fn view<T>(&self, look: impl FnOnce(&View) -> T) -> T {
+        match self.peers.get() {
+            Some(peers) => look(&peers.view()),
+            None => look(&View::alone(self.me)),
+        }
+    }
+
+    /// Whether the node gave a sign of life of late; this node does.
+    pub(crate) fn hears(&self, node: NodeId) -> bool {
+        node == self.me || self.view(|view| view.hears(node))
+    }
+
+    /// Whether this node and that one hear each other.
+    pub(crate) fn reaches(&self, node: NodeId) -> bool {
+        node == self.me || self.view(|view| view.reaches(node))
+    }
+
+    /// Whether this node reaches a majority of the voters.
+    pub(crate) fn reaches_majority(&self, configs: &[BTreeSet<NodeId>]) -> bool {
+        self.view(|view| view.reaches_majority(configs))
+    }
+
+    /// Whether another node than `candidate` leads the group by its own word, in a term that is not
+    /// below `term`, is heard here and itself reaches a majority of the voters.
+    pub(crate) fn is_shielded(
+        &self,
+        group: GroupId,
+        term: Term,
+        candidate: Option<NodeId>,
+        configs: &[BTreeSet<NodeId>],
+    ) -> bool {
+        self.leaders.claimants(group).into_iter().any(|(leader, claimed)| {
+            Some(leader) != candidate && claimed >= term && self.shields(leader, configs)
+        })
+    }
+
+    fn shields(&self, leader: NodeId, configs: &[BTreeSet<NodeId>]) -> bool {
+        self.view(|view| view.shields(leader, configs))
+    }
+
+    /// Whether this node may become a leader: not while it is leaving.
+    pub(crate) fn may_lead(&self) -> bool {
+        !self.leaving.load(Ordering::Acquire)
+    }
+
+    /// This node is leaving.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.touch();
+    }
+
+    /// Tells every node that this one leads the group.
+    pub(crate) fn claim(&self, group: GroupId, term: Term) {
+        self.leaders.claim(group, term, |change| self.tell(change));
+    }
+
+    /// Takes the claim back.
+    pub(crate) fn release(&self, group: GroupId) {
+        self.leaders.release(group, |change| self.tell(change));
+    }
+
+    fn tell(&self, change: LeadsChange) {
+        let Some(peers) = self.peers.get() else { return };
+        let leads = self.to_frame(change);
+        for node in &*self.linked.lock().expect("nothing panics while it holds the set") {
+            // Whoever does not get it has lost its link, and gets everything with the next one.
+            let _ = peers.push(*node, leads.clone());
+        }
+    }
+
+    fn to_frame(&self, change: LeadsChange) -> Leads {
+        let LeadsChange { full, add, drop, unfit } = change;
+        let add = add.into_iter().map(|(group, term)| GroupClaim { group, term }).collect();
+        Leads { epoch: self.epoch(), full, add, drop, unfit }
+    }
+
+    /// A new link: the node is told all that this one leads, and every change from now on.
+    pub(crate) fn linked(&self, node: NodeId) {
+        let Some(peers) = self.peers.get() else { return };
+        self.leaders.with_full(|full| {
+            self.linked.lock().expect("nothing panics while it holds the set").insert(node);
+            let _ = peers.push(node, self.to_frame(full));
+        });
+    }
+
+    /// The link is gone.
+    pub(crate) fn unlinked(&self, node: NodeId) {
+        self.linked.lock().expect("nothing panics while it holds the set").remove(&node);
+    }
+
+    /// Takes in what another node leads. Returns the groups that it does not lead any more.
+    pub(crate) fn heard(&self, from: NodeId, leads: Leads) -> Vec<GroupId> {
+        let add = leads.add.into_iter().map(|claim| (claim.group, claim.term)).collect();
+        let Leads { full, drop, unfit, .. } = leads;
+        self.leaders.heard(from, LeadsChange { full, add, drop, unfit })
+    }
+
+    /// The node began a new life: it leads nothing of what it led. Returns those groups.
+    pub(crate) fn restarted(&self, node: NodeId) -> Vec<GroupId> {
+        self.leaders.forget(node)
+    }
+
+    /// How many groups this node leads.
+    pub(crate) fn led_count(&self) -> usize {
+        self.leaders.own_count()
+    }
+
+    /// The live node that claims the group in the highest term, this one included.
+    pub(crate) fn leader(&self, group: GroupId) -> Option<(NodeId, Term)> {
+        self.leaders.leader(group, self.me, |node| self.hears(node))
+    }
+
+    /// The live node, other than this one, that claims the group.
+    pub(crate) fn leader_elsewhere(&self, group: GroupId) -> Option<NodeId> {
+        let claimants = self.leaders.claimants(group).into_iter();
+        let live = claimants.filter(|(node, _)| self.hears(*node));
+        live.max_by_key(|(_, term)| *term).map(|(node, _)| node)
+    }
+
+    /// The node to ask for the group: the live one that claims it, else the first live one in the
+    /// order of its placement that can lead. Every node that sees the same gets the same.
+    pub(crate) fn hint(&self, group: GroupId, placed: &[NodeId]) -> Option<(NodeId, Option<Term>)> {
+        if let Some((node, term)) = self.leader(group) {
+            return Some((node, Some(term)));
+        }
+        let serves = |node: &NodeId| self.view(|view| view.serves(*node));
+        let fit = |node: &NodeId| serves(node) && !self.leaders.is_unfit(*node, group);
+        placed.iter().copied().find(fit).map(|node| (node, None))
+    }
+}
+
+/// See [`Neighbours::changes`].
+#[derive(Debug)]
+pub(crate) struct Changes(watch::Receiver<u64>);
+
+impl Changes {
+    /// Returns when something has changed since the last time.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What a consumer's records may have missed, and which replica it reads from.
+
+use plimsoll_protocol::api::Isolation;
+
+/// How the partitions of a consumer are read.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    pub(super) isolation: Isolation,
+    pub(super) max_staleness_ms: Option<u32>,
+    /// `Some`: from the nearest replica, of this rack if it is named. `None`: from the leader.
+    pub(super) nearest: Option<Option<String>>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { isolation: Isolation::Committed, max_staleness_ms: None, nearest: None }
+    }
+}

@@ -1,0 +1,179 @@
+//! Single requests: to any node, or to a partition's leader; again at another node where that is safe.
+//!
+//! With one node a request is made once, as there is nobody else to ask. With several it is made again
+//! while the cluster is between two leaders or a node is found dead, for [`PATIENCE`] at most.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use plimsoll_protocol::api::Request;
+use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::ids::{NodeId, PartitionIndex, TopicName};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::client::Shared;
+use crate::error::{RequestError, ServerError};
+use crate::pulse::Owed;
+
+/// How long a request is tried again before its refusal is given out: several elections. Whoever lost
+/// a majority for good is told so within it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether a request may be made again when it is not known whether it took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It reads, or made twice it does what it does once.
+    Freely,
+    /// Only after an answer that says it had no effect.
+    IfRefused,
+}
+
+/// Who is asked next.
+struct Target {
+    node: Option<NodeId>,
+    address: Option<String>,
+    avoid: Option<NodeId>,
+    /// A hint was followed since the last pause.
+    hinted: bool,
+}
+
+impl Shared {
+    /// Sends one request to any node and awaits its answer.
+    pub(crate) async fn request<R>(
+        &self,
+        request: R,
+        repeat: Repeat,
+    ) -> Result<R::Response, RequestError>
+    where
+        R: Request + Clone + Send + Sync + 'static,
+    {
+        Ok(self.converse(request, repeat, None, Owed::Answer).await?.0)
+    }
+
+    /// Sends one request to the leader of a partition. Gives the answer's payload too.
+    pub(crate) async fn request_leader<R>(
+        &self,
+        topic: &TopicName,
+        partition: PartitionIndex,
+        request: R,
+        owed: Owed,
+    ) -> Result<(R::Response, Bytes), RequestError>
+    where
+        R: Request + Clone + Send + Sync + 'static,
+    {
+        let view = self.cluster.view();
+        let leader = view.partition(topic.as_str(), partition.0).and_then(|place| place.leader);
+        self.converse(request, Repeat::Freely, leader, owed).await
+    }
+
+    async fn converse<R>(
+        &self,
+        request: R,
+        repeat: Repeat,
+        first: Option<NodeId>,
+        owed: Owed,
+    ) -> Result<(R::Response, Bytes), RequestError>
+    where
+        R: Request + Clone + Send + Sync + 'static,
+    {
+        let began = Instant::now();
+        let after = self.config().request_timeout;
+        let mut target = Target { node: first, address: None, avoid: None, hinted: false };
+        let mut backoff = self.backoff();
+        loop {
+            let attempt = self.attempt(&target, request.clone(), owed);
+            let (asked, error) = match timeout_at(began + after, attempt).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(failed)) => failed,
+                Err(_) => return Err(RequestError::Timeout { after }),
+            };
+            let pause = match self.next(&mut target, asked, &error, repeat) {
+                Next::Stop => return Err(error),
+                Next::AtOnce => continue,
+                Next::Pause => backoff.next_pause(),
+            };
+            if began.elapsed() + pause >= after.min(PATIENCE) {
+                return Err(error);
+            }
+            sleep(pause).await;
+        }
+    }
+
+    async fn attempt<R>(
+        &self,
+        target: &Target,
+        request: R,
+        owed: Owed,
+    ) -> Result<(R::Response, Bytes), (Option<NodeId>, RequestError)>
+    where
+        R: Request + Send + Sync + 'static,
+    {
+        let link = match target.node {
+            Some(node) => self.links.node(node, target.address.as_deref()).await,
+            None => self.links.any(target.avoid).await,
+        };
+        let link = link.map_err(|error| (target.node, error.into()))?;
+        let answered = link.control().request_owed(request, owed).await;
+        answered.map_err(|error| (Some(link.node()), error))
+    }
+
+    /// Turns to whom the failure points to.
+    fn next(
+        &self,
+        target: &mut Target,
+        asked: Option<NodeId>,
+        error: &RequestError,
+        repeat: Repeat,
+    ) -> Next {
+        if !self.links.has_choice() && target.node.is_none() && hint(error).is_none() {
+            return Next::Stop;
+        }
+        let led = target.node.is_some();
+        match error {
+            RequestError::Refused(refusal) => match refusal.code {
+                ErrorCode::NotLeader => {
+                    let (node, address) = match hint(error) {
+                        Some((node, address)) => (Some(node), Some(address)),
+                        None => (None, None),
+                    };
+                    let follows = node.is_some() && !std::mem::replace(&mut target.hinted, true);
+                    *target = Target { node, address, avoid: asked, hinted: follows };
+                    if follows { Next::AtOnce } else { Next::Pause }
+                }
+                ErrorCode::NotReady
+                | ErrorCode::NoQuorum
+                | ErrorCode::StalePlacement
+                | ErrorCode::ShuttingDown => {
+                    *target = Target { node: None, address: None, avoid: asked, hinted: false };
+                    Next::Pause
+                }
+                _ => Next::Stop,
+            },
+            // Nothing was sent. Of any node: all of them were tried.
+            RequestError::Connect(_) if led => {
+                // Whoever points there again is not followed without a pause.
+                *target = Target { node: None, address: None, avoid: asked, hinted: true };
+                Next::AtOnce
+            }
+            RequestError::ConnectionLost { .. } if repeat == Repeat::Freely => {
+                *target = Target { node: None, address: None, avoid: asked, hinted: false };
+                Next::Pause
+            }
+            _ => Next::Stop,
+        }
+    }
+}
+
+enum Next {
+    Stop,
+    AtOnce,
+    Pause,
+}
+
+/// The leader that a refusal names.
+pub(crate) fn hint(error: &RequestError) -> Option<(NodeId, String)> {
+    match error {
+        RequestError::Refused(ServerError { leader: Some(leader), .. }) => Some(leader.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,213 @@
+//! The way of one task to the leader of its partition, attempt after attempt.
+//!
+//! - A refusal that names the leader is followed at once, and so is a new leader that the cluster
+//!   tells: once, then after a pause. Two nodes that name each other make nobody busy.
+//! - Whatever else says that the leader may be elsewhere has another node asked before the pause.
+//! - A node that gave no sign of life is not waited for: it is dialed in the background, and the next
+//!   attempt follows its return or another leader, whichever is first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::ids::{NodeId, Term, TopicName};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::backoff::Backoff;
+use crate::client::Shared;
+use crate::cluster::{ClusterView, PartitionView};
+use crate::error::{ConnectError, RequestError};
+use crate::link::Link;
+use crate::requests::hint;
+
+/// See the module.
+pub(crate) struct Route {
+    shared: Arc<Shared>,
+    topic: TopicName,
+    partition: u32,
+    changes: watch::Receiver<Arc<ClusterView>>,
+    backoff: Backoff,
+    /// The leader as a refusal named it last.
+    hint: Option<(NodeId, String)>,
+    /// The hint was not followed yet.
+    is_hint_new: bool,
+    /// Whom the last attempt went to.
+    at: Option<NodeId>,
+    /// The leader's term as it was known then.
+    followed: Term,
+    /// The leader may be elsewhere: another node is to be asked.
+    ask: bool,
+    /// The next move needs no pause.
+    free: bool,
+    /// Failures since the last success.
+    misses: usize,
+}
+
+impl Route {
+    pub(crate) fn new(shared: Arc<Shared>, topic: TopicName, partition: u32) -> Self {
+        let (changes, backoff) = (shared.cluster.changes(), shared.backoff());
+        Self {
+            shared,
+            topic,
+            partition,
+            changes,
+            backoff,
+            hint: None,
+            is_hint_new: false,
+            at: None,
+            followed: Term(0),
+            ask: false,
+            free: true,
+            misses: 0,
+        }
+    }
+
+    fn place<'a>(&self, view: &'a ClusterView) -> Option<&'a PartitionView> {
+        view.partition(self.topic.as_str(), self.partition)
+    }
+
+    /// The link to whom the partition is to be asked of.
+    ///
+    /// # Errors
+    /// When it cannot be had soon.
+    pub(crate) async fn link(&mut self) -> Result<Arc<Link>, RequestError> {
+        let view = self.shared.cluster.view();
+        let place = self.place(&view);
+        let term = place.map_or(Term(0), |place| place.term);
+        if term > self.followed {
+            self.hint = None;
+        }
+        self.followed = term;
+        let (node, address) = match &self.hint {
+            Some((node, address)) => (Some(*node), Some(address.as_str())),
+            None => {
+                let turn = |place: &PartitionView| {
+                    let turn = self.misses.checked_rem(place.replicas.len())?;
+                    Some(place.replicas[turn])
+                };
+                (place.and_then(|place| place.leader.or_else(|| turn(place))), None)
+            }
+        };
+        let Some(node) = node else {
+            let link = self.shared.links.any(None).await?;
+            self.at = Some(link.node());
+            return Ok(link);
+        };
+        self.at = Some(node);
+        Ok(to(&self.shared, &view, node, address).await?)
+    }
+
+    /// An attempt failed.
+    pub(crate) fn failed(&mut self, error: &RequestError) {
+        self.misses += 1;
+        let elsewhere = match error {
+            RequestError::Refused(refusal) => match refusal.code {
+                ErrorCode::NotLeader => {
+                    self.hint = hint(error).filter(|(_, address)| !address.is_empty());
+                    self.is_hint_new = self.hint.is_some();
+                    self.hint.is_none()
+                }
+                ErrorCode::NoQuorum | ErrorCode::ShuttingDown | ErrorCode::Timeout => true,
+                _ => return,
+            },
+            _ => true,
+        };
+        if elsewhere {
+            (self.hint, self.is_hint_new) = (None, false);
+            self.ask = true;
+        }
+    }
+
+    /// An attempt succeeded.
+    pub(crate) fn succeeded(&mut self) {
+        self.backoff.reset();
+        self.free = true;
+        self.misses = 0;
+    }
+
+    /// Another leader was seen, which is followed without a pause.
+    pub(crate) fn leader_changed(&mut self) {
+        self.is_hint_new = true;
+        self.free = true;
+    }
+
+    /// Between two attempts: waits until the next is worth while.
+    pub(crate) async fn pause(&mut self) {
+        if std::mem::take(&mut self.is_hint_new) && std::mem::take(&mut self.free) {
+            return;
+        }
+        if std::mem::take(&mut self.ask) && self.shared.links.has_choice() {
+            self.shared.refresh(&self.topic, self.at).await;
+            if self.leads_elsewhere() && std::mem::take(&mut self.free) {
+                return;
+            }
+        }
+        let pause = self.backoff.next_pause();
+        let free = self.free;
+        tokio::select! {
+            biased;
+            () = self.elsewhere(), if free => self.free = false,
+            () = sleep(pause) => self.free = true,
+        }
+    }
+
+    /// Whether another node is known to lead than the one that was asked last, and may be alive.
+    fn leads_elsewhere(&self) -> bool {
+        let view = self.shared.cluster.view();
+        let leader = self.place(&view).and_then(|place| place.leader);
+        leader.is_some_and(|leader| Some(leader) != self.at && !view.is_suspect(leader))
+    }
+
+    async fn elsewhere(&mut self) {
+        while !self.leads_elsewhere() {
+            self.changed().await;
+        }
+    }
+
+    async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            // The picture lives as long as the client, which this task keeps.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether the cluster tells a later leader than the one that was asked last.
+    pub(crate) fn has_moved(&self) -> bool {
+        let view = self.shared.cluster.view();
+        self.leads_elsewhere() && self.place(&view).is_some_and(|place| place.term > self.followed)
+    }
+
+    /// Waits until [`Route::has_moved`].
+    pub(crate) async fn moved(&mut self) {
+        while !self.has_moved() {
+            self.changed().await;
+        }
+    }
+}
+
+/// The link to a node that is expected to be there.
+///
+/// # Errors
+/// When it cannot be had soon; it is dialed on in the background.
+pub(crate) async fn to(
+    shared: &Arc<Shared>,
+    view: &ClusterView,
+    node: NodeId,
+    address: Option<&str>,
+) -> Result<Arc<Link>, ConnectError> {
+    let links = &shared.links;
+    if let Some(link) = links.existing(node) {
+        return Ok(link);
+    }
+    let dialing = links.node(node, address);
+    if view.is_suspect(node) {
+        return Err(ConnectError::Silent { node });
+    }
+    if !links.has_choice() {
+        return dialing.await;
+    }
+    let suspicion = &shared.config().suspicion;
+    let soon: Duration = suspicion.ask_after + suspicion.give_up_after;
+    timeout(soon, dialing).await.unwrap_or(Err(ConnectError::Silent { node }))
+}

@@ -1,0 +1,1 @@
+//! Every body survives; every cut of it and every byte after it is an error.
