@@ -453,7 +453,9 @@ fn begin_journal(
     // Files of another size cannot be used again; the ones before the checkpoint are not needed.
     let (mut unused, mut live) = (Vec::new(), Vec::new());
     for &seq in &listed {
-        let is_needed = seq >= needed && !end.unused.contains(&seq);
+        // Where nothing was ever written, a file that says so stays.
+        let is_first = end.next_block == BlockSeq(1);
+        let is_needed = seq >= needed && (is_first || !end.unused.contains(&seq));
         if is_needed {
             live.push(seq);
             continue;
