@@ -38,6 +38,8 @@ pub struct Report {
     pub records: (u64, u64, u64),
     /// Faults, by kind.
     pub faults: Vec<(Kind, u32)>,
+    /// The last events, where they were kept.
+    pub recent: String,
 }
 
 /// What went wrong with a seed, and how to see it again.
@@ -149,6 +151,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
         world_ms: world.now_ms(),
         records: (sent, state.acked, state.seen),
         faults: world.nemesis().done().iter().map(|(kind, count)| (*kind, *count)).collect(),
+        recent: world.with_trace(Trace::recent),
     })
 }
 
