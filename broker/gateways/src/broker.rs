@@ -5,11 +5,12 @@
 //! catalog *before* it asks: a topic that is deleted while its partition wakes is news then.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
+use plimsoll_peers::Peers;
 use plimsoll_protocol::api::{
     Durability, PartitionCondition, PartitionInfo, ProducerIdentity, TopicConfig,
 };
@@ -18,15 +19,18 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{
     GroupId, NodeId, Offset, PartitionIndex, ProducerId, Term, TopicName,
 };
-use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError};
-use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, TopicMeta};
+use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError, Placements};
+use plimsoll_state::catalog::planning::PlanError;
+use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, TopicMeta};
 use plimsoll_transport::FrameRoom;
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio::time::timeout;
 
 use crate::counters::Counters;
 use crate::limits::Limits;
+use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::refusals;
 
@@ -36,6 +40,10 @@ const PRODUCER_IDS_BLOCK: u32 = 1000;
 const TURNED_AWAY_AT_ONCE: usize = 64;
 /// Topics that are deleted at once; who wants to delete more waits.
 const DELETIONS_MAX: usize = 64;
+/// How often a placement is computed anew because another change came first.
+const PLACEMENT_ATTEMPTS: usize = 10;
+/// How long the copy of the catalog here may be behind what its leader answers.
+const COPY_PATIENCE: Duration = Duration::from_secs(1);
 /// Groups of one topic that are removed at once: they share blocks of the journal.
 const GROUPS_REMOVED_AT_ONCE: usize = 256;
 
@@ -56,6 +64,8 @@ pub struct Broker {
     checking: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
     producer_ids: Mutex<std::ops::Range<u64>>,
+    /// The links to other nodes, once there are any to be.
+    peers: OnceLock<Peers>,
     deletion_places: Arc<Semaphore>,
     /// Not the requests' own tasks: what was begun goes on when the peer is gone.
     deletions: std::sync::Mutex<JoinSet<()>>,
@@ -137,6 +147,7 @@ impl Broker {
             checking: Arc::new(Semaphore::new(limits.checking_bytes_max)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: Mutex::new(0..0),
+            peers: OnceLock::new(),
             deletion_places: Arc::new(Semaphore::new(DELETIONS_MAX)),
             deletions: std::sync::Mutex::default(),
             stopping: watch::channel(false).0,
@@ -168,6 +179,22 @@ impl Broker {
     /// The node's groups.
     pub fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    /// Where groups lie, for [`Host::set_placements`].
+    pub fn placements(&self) -> Arc<dyn Placements> {
+        Arc::new(CatalogPlacements(self.catalog_changes()))
+    }
+
+    /// Says by which links other nodes are reached. Once.
+    pub fn attach(&self, peers: Peers) {
+        let attached = self.peers.set(peers);
+        assert!(attached.is_ok(), "a node has its links once");
+    }
+
+    /// The links to other nodes; none before they are attached.
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.peers.get()
     }
 
     /// Places for connections.
@@ -252,7 +279,7 @@ impl Broker {
     }
 
     /// A change of the catalog wakes this.
-    pub(crate) fn catalog_changes(&self) -> watch::Receiver<Arc<Catalog>> {
+    pub fn catalog_changes(&self) -> watch::Receiver<Arc<Catalog>> {
         self.catalog.watch_catalog()
     }
 
@@ -295,48 +322,6 @@ impl Broker {
         }
     }
 
-    /// Looks a partition up and wakes it.
-    ///
-    /// # Errors
-    /// Where there is no such partition, or it cannot be woken.
-    pub(crate) async fn partition(
-        &self,
-        topic: &TopicName,
-        partition: PartitionIndex,
-    ) -> Result<Partition, ErrorResponse> {
-        let meta = self.topic(topic)?;
-        let group = meta.group(partition).ok_or_else(|| {
-            ErrorResponse::new(
-                ErrorCode::UnknownPartition,
-                format!(
-                    "topic {topic} has no partition {partition}: it has {}, numbered from 0",
-                    meta.partitions.len()
-                ),
-            )
-        })?;
-        let options = group_options(&meta.config);
-        let woken = self.host.group(group, GroupKind::Partition, options).await;
-        let group = woken.map_err(|error| {
-            // The files of a topic that was just deleted fail in their own ways; say what is true.
-            if !self.has_topic(topic, meta.topic_id) {
-                return refusals::unknown_topic(topic);
-            }
-            // Damage that was found while waking is told as what it is.
-            let log = self.store.group(group);
-            match log.and_then(|log| log.is_quarantined()) {
-                Some(quarantined) => refusals::read(&quarantined.into()),
-                None => refusals::open(&error),
-            }
-        })?;
-        let batch_bytes_max = meta.config.batch_bytes_max.min(self.limits.batch.batch_bytes_max);
-        Ok(Partition {
-            group,
-            topic_id: meta.topic_id,
-            durability: meta.config.durability,
-            batch_limits: BatchLimits { batch_bytes_max, ..self.limits.batch.clone() },
-        })
-    }
-
     /// Carries out a command of the catalog.
     ///
     /// # Errors
@@ -345,11 +330,47 @@ impl Broker {
         &self,
         command: CatalogCommand,
     ) -> Result<CatalogReply, ErrorResponse> {
-        match self.catalog.command(command).await {
-            Ok(CatalogReply::Refused(refusal)) => Err(refusals::catalog(&refusal)),
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(refusals::propose(&error)),
+        match self.propose(command).await? {
+            CatalogReply::Refused(refusal) => Err(refusals::catalog(&refusal)),
+            reply => Ok(reply),
         }
+    }
+
+    /// Carries out a command of the catalog, here or where it is led. A refusal is an answer.
+    ///
+    /// # Errors
+    /// Where it did not enter the log, or its outcome is unknown.
+    pub async fn propose(&self, command: CatalogCommand) -> Result<CatalogReply, ErrorResponse> {
+        self.host.command(&command).await.map_err(|error| refusals::propose(&error))
+    }
+
+    /// Carries out a command that carries a placement: `make` computes it from the catalog as it is,
+    /// anew where another change came first.
+    ///
+    /// # Errors
+    /// As [`Broker::command`], and where there is no placement.
+    pub(crate) async fn place(
+        &self,
+        make: impl Fn(&Catalog) -> Result<CatalogCommand, PlanError>,
+    ) -> Result<CatalogReply, ErrorResponse> {
+        let mut refused = None;
+        for _ in 0..PLACEMENT_ATTEMPTS {
+            let catalog = self.catalog();
+            let command = make(&catalog).map_err(|error| refusals::plan(&error))?;
+            match self.propose(command).await? {
+                CatalogReply::Refused(refusal @ CatalogRefusal::StalePlacement { .. }) => {
+                    refused = Some(refusals::catalog(&refusal));
+                    // The answer can come before the change that it speaks of is in the copy here.
+                    let mut changes = self.catalog_changes();
+                    let newer =
+                        |now: &Arc<Catalog>| now.placement_epoch() != catalog.placement_epoch();
+                    let _ = timeout(COPY_PATIENCE, changes.wait_for(newer)).await;
+                }
+                CatalogReply::Refused(refusal) => return Err(refusals::catalog(&refusal)),
+                reply => return Ok(reply),
+            }
+        }
+        Err(refused.unwrap_or_else(|| refusals::bug("a placement was never proposed")))
     }
 
     /// Deletes a topic and what is stored of it. Goes on to its end when the caller goes away.

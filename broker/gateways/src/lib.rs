@@ -18,8 +18,10 @@ mod limits;
 mod maintenance;
 mod memory;
 pub mod native;
+mod placements;
 mod places;
 mod refusals;
+mod routing;
 
 pub use broker::{Broker, NodeIdentity, StrangerPlace};
 pub use counters::{Counter, Counters};

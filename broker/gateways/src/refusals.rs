@@ -8,6 +8,7 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use plimsoll_replication::{NotLeader, OpenGroupError, ProduceError, ProposeError};
 use plimsoll_state::catalog::CatalogRefusal;
+use plimsoll_state::catalog::planning::PlanError;
 
 pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
     ErrorResponse::new(
@@ -98,6 +99,14 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
         | CatalogRefusal::LevelFalls { .. } => ErrorCode::Internal,
     };
     ErrorResponse::new(code, refusal.to_string())
+}
+
+/// Why there is no placement.
+pub(crate) fn plan(error: &PlanError) -> ErrorResponse {
+    match error {
+        PlanError::Refused(refusal) => catalog(refusal),
+        PlanError::Place(_) => bug(&error.to_string()),
+    }
 }
 
 pub(crate) fn read(error: &ReadError) -> ErrorResponse {

@@ -383,7 +383,7 @@ fn read(path: impl AsRef<Path>) -> Result<String, CertificateError> {
 }
 
 /// Writes a file under a temporary name with its final mode, syncs it, and renames it.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
     let new = path.with_extension("new");
     let attempt = || {
         let _ = fs::remove_file(&new);

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::certificates::CertificateError;
 use crate::config::ConfigError;
+use crate::join::JoinError;
 
 /// Why a node did not start.
 #[derive(Debug, Error)]
@@ -32,6 +33,9 @@ pub enum StartError {
     /// The stored data cannot be opened. Nothing was deleted.
     #[error(transparent)]
     Storage(#[from] OpenError),
+    /// It did not become a member.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The catalog of topics cannot be opened. Nothing was deleted.
     #[error("the catalog of topics cannot be opened: {0}")]
     Catalog(#[from] OpenGroupError),
@@ -55,7 +59,7 @@ impl StartError {
                 "check tls_certificate and tls_key, or remove DATA/tls/node.json so that the \
                       node makes its certificate anew",
             ),
-            Self::Certificate(_) => None,
+            Self::Certificate(_) | Self::Join(_) => None,
             Self::Bind(_) => {
                 Some("choose another address with --listen ADDR:PORT; port 0 takes a free one")
             }
@@ -77,6 +81,9 @@ pub enum NodeFailed {
     /// Its storage failed: nothing more is acknowledged.
     #[error("{0}")]
     Storage(Arc<str>),
+    /// The cluster does not count it any more.
+    #[error("this node was removed from the cluster")]
+    Removed,
     /// A task that it cannot do without.
     #[error("{what} ended: {reason}")]
     Task {
@@ -93,6 +100,9 @@ impl NodeFailed {
         match self {
             Self::Storage(_) => {
                 "look at the disk (dmesg, smartctl), then start again: what was acknowledged is kept"
+            }
+            Self::Removed => {
+                "its data directory can be deleted; to have the machine back, join it with an empty one"
             }
             Self::Task { .. } => "start again: what was acknowledged is kept",
         }

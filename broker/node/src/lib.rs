@@ -12,17 +12,21 @@
 //! # }
 //! ```
 
+mod accept;
 pub mod certificates;
+mod cluster;
 pub mod config;
 mod error;
 mod files;
 mod join;
 mod node;
+mod open;
+mod origin;
 mod parts;
 mod surroundings;
 
 pub use error::{NodeFailed, StartError};
 pub use files::raise_file_limit;
-pub use join::{InvalidJoinToken, JoinToken};
+pub use join::{InvalidJoinToken, JoinError, JoinToken};
 pub use node::Node;
 pub use surroundings::{Simulated, Surroundings};

@@ -9,22 +9,28 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use plimsoll_gateways::{Broker, MaintenanceConfig, NodeIdentity, StrangerPlace, maintain, native};
+use plimsoll_gateways::{Broker, MaintenanceConfig, maintain};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
-use plimsoll_log::{FatalError, Store};
-use plimsoll_replication::{Blocking, Clock, Host, HostConfig, SystemClock};
-use plimsoll_transport::{Incoming, Listener, ServerTls};
+use plimsoll_log::{FatalError, Store, StoreConfig};
+use plimsoll_peers::Peers;
+use plimsoll_replication::{Blocking, Clock, Host, SystemClock};
+use plimsoll_transport::Listener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::certificates::{self, Certificates};
+use crate::accept::{Reception, accept};
+use crate::certificates::Certificates;
+use crate::cluster::{Introduction, introduce, keep_links};
 use crate::config::NodeConfig;
 use crate::error::{NodeFailed, StartError};
+use crate::join::Gate;
+use crate::open::{Opened, open_on};
+use crate::origin::Origin;
 use crate::surroundings::Surroundings;
 
 /// Far above what tasks that were ended take to go.
@@ -39,6 +45,7 @@ pub struct Node {
     plaintext: Option<Arc<Listener>>,
     broker: Arc<Broker>,
     host: Arc<Host>,
+    peers: Peers,
     store: Arc<Store>,
     /// Only to see when the last user of the disk, and with it the lock, is gone.
     disk: Weak<dyn Disk>,
@@ -105,8 +112,10 @@ impl Node {
         let disk_in_use = Arc::downgrade(&disk);
         let (tell, failed) = watch::channel(None);
         let tell_of_tasks = tell.clone();
+        let origin = Origin::find(&config, &around).await?;
         let store = {
-            let (config, driver) = (around.store_config(config.store()), around.driver());
+            let store_config = StoreConfig { identity: origin.identity, ..config.store() };
+            let (config, driver) = (around.store_config(store_config), around.driver());
             let on_fatal = move |error: &FatalError| {
                 tell.send_replace(Some(NodeFailed::Storage(error.to_string().into())));
             };
@@ -116,8 +125,8 @@ impl Node {
         if let Some(simulated) = &around.simulated {
             (simulated.opened)(&store);
         }
-        let opened = open_on(&config, &store, &around).await;
-        let (certificates, (listener, plaintext), (host, broker)) = match opened {
+        let opened = open_on(&config, &store, &around, &origin).await;
+        let Opened { certificates, listener, plaintext, host, broker, peers } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 blocking.run(move || store.close()).await;
@@ -125,8 +134,14 @@ impl Node {
             }
         };
         let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
+        let gate = certificates.as_ref().map(|_| Gate {
+            broker: Arc::clone(&broker),
+            data: config.data.clone(),
+            identity: store.identity(),
+        });
+        let reception = Reception { broker: Arc::clone(&broker), peers: peers.clone(), gate };
         for listener in std::iter::once(&listener).chain(&plaintext) {
-            let accepting = accept(Arc::clone(listener), Arc::clone(&broker));
+            let accepting = accept(Arc::clone(listener), reception.clone());
             let accepting = vital("taking connections in", accepting, tell_of_tasks.clone());
             tasks.accepting.spawn(accepting);
         }
@@ -139,7 +154,20 @@ impl Node {
             maintaining.await;
             Ok(())
         };
-        tasks.maintenance.spawn(vital("maintenance", maintaining, tell_of_tasks));
+        tasks.maintenance.spawn(vital("maintenance", maintaining, tell_of_tasks.clone()));
+        let linking = keep_links(Arc::clone(&broker), peers.clone(), origin.members.clone());
+        tasks.maintenance.spawn(linking);
+        let introduction = Introduction {
+            node: store.identity().node_id,
+            spec: origin.spec(&config, listener.local_addr()),
+            founder: origin.founder(),
+            new_secret: origin.new_secret,
+            data: certificates.as_ref().map(|_| config.data.clone()),
+        };
+        let tell_removed = move || {
+            tell_of_tasks.send_replace(Some(NodeFailed::Removed));
+        };
+        tasks.maintenance.spawn(introduce(Arc::clone(&broker), introduction, tell_removed));
         tracing::info!(
             node = %store.identity().node_id,
             listen = %listener.local_addr(),
@@ -154,6 +182,7 @@ impl Node {
             plaintext,
             broker,
             host,
+            peers,
             store,
             disk: disk_in_use,
             failed,
@@ -242,6 +271,7 @@ impl Node {
         let _ = timeout(self.config.shutdown_timeout, ended).await;
         drop(deletions);
         self.host.shutdown().await;
+        self.peers.shutdown().await;
         let store = Arc::clone(&self.store);
         self.blocking.run(move || store.close()).await;
         self.release().await;
@@ -255,14 +285,15 @@ impl Node {
         self.tasks.maintenance.shutdown().await;
         self.broker.take_deletions().shutdown().await;
         self.host.abort().await;
+        self.peers.shutdown().await;
         self.release().await;
     }
 
     /// Drops the store and waits until nobody uses its directory any more.
     async fn release(self) {
-        let Self { listener, plaintext, broker, host, store, disk, blocking, .. } = self;
+        let Self { listener, plaintext, broker, host, peers, store, disk, blocking, .. } = self;
         // Tells QUIC's peers, and frees the ports.
-        drop((listener, plaintext, broker, host));
+        drop((listener, plaintext, broker, host, peers));
         let released = async {
             // Tasks of sessions were ended; the runtime drops what they held within moments.
             while Arc::strong_count(&store) > 1 {
@@ -280,106 +311,6 @@ impl Node {
     }
 }
 
-/// The node's addresses.
-type Listeners = (Arc<Listener>, Option<Arc<Listener>>);
-/// What answers on them.
-type Brokers = (Arc<Host>, Arc<Broker>);
-
-/// Makes everything ready that a store needs around it.
-async fn open_on(
-    config: &NodeConfig,
-    store: &Arc<Store>,
-    around: &Surroundings,
-) -> Result<(Option<Certificates>, Listeners, Brokers), StartError> {
-    let (certificates, listeners) = match &around.simulated {
-        Some(simulated) => {
-            let listener = simulated.host.listen(config.listen.port(), config.transport())?;
-            (None, (Arc::new(listener), None))
-        }
-        None => {
-            let prepare = {
-                let (config, identity, now) = (config.clone(), store.identity(), SystemTime::now());
-                move || certificates::prepare(&config, config.listen, &identity, now)
-            };
-            let certificates = Blocking::Pool.run(prepare).await?;
-            let listeners = bind(config, &certificates)?;
-            (Some(certificates), listeners)
-        }
-    };
-    let brokers = open_broker(config, store, around).await?;
-    Ok((certificates, listeners, brokers))
-}
-
-/// Binds the node's addresses.
-fn bind(config: &NodeConfig, certificates: &Certificates) -> Result<Listeners, StartError> {
-    let shown = &certificates.clients;
-    let tls = ServerTls::from_pem(shown.chain_pem.as_bytes(), shown.key_pem.as_bytes())?;
-    let listener = Listener::bind(config.listen, &tls, config.transport())?;
-    let plaintext = match config.listen_plaintext {
-        Some(address) => Some(Arc::new(Listener::bind_plaintext(address, config.transport())?)),
-        None => None,
-    };
-    Ok((Arc::new(listener), plaintext))
-}
-
-/// Opens the groups of a store and wakes the catalog.
-async fn open_broker(
-    config: &NodeConfig,
-    store: &Arc<Store>,
-    around: &Surroundings,
-) -> Result<Brokers, StartError> {
-    let identity = store.identity();
-    let host_config = HostConfig {
-        drain_timeout: config.shutdown_timeout,
-        blocking: around.blocking(),
-        random: around.random(),
-        ..HostConfig::default()
-    };
-    let clock = Arc::clone(&around.clock);
-    let host = Host::new(Arc::clone(store), identity.node_id, clock, host_config);
-    let named = NodeIdentity {
-        node_id: identity.node_id,
-        cluster_id: hex(&identity.cluster_id),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let started = Broker::start(Arc::clone(store), Arc::clone(&host), named, config.limits()).await;
-    match started {
-        Ok(broker) => Ok((host, broker)),
-        Err(error) => {
-            host.abort().await;
-            Err(error.into())
-        }
-    }
-}
-
-/// Takes connections in; each is served by a task of its own, which ends with this one. An error says
-/// that the listener has ended by itself.
-async fn accept(listener: Arc<Listener>, broker: Arc<Broker>) -> Result<(), &'static str> {
-    let mut sessions = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            incoming = listener.accept() => match incoming {
-                Some(incoming) => {
-                    let Some((incoming, stranger)) = receive(incoming, &broker) else { continue };
-                    let broker = Arc::clone(&broker);
-                    sessions.spawn(async move {
-                        match incoming.handshake().await {
-                            Ok(connection) => native::serve(connection, broker, stranger).await,
-                            Err(error) => tracing::debug!(%error, "no connection"),
-                        }
-                    });
-                }
-                None if listener.is_closed() => break,
-                None => return Err("the UDP socket failed"),
-            },
-            Some(_) = sessions.join_next() => {}
-        }
-    }
-    while sessions.join_next().await.is_some() {}
-    Ok(())
-}
-
 /// Runs a task without which the node is of no use. Should it fail or panic, that is told, so that
 /// the process ends in place of running on without it.
 async fn vital(
@@ -392,26 +323,6 @@ async fn vital(
         tracing::error!(what, reason, "the node cannot go on");
         tell.send_replace(Some(NodeFailed::Task { what, reason }));
     }
-}
-
-/// Finds a place for a peer before anything is spent on it; `None` where it was sent away.
-fn receive(incoming: Incoming, broker: &Broker) -> Option<(Incoming, StrangerPlace)> {
-    let address = incoming.remote_addr().ip();
-    let incoming = match broker.wants_proof_of(address) {
-        true => incoming.prove_address().err()?,
-        false => incoming,
-    };
-    match broker.take_stranger(address) {
-        Some(stranger) => Some((incoming, stranger)),
-        None => {
-            incoming.refuse();
-            None
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

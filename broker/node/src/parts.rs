@@ -3,6 +3,7 @@
 use plimsoll_gateways::Limits;
 use plimsoll_log::StoreConfig;
 use plimsoll_protocol::batch::BatchLimits;
+use plimsoll_protocol::peer::PEER_FRAME_BYTES_MAX;
 use plimsoll_transport::TransportConfig;
 
 use crate::config::NodeConfig;
@@ -19,6 +20,11 @@ impl NodeConfig {
             streams_max: self.streams_per_connection_max,
             ..TransportConfig::default()
         }
+    }
+
+    /// For connections to other nodes: as large as their frames.
+    pub(crate) fn peer_connections(&self) -> TransportConfig {
+        TransportConfig { max_frame_bytes: PEER_FRAME_BYTES_MAX, ..self.transport() }
     }
 
     /// For sessions.

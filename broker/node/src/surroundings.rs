@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use plimsoll_log::disk::Disk;
 use plimsoll_log::{Driver, Store, StoreConfig};
+use plimsoll_peers::Dial;
+use plimsoll_protocol::peer::MemberAddress;
 use plimsoll_replication::{Blocking, Clock, Random, SeededRandom, SystemRandom};
 use plimsoll_transport::SimulatedHost;
 
@@ -22,6 +24,11 @@ pub struct Surroundings {
 pub struct Simulated {
     /// It listens there, at the port of `listen`, and shows no certificate.
     pub host: SimulatedHost,
+    /// How it reaches other nodes.
+    pub dial: Arc<dyn Dial>,
+    /// The members that it was told of when it joined; none for the node that made the cluster. Whose
+    /// directory it is, `store.identity` says.
+    pub members: Vec<MemberAddress>,
     /// Of everything random in this life of the node.
     pub seed: u64,
     /// The storage's settings, in place of the node's; its seed is the one above.

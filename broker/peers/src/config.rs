@@ -23,7 +23,8 @@ impl Default for LivenessConfig {
     }
 }
 
-/// What a link may cost. Each bound is per link, that is per other node.
+/// What a link may cost. Each bound is per link, that is per other node. The bounds of append sessions
+/// must be the same on every node: a receiver closes the link of a sender that goes beyond them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerLimits {
     /// Unanswered bytes of one append session; a single larger frame is allowed alone. Default 8 MiB.
@@ -41,11 +42,10 @@ pub struct PeerLimits {
     pub requests_max: usize,
     /// Bytes waiting to be sent on the control stream. Default 16 MiB.
     pub control_bytes_max: usize,
-    /// Transfers of segments that are open at once, in each direction. Default 2.
-    pub seeds_max: usize,
     /// Append lanes on QUIC, 1..=64. Default 4. Where a connection has one stream there is one lane.
     pub lanes: u8,
-    /// Deadline of a link's handshake. Default 5 s.
+    /// Deadline of a link's handshake and of its further streams. Default 3 s. Shorter finds a node
+    /// that is back sooner, longer bears slower networks.
     pub handshake_timeout: Duration,
     /// The first pause before a node is dialed again. Default 50 ms; doubled up to `redial_max`.
     pub redial_min: Duration,
@@ -62,9 +62,8 @@ impl Default for PeerLimits {
             sessions_max: 20_000,
             requests_max: 4_096,
             control_bytes_max: 16 << 20,
-            seeds_max: 2,
             lanes: 4,
-            handshake_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(3),
             redial_min: Duration::from_millis(50),
             redial_max: Duration::from_secs(1),
         }

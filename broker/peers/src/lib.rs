@@ -8,6 +8,10 @@
 //!  handler    what a node does with what others send
 //!  session    append sessions, the sending end; incoming: the receiving end
 //!  liveness   who is alive: the rules, pure, and the view that others see
+//!  node       what the tasks share: which link stands, whose life is known
+//!  dialer     dialing and answering; handshake: what is said first
+//!  link       one link: requests, credit, its end; link_task holds its streams together
+//!  streams    reading and writing them; outbox: what waits to be written
 //! ```
 //!
 //! Invariant: this crate knows sockets, links and nodes; it does not know what a term, an entry or a
@@ -15,15 +19,22 @@
 
 mod config;
 mod dial;
+mod dialer;
 mod error;
 mod handler;
+mod handshake;
 mod incoming;
+mod link;
+mod link_task;
 pub mod liveness;
+mod node;
+mod outbox;
 mod peers;
 mod session;
+mod streams;
 
 pub use config::{LivenessConfig, PeerLimits, PeersConfig, RandomSource, WallClock};
-pub use dial::{Dial, DialError};
+pub use dial::{Dial, DialError, SocketDial};
 pub use error::PeerError;
 pub use futures_util::future::BoxFuture;
 pub use handler::Handler;

@@ -1,23 +1,27 @@
 //! [`Peers`]: the links of a node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
-use plimsoll_protocol::peer::{Condition, PeerMessage, PeerRequest};
+use plimsoll_protocol::frame::FrameFlags;
+use plimsoll_protocol::ids::{CorrelationId, GroupId, LogId, NodeId};
+use plimsoll_protocol::peer::{Alive, Condition, PeerMessage, PeerRequest};
 use plimsoll_transport::{Connection, FrameReceiver, FrameSender, TransportKind};
 use tokio::sync::{broadcast, watch};
 
 use crate::config::PeersConfig;
 use crate::dial::Dial;
+use crate::dialer;
 use crate::error::PeerError;
 use crate::handler::Handler;
+use crate::link::{Link, Role, code};
+use crate::link_task;
 use crate::liveness::{LivenessEvent, View};
-use crate::session::Session;
-
-/// Events that a slow subscriber may be behind.
-const EVENTS_MAX: usize = 1024;
+use crate::node::{Node, Slot};
+use crate::session::{Session, SessionTable};
+use crate::streams;
 
 /// Another node, and where it is dialed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,19 +70,16 @@ pub struct PeerStatus {
 }
 
 /// The links of a node. Cheap to clone.
+///
+/// Tasks run from [`Self::new`] to [`Self::shutdown`]; dropping every clone does not end them.
 #[derive(Clone)]
 pub struct Peers {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    view: watch::Sender<Arc<View>>,
-    events: broadcast::Sender<LivenessEvent>,
+    node: Arc<Node>,
 }
 
 impl std::fmt::Debug for Peers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Peers")
+        write!(f, "Peers of node {}", self.node.config.node)
     }
 }
 
@@ -86,53 +87,109 @@ impl Peers {
     /// Begins with no other node. Must be called in a tokio runtime: the exchange of signs of life is
     /// a task.
     #[must_use]
-    pub fn new(config: PeersConfig, _dial: Arc<dyn Dial>, _handler: Arc<dyn Handler>) -> Self {
-        let view = watch::channel(Arc::new(View::alone(config.node))).0;
-        let events = broadcast::channel(EVENTS_MAX).0;
-        Self { inner: Arc::new(Inner { view, events }) }
+    pub fn new(config: PeersConfig, dial: Arc<dyn Dial>, handler: Arc<dyn Handler>) -> Self {
+        let node = Node::new(config, dial, handler);
+        node.spawn(Arc::clone(&node).exchange_signs());
+        Self { node }
     }
 
-    /// Says who should be linked; this node is passed over. A changed address is dialed anew. Links
-    /// to nodes that were listed and no longer are close. A node that was never listed may dial this
-    /// one all the same: its certificate says that it belongs here, and this node's list may be old.
-    pub fn set_peers(&self, _peers: Vec<PeerAddr>) {}
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node.config.node
+    }
+
+    /// Says who should be linked; this node is passed over. A node whose address has changed is
+    /// dialed there at once, unless a link to it stands. Links to nodes that were listed and no longer
+    /// are close. A node that was never listed may dial this one all the same: its certificate says
+    /// that it belongs here, and this node's list may be old.
+    pub fn set_peers(&self, peers: Vec<PeerAddr>) {
+        let mut listed: BTreeMap<NodeId, String> =
+            peers.into_iter().map(|peer| (peer.node, peer.address)).collect();
+        listed.remove(&self.node());
+        for slot in self.node.slots() {
+            if !listed.contains_key(&slot.node) && slot.address.send_replace(None).is_some() {
+                if let Some(link) = slot.standing() {
+                    link.close(code::REFUSED, "the node is no longer a member");
+                }
+                self.node.forget(slot.node);
+            }
+        }
+        for (node, address) in listed {
+            let (slot, is_new) = self.node.slot_to_dial(node);
+            slot.address.send_if_modified(|present| {
+                let changed = present.as_deref() != Some(&*address);
+                if changed {
+                    *present = Some(address);
+                }
+                changed
+            });
+            self.node.table().add(node);
+            if is_new && !self.node.is_stopping() {
+                self.node.spawn(dialer::keep_linked(Arc::clone(&self.node), slot));
+            }
+        }
+    }
 
     /// Says who was removed from the cluster: their links close, and they are told so.
-    pub fn set_removed(&self, _removed: BTreeSet<NodeId>) {}
+    pub fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        self.node.set_removed(removed);
+    }
 
     /// Takes a connection that was accepted with ALPN `plimsoll-node/1`; `certified` is the node that
     /// its certificate names, of this cluster. Spawns a task for it.
-    pub fn serve(&self, _connection: Connection, _certified: NodeId) {}
+    pub fn serve(&self, connection: Connection, certified: NodeId) {
+        self.node.spawn(dialer::serve(Arc::clone(&self.node), connection, certified));
+    }
 
     /// What this node believes of the others, as it changes.
     #[must_use]
     pub fn liveness(&self) -> watch::Receiver<Arc<View>> {
-        self.inner.view.subscribe()
+        self.node.view.subscribe()
     }
 
     /// What this node believes of the others now.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.inner.view.borrow())
+        Arc::clone(&self.node.view.borrow())
     }
 
-    /// Changes of what this node believes, from now on. Who is told `Lagged` looks at [`Self::view`].
+    /// Changes of what this node believes, from now on; the view that a change led to is there before
+    /// the event. Who is told `Lagged` looks at [`Self::view`].
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<LivenessEvent> {
-        self.inner.events.subscribe()
+        self.node.events.subscribe()
     }
 
     /// Says whether this node takes on work; told with every sign of life.
-    pub fn set_condition(&self, _condition: Condition) {}
+    pub fn set_condition(&self, condition: Condition) {
+        self.node.table().own_mut().condition = condition;
+    }
 
     /// Says how far this node's copy of the catalog is applied, and counts the changes of what it
     /// leads; told with every sign of life.
-    pub fn advertise(&self, _catalog: Option<LogId>, _leads_version: u64) {}
+    pub fn advertise(&self, catalog: Option<LogId>, leads_version: u64) {
+        let mut table = self.node.table();
+        let own = table.own_mut();
+        (own.catalog, own.leads_version) = (catalog, leads_version);
+    }
 
     /// Whether `node` takes on work; `None` when it is not heard.
     #[must_use]
     pub fn condition_of(&self, node: NodeId) -> Option<Condition> {
-        self.inner.view.borrow().conditions.get(&node).copied()
+        self.node.view.borrow().conditions.get(&node).copied()
+    }
+
+    /// The last sign of life of `node`, and how long ago it came; `None` when it was never heard in
+    /// its present life.
+    #[must_use]
+    pub fn last_sign(&self, node: NodeId) -> Option<(Alive, Duration)> {
+        let table = self.node.table();
+        table.last_sign(self.node.now(), node).map(|(alive, ago)| (alive.clone(), ago))
+    }
+
+    fn link(&self, to: NodeId) -> Result<Arc<Link>, PeerError> {
+        self.node.link(to).ok_or(PeerError::Unreachable { node: to })
     }
 
     /// Asks `to` and waits for its answer. Requests are not in order with one another. The deadline
@@ -143,42 +200,98 @@ impl Peers {
     pub async fn request<R: PeerRequest>(
         &self,
         to: NodeId,
-        _request: R,
+        request: R,
     ) -> Result<R::Response, PeerError> {
-        Err(PeerError::Unreachable { node: to })
+        let frame = self.link(to)?.ask(R::API, &request).await?;
+        let malformed = |source| PeerError::Malformed { node: to, source };
+        if frame.header.flags.is_error() {
+            let failure = frame.decode_body().map_err(malformed)?;
+            return Err(PeerError::Failed { node: to, failure });
+        }
+        frame.decode_body().map_err(malformed)
     }
 
     /// Sends a message without an answer. Messages to one node arrive in order, or not at all.
     ///
     /// # Errors
     /// [`PeerError::Unreachable`], [`PeerError::Full`], [`PeerError::TooLarge`].
-    pub fn push<M: PeerMessage>(&self, to: NodeId, _message: M) -> Result<(), PeerError> {
-        Err(PeerError::Unreachable { node: to })
+    #[expect(clippy::needless_pass_by_value, reason = "as a request, a message is used up")]
+    pub fn push<M: PeerMessage>(&self, to: NodeId, message: M) -> Result<(), PeerError> {
+        self.link(to)?.say(M::API, FrameFlags::PUSH, CorrelationId(0), &message)
     }
 
     /// Opens an append session for `group`. Costs one frame with the first append.
     ///
     /// # Errors
     /// [`PeerError::Unreachable`], [`PeerError::TooManySessions`].
-    pub fn session(&self, to: NodeId, _group: GroupId) -> Result<Session, PeerError> {
-        Err(PeerError::Unreachable { node: to })
+    pub fn session(&self, to: NodeId, group: GroupId) -> Result<Session, PeerError> {
+        SessionTable::open(&self.link(to)?, group)
     }
 
     /// Opens a stream for a transfer of segments to `to`. It ends with the link.
     ///
     /// # Errors
-    /// [`PeerError::Unreachable`]; [`PeerError::Full`] when as many are open as allowed.
+    /// [`PeerError::Unreachable`]. How many are open at once is the caller's to bound.
     pub async fn open_seed(&self, to: NodeId) -> Result<(FrameSender, FrameReceiver), PeerError> {
-        Err(PeerError::Unreachable { node: to })
+        let link = self.link(to)?;
+        let slot = self.node.slot(to);
+        let opened = link_task::open_stream(&self.node, &slot, &link, Role::Seed);
+        let opened = tokio::select! {
+            biased;
+            _ = link.closed() => return Err(link.unreachable()),
+            opened = opened => opened,
+        };
+        let mut arrival = opened.map_err(|error| {
+            tracing::debug!(peer = %to, %error, "no stream for a transfer");
+            link.unreachable()
+        })?;
+        streams::prepare(&mut arrival);
+        if let Some(connection) = arrival.connection {
+            tokio::spawn(link_task::end_with(link, connection));
+        }
+        Ok((arrival.sender, arrival.receiver))
     }
 
-    /// Every node that is listed or linked, by id.
+    /// Every node that is listed or was linked, by id.
     #[must_use]
     pub fn status(&self) -> Vec<PeerStatus> {
-        Vec::new()
+        self.node.slots().iter().map(|slot| self.status_of(slot)).collect()
+    }
+
+    fn status_of(&self, slot: &Slot) -> PeerStatus {
+        let (node, link) = (slot.node, slot.standing());
+        let table = self.node.table();
+        let sign = table.last_sign(self.node.now(), node);
+        let count = |counter: fn(&Link) -> u64| link.as_deref().map_or(0, counter);
+        PeerStatus {
+            node,
+            address: slot.address.borrow().clone(),
+            linked: link.is_some(),
+            up: table.hears(node),
+            transport: link.as_ref().map(|link| link.connection.kind()),
+            round_trip: table.round_trip(node),
+            last_heard: sign.map(|(_, ago)| ago),
+            clock_offset_ms: link.as_ref().map(|link| link.clock_offset_ms),
+            version: link.as_ref().map(|link| link.hello.version.clone()),
+            incarnation: link.as_ref().map(|link| link.hello.incarnation),
+            condition: sign.map(|(alive, _)| alive.condition),
+            catalog: sign.and_then(|(alive, _)| alive.catalog),
+            bytes_sent: count(|link| link.sent.load(Ordering::Relaxed)),
+            bytes_received: count(|link| link.received.load(Ordering::Relaxed)),
+            sessions: link.as_ref().map_or(0, |link| link.sessions.len()),
+            last_error: if link.is_some() { None } else { slot.last_error() },
+        }
     }
 
     /// Closes every link and ends every task; what is under way ends with
     /// [`PeerError::Unreachable`] at both ends.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.node.stopping.send_replace(true);
+        for slot in self.node.slots() {
+            if let Some(link) = slot.standing() {
+                link.close(code::STOPPING, "the node is going down");
+            }
+        }
+        self.node.ended().await;
+    }
 }

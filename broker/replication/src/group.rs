@@ -9,7 +9,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
-use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply};
 use plimsoll_state::producers::Verdict;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
@@ -25,7 +25,7 @@ use crate::reply::Reply;
 use crate::retention::Given;
 use crate::role::{Role, Standing};
 use crate::shared::{Begin, Published, Shared};
-use crate::types::Proposal;
+use crate::types::{Proposal, from_raft};
 use crate::wake::{Awake, Raft, lay_to_rest, wake};
 
 /// How long a proposal waits, at most, for the group to find its leader.
@@ -197,7 +197,8 @@ impl Group {
         Ok(PendingProduce::proposed(self.id(), outcome))
     }
 
-    /// Carries out a command of the catalog, and waits for its answer. A refusal is an answer.
+    /// Carries out a command of the catalog where this node leads it, and waits for its answer. A
+    /// refusal is an answer. [`Host::command`](crate::Host::command) finds the leader.
     ///
     /// # Errors
     /// When the command did not enter the log, or its outcome is unknown.
@@ -208,11 +209,19 @@ impl Group {
         self: &Arc<Self>,
         command: CatalogCommand,
     ) -> Result<CatalogReply, ProposeError> {
+        self.command_bytes(command.encode()).await.map(|(_, reply)| reply)
+    }
+
+    /// As [`Group::command`], with the command as bytes; also says which entry it became.
+    pub(crate) async fn command_bytes(
+        self: &Arc<Self>,
+        command: Bytes,
+    ) -> Result<(LogId, CatalogReply), ProposeError> {
         assert_eq!(self.kind, GroupKind::Catalog, "commands go to the catalog");
         let outcome = {
             let Led { mut awake, term } = self.lead().await?;
             let group = awake.as_ref().expect("lead() returned");
-            let proposal = Proposal::control(command.encode(), self.around.clock.unix_ms());
+            let proposal = Proposal::control(command, self.around.clock.unix_ms());
             group.shared.begin_control();
             let (reply, outcome) = Reply::new(group.shared.clone());
             let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
@@ -223,7 +232,9 @@ impl Group {
         };
         match outcome.await {
             Ok(Ok(response)) => {
-                Ok(*response.data.reply.expect("every control entry of the catalog is answered"))
+                let reply = response.data.reply;
+                let reply = *reply.expect("every control entry of the catalog is answered");
+                Ok((from_raft(&response.log_id), reply))
             }
             Ok(Err(error)) => Err(refused(self.id(), error).into()),
             Err(_) => Err(ProposeError::Unknown),
@@ -464,10 +475,9 @@ impl Group {
         let Ok(mut guard) = self.awake.clone().try_lock_owned() else { return false };
         let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
         let idle = self.around.clock.monotonic().saturating_sub(used) >= idle_for;
-        // With other voters it takes an agreement.
-        let may_sleep = |awake: &Awake| {
-            awake.shared.outstanding() == 0 && awake.standing.borrow().is_alone(self.around.node)
-        };
+        // With other members it takes an agreement.
+        let may_sleep =
+            |awake: &Awake| awake.shared.outstanding() == 0 && !awake.standing.borrow().has_others;
         if !idle || !guard.as_ref().is_some_and(may_sleep) {
             return false;
         }

@@ -1,6 +1,6 @@
 //! All groups of a node: which are awake, and when they go back to sleep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -10,7 +10,7 @@ use plimsoll_log::{GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::config::{Blocking, HostConfig};
@@ -19,6 +19,8 @@ use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
 use crate::incoming;
+use crate::members;
+use crate::metadata;
 use crate::neighbours::Neighbours;
 use crate::placements::Placements;
 use crate::retention::{Given, Safety};
@@ -94,12 +96,22 @@ impl Host {
         })
     }
 
-    /// Says where groups lie. Until then every group has this node as its only replica.
+    /// Says where groups lie. Until then every group has this node as its only replica. From then on
+    /// groups are born only once the local catalog is confirmed, so the metadata group is to be
+    /// opened and woken beside this. Must be called in a tokio runtime, once.
     ///
     /// # Panics
     /// When it was said before.
-    pub fn set_placements(&self, placements: Arc<dyn Placements>) {
+    pub fn set_placements(self: &Arc<Self>, placements: Arc<dyn Placements>) {
         assert!(self.around.neighbours.set_placements(placements), "placements are given once");
+        tokio::spawn(metadata::confirm(Arc::downgrade(self)));
+    }
+
+    /// Whether the local catalog is known to be as new as the cluster's was at some moment of this
+    /// life of the node.
+    #[must_use]
+    pub fn catalog_confirmed(&self) -> watch::Receiver<bool> {
+        self.around.neighbours.confirmed()
     }
 
     /// What this node does with what other nodes send; to be given to
@@ -120,6 +132,7 @@ impl Host {
             neighbours.linked(status.node);
         }
         tokio::spawn(follow(Arc::downgrade(self), peers));
+        tokio::spawn(members::keep(Arc::downgrade(self)));
     }
 
     /// The live node that leads the group by its own word, this one included, and its term.
@@ -134,6 +147,15 @@ impl Host {
     pub fn leader_hint(&self, group: GroupId) -> Option<(NodeId, Option<Term>)> {
         let placed = self.around.neighbours.placed(group).map(|placed| placed.wanted);
         self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default())
+    }
+
+    /// The voters of the metadata group, as this node's replica has them; of a configuration of two
+    /// sets all.
+    #[must_use]
+    pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
+        let group = self.held(GroupId::CATALOG).and_then(|group| group.instance());
+        let configs = group.map(|instance| instance.standing.borrow().configs.clone());
+        configs.iter().flat_map(|configs| configs.iter().flatten()).copied().collect()
     }
 
     /// How many groups this node leads.
@@ -344,7 +366,9 @@ impl Host {
         // Behind its end the log would be begun anew, and at the wrong offset: that is for the waking
         // of a group whose log ends before its state.
         let holds = bounds.last.is_some_and(|last| last.index >= safe.applied.index);
-        if asleep && holds && bounds.purged < Some(safe.applied) {
+        // A node that joins is fed the metadata group from its first entry.
+        let is_fed = id == GroupId::CATALOG;
+        if asleep && holds && !is_fed && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
         Ok(log.retain(policy, now_ms, safe.high_watermark))

@@ -107,6 +107,8 @@ async fn answer(
             Ok(ballot.cast(host, vote.group, vote.transfer).await?.into())
         }
         AnyPeerRequest::TransferLeader(transfer) => Ok(take_over(host, &transfer).await?.into()),
+        AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
+        AnyPeerRequest::ReadIndex(request) => Ok(host.read_index(request).await.into()),
         other => {
             let message = format!("this build does not answer {}", other.api());
             Err(PeerFailure::new(PeerFailureCode::Unsupported, message))

@@ -44,6 +44,7 @@ struct Seen {
     leads: bool,
     leader: Option<NodeId>,
     configs: Configs,
+    has_others: bool,
 }
 
 impl Keeper {
@@ -85,6 +86,7 @@ impl Keeper {
             leads: seen.state == ServerState::Leader,
             leader: seen.current_leader.map(NodeId),
             configs: configs_of(seen.membership_config.membership()),
+            has_others: has_others(seen.membership_config.membership(), self.around.node),
         }
     }
 
@@ -107,17 +109,20 @@ impl Keeper {
                 None => Role::Searching { term },
             }
         };
-        self.set(role, &seen.configs);
+        self.set(role, seen);
         !seen.leads || role == (Role::Leader { term })
     }
 
-    fn set(&self, role: Role, configs: &Configs) {
+    fn set(&self, role: Role, seen: &Seen) {
         let was = self.standing.borrow().role;
         self.standing.send_if_modified(|standing| {
-            let changed = standing.role != role || standing.configs != *configs;
+            let changed = standing.role != role
+                || standing.configs != seen.configs
+                || standing.has_others != seen.has_others;
             if changed {
                 standing.role = role;
-                standing.configs = configs.clone();
+                standing.configs = seen.configs.clone();
+                standing.has_others = seen.has_others;
             }
             changed
         });
@@ -144,7 +149,7 @@ impl Keeper {
     /// The leader is ready: it admits batches as if there had been none before.
     fn lead(&self, seen: &Seen) {
         self.shared.begin_term();
-        self.set(Role::Leader { term: seen.term }, &seen.configs);
+        self.set(Role::Leader { term: seen.term }, seen);
     }
 
     /// Begins, keeps or ends a candidacy.
@@ -200,4 +205,9 @@ async fn sleep_until(due: Option<Instant>) {
 pub(crate) fn configs_of(membership: &Membership) -> Configs {
     let sets = membership.get_joint_config().iter();
     sets.map(|voters| voters.iter().copied().map(NodeId).collect::<BTreeSet<_>>()).collect()
+}
+
+/// Whether a membership names another node than `me`.
+pub(crate) fn has_others(membership: &Membership, me: NodeId) -> bool {
+    membership.nodes().any(|(id, _)| *id != me.0)
 }

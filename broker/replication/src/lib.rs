@@ -32,7 +32,9 @@ mod incoming;
 mod keeper;
 mod leaders;
 mod log_store;
+mod members;
 mod membership;
+mod metadata;
 mod neighbours;
 mod network;
 #[cfg(test)]

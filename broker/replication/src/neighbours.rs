@@ -81,6 +81,10 @@ impl Neighbours {
         matches!(tokio::time::timeout(limit, waiting).await, Ok(Ok(_)))
     }
 
+    pub(crate) fn confirmed(&self) -> watch::Receiver<bool> {
+        self.confirmed.subscribe()
+    }
+
     /// The local catalog is as new as the cluster's was a moment ago.
     pub(crate) fn confirm_catalog(&self) {
         self.confirmed.send_replace(true);

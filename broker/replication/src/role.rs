@@ -61,6 +61,8 @@ pub(crate) type Configs = Arc<[BTreeSet<NodeId>]>;
 pub(crate) struct Standing {
     pub(crate) role: Role,
     pub(crate) configs: Configs,
+    /// Whether the membership names another node, as a voter or a learner.
+    pub(crate) has_others: bool,
     /// The instance ended by itself.
     pub(crate) ended: bool,
 }

@@ -196,6 +196,22 @@ impl Shared {
         }
     }
 
+    /// The last entry that is folded.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.state().fold.progress().applied
+    }
+
+    /// Waits until an entry with the index of `id` is folded and published.
+    pub(crate) async fn applied_at_least(&self, id: LogId) {
+        loop {
+            let moved = self.moved.notified();
+            if self.applied().is_some_and(|applied| applied.index >= id.index) {
+                return;
+            }
+            moved.await;
+        }
+    }
+
     /// Waits until it is known what the log holds, so that admission can begin anew: nothing is
     /// outstanding, and everything in the log is applied.
     pub(crate) async fn certain(&self) {

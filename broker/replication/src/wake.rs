@@ -17,7 +17,7 @@ use crate::config::Blocking;
 use crate::error::OpenGroupError;
 use crate::fold::{Fold, GroupKind};
 use crate::host::Surroundings;
-use crate::keeper::{Keeper, configs_of};
+use crate::keeper::{Keeper, configs_of, has_others};
 use crate::log_store::LogStore;
 use crate::membership;
 use crate::network::GroupNetworks;
@@ -108,8 +108,8 @@ pub(crate) async fn wake(
     };
     drop(permit);
     let started = start(&raft, group, around).await;
-    let configs = match started {
-        Ok(configs) => configs,
+    let (configs, has_others) = match started {
+        Ok(members) => members,
         Err(error) => {
             end(&raft, log).await;
             return Err(error);
@@ -117,7 +117,7 @@ pub(crate) async fn wake(
     };
     let alone = is_alone(&configs, around.node);
     let role = Role::Searching { term: log.vote().map_or(Term(0), |vote| vote.term) };
-    let (standing, watched) = watch::channel(Standing { role, configs, ended: false });
+    let (standing, watched) = watch::channel(Standing { role, configs, has_others, ended: false });
     let nudge = Arc::new(Notify::new());
     let keeper = Keeper {
         group,
@@ -236,21 +236,27 @@ async fn give_birth(log: &GroupLog, voters: Vec<u64>) -> Result<(), OpenGroupErr
     }
 }
 
-/// Runs the instance; where this node is the only voter it elects itself. Returns the voters.
+/// Runs the instance; where this node is the only voter it elects itself. Returns the voters, and
+/// whether there are other members.
 async fn start(
     raft: &Raft,
     group: GroupId,
     around: &Surroundings,
-) -> Result<Configs, OpenGroupError> {
+) -> Result<(Configs, bool), OpenGroupError> {
     raft.run();
-    let configs = raft
-        .with_raft_state(|state| configs_of(state.membership_state.effective().membership()))
+    let me = around.node;
+    let (configs, has_others) = raft
+        .with_raft_state(move |state| {
+            let membership = state.membership_state.effective();
+            let membership = membership.membership();
+            (configs_of(membership), has_others(membership, me))
+        })
         .await
         .map_err(|error| storage(group, error))?;
     if is_alone(&configs, around.node) {
         raft.trigger().elect(false).await.map_err(|error| storage(group, error))?;
     }
-    Ok(configs)
+    Ok((configs, has_others))
 }
 
 /// The stored fold, and a log that goes on from where it can.

@@ -31,8 +31,10 @@ wire_struct! {
         /// The sender's wall clock, in milliseconds since 1970 (UTC).
         pub unix_ms: i64,
         /// Random number of the link, chosen by the side that dialed and repeated by the other:
-        /// further connections of the link name it.
+        /// further streams and connections of the link name it.
         pub link: u64,
+        /// How many lanes the link has, chosen by the side that dialed and repeated by the other.
+        pub lanes: u8,
     }
 }
 

@@ -21,6 +21,7 @@ use super::session::{Broken, Room, Session};
 use super::stream::{Answer, Stop, Stream, done};
 use crate::broker::{Broker, Partition};
 use crate::refusals;
+use crate::routing::Access;
 
 /// What a produce request costs of the bytes in flight besides its payload: the memory that follows
 /// it around. So tiny batches are bounded too.
@@ -54,7 +55,7 @@ impl Lanes {
         if let Some(partition) = self.partitions.get(&key) {
             return Ok(partition.clone());
         }
-        let found = broker.partition(topic, partition).await?;
+        let found = broker.partition(topic, partition, Access::Leader).await?;
         if self.partitions.len() >= LANES_MAX {
             self.partitions.clear();
         }
@@ -135,7 +136,7 @@ async fn admit(
         .map_err(|error| refusals::batch(&error, topic, index))?;
     match partition.group.produce(batch, header).await {
         Ok(pending) => Ok((header, partition, pending)),
-        Err(error) => Err(refusals::produce(&error, topic, index)),
+        Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
 }
 
@@ -192,6 +193,7 @@ impl Reply {
             Err(error) => {
                 counters.requests_refused.add(1);
                 let error = refusals::produce(&error, &self.topic, self.partition);
+                let error = self.session.broker.located(error);
                 encode_error(&self.header, &error).freeze()
             }
         };

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::session::Session;
 use super::stream::{Answer, done};
 use crate::refusals;
+use crate::routing::Access;
 
 /// Positions in one request.
 const POSITIONS_MAX: usize = 1024;
@@ -112,7 +113,8 @@ pub(super) async fn fetch(
     let deadline = Instant::now() + wait;
     // Before the look-up: a topic that is deleted right after it must be news.
     let mut catalog = broker.catalog_changes();
-    let partition = broker.partition(&request.topic, request.partition).await?;
+    let access = access(request.any_replica);
+    let partition = broker.partition(&request.topic, request.partition, access).await?;
     let mut stopping = broker.stopping();
     let mut watermark = partition.group.high_watermark();
     let gone_or = |error| broker.gone_or(&request.topic, partition.topic_id, error);
@@ -147,6 +149,11 @@ pub(super) async fn fetch(
     }
 }
 
+/// Who may answer a read.
+pub(super) fn access(any_replica: bool) -> Access {
+    if any_replica { Access::Replica } else { Access::Leader }
+}
+
 /// How many payload bytes a frame may have: what was asked for, bounded by the frame; 0 asks for the
 /// node's usual size.
 pub(super) fn max_payload(asked: u32, frame_bytes_max: u32, usual: u32) -> usize {
@@ -167,7 +174,7 @@ pub(super) async fn list_offsets(
         ));
     }
     let broker = &session.broker;
-    let partition = broker.partition(&request.topic, request.partition).await?;
+    let partition = broker.partition(&request.topic, request.partition, Access::Leader).await?;
     let mut offsets = Vec::with_capacity(request.positions.len());
     for position in request.positions {
         let offset = resolve(&partition.group, position).await;

@@ -16,8 +16,8 @@ use futures_util::FutureExt as _;
 use plimsoll_protocol::api::{
     AlterTopicRequest, ApiKey, Counter, CreateTopicRequest, CreditRequest, DeleteTopicRequest,
     DescribeTopicRequest, Done, FetchRequest, InitProducerRequest, ListOffsetsRequest,
-    ListTopicsRequest, NodeStatusRequest, NodeStatusResponse, PingRequest, Request,
-    SubscribeRequest, UnsubscribeRequest, check_api,
+    ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PingRequest,
+    Request, SubscribeRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -31,7 +31,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{produce, read, topics};
+use super::{metadata, produce, read, topics};
 use crate::refusals;
 
 /// The largest body of a request. Records are payload; nothing else needs more, and many requests may
@@ -244,9 +244,11 @@ impl Stream {
             ApiKey::Subscribe => self.subscribe(frame).await,
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
-            ApiKey::Metadata
-            | ApiKey::WatchMetadata
-            | ApiKey::ClusterStatus
+            ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
+            ApiKey::WatchMetadata => {
+                self.run::<WatchMetadataRequest, _>(frame, metadata::watch).await
+            }
+            ApiKey::ClusterStatus
             | ApiKey::ClusterPlan
             | ApiKey::Rebalance
             | ApiKey::DrainNode

@@ -21,7 +21,7 @@ use plimsoll_state::catalog::Catalog;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::outbox::{OutFrame, Outbox, StreamGone};
-use super::read::{Chunk, ends, max_payload, resolve, step};
+use super::read::{Chunk, access, ends, max_payload, resolve, step};
 use super::session::Session;
 use crate::broker::Partition;
 use crate::refusals;
@@ -167,7 +167,8 @@ async fn begin(
     request: &SubscribeRequest,
 ) -> Result<(Partition, Offset), ErrorResponse> {
     let broker = &session.broker;
-    let partition = broker.partition(&request.topic, request.partition).await?;
+    let access = access(request.any_replica);
+    let partition = broker.partition(&request.topic, request.partition, access).await?;
     let start = resolve(&partition.group, request.start)
         .await
         .map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?;
@@ -249,7 +250,7 @@ impl<'a> Push<'a> {
                 // In this order: as long as there is credit, the catalog's watch is left alone.
                 biased;
                 allowed = self.credit.wait() => allowed.min(max_bytes),
-                deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
+                ended = self.ended(&mut catalog) => return Err(ended.into()),
             };
             match step(&self.partition.group, &mut self.cursor, upto, allowed).await {
                 Ok(Some(chunk)) => {
@@ -269,7 +270,7 @@ impl<'a> Push<'a> {
             let changed = tokio::select! {
                 biased;
                 changed = watermark.changed() => changed,
-                deleted = self.deleted(&mut catalog) => return Err(deleted.into()),
+                ended = self.ended(&mut catalog) => return Err(ended.into()),
             };
             if changed.is_err() {
                 // The group that it reads is not the one in use any more.
@@ -301,9 +302,16 @@ impl<'a> Push<'a> {
         self.outbox.send(OutFrame { head, payload, permit: Some(permit) }).await
     }
 
-    /// Waits until the topic is gone, and says so.
-    async fn deleted(&self, catalog: &mut watch::Receiver<Arc<Catalog>>) -> ErrorResponse {
-        self.session.broker.deleted(catalog, &self.request.topic, self.partition.topic_id).await
+    /// Waits until this node has no more to say here, and says why: the topic is gone, or another node
+    /// leads the partition and the peer wants its leader.
+    async fn ended(&self, catalog: &mut watch::Receiver<Arc<Catalog>>) -> ErrorResponse {
+        let broker = &self.session.broker;
+        let deleted = broker.deleted(catalog, &self.request.topic, self.partition.topic_id);
+        tokio::select! {
+            biased;
+            deleted = deleted => deleted,
+            deposed = broker.deposed(&self.partition.group), if !self.request.any_replica => deposed,
+        }
     }
 
     fn gone_or(&self, error: ErrorResponse) -> ErrorResponse {
@@ -316,7 +324,8 @@ impl<'a> Push<'a> {
         if broker.is_stopping() {
             return Err(refusals::shutting_down().into());
         }
-        let partition = broker.partition(&request.topic, request.partition).await?;
+        let access = access(request.any_replica);
+        let partition = broker.partition(&request.topic, request.partition, access).await?;
         if partition.topic_id != self.partition.topic_id {
             return Err(refusals::unknown_topic(&request.topic).into());
         }

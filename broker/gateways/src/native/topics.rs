@@ -8,7 +8,9 @@ use plimsoll_protocol::api::{
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
-use plimsoll_state::catalog::{CatalogCommand, CatalogReply, ConfigPatch, TopicMeta};
+use plimsoll_state::catalog::{
+    Catalog, CatalogCommand, CatalogReply, ConfigPatch, TopicMeta, planning,
+};
 
 use super::session::Session;
 use super::stream::{Answer, done};
@@ -87,15 +89,6 @@ pub(super) async fn create(
     }
     request.config.validate().map_err(|error| refusals::config(&error))?;
     check_partitions(request.partitions, limits.partitions_per_topic_max)?;
-    if request.replicas != 1 {
-        return Err(ErrorResponse::new(
-            ErrorCode::InvalidArgument,
-            format!(
-                "{} replicas were asked for, and this version runs on one node: ask for 1",
-                request.replicas
-            ),
-        ));
-    }
     let catalog = broker.catalog();
     if catalog.len() >= limits.topics_max && catalog.topic(&request.topic).is_none() {
         return Err(ErrorResponse::new(
@@ -107,15 +100,22 @@ pub(super) async fn create(
         ));
     }
     let name = request.topic.clone();
-    let command = CatalogCommand::CreateTopic {
-        topic: request.topic,
-        partitions: request.partitions,
-        replicas: request.replicas,
-        config: request.config,
-        if_not_exists: request.if_not_exists,
-        placement: None,
+    let make = |catalog: &Catalog| {
+        let placement = match catalog.topic(&request.topic) {
+            // It stays as it is, or is refused.
+            Some(_) => None,
+            None => Some(planning::place_topic(catalog, request.partitions, request.replicas)?),
+        };
+        Ok(CatalogCommand::CreateTopic {
+            topic: request.topic.clone(),
+            partitions: request.partitions,
+            replicas: request.replicas,
+            config: request.config.clone(),
+            if_not_exists: request.if_not_exists,
+            placement,
+        })
     };
-    match broker.command(command).await? {
+    match broker.place(make).await? {
         CatalogReply::Created { topic, .. } => done(info(&name, &topic)),
         _ => Err(refusals::bug("the catalog answered the creation of a topic")),
     }
@@ -133,13 +133,19 @@ pub(super) async fn alter(
         check_partitions(partitions, broker.limits().partitions_per_topic_max)?;
     }
     let name = request.topic.clone();
-    let command = CatalogCommand::AlterTopic {
-        topic: request.topic,
-        partitions: request.partitions,
-        patch,
-        placement: None,
+    let make = |catalog: &Catalog| {
+        let placement = match request.partitions {
+            Some(partitions) => Some(planning::extend_topic(catalog, &request.topic, partitions)?),
+            None => None,
+        };
+        Ok(CatalogCommand::AlterTopic {
+            topic: request.topic.clone(),
+            partitions: request.partitions,
+            patch: patch.clone(),
+            placement,
+        })
     };
-    match broker.command(command).await? {
+    match broker.place(make).await? {
         CatalogReply::Altered(topic) => {
             for &group in &topic.partitions {
                 // Groups that have no log yet get their options when they are first used.

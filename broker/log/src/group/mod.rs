@@ -188,7 +188,7 @@ impl GroupLog {
         change: Change,
         done: Option<Completion>,
     ) -> Item {
-        let group = self.me.upgrade().expect("a method of it is running");
+        let group = self.this();
         Item { group, durability, branch: front.marks.branch, change, done }
     }
 
@@ -344,6 +344,15 @@ impl GroupLog {
             .and_then(|segment| segment.find_index(index, info.end_bytes, interval))
             .map_err(|error| self.failed(error.into()))?;
         Ok(found.1)
+    }
+
+    pub(crate) fn this(&self) -> Arc<Self> {
+        self.me.upgrade().expect("a method of it is running")
+    }
+
+    /// How often the end of the log was taken away.
+    pub(crate) fn branch(&self) -> u64 {
+        self.front.lock().marks.branch
     }
 
     /// The back, as readers see it: a log that was installed is there at once.

@@ -79,6 +79,15 @@ impl Segment {
         Self::with(header, file, FIRST_BATCH_AT)
     }
 
+    /// A file that is taken to have this header, whatever it begins with; its batches end at `end`.
+    pub(crate) fn over(
+        header: SegmentHeader,
+        file: Arc<dyn DiskFile>,
+        end: u64,
+    ) -> io::Result<Self> {
+        Self::with(header, file, end)
+    }
+
     fn with(header: SegmentHeader, file: Arc<dyn DiskFile>, end: u64) -> io::Result<Self> {
         let allocated = file.len()?;
         Ok(Self {

@@ -158,15 +158,28 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Checks every byte of entries to which the journal refers: checksums of headers and bodies, that they
-/// follow `previous` and each other, and that they end as the journal says. Returns their headers. Blocks
-/// on the disk.
+/// Checks every byte of entries to which the journal refers, and returns their headers. Blocks on the disk.
 pub(crate) fn check_placed(
     segment: &Segment,
     placed: &Placed,
     previous: Option<LogId>,
     base_offset: Offset,
 ) -> Result<Vec<BatchHeader>, SegmentError> {
+    let mut headers = Vec::new();
+    check_batches(segment, placed, previous, base_offset, |header| headers.push(*header))?;
+    Ok(headers)
+}
+
+/// Checks every byte of entries that lie one behind the other: checksums of headers and bodies, that they
+/// follow `previous` and each other, and that they end as `placed` says. Shows their headers to `visit`.
+/// Blocks on the disk.
+pub(crate) fn check_batches(
+    segment: &Segment,
+    placed: &Placed,
+    previous: Option<LogId>,
+    base_offset: Offset,
+    mut visit: impl FnMut(&BatchHeader),
+) -> Result<(), SegmentError> {
     const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
     let damage = |at, fault| SegmentError::Damaged(segment.damage(at, fault));
     let end = placed.to;
@@ -175,7 +188,7 @@ pub(crate) fn check_placed(
         return Err(damage(length, Fault::Short { length }));
     }
     let mapping = segment.mapping(end)?;
-    let mut headers: Vec<BatchHeader> = Vec::new();
+    let mut found = 0;
     let (mut next, mut offset) = (placed.first, base_offset);
     let mut last = previous;
     let mut window = Bytes::new();
@@ -213,12 +226,12 @@ pub(crate) fn check_placed(
         next = LogIndex(header.index.0 + 1);
         offset = header.end_offset();
         last = Some(header.log_id());
-        headers.push(header);
+        visit(&header);
+        found += 1;
     }
-    let found = headers.len() as u32;
     if found != placed.entries || last != Some(placed.last) || offset != placed.end_offset {
         let (expected, expected_last) = (placed.entries, placed.last);
         return Err(damage(position, Fault::Placed { found, last, expected, expected_last }));
     }
-    Ok(headers)
+    Ok(())
 }

@@ -32,6 +32,8 @@ pub(crate) struct Checkpointer {
     kept: VecDeque<(CheckpointSeq, FileSeq)>,
     /// Files that are no part of a log, with the first checkpoint that does not name them.
     retired: VecDeque<(CheckpointSeq, Retired)>,
+    /// Of these, the ones that nothing names any more and that somebody is sending.
+    sent: Vec<SegmentName>,
     /// From captures whose checkpoint could not be written.
     leftover: Leftover,
     /// Threads that sync segments at once.
@@ -70,7 +72,15 @@ impl Checkpointer {
         retired: impl IntoIterator<Item = Retired>,
     ) -> Self {
         let retired = retired.into_iter().map(|name| (next_seq, name)).collect();
-        Self { shared, next_seq, kept, retired, leftover: Leftover::default(), sync_threads: 1 }
+        Self {
+            shared,
+            next_seq,
+            kept,
+            retired,
+            sent: Vec::new(),
+            leftover: Leftover::default(),
+            sync_threads: 1,
+        }
     }
 
     /// Lets many segments be synced at once: a file system makes many syncs durable together.
@@ -82,6 +92,7 @@ impl Checkpointer {
     pub(crate) fn has_work(&self) -> bool {
         !self.retired.is_empty()
             || !self.leftover.retired.is_empty()
+            || self.sent.iter().any(|&name| !self.shared.pins.holds(name))
             || !self.shared.changed.lock().is_empty()
     }
 
@@ -254,6 +265,9 @@ impl Checkpointer {
         for name in std::mem::take(&mut self.leftover.retired) {
             self.retired.push_back((header.seq, name));
         }
+        for name in std::mem::take(&mut self.sent) {
+            self.remove_retired(Retired::Segment(name));
+        }
         while let Some(&(unnamed_since, name)) = self.retired.front() {
             if unnamed_since > oldest_kept || !two_kept {
                 break;
@@ -266,8 +280,9 @@ impl Checkpointer {
         }
     }
 
-    fn remove_retired(&self, file: Retired) {
+    fn remove_retired(&mut self, file: Retired) {
         match file {
+            Retired::Segment(name) if self.shared.pins.holds(name) => self.sent.push(name),
             Retired::Segment(name) => {
                 self.remove(&name.path());
                 self.remove_if_there(&name.index_path());

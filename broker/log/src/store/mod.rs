@@ -20,6 +20,7 @@ use crate::group::front::StateSlot;
 use crate::header::Identity;
 use crate::parking::{Mutex, RwLock};
 use crate::segment::SegmentId;
+use crate::transfer::import::ImportSlot;
 
 pub(crate) mod checkpointer;
 pub(crate) mod commit;
@@ -52,6 +53,7 @@ pub struct Store {
     deleting: Mutex<BTreeMap<GroupId, Weak<GroupLog>>>,
     stepper: Option<Mutex<Stepper>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    imports: Mutex<BTreeMap<GroupId, ImportSlot>>,
     boot: Mutex<Boot>,
     boot_nonce: u64,
 }
@@ -121,7 +123,26 @@ impl Store {
         };
         let threads = Mutex::new(threads);
         let deleting = Mutex::new(BTreeMap::new());
-        Ok(Arc::new(Self { shared, groups, deleted, deleting, stepper, threads, boot, boot_nonce }))
+        let imports = Mutex::new(BTreeMap::new());
+        Ok(Arc::new(Self {
+            shared,
+            groups,
+            deleted,
+            deleting,
+            stepper,
+            threads,
+            imports,
+            boot,
+            boot_nonce,
+        }))
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn imports(&self) -> &Mutex<BTreeMap<GroupId, ImportSlot>> {
+        &self.imports
     }
 
     /// Whose data this is.

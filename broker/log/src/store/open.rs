@@ -38,6 +38,7 @@ use crate::segment::header as segment_header;
 use crate::segment::open::OpenSegments;
 use crate::segment::scan::Damage;
 use crate::segment::{IMPORT_GAP, Retired};
+use crate::transfer::pins::Pins;
 
 /// Why a store cannot be opened. Nothing was cut or deleted.
 #[derive(Debug, Error)]
@@ -177,6 +178,25 @@ fn medium(operation: &'static str, path: &str) -> impl FnOnce(io::Error) -> Open
     }
 }
 
+/// Whose data a directory holds; `None` where it is new. May block on the disk.
+///
+/// # Errors
+/// When the file that says so cannot be read.
+pub fn stored_identity(disk: &dyn Disk) -> Result<Option<Identity>, OpenError> {
+    match identity::load(disk).map_err(medium("reading", identity::PATH))? {
+        None => Ok(None),
+        Some(found) => found.map(Some).map_err(unreadable_identity),
+    }
+}
+
+fn unreadable_identity(error: HeaderError) -> OpenError {
+    let advice = match error {
+        HeaderError::Newer { .. } => "Use the release that wrote it, or a newer one",
+        _ => "Restore that file from a backup of this directory. Nothing was changed",
+    };
+    OpenError::Identity { path: identity::PATH, error, advice }
+}
+
 /// The identity; the given one, or a random one, where the directory is new.
 fn identity(
     disk: &dyn Disk,
@@ -188,13 +208,7 @@ fn identity(
             Some(given) if given != found => Err(OpenError::OtherIdentity { found, given }),
             _ => Ok(found),
         },
-        Some(Err(error)) => {
-            let advice = match error {
-                HeaderError::Newer { .. } => "Use the release that wrote it, or a newer one",
-                _ => "Restore that file from a backup of this directory. Nothing was changed",
-            };
-            Err(OpenError::Identity { path: identity::PATH, error, advice })
-        }
+        Some(Err(error)) => Err(unreadable_identity(error)),
         None => {
             for directory in
                 [journal_file::DIRECTORY, segment_header::DIRECTORY, checkpoint_file::DIRECTORY]
@@ -390,6 +404,7 @@ fn new_shared(
         material: MaterialQueue::default(),
         journal_files,
         open_segments: OpenSegments::new(config.open_segments_max),
+        pins: Pins::default(),
         changed: Mutex::new(Vec::new()),
         checkpoint: RwLock::new(None),
         requests: CheckpointRequests::default(),

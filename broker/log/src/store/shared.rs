@@ -24,6 +24,7 @@ use crate::journal::writer::JournalFiles;
 use crate::parking::{Condvar, Mutex, RwLock};
 use crate::random::Random;
 use crate::segment::open::OpenSegments;
+use crate::transfer::pins::Pins;
 
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) material: MaterialQueue,
     pub(crate) journal_files: Arc<JournalFiles>,
     pub(crate) open_segments: OpenSegments,
+    /// Segments that are being sent.
+    pub(crate) pins: Pins,
     /// Groups that the next checkpoint must write anew.
     pub(crate) changed: Mutex<Vec<Arc<GroupLog>>>,
     /// The newest checkpoint, for states that are read back.

@@ -21,3 +21,4 @@ mod reading;
 mod retention;
 mod state;
 mod support;
+mod transfer;

@@ -130,7 +130,7 @@ settings! {
     /// A node that was not heard of for this time is held for dead, and its partitions get other
     /// leaders; at least four intervals, and the same on all nodes. Shorter: a stall of a busy node is
     /// mistaken for death; longer: partitions of a dead node wait longer.
-    liveness_timeout: Duration = Duration::from_millis(500), in 200..=MINUTE;
+    liveness_timeout: Duration = Duration::from_millis(500), in 500..=MINUTE;
 
     ["Certificates"]
 

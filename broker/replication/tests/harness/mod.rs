@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod cluster;
 pub mod simulated;
 
 use std::collections::BTreeMap;

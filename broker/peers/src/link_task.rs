@@ -1,0 +1,195 @@
+//! The task that holds a link together: it begins its streams, and ends them all when one ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use plimsoll_transport::{Connection, FrameReceiver, FrameSender};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::handshake::HandshakeError;
+use crate::link::{Arrival, Closed, Link, Role, code};
+use crate::node::{Node, Slot};
+use crate::streams::{self, StreamEnd};
+
+/// How long the other side of a dialed connection has to acknowledge its end.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What a link's task begins with.
+pub(crate) struct Start {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) link: Arc<Link>,
+    /// The link whose place it takes; it ends first.
+    pub(crate) replaced: Option<Arc<Link>>,
+    pub(crate) sender: FrameSender,
+    pub(crate) receiver: FrameReceiver,
+    pub(crate) arriving: mpsc::UnboundedReceiver<Arrival>,
+}
+
+/// Runs until the link is closed or one of its streams ends.
+pub(crate) async fn run(node: Arc<Node>, start: Start) {
+    let Start { slot, link, replaced, mut sender, mut receiver, arriving } = start;
+    if let Some(replaced) = replaced {
+        // The end of the one is told before the beginning of the other.
+        let mut ended = replaced.ended.subscribe();
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+    tracing::info!(peer = %link.node, dialed_by = %link.dialed_by, "linked");
+    node.handler.linked(link.node);
+    streams::prepare_control(&mut sender, &mut receiver);
+    let mut running = Running { node: Arc::clone(&node), link, tasks: JoinSet::new() };
+    let link = Arc::clone(&running.link);
+    running.tasks.spawn(streams::write(Arc::clone(&link), Role::Control, sender));
+    running.tasks.spawn(streams::read_control(Arc::clone(&link), Arc::clone(&node), receiver));
+    if link.connection.has_many_streams() {
+        running.tasks.spawn(streams::accept(Arc::clone(&link)));
+    }
+    if link.dialed_by == node.config.node {
+        running.tasks.spawn(open_streams(Arc::clone(&node), Arc::clone(&slot), Arc::clone(&link)));
+    }
+    let (closed, extra) = running.until_closed(arriving).await;
+    link.close(closed.code, closed.reason.clone());
+    for connection in &extra {
+        connection.close(closed.code, &closed.reason);
+    }
+    running.tasks.shutdown().await;
+    tracing::info!(peer = %link.node, reason = %closed.reason, "link ended");
+    slot.clear(&link, &closed.reason);
+    node.handler.unlinked(link.node);
+    link.ended.send_replace(true);
+    // The other side hears of the end, if it is there; whoever stops the process waits for it.
+    let _ = timeout(DRAIN_TIME_MAX, link.connection.drained()).await;
+}
+
+struct Running {
+    node: Arc<Node>,
+    link: Arc<Link>,
+    tasks: JoinSet<Result<(), StreamEnd>>,
+}
+
+impl Running {
+    /// Why the link ends, and the further connections that it had.
+    async fn until_closed(
+        &mut self,
+        mut arriving: mpsc::UnboundedReceiver<Arrival>,
+    ) -> (Closed, Vec<Connection>) {
+        let link = Arc::clone(&self.link);
+        let broken = |reason: String| Closed { code: code::BROKEN, reason };
+        let mut extra = Vec::new();
+        let mut missing: Vec<Role> = link.alive.iter().map(|_| Role::Alive).collect();
+        missing.extend((0..).take(link.lanes.len()).map(Role::Lane));
+        let deadline = tokio::time::sleep(link.limits.handshake_timeout);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                biased;
+                closed = link.closed() => return (closed, extra),
+                Some(arrival) = arriving.recv() => {
+                    let role = arrival.role;
+                    match missing.iter().position(|other| *other == role) {
+                        Some(position) => {
+                            missing.swap_remove(position);
+                        }
+                        None if role == Role::Seed => {}
+                        None => {
+                            let reason = "a stream was opened twice".to_owned();
+                            return (Closed { code: code::VIOLATION, reason }, extra);
+                        }
+                    }
+                    self.begin(arrival, &mut extra);
+                }
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(Ok(())) => {}
+                    Ok(Err(end)) => {
+                        let code =
+                            if end.is_violation() { code::VIOLATION } else { code::BROKEN };
+                        // What the connection itself says is nearer to the cause.
+                        let reason = match link.connection.close_reason() {
+                            Some(reason) if code == code::BROKEN => reason.text,
+                            _ => end.to_string(),
+                        };
+                        if code == code::VIOLATION {
+                            tracing::error!(peer = %link.node, %reason, "a node broke the protocol");
+                        }
+                        return (Closed { code, reason }, extra);
+                    }
+                    Err(error) => return (broken(format!("a task failed: {error}")), extra),
+                },
+                reason = link.connection.closed() => return (broken(reason.text), extra),
+                () = &mut deadline, if !missing.is_empty() => {
+                    return (broken("its streams did not come in time".to_owned()), extra);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, mut arrival: Arrival, extra: &mut Vec<Connection>) {
+        streams::prepare(&mut arrival);
+        let Arrival { role, sender, receiver, connection } = arrival;
+        let (link, node) = (Arc::clone(&self.link), Arc::clone(&self.node));
+        match role {
+            // The one stream that is there from the start: another is refused before.
+            Role::Control => {}
+            Role::Alive => {
+                self.tasks.spawn(streams::write(Arc::clone(&link), role, sender));
+                self.tasks.spawn(streams::read_alive(link, node, receiver));
+            }
+            Role::Lane(lane) => {
+                self.tasks.spawn(streams::write(Arc::clone(&link), role, sender));
+                self.tasks.spawn(streams::read_lane(link, node, lane, receiver));
+            }
+            Role::Seed => {
+                if let Some(connection) = connection {
+                    tokio::spawn(end_with(link, connection));
+                }
+                node.handler.seed(self.link.node, sender, receiver);
+                return;
+            }
+        }
+        extra.extend(connection);
+    }
+}
+
+/// Opens the streams that a link has from the start.
+async fn open_streams(node: Arc<Node>, slot: Arc<Slot>, link: Arc<Link>) -> Result<(), StreamEnd> {
+    let roles = link.alive.iter().map(|_| Role::Alive);
+    let lanes = (0..).take(link.lanes.len()).map(Role::Lane);
+    for role in roles.chain(lanes) {
+        open_stream(&node, &slot, &link, role)
+            .await
+            .map_err(|error| StreamEnd::Open(error.to_string()))
+            .and_then(|arrival| {
+                link.arrivals.send(arrival).map_err(|_| StreamEnd::Ended("last"))
+            })?;
+    }
+    Ok(())
+}
+
+/// Opens a further stream: on the link's connection, or on one of its own.
+pub(crate) async fn open_stream(
+    node: &Node,
+    slot: &Slot,
+    link: &Link,
+    role: Role,
+) -> Result<Arrival, HandshakeError> {
+    let connection = if link.connection.has_many_streams() {
+        None
+    } else {
+        let address = slot.address.borrow().clone().ok_or(HandshakeError::Ended)?;
+        Some(node.dial.dial(&address, link.node, link.connection.kind()).await?)
+    };
+    let (mut sender, receiver) = connection.as_ref().unwrap_or(&link.connection).open().await?;
+    let opening = streams::opening(link, node, role);
+    sender.send(opening.head, &opening.payload).await?;
+    Ok(Arrival { role, sender, receiver, connection })
+}
+
+/// Ends a connection with its link.
+pub(crate) async fn end_with(link: Arc<Link>, connection: Connection) {
+    tokio::select! {
+        biased;
+        closed = link.closed() => connection.close(closed.code, &closed.reason),
+        _ = connection.closed() => {}
+    }
+}

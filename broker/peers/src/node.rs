@@ -1,0 +1,358 @@
+//! What the tasks of a node's links share: who may be linked, which link stands, who is alive.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use plimsoll_protocol::ids::NodeId;
+use plimsoll_protocol::peer::{Alive, PeerHello, PeerRefusal};
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::config::PeersConfig;
+use crate::dial::Dial;
+use crate::handler::Handler;
+use crate::link::{Link, code};
+use crate::liveness::{LivenessEvent, Own, Table, View};
+
+/// Events that a slow subscriber may be behind.
+const EVENTS_MAX: usize = 1024;
+/// A wall clock that is further off than this is worth a warning.
+const CLOCK_OFFSET_MS_MAX: u64 = 10_000;
+
+/// What the tasks of a node's links share.
+pub(crate) struct Node {
+    pub(crate) config: PeersConfig,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) handler: Arc<dyn Handler>,
+    started: Instant,
+    slots: Mutex<BTreeMap<NodeId, Arc<Slot>>>,
+    removed: Mutex<BTreeSet<NodeId>>,
+    table: Mutex<Table>,
+    pub(crate) view: watch::Sender<Arc<View>>,
+    pub(crate) events: broadcast::Sender<LivenessEvent>,
+    pub(crate) stopping: watch::Sender<bool>,
+    /// Tasks that have not ended.
+    running: watch::Sender<usize>,
+}
+
+/// The place of one other node's link.
+pub(crate) struct Slot {
+    pub(crate) node: NodeId,
+    /// Where it is dialed; `None`: not at all.
+    pub(crate) address: watch::Sender<Option<String>>,
+    /// The link that stands. Changed under the lock of `known` only.
+    pub(crate) link: watch::Sender<Option<Arc<Link>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    life: Option<Life>,
+    last_error: Option<String>,
+    is_dialed: bool,
+}
+
+/// The latest life of a node that was met.
+struct Life {
+    incarnation: u64,
+    boot_nonce: u64,
+    /// Where it connected from or was dialed.
+    address: String,
+    /// Whether another process claimed the same life.
+    is_double: bool,
+}
+
+impl Slot {
+    fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            address: watch::channel(None).0,
+            link: watch::channel(None).0,
+            known: Mutex::default(),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link, if one stands.
+    pub(crate) fn standing(&self) -> Option<Arc<Link>> {
+        self.link.borrow().as_ref().filter(|link| !link.is_closed()).cloned()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.known().last_error.clone()
+    }
+
+    pub(crate) fn note_error(&self, error: impl Into<String>) {
+        self.known().last_error = Some(error.into());
+    }
+
+    /// Puts a link in place, unless another one has to stay; gives the one that it replaces.
+    fn install(&self, me: NodeId, link: &Arc<Link>) -> Result<Option<Arc<Link>>, PeerRefusal> {
+        let mut known = self.known();
+        let present = self.link.borrow().clone();
+        let address = link.connection.remote_addr().to_string();
+        let is_later = match known.meet(&link.hello, address) {
+            Ok(is_later) => is_later,
+            Err(refusal) => {
+                drop(known);
+                if let Some(present) = present {
+                    present.close(code::REFUSED, refusal.to_string());
+                }
+                return Err(refusal);
+            }
+        };
+        if let Some(present) = present.as_ref().filter(|present| !present.is_closed()) {
+            // Whoever dials again knows that its former link is of no use. Of two links dialed by
+            // either side, both sides keep the one that the lower id dialed.
+            let stays = !is_later
+                && present.dialed_by != link.dialed_by
+                && link.dialed_by != me.min(self.node);
+            if stays {
+                return Err(PeerRefusal::DuplicateLink(present.dialed_by));
+            }
+            present.close(code::DUPLICATE, "a newer link to the same node takes its place");
+        }
+        known.last_error = None;
+        self.link.send_replace(Some(Arc::clone(link)));
+        Ok(present)
+    }
+
+    /// The link's task ends.
+    pub(crate) fn clear(&self, link: &Arc<Link>, reason: &str) {
+        let mut known = self.known();
+        self.link.send_if_modified(|present| {
+            let is_present = present.as_ref().is_some_and(|present| Arc::ptr_eq(present, link));
+            if is_present {
+                *present = None;
+                known.last_error = Some(reason.to_owned());
+            }
+            is_present
+        });
+    }
+}
+
+impl Known {
+    /// Compares a hello with the lives that were met; `true`: it is a later one.
+    fn meet(&mut self, hello: &PeerHello, address: String) -> Result<bool, PeerRefusal> {
+        let &PeerHello { incarnation, boot_nonce, .. } = hello;
+        let is_later = match &mut self.life {
+            None => false,
+            Some(life) if incarnation > life.incarnation => true,
+            Some(life) if incarnation == life.incarnation && !life.is_double => {
+                if boot_nonce == life.boot_nonce {
+                    return Ok(false);
+                }
+                life.is_double = true;
+                return Err(PeerRefusal::DuplicateNode(life.address.clone()));
+            }
+            Some(life) => return Err(PeerRefusal::DuplicateNode(life.address.clone())),
+        };
+        self.life = Some(Life { incarnation, boot_nonce, address, is_double: false });
+        Ok(is_later)
+    }
+}
+
+impl Node {
+    pub(crate) fn new(
+        config: PeersConfig,
+        dial: Arc<dyn Dial>,
+        handler: Arc<dyn Handler>,
+    ) -> Arc<Self> {
+        let own = Own {
+            incarnation: config.incarnation,
+            condition: plimsoll_protocol::peer::Condition::Serving,
+            catalog: None,
+            leads_version: 0,
+        };
+        let table = Table::new(config.node, own, config.liveness, Duration::ZERO);
+        Arc::new(Self {
+            dial,
+            handler,
+            started: Instant::now(),
+            slots: Mutex::default(),
+            removed: Mutex::default(),
+            view: watch::channel(Arc::new(View::alone(config.node))).0,
+            events: broadcast::channel(EVENTS_MAX).0,
+            stopping: watch::channel(false).0,
+            running: watch::channel(0).0,
+            table: Mutex::new(table),
+            config,
+        })
+    }
+
+    /// Time of this node's links.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots_locked(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The place of `node`'s link, made where there is none.
+    pub(crate) fn slot(&self, node: NodeId) -> Arc<Slot> {
+        let mut slots = self.slots_locked();
+        Arc::clone(slots.entry(node).or_insert_with(|| Arc::new(Slot::new(node))))
+    }
+
+    /// The place of `node`'s link, and whether a task dials it from now on that did not before.
+    pub(crate) fn slot_to_dial(&self, node: NodeId) -> (Arc<Slot>, bool) {
+        let slot = self.slot(node);
+        let is_new = !std::mem::replace(&mut slot.known().is_dialed, true);
+        (slot, is_new)
+    }
+
+    pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.slots_locked().values().cloned().collect()
+    }
+
+    /// The link to `node`, if one stands.
+    pub(crate) fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        let slot = self.slots_locked().get(&node).cloned()?;
+        slot.standing()
+    }
+
+    pub(crate) fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        for node in &removed {
+            if let Some(link) = self.link(*node) {
+                link.close(code::REFUSED, PeerRefusal::Removed(*node).to_string());
+            }
+        }
+        *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed;
+    }
+
+    pub(crate) fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&node)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    pub(crate) async fn stopped(&self) {
+        let mut stopping = self.stopping.subscribe();
+        // The sender lives in `self`, so the only outcome is the flag.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+
+    /// Runs a task that [`Self::ended`] waits for.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        self.running.send_modify(|running| *running += 1);
+        let running = Running(Arc::clone(self));
+        tokio::spawn(async move {
+            let _running = running;
+            task.await;
+        });
+    }
+
+    /// Waits until every task has ended.
+    pub(crate) async fn ended(&self) {
+        let mut running = self.running.subscribe();
+        // The sender lives in `self`, so the only outcome is the count.
+        let _ = running.wait_for(|running| *running == 0).await;
+    }
+
+    /// Puts a link in place, unless another one has to stay; gives the one that it replaces.
+    pub(crate) fn install(
+        &self,
+        slot: &Slot,
+        link: &Arc<Link>,
+    ) -> Result<Option<Arc<Link>>, PeerRefusal> {
+        if self.is_removed(slot.node) {
+            return Err(PeerRefusal::Removed(slot.node));
+        }
+        if self.is_stopping() {
+            return Err(PeerRefusal::Stopping(self.config.node));
+        }
+        let replaced = slot.install(self.config.node, link)?;
+        if link.clock_offset_ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX {
+            let offset_ms = link.clock_offset_ms;
+            tracing::warn!(peer = %slot.node, offset_ms, "the wall clocks of two nodes differ");
+        }
+        let mut table = self.table();
+        let events = table.linked(slot.node, link.hello.incarnation);
+        self.publish(&mut table, &events);
+        Ok(replaced)
+    }
+
+    /// A sign of life has come.
+    pub(crate) fn heard(&self, from: NodeId, alive: &Alive) {
+        let mut table = self.table();
+        let events = table.heard(self.now(), from, alive);
+        self.publish(&mut table, &events);
+    }
+
+    /// Forgets a node that is no longer listed.
+    pub(crate) fn forget(&self, node: NodeId) {
+        let mut table = self.table();
+        let events = table.remove(self.now(), node);
+        self.publish(&mut table, &events);
+    }
+
+    /// Whoever waits sees the view that an event led to.
+    fn publish(&self, table: &mut Table, events: &[LivenessEvent]) {
+        if table.take_changed() {
+            self.view.send_replace(Arc::new(table.view()));
+        }
+        for event in events {
+            match event {
+                LivenessEvent::Up(peer) => tracing::info!(%peer, "a node is up"),
+                LivenessEvent::Down(peer) => tracing::warn!(%peer, "a node is down"),
+                LivenessEvent::Restarted(peer) => tracing::info!(%peer, "a node was restarted"),
+                LivenessEvent::ReachChanged(peer) => tracing::debug!(%peer, "reach has changed"),
+                LivenessEvent::SelfStalled(pause) => {
+                    tracing::warn!(pause_ms = pause.as_millis(), "this process did not run");
+                }
+            }
+            // Nobody may be interested.
+            let _ = self.events.send(event.clone());
+        }
+    }
+
+    /// Sends signs of life and notices silence, until the node stops.
+    pub(crate) async fn exchange_signs(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.config.liveness.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stopped() => return,
+                _ = ticks.tick() => {}
+            }
+            let (events, signs) = {
+                let mut table = self.table();
+                let (events, signs) = table.tick(self.now());
+                self.publish(&mut table, &events);
+                (events, signs)
+            };
+            for (node, sign) in signs {
+                if let Some(link) = self.link(node) {
+                    link.show_alive(&sign);
+                }
+            }
+            for event in events {
+                if let LivenessEvent::Down(node) = event
+                    && let Some(link) = self.link(node)
+                {
+                    link.close(code::BROKEN, "no sign of life for the timeout");
+                }
+            }
+        }
+    }
+}
+
+struct Running(Arc<Node>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
+}
