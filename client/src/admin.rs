@@ -90,10 +90,6 @@ impl Admin {
         Self { shared }
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
     /// Asks for a sign of life.
     ///
     /// # Errors
@@ -346,7 +342,7 @@ impl Admin {
 }
 
 /// A malformed name is refused here as the node would refuse it.
-pub(crate) fn name(topic: &str) -> Result<TopicName, RequestError> {
+fn name(topic: &str) -> Result<TopicName, RequestError> {
     topic.parse().map_err(|error: plimsoll_protocol::ids::TopicNameError| {
         RequestError::Refused(ServerError {
             code: ErrorCode::InvalidTopicName,
