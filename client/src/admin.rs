@@ -329,7 +329,7 @@ impl Admin {
     where
         R: Request + Clone + Send + Sync + 'static,
     {
-        self.shared.request(request).await
+        self.shared.request(request, Repeat::Freely).await
     }
 
     /// A change: sent again only when it was certainly not carried out.
@@ -337,7 +337,7 @@ impl Admin {
     where
         R: Request + Clone + Send + Sync + 'static,
     {
-        self.shared.request(request).await
+        self.shared.request(request, Repeat::IfRefused).await
     }
 }
 
