@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use plimsoll_protocol::api::{
-    AlterTopicRequest, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
-    ClusterStatusResponse, ConfigChange, CreateTopicRequest, DeleteTopicRequest,
-    DescribeTopicRequest, DescribeTopicResponse, DrainNodeRequest, FetchRequest, Isolation,
-    JoinTokenRequest, JoinTokenResponse, ListOffsetsRequest, ListTopicsRequest, NodeStatusRequest,
-    NodeStatusResponse, PingRequest, RebalanceRequest, RemoveNodeRequest, RemoveNodeResponse,
-    Request, StartPosition, TopicConfig, TopicInfo, TransferLeaderRequest, TransferLeaderResponse,
+    AlterTopicRequest, ConfigChange, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, FetchRequest, Isolation, ListOffsetsRequest, ListTopicsRequest,
+    NodeStatusRequest, NodeStatusResponse, PingRequest, StartPosition, TopicConfig, TopicInfo,
 };
 use plimsoll_protocol::batch::RecordBatch;
 use plimsoll_protocol::error::ErrorCode;
-use plimsoll_protocol::ids::{NodeId, Offset, PartitionIndex, TopicName};
+use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 
 use crate::client::Shared;
 use crate::error::{RequestError, ServerError};
@@ -88,6 +85,10 @@ pub struct Fetched {
 impl Admin {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Asks for a sign of life.
@@ -249,100 +250,10 @@ impl Admin {
     pub async fn node_status(&self) -> Result<NodeStatusResponse, RequestError> {
         self.shared.request(NodeStatusRequest {}, Repeat::Freely).await
     }
-
-    /// How the cluster is, as the node that answers sees it.
-    ///
-    /// # Errors
-    /// When no node answers.
-    pub async fn cluster_status(&self) -> Result<ClusterStatusResponse, RequestError> {
-        self.ask(ClusterStatusRequest {}).await
-    }
-
-    /// What [`Admin::rebalance`] would move; nothing is moved.
-    ///
-    /// # Errors
-    /// When no node answers, or too few nodes take replicas.
-    pub async fn cluster_plan(&self) -> Result<ClusterPlanResponse, RequestError> {
-        self.ask(ClusterPlanRequest {}).await
-    }
-
-    /// Moves replicas to where they belong. Returns when that is decided; the moves follow.
-    ///
-    /// # Errors
-    /// When too few nodes take replicas, or the catalog has no leader.
-    pub async fn rebalance(&self) -> Result<ClusterPlanResponse, RequestError> {
-        self.change(RebalanceRequest {}).await
-    }
-
-    /// Moves everything away from a node, or with `on` false lets it have replicas again. Returns
-    /// when that is decided; the moves follow.
-    ///
-    /// # Errors
-    /// An unknown node, or other nodes that are too few for the replicas that topics ask for.
-    pub async fn drain_node(
-        &self,
-        node: NodeId,
-        on: bool,
-    ) -> Result<ClusterPlanResponse, RequestError> {
-        self.change(DrainNodeRequest { node, on }).await
-    }
-
-    /// Takes a node out of the cluster for good; with `force` also where partitions have fewer
-    /// replicas than asked for then.
-    ///
-    /// # Errors
-    /// An unknown node, a live node that is not drained, partitions that would lose their quorum, or
-    /// other nodes that are too few.
-    pub async fn remove_node(
-        &self,
-        node: NodeId,
-        force: bool,
-    ) -> Result<RemoveNodeResponse, RequestError> {
-        self.change(RemoveNodeRequest { node, force }).await
-    }
-
-    /// Hands the leadership of a partition to another of its replicas, by default to the preferred
-    /// one.
-    ///
-    /// # Errors
-    /// An unknown topic or partition, a node that is no replica of it, down or behind.
-    pub async fn transfer_leader(
-        &self,
-        topic: &str,
-        partition: u32,
-        to: Option<NodeId>,
-    ) -> Result<TransferLeaderResponse, RequestError> {
-        let (topic, partition) = (name(topic)?, PartitionIndex(partition));
-        self.change(TransferLeaderRequest { topic, partition, to }).await
-    }
-
-    /// What a new node needs to join. Whoever has it can add a node.
-    ///
-    /// # Errors
-    /// When no node answers.
-    pub async fn join_token(&self) -> Result<JoinTokenResponse, RequestError> {
-        self.ask(JoinTokenRequest {}).await
-    }
-
-    /// A question: asking it again does no harm.
-    async fn ask<R>(&self, request: R) -> Result<R::Response, RequestError>
-    where
-        R: Request + Clone + Send + Sync + 'static,
-    {
-        self.shared.request(request, Repeat::Freely).await
-    }
-
-    /// A change: sent again only when it was certainly not carried out.
-    async fn change<R>(&self, request: R) -> Result<R::Response, RequestError>
-    where
-        R: Request + Clone + Send + Sync + 'static,
-    {
-        self.shared.request(request, Repeat::IfRefused).await
-    }
 }
 
 /// A malformed name is refused here as the node would refuse it.
-fn name(topic: &str) -> Result<TopicName, RequestError> {
+pub(crate) fn name(topic: &str) -> Result<TopicName, RequestError> {
     topic.parse().map_err(|error: plimsoll_protocol::ids::TopicNameError| {
         RequestError::Refused(ServerError {
             code: ErrorCode::InvalidTopicName,

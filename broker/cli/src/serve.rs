@@ -84,7 +84,7 @@ impl ServeArgs {
     pub(crate) fn run(self) -> Result<Exit, Failure> {
         let config = self.node_config()?;
         // What openraft and the transports have to say that matters is said by the crates above them.
-        logging::start("info,openraft=off,quinn=warn,quinn_proto=warn,rustls=warn");
+        logging::start("info,openraft=off,quinn=off,quinn_proto=warn,rustls=warn");
         plimsoll_node::raise_file_limit();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         if self.threads > 0 {
