@@ -81,6 +81,7 @@ mod backoff;
 mod channel;
 mod client;
 mod cluster;
+mod cluster_admin;
 mod config;
 mod consumer;
 pub mod context;
