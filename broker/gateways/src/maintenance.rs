@@ -1,7 +1,6 @@
 //! Work that no request asks for: idle groups fall asleep, old segments go, groups without a topic
 //! are removed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,13 +116,11 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
 
 /// Removes the groups of topics that were deleted while the node went down.
 async fn remove_orphans(broker: &Broker) {
-    // In this order: a group is made after its topic, so what is stored now and has a topic is in the
-    // catalog now.
-    let stored = broker.store().groups();
+    // Only where the catalog says so: a group that it does not know may be one that this node's copy has
+    // not come to yet.
     let catalog = broker.catalog();
-    let known: HashSet<GroupId> =
-        catalog.topics().flat_map(|(_, meta)| meta.partitions.iter().copied()).collect();
-    let is_orphan = |group: &GroupId| *group != GroupId::CATALOG && !known.contains(group);
+    let stored = broker.store().groups();
+    let is_orphan = |group: &GroupId| catalog.was_deleted(*group);
     let orphans: Vec<_> = stored.into_iter().filter(is_orphan).collect();
     if !orphans.is_empty() {
         tracing::info!(partitions = orphans.len(), "removing what is left of deleted topics");
