@@ -17,6 +17,14 @@ pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
     )
 }
 
+pub(crate) fn catalog_not_ready() -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::NotReady,
+        "the node has just started and does not know yet which topics there are: try again, or ask \
+         another node",
+    )
+}
+
 pub(crate) fn shutting_down() -> ErrorResponse {
     ErrorResponse::new(ErrorCode::ShuttingDown, "the node is shutting down: connect again later")
 }
