@@ -202,10 +202,10 @@ impl State {
         if self.link.is_closed() {
             return Err(self.link.unreachable());
         }
-        let settled = self.link.incoming.settle(self.id, settles as usize);
-        if settled < settles as usize {
-            assert!(self.link.is_closed(), "an append is answered once");
-            return Err(self.link.unreachable());
+        // At most as many as were asked for.
+        let settles = self.link.incoming.settle(self.id, settles as usize) as u32;
+        if settles == 0 {
+            return Ok(());
         }
         let frame = AppendedFrame { session: self.id, settles, answer };
         if push_answer(&self.link, self.lane, &frame) {
@@ -256,13 +256,10 @@ impl IncomingSession {
         self.requests.recv().await
     }
 
-    /// Answers the oldest unanswered append. Does not wait.
+    /// Answers the oldest unanswered append; where there is none, nothing happens. Does not wait.
     ///
     /// # Errors
     /// [`PeerError::Unreachable`] when the link is gone.
-    ///
-    /// # Panics
-    /// When every append that came is answered.
     pub fn send(&mut self, answer: Appended) -> Result<(), PeerError> {
         self.answers.send(answer)
     }
@@ -293,20 +290,14 @@ impl AppendAnswers {
     ///
     /// # Errors
     /// As [`IncomingSession::send`].
-    ///
-    /// # Panics
-    /// As [`IncomingSession::send`].
     pub fn send(&mut self, answer: Appended) -> Result<(), PeerError> {
         self.state.answer(1, answer)
     }
 
-    /// Answers the `settles` oldest unanswered appends with one frame.
+    /// Answers the `settles` oldest unanswered appends with one frame, or as many as there are.
     ///
     /// # Errors
     /// As [`IncomingSession::send`].
-    ///
-    /// # Panics
-    /// When fewer are unanswered.
     pub fn send_for(&mut self, settles: u32, answer: Appended) -> Result<(), PeerError> {
         self.state.answer(settles, answer)
     }
