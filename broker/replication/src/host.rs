@@ -21,6 +21,7 @@ use crate::group::Group;
 use crate::incoming;
 use crate::members;
 use crate::metadata;
+use crate::moves;
 use crate::neighbours::Neighbours;
 use crate::placements::Placements;
 use crate::retention::{Given, Safety};
@@ -133,6 +134,7 @@ impl Host {
         }
         tokio::spawn(follow(Arc::downgrade(self), peers));
         tokio::spawn(members::keep(Arc::downgrade(self)));
+        tokio::spawn(moves::drive(Arc::downgrade(self)));
     }
 
     /// The live node that leads the group by its own word, this one included, and its term.
@@ -149,11 +151,11 @@ impl Host {
         self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default())
     }
 
-    /// The voters of the metadata group, as this node's replica has them; of a configuration of two
-    /// sets all.
+    /// The voters of a group that is awake here, as this node's replica has them; of a configuration
+    /// of two sets all.
     #[must_use]
-    pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
-        let group = self.held(GroupId::CATALOG).and_then(|group| group.instance());
+    pub fn voters(&self, group: GroupId) -> BTreeSet<NodeId> {
+        let group = self.held(group).and_then(|group| group.instance());
         let configs = group.map(|instance| instance.standing.borrow().configs.clone());
         configs.iter().flat_map(|configs| configs.iter().flatten()).copied().collect()
     }
@@ -193,6 +195,12 @@ impl Host {
                 group.nudge();
             }
         }
+    }
+
+    /// The replica is gone: whoever holds the group does not find it here any more.
+    pub(crate) fn forget_replica(&self, id: GroupId) {
+        self.groups().held.remove(&id);
+        self.safety.forget(id);
     }
 
     pub(crate) fn around(&self) -> &Arc<Surroundings> {
@@ -340,7 +348,8 @@ impl Host {
     /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
     /// and lets Raft forget what a sleeping group has folded. To be called for every group now and
     /// then, also where nothing limits what is kept. Nothing is dropped at the first call, and then
-    /// only what was stored some checkpoints ago. Does not wake the group; may block.
+    /// only what was stored some checkpoints ago. A leader drops nothing that a member lacks. Does not
+    /// wake the group; may block.
     ///
     /// # Errors
     /// When the group's stored state cannot be read.
@@ -366,12 +375,15 @@ impl Host {
         // Behind its end the log would be begun anew, and at the wrong offset: that is for the waking
         // of a group whose log ends before its state.
         let holds = bounds.last.is_some_and(|last| last.index >= safe.applied.index);
-        // A node that joins is fed the metadata group from its first entry.
-        let is_fed = id == GroupId::CATALOG;
-        if asleep && holds && !is_fed && bounds.purged < Some(safe.applied) {
+        // Others are fed from this log: a node that joins from the metadata group's first entry, a
+        // member that was away from where it was.
+        let feeds = id == GroupId::CATALOG || !self.around.is_sole_replica(id);
+        if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        Ok(log.retain(policy, now_ms, safe.high_watermark))
+        let lacking = held.and_then(|group| group.first_lacking_offset());
+        let upto = lacking.map_or(safe.high_watermark, |offset| offset.min(safe.high_watermark));
+        Ok(log.retain(policy, now_ms, upto))
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those

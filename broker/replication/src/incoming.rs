@@ -112,10 +112,9 @@ async fn answer(
         AnyPeerRequest::Sleep(request) => Ok(host.sleep(from, request).await.into()),
         AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
         AnyPeerRequest::ReadIndex(request) => Ok(host.read_indexes(request).await.into()),
-        other => {
-            let message = format!("this build does not answer {}", other.api());
-            Err(PeerFailure::new(PeerFailureCode::Unsupported, message))
-        }
+        AnyPeerRequest::GroupStatus(request) => Ok(host.group_status(request).into()),
+        AnyPeerRequest::Step(step) => Ok(host.step(step).await?.into()),
+        AnyPeerRequest::DropReplica(request) => Ok(host.drop_replica(request).await?.into()),
     }
 }
 
@@ -204,7 +203,7 @@ async fn beat(host: &Host, heartbeat: &Heartbeat) -> Appended {
     let request = wire::heartbeat_request(heartbeat);
     let mut answers = Box::pin(instance.raft.stream_append(stream::iter([request])));
     match answers.next().await {
-        Some(Ok(result)) => wire::appended(result),
+        Some(Ok(result)) => wire::appended(&result),
         Some(Err(_)) | None => Appended::NotHere(NotHere::NoSession),
     }
 }
@@ -264,7 +263,7 @@ async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingS
         let (answer, ended) = match result {
             Ok(result) => {
                 let ended = result.is_err();
-                (wire::appended(result), ended)
+                (wire::appended(&result), ended)
             }
             Err(_) => {
                 // In order, to sleep: a new session wakes it.

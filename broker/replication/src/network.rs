@@ -76,7 +76,7 @@ impl GroupNetwork {
 
     async fn heartbeat(&self, request: AppendEntriesRequest<Types>) -> AppendResult {
         let heartbeat = wire::heartbeat(self.group, self.epoch(), &request);
-        result(self.request(heartbeat).await?)
+        result(&self.request(heartbeat).await?)
     }
 }
 
@@ -228,7 +228,7 @@ fn answers(
             tokio::select! {
                 biased;
                 answer = receiver.recv() => {
-                    let answer = answer.map_err(|error| unreachable(&error)).and_then(result);
+                    let answer = answer.map_err(|error| unreachable(&error)).and_then(|answer| result(&answer));
                     let ended = match &answer {
                         Ok(Ok(matched)) => {
                             unanswered.settle(matched.as_ref().map(crate::types::from_raft));
@@ -257,8 +257,8 @@ async fn drive(sending: &mut Option<Sending>) -> Result<(), PeerError> {
     }
 }
 
-fn result(answer: Appended) -> AppendResult {
-    match answer {
+fn result(answer: &Appended) -> AppendResult {
+    match *answer {
         Appended::Ok(matched) => Ok(Ok(matched.map(to_raft))),
         Appended::Conflict(id) => Ok(Err(StreamAppendError::Conflict(to_raft(id)))),
         Appended::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote_from_wire(vote)))),

@@ -212,6 +212,8 @@ async fn build(
         give_birth(log, voters_at_birth).await?;
     }
     let shared = Shared::new(fold, published.clone(), log.clone());
+    // What is folded is committed: a follower may have nothing new to apply for long.
+    shared.publish();
     let store = LogStore::new(log.clone(), shared.clone());
     let machine = StateMachine::new(shared.clone());
     let networks = GroupNetworks { group, around: around.clone() };
