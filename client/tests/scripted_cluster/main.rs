@@ -199,6 +199,28 @@ async fn a_partition_without_a_majority_is_asked_at_a_measured_pace_until_it_has
     all_stored(&cluster, futures).await;
 }
 
+/// What the old leader was asked may be stored there, whatever the new one says.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_a_deposed_leader_may_have_stored_is_never_reported_as_lost() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let options =
+        ProducerOptions { delivery_timeout: Duration::from_secs(10), ..Default::default() };
+    let producer = client.producer("t").options(options).build().await.unwrap();
+    cluster.plan(1, |plan| plan.withholds = true);
+    let waiting = enqueue(&producer, 0..1).await.pop().unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(cluster.values(0).len(), 1);
+    cluster.plan(2, |plan| plan.refuses = Some(ErrorCode::NoQuorum));
+    cluster.lead(0, 2, &[1, 2, 3]);
+    // Another user of the topic brings the news; the answer of the old leader is waited for no more.
+    let _consumer = client.consumer("t").build().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert!(cluster.seen(2, ApiKey::Produce) > 0);
+    let error = waiting.await.unwrap_err();
+    assert!(!error.is_definite(), "{error}");
+}
+
 /// An answer that takes long is no sign of death where pings are answered.
 #[tokio::test(start_paused = true)]
 async fn a_slow_leader_that_answers_pings_keeps_its_connection() {
@@ -260,9 +282,7 @@ async fn a_client_connects_by_whichever_address_answers() {
 #[tokio::test(start_paused = true)]
 async fn a_question_to_a_node_that_falls_silent_is_asked_of_another() {
     let cluster = Cluster::start(1);
-    let client = cluster.client().await;
-    // Who the nodes are is known from here on.
-    let _producer = producer(&client).await;
+    let client = Client::connect(cluster.config(&[1])).await.unwrap();
     for silent in [1, 2] {
         cluster.silence(silent);
         let topics = timeout(Duration::from_secs(3), client.admin().list_topics(None)).await;
