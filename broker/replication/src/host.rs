@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use plimsoll_log::{GroupLog, GroupOptions, RetainOutcome, Retention, Store};
+use plimsoll_log::{Durability, GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::config::{Blocking, HostConfig};
@@ -21,17 +22,20 @@ use crate::group::Group;
 use crate::incoming;
 use crate::members;
 use crate::metadata;
-use crate::moves;
 use crate::neighbours::Neighbours;
 use crate::placements::Placements;
 use crate::retention::{Given, Safety};
+
+/// How long what another node sends waits for this node's copy of the catalog.
+const CATALOG_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What every group needs from the node.
 pub(crate) struct Surroundings {
     pub(crate) node: NodeId,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: HostConfig,
-    pub(crate) raft: Arc<openraft::Config>,
+    /// openraft's configuration of groups with and without durability.
+    pub(crate) raft: [Arc<openraft::Config>; 2],
     pub(crate) neighbours: Neighbours,
     /// No group is woken any more.
     pub(crate) closed: AtomicBool,
@@ -44,6 +48,14 @@ impl fmt::Debug for Surroundings {
 }
 
 impl Surroundings {
+    pub(crate) fn raft_config(&self, durability: Durability) -> Arc<openraft::Config> {
+        let [durable, memory] = &self.raft;
+        match durability {
+            Durability::Durable => durable.clone(),
+            Durability::Memory => memory.clone(),
+        }
+    }
+
     /// Whether this node alone holds the group, by what is known without its log.
     pub(crate) fn is_sole_replica(&self, group: GroupId) -> bool {
         if self.neighbours.is_unplaced() {
@@ -85,7 +97,9 @@ impl Host {
         clock: Arc<dyn Clock>,
         config: HostConfig,
     ) -> Arc<Self> {
-        let raft = config.raft().expect("the intervals are constants that fit each other");
+        let raft = [Durability::Durable, Durability::Memory].map(|durability| {
+            config.raft(durability).expect("the intervals are constants that fit each other")
+        });
         let neighbours = Neighbours::new(node);
         let closed = AtomicBool::new(false);
         let around = Surroundings { node, clock, config, raft, neighbours, closed };
@@ -134,7 +148,6 @@ impl Host {
         }
         tokio::spawn(follow(Arc::downgrade(self), peers));
         tokio::spawn(members::keep(Arc::downgrade(self)));
-        tokio::spawn(moves::drive(Arc::downgrade(self)));
     }
 
     /// The live node that leads the group by its own word, this one included, and its term.
@@ -188,6 +201,33 @@ impl Host {
         self.open(id, GroupKind::of(id), options)
     }
 
+    /// As [`Host::for_peer`]; where the sender's catalog is newer than this node's copy, waits for the
+    /// copy.
+    pub(crate) async fn for_peer_at(
+        &self,
+        id: GroupId,
+        epoch: u64,
+    ) -> Result<Arc<Group>, OpenGroupError> {
+        let found = self.for_peer(id);
+        if !matches!(found, Err(OpenGroupError::NotPlaced { .. }))
+            || epoch <= self.around.neighbours.epoch()
+        {
+            return found;
+        }
+        let Some(metadata) = self.held(GroupId::CATALOG) else { return found };
+        let mut catalog = metadata.watch_catalog();
+        let newer = async {
+            while self.around.neighbours.epoch() < epoch {
+                if catalog.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Without the newer copy the answer is as before.
+        let _ = timeout(CATALOG_WAIT_MAX, newer).await;
+        self.for_peer(id)
+    }
+
     /// Has the groups look for a leader anew, where they are awake.
     pub(crate) fn nudge(&self, groups: &[GroupId]) {
         for group in groups {
@@ -195,12 +235,6 @@ impl Host {
                 group.nudge();
             }
         }
-    }
-
-    /// The replica is gone: whoever holds the group does not find it here any more.
-    pub(crate) fn forget_replica(&self, id: GroupId) {
-        self.groups().held.remove(&id);
-        self.safety.forget(id);
     }
 
     pub(crate) fn around(&self) -> &Arc<Surroundings> {

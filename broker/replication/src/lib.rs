@@ -36,7 +36,6 @@ mod log_store;
 mod members;
 mod membership;
 mod metadata;
-mod moves;
 mod neighbours;
 mod network;
 #[cfg(test)]
@@ -48,14 +47,12 @@ mod random;
 mod reads;
 mod reconcile;
 mod reply;
-mod report;
 mod retention;
 mod role;
 mod runtime;
 mod shared;
 mod snapshot;
 mod state_machine;
-mod steps;
 #[cfg(test)]
 mod storage_tests;
 mod types;

@@ -134,7 +134,8 @@ fn next(
     let wanted = |node: &NodeId| placed.is_empty() || placed.contains(node);
     let able = |node: &&NodeId| active.contains(node) && is_ready(node) && wanted(node);
     let lacks_one = present.voters.len() < voters
-        || placed.iter().any(|node| !present.voters.contains(node)) && present.voters.len() == voters;
+        || placed.iter().any(|node| !present.voters.contains(node))
+            && present.voters.len() == voters;
     if lacks_one {
         return present.learners.iter().find(able).copied().map(Change::Promote);
     }

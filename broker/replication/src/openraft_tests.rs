@@ -179,7 +179,7 @@ impl Members {
         let shared = Shared::new(fold, Published::new(), log.clone());
         let raft = Raft::build(
             id,
-            HostConfig::default().raft().unwrap(),
+            HostConfig::default().raft(Durability::Durable).unwrap(),
             Call { from: id, to: id, calls: self.calls.clone() },
             LogStore::new(log.clone(), shared.clone()),
             StateMachine::new(shared),

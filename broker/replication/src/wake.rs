@@ -216,8 +216,9 @@ async fn build(
     shared.publish();
     let store = LogStore::new(log.clone(), shared.clone());
     let machine = StateMachine::new(shared.clone());
+    let config = around.raft_config(log.options().durability);
     let networks = GroupNetworks { group, around: around.clone() };
-    let raft = Raft::build(around.node.0, around.raft.clone(), networks, store, machine)
+    let raft = Raft::build(around.node.0, config, networks, store, machine)
         .await
         .map_err(|error| storage(group, error))?;
     // Only now: before, the fold could be behind what the last checkpoint holds.
