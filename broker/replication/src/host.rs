@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use plimsoll_log::{Durability, GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
@@ -28,6 +29,9 @@ use crate::retention::{Given, Safety};
 
 /// How long what another node sends waits for this node's copy of the catalog.
 const CATALOG_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Groups that are ended at a time when the node shuts down.
+const ENDED_AT_ONCE: usize = 64;
 
 /// What every group needs from the node.
 pub(crate) struct Surroundings {
@@ -481,9 +485,10 @@ impl Host {
         self.leave().await;
         self.around.closed.store(true, Ordering::Release);
         let drain = self.around.config.drain_timeout;
-        for group in self.take_all() {
-            group.shut_down(drain).await;
-        }
+        // A group without a quorum takes all of the time that it is given.
+        stream::iter(self.take_all())
+            .for_each_concurrent(ENDED_AT_ONCE, |group| group.shut_down(drain))
+            .await;
     }
 
     /// Ends all groups as a killed process would: nothing is waited for or stored.

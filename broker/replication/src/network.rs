@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use openraft::OptionalSend;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
@@ -118,7 +118,13 @@ impl RaftNetworkV2<Types> for GroupNetwork {
             let (group, around, noted) = (self.group, self.around.clone(), unanswered.clone());
             let sending = async move {
                 let mut next = Some(first);
-                while let Some(request) = next {
+                while let Some(mut request) = next {
+                    // Only news of a commit: whatever comes right behind it says the same.
+                    while request.entries.is_empty()
+                        && let Some(Some(later)) = input.next().now_or_never()
+                    {
+                        request = later;
+                    }
                     let append = wire::append(group, around.neighbours.epoch(), request);
                     let last = append.entries.last();
                     noted.push(last.map_or(append.prev, |(header, _)| {
