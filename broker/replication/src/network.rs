@@ -93,7 +93,7 @@ impl RaftNetworkV2<Types> for GroupNetwork {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         _option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RPCError<Types>>>
     where
@@ -108,6 +108,7 @@ impl RaftNetworkV2<Types> for GroupNetwork {
                 });
                 return Ok(answers.boxed());
             }
+            let mut input = input.fuse();
             // openraft waits after a failure where its next request is taken, and nowhere else: an
             // error before that would be tried again without a pause, for ever.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
