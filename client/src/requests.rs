@@ -62,7 +62,8 @@ impl Shared {
         R: Request + Clone + Send + Sync + 'static,
     {
         let view = self.cluster.view();
-        let leader = view.partition(topic.as_str(), partition.0).and_then(|place| place.leader);
+        let place = view.partition(topic.as_str(), partition.0);
+        let leader = place.and_then(|place| place.target(&view, None));
         self.converse(request, Repeat::Freely, leader, owed).await
     }
 
