@@ -1,6 +1,6 @@
-//! The ground of one measurement: a node to load, clients of it, and the raw stream to compare with.
+//! The ground of one measurement: nodes to load, clients of them, and the raw stream to compare with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use plimsoll_client::{Client, ClientConfig, NewTopic, StartPosition, TopicConfig, Trust};
@@ -8,18 +8,38 @@ use plimsoll_node::Node;
 use plimsoll_node::config::NodeConfig;
 use plimsoll_transport::TransportKind;
 
-use crate::options::Plan;
+use crate::options::{Options, Plan};
 use crate::raw_stream::{Direction, RawStreams, Shape};
 use crate::runtimes::Runtimes;
+use crate::serve_cluster::{ServeCluster, commands};
 
-/// A node under load. [`Bed::stop`] ends it.
+/// A node or a cluster under load. [`Bed::stop`] ends it.
 pub(crate) struct Bed<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) runtimes: &'a Runtimes,
     config: ClientConfig,
-    node: Option<Node>,
+    ground: Ground,
+    replicas: u32,
     /// `None` where the node is on another machine: no stream here could be its limit.
     raw: Option<RawStreams>,
+}
+
+/// What serves.
+enum Ground {
+    /// A node within this process, and its data directory.
+    Embedded(Box<Node>, PathBuf),
+    /// Nodes that are processes of this one.
+    Cluster(ServeCluster),
+    /// Nodes that somebody else started.
+    Elsewhere,
+}
+
+/// The binary that processes of nodes are started from.
+///
+/// # Errors
+/// When the caller did not say.
+pub(crate) fn binary(options: &Options) -> anyhow::Result<&Path> {
+    options.binary.as_deref().context("the path of the plimsoll binary")
 }
 
 impl<'a> Bed<'a> {
@@ -30,8 +50,9 @@ impl<'a> Bed<'a> {
         directory: &Path,
     ) -> anyhow::Result<Self> {
         let loopback = ([127, 0, 0, 1], 0).into();
+        let data = directory.join("data");
         let node_config = NodeConfig {
-            data: directory.join("data"),
+            data: data.clone(),
             listen: loopback,
             listen_plaintext: (plan.transport == TransportKind::Tcp).then_some(loopback),
             ..NodeConfig::default()
@@ -49,7 +70,24 @@ impl<'a> Bed<'a> {
             }
         };
         let raw = RawStreams::new(directory, runtimes.node())?;
-        Ok(Self { plan, runtimes, config, node: Some(node), raw: Some(raw) })
+        let ground = Ground::Embedded(Box::new(node), data);
+        Ok(Self { plan, runtimes, config, ground, replicas: 1, raw: Some(raw) })
+    }
+
+    /// Starts `nodes` processes with their data in `directory`.
+    pub(crate) async fn cluster(
+        plan: &'a Plan,
+        runtimes: &'a Runtimes,
+        options: &Options,
+        directory: &Path,
+        nodes: u32,
+    ) -> anyhow::Result<Self> {
+        let commands = commands(binary(options)?, directory, nodes, &plan.node_settings)?;
+        let cluster = ServeCluster::start(commands, plan.transport).await?;
+        let config = cluster.client_config()?;
+        let raw = RawStreams::new(directory, runtimes.node())?;
+        let (ground, replicas) = (Ground::Cluster(cluster), plan.replicas.min(nodes));
+        Ok(Self { plan, runtimes, config, ground, replicas, raw: Some(raw) })
     }
 
     /// Uses a running node. The raw stream is measured between two ends in this process, and only
@@ -66,7 +104,8 @@ impl<'a> Bed<'a> {
             .all(|address| is_local(address))
             .then(|| RawStreams::new(directory, runtimes.node()))
             .transpose()?;
-        Ok(Self { plan, runtimes, config: config.clone(), node: None, raw })
+        let (ground, replicas) = (Ground::Elsewhere, plan.replicas);
+        Ok(Self { plan, runtimes, config: config.clone(), ground, replicas, raw })
     }
 
     /// A client with a connection of its own.
@@ -77,7 +116,9 @@ impl<'a> Bed<'a> {
     /// Makes a topic with the plan's partitions and durability.
     pub(crate) async fn create_topic(&self, name: &str) -> anyhow::Result<()> {
         let config = TopicConfig { durability: self.plan.durability, ..TopicConfig::default() };
-        let topic = NewTopic::new(name).partitions(self.plan.partitions).config(config);
+        let replicas = u16::try_from(self.replicas).context("--replicas is above 65,535")?;
+        let topic = NewTopic { replicas, ..NewTopic::new(name) };
+        let topic = topic.partitions(self.plan.partitions).config(config);
         self.client().await?.admin().create_topic(topic).await?;
         Ok(())
     }
@@ -115,10 +156,25 @@ impl<'a> Bed<'a> {
         Ok(())
     }
 
-    /// Ends the node, if it is this bed's own.
+    /// The directories of segments of the nodes that are this bed's own.
+    pub(crate) fn segments(&self) -> Vec<PathBuf> {
+        let data = match &self.ground {
+            Ground::Embedded(_, data) => vec![data.clone()],
+            Ground::Cluster(cluster) => {
+                (0..cluster.len()).map(|index| cluster.command(index).data_directory()).collect()
+            }
+            Ground::Elsewhere => Vec::new(),
+        };
+        data.into_iter().map(|data| data.join("segments")).collect()
+    }
+
+    /// Ends the nodes, if they are this bed's own. Those that are processes are killed: what they
+    /// hold goes with the measurement.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
-        if let Some(node) = self.node {
-            self.runtimes.node().spawn(node.shutdown()).await?;
+        match self.ground {
+            Ground::Embedded(node, _) => self.runtimes.node().spawn(node.shutdown()).await?,
+            Ground::Cluster(mut cluster) => cluster.check_alive()?,
+            Ground::Elsewhere => {}
         }
         Ok(())
     }

@@ -3,9 +3,12 @@
 //!
 //! ```text
 //!  options      what was asked, the defaults of each workload, the command that repeats it
-//!  workload/*   produce, consume, end-to-end, latency, partitions, restart, transport, singles, idle
-//!  bed          an embedded or a running node under load      served   a node in its own process
-//!  load         producers of whole batches                    pacer    a schedule kept to 10 us
+//!  workload/*   produce, consume, end-to-end, latency, partitions, restart, transport, singles, idle,
+//!               failover, rebalance
+//!  bed          an embedded or a running node, or a cluster, under load
+//!  served       a node in its own process     serve_process, serve_cluster   the processes
+//!  load         producers of whole batches    steady   single records, whatever happens
+//!  pacer        a schedule kept to 10 us
 //!  warm_memory  memory that the host has given
 //!  raw_stream   the same socket code without a broker         journal_write   the raw 4 KiB write
 //!  report       the figures as JSON                           table    the figures for people
@@ -27,6 +30,7 @@ pub mod options;
 pub mod percentiles;
 pub mod report;
 pub mod scratch;
+pub mod serve_cluster;
 pub mod serve_process;
 pub mod table;
 pub mod values;
@@ -37,6 +41,7 @@ mod pacer;
 mod raw_stream;
 mod runtimes;
 mod served;
+mod steady;
 mod warm_memory;
 mod workload;
 
@@ -45,7 +50,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 
 pub use machine::Machine;
-pub use options::{Layout, Options, Plan, Workload};
+pub use options::{Fault, Layout, Options, Plan, Workload};
 pub use plimsoll_protocol::api::Durability;
 pub use report::Report;
 pub use scratch::Scratch;
@@ -130,7 +135,7 @@ fn measure(
     })
 }
 
-/// Bytes that a plan's node holds at most: the journal, the topic, and what comes beside it.
+/// Bytes that a plan's nodes hold at most: the journals, the topic, and what comes beside it.
 fn peak_bytes(plan: &Plan) -> u64 {
     const JOURNAL_AND_RESERVE_BYTES: u64 = 1_200_000_000;
     const RESTART_LOAD_BYTES: u64 = 5_000_000_000;
@@ -143,5 +148,11 @@ fn peak_bytes(plan: &Plan) -> u64 {
         _ => 0,
     };
     let values = plan.value_bytes().saturating_add(beside);
-    (values / 10 * 11).saturating_add(JOURNAL_AND_RESERVE_BYTES)
+    // `rebalance` has one node more in the end, and `latency` one beside.
+    let nodes = match plan.workload {
+        Workload::Latency | Workload::Rebalance if plan.nodes > 1 => plan.nodes + 1,
+        _ => plan.nodes,
+    };
+    let copies = (values / 10 * 11).saturating_mul(u64::from(plan.replicas.min(nodes)));
+    copies.saturating_add(JOURNAL_AND_RESERVE_BYTES.saturating_mul(u64::from(nodes)))
 }

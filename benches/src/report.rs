@@ -1,5 +1,7 @@
 //! The figures of one workload: the object that `--json` prints, one line each.
 
+use std::time::Duration;
+
 use plimsoll_protocol::api::Durability;
 use plimsoll_transport::TransportKind;
 use serde::{Serialize, Serializer};
@@ -55,9 +57,80 @@ pub struct Report {
     /// `restart` and `idle`: from the start of the process to the first acknowledged produce.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_s: Option<f64>,
-    /// `idle`: memory of the node's process.
+    /// `idle`: memory of the node's process; of a cluster it is `resident_mb`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<ProcessMemory>,
+    /// Nodes of the cluster; left out where one node was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
+    /// Replicas of each partition; left out where one node was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// `latency` of a cluster: the same of one node, in turns with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_node_us: Option<Percentiles>,
+    /// `latency_us.p50 / one_node_us.p50`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_one_node: Option<f64>,
+    /// What only the workloads of a cluster have.
+    #[serde(flatten)]
+    pub cluster: ClusterFigures,
+}
+
+/// Figures of `failover`, `rebalance`, and `idle` with several nodes; each is left out elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ClusterFigures {
+    /// `failover`: how the nodes were ended, `kill` or `stop`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<&'static str>,
+    /// `failover`: how often.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<u32>,
+    /// `failover`: the longest gap between two acknowledgements around the end of a node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unavailable_ms: Option<Unavailable>,
+    /// `failover`, `rebalance`: records that were given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u64>,
+    /// `rebalance`: replicas that the join moved, of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_ratio: Option<f64>,
+    /// `rebalance`: replicas that the ring gives the new node, of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring_ratio: Option<f64>,
+    /// `rebalance`: 99 of 100 records were acknowledged within this, before the join.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_before_us: Option<f64>,
+    /// `rebalance`: the same from the start of the new node until the last replica had moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_during_us: Option<f64>,
+    /// `idle`: share of one core that each node uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<Vec<f64>>,
+    /// `idle`: memory of each node, without page cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resident_mb: Option<Vec<f64>>,
+}
+
+/// How long nothing was acknowledged, over all rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Unavailable {
+    /// In half of the rounds at most this, in milliseconds.
+    pub p50: f64,
+    /// In all of them.
+    pub max: f64,
+}
+
+impl Unavailable {
+    /// Of the gaps of all rounds; `None` without a round. The median of an even number of rounds is
+    /// the mean of the two in the middle.
+    pub fn of(mut gaps: Vec<Duration>) -> Option<Self> {
+        gaps.sort();
+        let max = gaps.last()?;
+        let middle = (gaps[(gaps.len() - 1) / 2] + gaps[gaps.len() / 2]) / 2;
+        let milliseconds = |gap: Duration| rounded(gap.as_secs_f64() * 1e3, 1);
+        Some(Self { p50: milliseconds(middle), max: milliseconds(*max) })
+    }
 }
 
 /// Memory of a process in millions of bytes, from `/proc/PID/status`.
@@ -96,6 +169,7 @@ impl Report {
     /// A report with the plan's settings and no figures yet.
     pub fn new(plan: &Plan) -> Self {
         let broker = plan.workload != Workload::Transport;
+        let several = plan.nodes > 1;
         Self {
             workload: plan.workload,
             transport: plan.transport,
@@ -115,6 +189,11 @@ impl Report {
             journal_write_us: None,
             restart_s: None,
             memory: None,
+            nodes: several.then_some(plan.nodes),
+            replicas: several.then_some(plan.replicas),
+            one_node_us: None,
+            ratio_to_one_node: None,
+            cluster: ClusterFigures::default(),
         }
     }
 
@@ -190,9 +269,37 @@ mod tests {
         expected.sort();
         for workload in Workload::ALL {
             let mut found = fields(&report(workload));
+            if matches!(workload, Workload::Failover | Workload::Rebalance) {
+                found.retain(|name| name != "nodes" && name != "replicas");
+            }
             found.sort();
             assert_eq!(found, expected, "{workload}");
         }
+    }
+
+    #[test]
+    fn the_figures_of_a_cluster_stand_beside_the_others() {
+        let mut failover = report(Workload::Failover);
+        failover.cluster = ClusterFigures {
+            fault: Some("kill"),
+            rounds: Some(2),
+            unavailable_ms: Unavailable::of(vec![Duration::from_millis(700); 2]),
+            failed: Some(0),
+            ..ClusterFigures::default()
+        };
+        let text = failover.to_json();
+        let expected = r#""nodes":3,"replicas":3,"fault":"kill","rounds":2,"unavailable_ms":{"p50":700.0,"max":700.0},"failed":0}"#;
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn unavailability_is_that_of_the_median_and_the_worst_round() {
+        let gaps = |milliseconds: &[u64]| {
+            Unavailable::of(milliseconds.iter().copied().map(Duration::from_millis).collect())
+        };
+        assert_eq!(gaps(&[]), None);
+        assert_eq!(gaps(&[900, 100, 500]), Some(Unavailable { p50: 500.0, max: 900.0 }));
+        assert_eq!(gaps(&[900, 100, 500, 700]), Some(Unavailable { p50: 600.0, max: 900.0 }));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! Everything it writes lies in one directory: its data in `data/`, what it printed in `serve.log`.
 //! It leaves no context for other clients. It is killed when dropped.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use plimsoll_client::{Client, ClientConfig, Trust};
 use plimsoll_transport::TransportKind;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::report::ProcessMemory;
 
@@ -34,6 +36,9 @@ pub struct ServeCommand {
     address: SocketAddr,
     plaintext: SocketAddr,
     arguments: Vec<String>,
+    /// Words before the binary: what starts it in another place.
+    launcher: Vec<OsString>,
+    token: Option<String>,
 }
 
 /// A running child.
@@ -52,10 +57,34 @@ impl ServeCommand {
             address: free_address()?,
             plaintext: free_address()?,
             arguments: Vec::new(),
+            launcher: Vec::new(),
+            token: None,
         })
     }
 
+    /// The same on addresses of the caller's choice.
+    #[must_use]
+    pub fn listening(self, address: SocketAddr, plaintext: SocketAddr) -> Self {
+        Self { address, plaintext, ..self }
+    }
+
+    /// The same, started by another program, which must become the node (`exec`): `nsenter` puts it
+    /// into a network namespace.
+    #[must_use]
+    pub fn launched_by(self, launcher: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self { launcher: launcher.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// The same as a member of the cluster that a node at `address` belongs to. The token is given
+    /// in the environment of each start, as a user would who does not want it to be seen.
+    #[must_use]
+    pub fn joining(self, address: SocketAddr, token: impl Into<String>) -> Self {
+        let joining = Self { token: Some(token.into()), ..self };
+        joining.argument("--join").argument(address.to_string())
+    }
+
     /// Adds an argument of `serve`.
+    #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
         self
@@ -74,6 +103,15 @@ impl ServeCommand {
     /// Its data directory.
     pub fn data_directory(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// What it printed in all its lives.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join("serve.log")
     }
 
     /// How to reach it over `transport`.
@@ -120,9 +158,25 @@ impl ServeCommand {
 
     /// Starts it. It listens some time after this returns; a client dials until it does.
     pub fn start(&self) -> anyhow::Result<ServeProcess> {
-        let log = self.directory.join("serve.log");
+        let log = self.log();
         let output = File::options().create(true).append(true).open(&log)?;
-        let child = Command::new(&self.binary)
+        let child = self.command().stdout(output.try_clone()?).stderr(output).spawn();
+        let child =
+            child.with_context(|| format!("cannot start {} serve", self.binary.display()))?;
+        Ok(ServeProcess { child, log })
+    }
+
+    /// Runs it to its end and returns how it ended and what it printed: for a start that must fail.
+    pub fn run(&self) -> anyhow::Result<Output> {
+        let output = self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        output.with_context(|| format!("cannot start {} serve", self.binary.display()))
+    }
+
+    fn command(&self) -> Command {
+        let mut words = self.launcher.iter().cloned().chain([self.binary.clone().into_os_string()]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
+        command
+            .args(words)
             .args(["serve", "--no-context"])
             .env("PLIMSOLL_LOG", "warn")
             .arg("--data")
@@ -130,12 +184,11 @@ impl ServeCommand {
             .args(["--listen", &self.address.to_string()])
             .args(["--listen-plaintext", &self.plaintext.to_string()])
             .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| format!("cannot start {} serve", self.binary.display()))?;
-        Ok(ServeProcess { child, log })
+            .stdin(Stdio::null());
+        if let Some(token) = &self.token {
+            command.env("PLIMSOLL_JOIN_TOKEN", token);
+        }
+        command
     }
 }
 
@@ -160,10 +213,41 @@ impl ServeProcess {
 
     /// Asks it to end (SIGTERM) and waits for it.
     pub fn terminate(mut self) -> io::Result<ExitStatus> {
-        let id = i32::try_from(self.child.id()).map_err(io::Error::other)?;
-        let id = rustix::process::Pid::from_raw(id).ok_or(io::ErrorKind::NotFound)?;
-        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         self.child.wait()
+    }
+
+    /// Stops it where it is (SIGSTOP), until [`ServeProcess::resume`].
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Whether it is stopped by a signal.
+    pub fn is_paused(&self) -> anyhow::Result<bool> {
+        Ok(self.stat()?.state == 'T')
+    }
+
+    /// Processor time that all its threads have used since its start.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        Ok(self.stat()?.cpu_time)
+    }
+
+    fn stat(&self) -> anyhow::Result<Stat> {
+        let file = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+        let ticks = rustix::param::clock_ticks_per_second();
+        process_stat(&stat, ticks).with_context(|| format!("{file} has another form: {stat}"))
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let id = i32::try_from(self.child.id()).map_err(io::Error::other)?;
+        let id = Pid::from_raw(id).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(id, signal)?)
     }
 
     /// What it printed in all its lives.
@@ -209,6 +293,25 @@ pub fn free_address() -> io::Result<SocketAddr> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, "found no port free for both UDP and TCP"))
 }
 
+/// What `/proc/PID/stat` says.
+#[derive(Debug, PartialEq)]
+struct Stat {
+    /// `R`, `S`, `D`, `T` (stopped) and so on.
+    state: char,
+    cpu_time: Duration,
+}
+
+fn process_stat(stat: &str, ticks_per_second: u64) -> Option<Stat> {
+    // The name in parentheses may itself hold blanks and parentheses.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    // From field 3, the state; 14 and 15 are the ticks in user and in kernel mode.
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let seconds = (ticks(14)? + ticks(15)?) as f64 / ticks_per_second as f64;
+    let state = fields.first()?.chars().next()?;
+    Some(Stat { state, cpu_time: Duration::from_secs_f64(seconds) })
+}
+
 fn process_memory(status: &str) -> Option<ProcessMemory> {
     let megabytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -233,6 +336,28 @@ mod tests {
         assert!((memory.resident_mb - 11.264).abs() < 1e-9);
         assert!((memory.resident_with_files_mb - 30.72).abs() < 1e-9);
         assert_eq!(process_memory("Name:\tplimsoll\n"), None);
+    }
+
+    #[test]
+    fn processor_time_is_user_and_kernel_ticks() {
+        let stat = "7 (a (b) c) T 1 7 7 0 -1 4194560 900 0 3 0 250 50 0 0 20 0 9 0 100 1 2";
+        let found = process_stat(stat, 100).unwrap();
+        assert_eq!(found, Stat { state: 'T', cpu_time: Duration::from_secs(3) });
+        assert_eq!(process_stat("7 (a) S 1", 100), None);
+    }
+
+    #[test]
+    fn a_command_joins_by_argument_and_environment() {
+        let other = free_address().unwrap();
+        let node = ServeCommand::new(Path::new("plimsoll"), Path::new("/tmp")).unwrap();
+        let node = node.joining(other, "PLM1-a-b").launched_by(["nsenter", "--net=/n"]);
+        let command = node.command();
+        assert_eq!(command.get_program(), "nsenter");
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        assert_eq!(words[..3], ["--net=/n", "plimsoll", "serve"]);
+        assert!(words.windows(2).any(|pair| pair == ["--join".to_owned(), other.to_string()]));
+        assert!(!words.iter().any(|word| word.contains("PLM1")), "{words:?}");
+        assert!(command.get_envs().any(|(name, _)| name == "PLIMSOLL_JOIN_TOKEN"));
     }
 
     #[test]

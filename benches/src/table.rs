@@ -8,10 +8,12 @@ use crate::report::Report;
 /// A column: its heading, and its cell of a report (`None` where there is nothing to say).
 type Column = (&'static str, fn(&Report) -> Option<String>);
 
-const COLUMNS: [Column; 20] = [
+const COLUMNS: [Column; 36] = [
     ("workload", |report| Some(report.workload.name().to_owned())),
     ("transport", |report| Some(report.transport.to_string())),
     ("durability", |report| report.durability.map(|found| found.to_string())),
+    ("nodes", |report| report.nodes.map(|found| found.to_string())),
+    ("replicas", |report| report.replicas.map(|found| found.to_string())),
     ("partitions", |report| report.durability.map(|_| grouped(u64::from(report.partitions)))),
     ("records", |report| (report.records > 0).then(|| grouped(report.records))),
     ("seconds", |report| Some(format!("{:.3}", report.seconds))),
@@ -26,9 +28,23 @@ const COLUMNS: [Column; 20] = [
     ("max us", |report| report.latency_us.map(|found| tenths(found.max))),
     ("journal p50 us", |report| report.journal_write_us.flatten().map(|found| tenths(found.p50))),
     ("journal p99 us", |report| report.journal_write_us.flatten().map(|found| tenths(found.p99))),
+    ("one node p50 us", |report| report.one_node_us.map(|found| tenths(found.p50))),
+    ("one node p99 us", |report| report.one_node_us.map(|found| tenths(found.p99))),
+    ("of one node", |report| report.ratio_to_one_node.map(|found| format!("{found:.2}"))),
     ("restart s", |report| report.restart_s.map(|found| format!("{found:.3}"))),
     ("resident MB", |report| report.memory.map(|found| tenths(found.resident_mb))),
     ("with files MB", |report| report.memory.map(|found| tenths(found.resident_with_files_mb))),
+    ("CPU %", |report| report.cluster.cpu_percent.as_deref().map(of_nodes)),
+    ("resident MB each", |report| report.cluster.resident_mb.as_deref().map(of_nodes)),
+    ("fault", |report| report.cluster.fault.map(str::to_owned)),
+    ("rounds", |report| report.cluster.rounds.map(|found| found.to_string())),
+    ("gap p50 ms", |report| report.cluster.unavailable_ms.map(|found| tenths(found.p50))),
+    ("gap max ms", |report| report.cluster.unavailable_ms.map(|found| tenths(found.max))),
+    ("moved", |report| report.cluster.moved_ratio.map(|found| format!("{found:.3}"))),
+    ("by ring", |report| report.cluster.ring_ratio.map(|found| format!("{found:.3}"))),
+    ("p99 before us", |report| report.cluster.p99_before_us.map(tenths)),
+    ("p99 during us", |report| report.cluster.p99_during_us.map(tenths)),
+    ("failed", |report| report.cluster.failed.map(grouped)),
 ];
 
 /// The lines below the figures of one workload: what its latency is, and the command that repeats
@@ -87,6 +103,11 @@ pub fn grouped(figure: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// One figure of each node.
+fn of_nodes(figures: &[f64]) -> String {
+    figures.iter().copied().map(tenths).collect::<Vec<_>>().join(" / ")
 }
 
 fn tenths(figure: f64) -> String {

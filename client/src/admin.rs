@@ -56,6 +56,12 @@ impl NewTopic {
         Self { partitions, ..self }
     }
 
+    /// The same with this number of replicas of each partition.
+    #[must_use]
+    pub fn replicas(self, replicas: u16) -> Self {
+        Self { replicas, ..self }
+    }
+
     /// The same with this configuration.
     #[must_use]
     pub fn config(self, config: TopicConfig) -> Self {
@@ -79,6 +85,10 @@ pub struct Fetched {
 impl Admin {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Asks for a sign of life.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use plimsoll_bench::serve_process::{ServeCommand, ServeProcess};
 use plimsoll_client::{Client, Offset, StartPosition};
-use plimsoll_tests::within;
+use plimsoll_tests::{read_numbered, within};
 use plimsoll_transport::TransportKind;
 
 use crate::ledger::{Ledger, Stream};
-use crate::writer::read_value;
 use crate::{PARTITIONS, TOPICS};
 
 /// Knows how far it has read.
@@ -71,7 +70,7 @@ async fn check(
         assert_eq!(found.offset.0, seen.offset, "{topic}/{partition}: a hole between offsets");
         seen.offset += 1;
         let value = found.record.value.expect("every record has a value");
-        let Some((writer, sequence)) = read_value(partition, &value) else {
+        let Some((writer, sequence)) = read_numbered(partition, &value) else {
             panic!("{topic}/{partition}, offset {}: not what was sent", found.offset);
         };
         let stream = Stream { topic, partition, writer };

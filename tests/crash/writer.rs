@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
 use plimsoll_bench::serve_process::ServeCommand;
 use plimsoll_client::{AckFuture, Client, Producer, Record};
-use plimsoll_tests::{Random, eventually, within};
+use plimsoll_tests::{Random, eventually, numbered_value, within};
 use plimsoll_transport::TransportKind;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -15,7 +14,6 @@ use crate::ledger::{Ledger, Stream};
 
 /// Records on their way at once.
 const WINDOW: usize = 500;
-const FILLER_BYTES_MAX: u64 = 2_000;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -89,7 +87,7 @@ impl Sending {
             next[partition] += 1;
             let stream =
                 Stream { topic: self.topic, partition: partition as u32, writer: self.writer };
-            let record = Record::new(value(self.writer, stream.partition, sequence));
+            let record = Record::new(numbered_value(self.writer, stream.partition, sequence));
             self.ledger.sending(stream, sequence);
             let ack = self.producer.enqueue_to(stream.partition, &record).await;
             let ack = ack.expect("the producer takes records as long as it lives");
@@ -111,23 +109,4 @@ async fn acknowledge(mut sent: mpsc::Receiver<Sent>, ledger: Arc<Ledger>) {
             Err(error) => panic!("{stream:?}, record {sequence}: {error}"),
         }
     }
-}
-
-/// What record `sequence` of a writer carries: its number, and bytes that follow from it.
-pub(crate) fn value(writer: u32, partition: u32, sequence: u64) -> Bytes {
-    let seed = u64::from(writer) << 48 ^ u64::from(partition) << 40 ^ sequence;
-    let mut random = Random::seeded(seed);
-    let filler = random.within(0..FILLER_BYTES_MAX) as usize;
-    let mut value = Vec::with_capacity(12 + filler);
-    value.extend_from_slice(&writer.to_le_bytes());
-    value.extend_from_slice(&sequence.to_le_bytes());
-    value.extend_from_slice(&random.bytes(filler));
-    value.into()
-}
-
-/// Writer and number of a stored value; `None` where it carries anything else than it must.
-pub(crate) fn read_value(partition: u32, stored: &Bytes) -> Option<(u32, u64)> {
-    let mut rest = stored.clone();
-    let (writer, sequence) = (rest.try_get_u32_le().ok()?, rest.try_get_u64_le().ok()?);
-    (value(writer, partition, sequence) == *stored).then_some((writer, sequence))
 }

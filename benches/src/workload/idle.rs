@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use futures_util::future::try_join_all;
-use plimsoll_client::Record;
+use plimsoll_client::{Client, ClientConfig, Record};
 use plimsoll_protocol::api::PartitionCondition;
 
 use crate::options::{Options, Plan};
@@ -24,10 +24,10 @@ use crate::{Event, Screen};
 /// Partitions that one client touches before it is gone: its streams go with it.
 const PARTITIONS_PER_CLIENT: u32 = 500;
 const SLEEP_WITHIN: Duration = Duration::from_secs(180);
-const SETTLE_WITHIN: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A figure that fell by less than this has stopped falling.
-const SETTLED_MB: f64 = 0.1;
+pub(super) const SETTLED_MB: f64 = 0.1;
 
 pub(super) async fn measure(
     plan: &Plan,
@@ -41,9 +41,9 @@ pub(super) async fn measure(
     if topic.is_some() {
         screen(Event::Step(&format!("touching {} partitions", plan.partitions)));
         served.create_topic(TOPIC).await?;
-        touch(&served, plan).await?;
+        touch(&served.client_config()?, plan).await?;
         screen(Event::Step("waiting until all partitions sleep"));
-        wait_for_sleep(&served).await?;
+        wait_for_sleep(&served.client().await?).await?;
     }
     screen(Event::Step("waiting until memory has settled"));
     let memory = settled(&mut process).await?;
@@ -62,11 +62,11 @@ pub(super) async fn measure(
 }
 
 /// One record into each partition.
-async fn touch(served: &Served<'_>, plan: &Plan) -> anyhow::Result<()> {
+pub(super) async fn touch(config: &ClientConfig, plan: &Plan) -> anyhow::Result<()> {
     let value = Values::new(plan.record_bytes, 1).next_value().to_vec();
     for first in (0..plan.partitions).step_by(PARTITIONS_PER_CLIENT as usize) {
         let partitions = first..(first + PARTITIONS_PER_CLIENT).min(plan.partitions);
-        let producer = served.client().await?.producer(TOPIC).build().await?;
+        let producer = Client::connect(config.clone()).await?.producer(TOPIC).build().await?;
         let sends =
             partitions.map(|partition| producer.send_to(partition, Record::new(value.clone())));
         try_join_all(sends).await?;
@@ -75,8 +75,9 @@ async fn touch(served: &Served<'_>, plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn wait_for_sleep(served: &Served<'_>) -> anyhow::Result<()> {
-    let admin = served.client().await?.admin();
+/// Waits until the node that `client` asks says of every partition that it sleeps.
+pub(super) async fn wait_for_sleep(client: &Client) -> anyhow::Result<()> {
+    let admin = client.admin();
     let began = Instant::now();
     loop {
         let described = admin.describe_topic(TOPIC).await?;

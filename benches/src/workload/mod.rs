@@ -2,10 +2,14 @@
 
 mod consume;
 mod end_to_end;
+mod failover;
 mod idle;
+mod idle_cluster;
 mod latency;
 mod produce;
+mod rebalance;
 mod restart;
+mod restart_cluster;
 mod singles;
 mod transport;
 
@@ -31,27 +35,64 @@ pub(crate) async fn measure(
     directory: &Path,
     screen: Screen<'_>,
 ) -> anyhow::Result<Report> {
+    let several = plan.nodes > 1;
     match plan.workload {
         Workload::Transport => return transport::measure(plan, runtimes, directory).await,
+        Workload::Restart if several => {
+            return restart_cluster::measure(plan, options, runtimes, directory, screen).await;
+        }
         Workload::Restart => {
             return restart::measure(plan, options, runtimes, directory, screen).await;
         }
+        Workload::Idle if several => {
+            return idle_cluster::measure(plan, options, runtimes, directory, screen).await;
+        }
         Workload::Idle => return idle::measure(plan, options, directory, screen).await,
+        Workload::Failover => {
+            return failover::measure(plan, options, runtimes, directory, screen).await;
+        }
+        Workload::Rebalance => {
+            return rebalance::measure(plan, options, runtimes, directory, screen).await;
+        }
         _ => load::check(plan)?,
     }
-    screen(Event::Step("starting the node"));
     let bed = match &options.connect {
-        None => Bed::embedded(plan, runtimes, directory).await?,
         Some(config) => Bed::connected(plan, runtimes, config, directory)?,
+        None if several => {
+            screen(Event::Step("starting the nodes"));
+            Bed::cluster(plan, runtimes, options, directory, plan.nodes).await?
+        }
+        None => {
+            screen(Event::Step("starting the node"));
+            Bed::embedded(plan, runtimes, directory).await?
+        }
     };
     let local = options.connect.is_none().then_some(directory);
     let report = match plan.workload {
         Workload::Consume => consume::measure(&bed, screen).await,
         Workload::EndToEnd => end_to_end::measure(&bed, screen).await,
-        Workload::Latency => latency::measure(&bed, local, screen).await,
+        Workload::Latency if several && options.connect.is_none() => {
+            let beside = directory.join("one");
+            std::fs::create_dir(&beside)?;
+            let one_node = Bed::cluster(plan, runtimes, options, &beside, 1).await?;
+            let report = latency::measure(&bed, Some(&one_node), local, screen).await;
+            one_node.stop().await?;
+            report
+        }
+        Workload::Latency => latency::measure(&bed, None, local, screen).await,
         Workload::Singles => singles::measure(&bed, screen).await,
         _ => produce::measure(&bed, local, screen).await,
     };
     bed.stop().await?;
     report
+}
+
+/// Some workloads start and end nodes of their own.
+fn refuse_connect(plan: &Plan, options: &Options) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        options.connect.is_none(),
+        "{} starts and ends nodes of its own; leave --connect out",
+        plan.workload
+    );
+    Ok(())
 }

@@ -35,9 +35,9 @@ pub(super) async fn measure(
     load.close().await?;
     bed.delete_topic(WARM_UP_TOPIC).await?;
     let disk = local.filter(|_| bed.plan.durability == Durability::Durable).map(Path::to_owned);
-    if let Some(local) = local {
+    if local.is_some() {
         screen(Event::Step("waiting until the disk is at rest"));
-        rest(&local.join("data/segments"), bed.plan.value_bytes()).await?;
+        rest(&bed.segments(), bed.plan.value_bytes()).await?;
     }
     let disk_before = disk_rate(disk.clone()).await?;
     bed.warm_up_stream(Direction::ToNode).await?;
@@ -68,10 +68,12 @@ async fn disk_rate(directory: Option<PathBuf>) -> anyhow::Result<Option<f64>> {
 
 /// Waits until the files of the warm-up are gone and what it left in the page cache is written:
 /// removing and writing them would be measured beside the load.
-async fn rest(segments: &Path, warm_up_bytes: u64) -> anyhow::Result<()> {
+async fn rest(segments: &[PathBuf], warm_up_bytes: u64) -> anyhow::Result<()> {
     let began = Instant::now();
-    while bytes_in(segments)? > warm_up_bytes / 10 && began.elapsed() < GONE_WITHIN {
-        tokio::time::sleep(LOOK_EVERY).await;
+    for directory in segments {
+        while bytes_in(directory)? > warm_up_bytes / 10 && began.elapsed() < GONE_WITHIN {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
     Ok(tokio::task::spawn_blocking(rustix::fs::sync).await?)
 }

@@ -18,9 +18,9 @@ use crate::served::Served;
 use crate::workload::TOPIC;
 use crate::{Event, Screen};
 
-const ROUNDS: usize = 3;
+pub(super) const ROUNDS: usize = 3;
 /// Load before each kill: enough for the journal to be well behind the last checkpoint.
-const LOAD: Duration = Duration::from_secs(3);
+pub(super) const LOAD: Duration = Duration::from_secs(3);
 
 pub(super) async fn measure(
     plan: &Plan,

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use plimsoll_bench::{Durability, Event, Layout, Options, Plan, Report, Workload, table};
+use plimsoll_bench::{Durability, Event, Fault, Layout, Options, Plan, Report, Workload, table};
 
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
@@ -20,7 +20,8 @@ use crate::output::Output;
 use crate::quantity::parse_bytes;
 
 const AFTER_HELP: &str = "\
-Without --connect or --context an embedded node is measured, in a temporary directory on a real disk.
+Without --connect or --context an embedded node is measured, in a temporary directory on a real disk;
+with --nodes N a cluster of N `plimsoll serve` processes on this machine.
 Each figure stands beside its limit: the raw stream through the same socket code, in the same run.
 Every option can also be given as PLIMSOLL_BENCH_<OPTION>, those of the connection too, such as
 PLIMSOLL_BENCH_TRANSPORT=tcp; PLIMSOLL_CONNECT and PLIMSOLL_CONTEXT alone do not make it leave this
@@ -31,9 +32,12 @@ Examples:
   plimsoll bench produce --transport tcp --durability memory --json
   plimsoll bench partitions --partitions 1,1000
   plimsoll bench latency --rate 500 --connect broker.example.org:7420 --ca ca.pem
-  plimsoll bench restart --bytes 10GB";
+  plimsoll bench restart --bytes 10GB
+  plimsoll bench produce latency --nodes 3
+  plimsoll bench failover --rounds 20 --json
+  plimsoll bench idle --nodes 3 --partitions 1000,10000";
 
-/// Measure throughput, latency, restart and memory, each beside its limit
+/// Measure throughput, latency, restart, memory and failover, each beside its limit
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(crate) struct BenchArgs {
@@ -61,7 +65,8 @@ pub(crate) struct BenchArgs {
     /// With how much `restart` fills its partitions [default: 10GB]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
     bytes: Option<u64>,
-    /// Records per second of `latency` [default: 1000] and `end-to-end` [default: no limit]
+    /// Records per second of `latency`, `rebalance` [default: 1000], `failover` [default: 500] and
+    /// `end-to-end` [default: no limit]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
     /// Tasks of `singles` [default: 64]
@@ -70,7 +75,23 @@ pub(crate) struct BenchArgs {
     /// Records that each task of `singles` awaits together [default: 16]
     #[arg(long, value_name = "N")]
     window: Option<NonZeroU32>,
-    /// Where the temporary directory of the embedded node is made [default: on a real disk]
+    /// Nodes; with more than one each is a process [default: 1; of `failover`, `rebalance` 3]
+    #[arg(long, value_name = "N", value_parser = parse_nodes)]
+    #[arg(conflicts_with_all = ["connect", "context"])]
+    nodes: Option<NonZeroU32>,
+    /// Replicas of each partition [default: 3, or as many as there are nodes]
+    #[arg(long, value_name = "N")]
+    replicas: Option<NonZeroU32>,
+    /// Rounds of `failover` [default: 20]
+    #[arg(long, value_name = "N")]
+    rounds: Option<NonZeroU32>,
+    /// How `failover` ends nodes: `kill` (SIGKILL) or `stop` (SIGTERM) [default: both, one by one]
+    #[arg(long, value_name = "KIND", value_parser = parse_fault)]
+    fault: Option<Fault>,
+    /// Any setting of `plimsoll config reference` for nodes that are processes, repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with_all = ["connect", "context"])]
+    node_settings: Vec<String>,
+    /// Where the temporary directory of embedded nodes is made [default: on a real disk]
     #[arg(long, value_name = "DIR", conflicts_with_all = ["connect", "context"])]
     data_dir: Option<PathBuf>,
     /// Runtimes of the embedded node and the clients: `shared`, or `split` [default: shared]
@@ -122,6 +143,19 @@ fn parse_layout(word: &str) -> Result<Layout, String> {
     }
 }
 
+fn parse_fault(word: &str) -> Result<Fault, String> {
+    let found = Fault::ALL.into_iter().find(|fault| fault.name() == word);
+    found.ok_or_else(|| "write kill or stop".to_owned())
+}
+
+/// A cluster on one machine.
+fn parse_nodes(word: &str) -> Result<NonZeroU32, String> {
+    match word.parse() {
+        Ok(nodes @ 1..=9) => Ok(NonZeroU32::new(nodes).expect("1 to 9")),
+        _ => Err("write a number from 1 to 9".to_owned()),
+    }
+}
+
 impl BenchArgs {
     pub(crate) fn run(self) -> Result<Exit, Failure> {
         let workloads: Vec<_> = self.workloads.iter().map(|word| word.0).collect();
@@ -155,6 +189,11 @@ impl BenchArgs {
             rate: self.rate,
             tasks: self.tasks,
             window: self.window,
+            nodes: self.nodes,
+            replicas: self.replicas,
+            rounds: self.rounds,
+            fault: self.fault,
+            node_settings: self.node_settings.clone(),
             connect,
             data_dir: self.data_dir.clone(),
             layout: self.layout,
@@ -277,9 +316,24 @@ mod tests {
             "produce --durability maybe",
             "produce --connect a:1 --data-dir /tmp",
             "restart --records 5 --bytes 10GB",
+            "produce --nodes 0",
+            "produce --nodes 10",
+            "produce --connect a:1 --nodes 3",
+            "failover --fault crash",
         ] {
             parse(line).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_cluster_is_described_by_its_nodes() {
+        let line = "failover --nodes 5 --replicas 3 --rounds 4 --fault stop --set a=1 --set b=2";
+        let options = parse(line).unwrap().options().unwrap();
+        assert_eq!(options.nodes, NonZeroU32::new(5));
+        assert_eq!((options.fault, options.rounds), (Some(Fault::Stop), NonZeroU32::new(4)));
+        assert_eq!(options.node_settings, ["a=1", "b=2"]);
+        let plan = &options.plans(Workload::Failover)[0];
+        assert_eq!((plan.nodes, plan.replicas), (5, 3));
     }
 
     #[test]

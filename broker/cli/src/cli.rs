@@ -15,6 +15,7 @@ use clap::{
 };
 
 use crate::bench::BenchArgs;
+use crate::cluster::ClusterArgs;
 use crate::completions::CompletionsArgs;
 use crate::config::ConfigArgs;
 use crate::consume::ConsumeArgs;
@@ -79,6 +80,7 @@ pub(crate) enum Command {
     Produce(Box<ProduceArgs>),
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
+    Cluster(ClusterArgs),
     Context(ContextArgs),
     Log(LogArgs),
     #[command(after_long_help = DEMO_HELP)]
@@ -131,6 +133,7 @@ impl Command {
             Self::Produce(args) => block_on(args.run()),
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),
+            Self::Cluster(args) => block_on(args.run()),
             Self::Context(args) => args.run(),
             Self::Log(args) => args.run(),
             Self::Demo(args) => block_on(args.run()),
@@ -356,6 +359,12 @@ mod tests {
             "plimsoll topic create .. ",
             "plimsoll topic alter orders",
             "plimsoll topic delete",
+            "plimsoll cluster",
+            "plimsoll cluster drain",
+            "plimsoll cluster drain three",
+            "plimsoll cluster transfer-leader orders",
+            "plimsoll cluster transfer-leader orders 0 --to b",
+            "plimsoll cluster status --interval 1",
             "plimsoll topic list --transport udp",
             "plimsoll topic list --connect a:1 --context b",
             "plimsoll topic list --ca sha256:12",

@@ -4,10 +4,10 @@
 //!  cli           the commands, the variables of their options
 //!  connection    which node, whom to trust      request   refusals in words
 //!  serve config  a node, its settings           log       its data directory, offline
-//!  topic produce consume status                 talk to a node through plimsoll-client
+//!  topic produce consume status cluster         talk to nodes through plimsoll-client
 //!  context       saved addresses                completions
 //!  demo bench    what it promises, shown and measured
-//!  exit failure output progress table           what a person or a script sees of it
+//!  exit failure output progress table confirm   what a person or a script sees of it
 //!  quantity clock separator base64 record_json  how values are written
 //! ```
 //!
@@ -18,8 +18,10 @@ mod base64;
 mod bench;
 mod cli;
 mod clock;
+mod cluster;
 mod completions;
 mod config;
+mod confirm;
 mod connection;
 mod consume;
 mod context;

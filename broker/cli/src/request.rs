@@ -24,7 +24,9 @@ pub(crate) fn request_failure(doing: &str, error: &RequestError) -> Failure {
 /// The exit code of a refusal.
 pub(crate) fn exit_of(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => Exit::NotFound,
+        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownNode => {
+            Exit::NotFound
+        }
         _ => Exit::Failed,
     }
 }
@@ -38,6 +40,21 @@ pub(crate) fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::UnknownPartition => {
             "`plimsoll topic describe NAME` shows the partitions, which are counted from 0"
         }
+        ErrorCode::UnknownNode => "`plimsoll cluster status` lists the nodes",
+        ErrorCode::NoQuorum => {
+            "`plimsoll cluster status` shows which nodes are down; start them, nothing is lost"
+        }
+        ErrorCode::NotEnoughNodes => {
+            "`plimsoll cluster token` shows how a node is added; `plimsoll cluster status` lists them"
+        }
+        ErrorCode::NodeInUse => {
+            "`plimsoll cluster drain NODE` moves everything away from it, `plimsoll cluster status \
+             --watch` shows when that is done"
+        }
+        ErrorCode::RemovalLosesQuorum => {
+            "`plimsoll cluster status` shows which nodes are down; start them, or wait for the moves"
+        }
+        ErrorCode::StalePlacement => "another change came first: try again",
         ErrorCode::TopicExists => {
             "`--if-not-exists` accepts a topic that is there, `plimsoll topic alter` changes it"
         }

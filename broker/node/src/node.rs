@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use plimsoll_gateways::{Broker, MaintenanceConfig, maintain};
+use plimsoll_gateways::{Broker, JoinToken, MaintenanceConfig, maintain};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
 use plimsoll_log::{FatalError, Store, StoreConfig};
@@ -228,6 +228,14 @@ impl Node {
     /// What its sessions share: counters, limits, groups.
     pub fn broker(&self) -> &Arc<Broker> {
         &self.broker
+    }
+
+    /// What allows another node to join, once the cluster has its first node. `None`: the node ends
+    /// before.
+    pub async fn join_token(&self) -> Option<JoinToken> {
+        let mut catalog = self.broker.catalog_changes();
+        catalog.wait_for(|catalog| catalog.is_set_up()).await.ok()?;
+        self.broker.join_token()
     }
 
     /// Waits until the node's storage, or a task that it cannot do without, has failed. The process

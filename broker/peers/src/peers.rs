@@ -215,6 +215,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`PeerError::Unreachable`], [`PeerError::Full`], [`PeerError::TooLarge`].
+    #[expect(clippy::needless_pass_by_value, reason = "as a request, a message is used up")]
     pub fn push<M: PeerMessage>(&self, to: NodeId, message: M) -> Result<(), PeerError> {
         self.link(to)?.say(M::API, FrameFlags::PUSH, CorrelationId(0), &message)
     }

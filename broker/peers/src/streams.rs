@@ -177,7 +177,7 @@ pub(crate) async fn read_control(
         if flags.is_response() {
             link.answered(frame);
         } else if flags.is_request() {
-            carry_out(&link, &node, frame, &carried_out);
+            carry_out(&link, &node, &frame, &carried_out);
         } else if frame.header.api == PeerApi::Alive.number() {
             let alive: Alive = frame.decode_body()?;
             node.heard(link.node, &alive);
@@ -200,7 +200,7 @@ fn is_unknown(frame: &Frame) -> bool {
     PeerApi::from_number(frame.header.api).is_none()
 }
 
-fn carry_out(link: &Arc<Link>, node: &Arc<Node>, frame: Frame, carried_out: &Arc<Semaphore>) {
+fn carry_out(link: &Arc<Link>, node: &Arc<Node>, frame: &Frame, carried_out: &Arc<Semaphore>) {
     let (api, correlation) = (frame.header.api, frame.header.correlation);
     let refuse = |failure: PeerFailure| {
         let flags = FrameFlags::ERROR;
@@ -208,7 +208,7 @@ fn carry_out(link: &Arc<Link>, node: &Arc<Node>, frame: Frame, carried_out: &Arc
         // Not taken: the asker has not read for long, and the link will not last.
         let _ = link.control.push(Outgoing::new(frame));
     };
-    let request = match AnyPeerRequest::decode(&frame) {
+    let request = match AnyPeerRequest::decode(frame) {
         Ok(request) => request,
         Err(error) => {
             let unknown = matches!(error.fault, DecodeFault::UnknownValue { .. });

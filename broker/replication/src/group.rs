@@ -21,6 +21,7 @@ use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError, ProduceError,
 use crate::fold::GroupKind;
 use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
+use crate::reads::Reads;
 use crate::reply::Reply;
 use crate::retention::Given;
 use crate::role::{Role, Standing};
@@ -46,6 +47,7 @@ pub struct Group {
     /// When it was last used, in milliseconds of the monotonic clock.
     used_ms: AtomicU64,
     deleted: AtomicBool,
+    reads: Reads,
 }
 
 /// What a group is doing, for people to look at.
@@ -71,6 +73,7 @@ impl Group {
             instance: std::sync::Mutex::default(),
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
+            reads: Reads::default(),
             around,
         };
         group.touch();
@@ -277,6 +280,36 @@ impl Group {
         })?
     }
 
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    pub(crate) fn around(&self) -> &Arc<Surroundings> {
+        &self.around
+    }
+
+    /// The lock that decides what is proposed next.
+    pub(crate) async fn lock(&self) -> OwnedMutexGuard<Option<Awake>> {
+        self.awake.clone().lock_owned().await
+    }
+
+    /// The same lock, if nobody holds it.
+    pub(crate) fn try_lock(&self) -> Option<OwnedMutexGuard<Option<Awake>>> {
+        self.awake.clone().try_lock_owned().ok()
+    }
+
+    /// Whether nobody used the group for `idle_for`.
+    pub(crate) fn is_idle(&self, idle_for: Duration) -> bool {
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
+        self.around.clock.monotonic().saturating_sub(used) >= idle_for
+    }
+
+    /// Takes the Raft instance out, to be ended.
+    pub(crate) fn take_instance(&self, awake: &mut Option<Awake>) -> Option<Awake> {
+        self.set_instance(None);
+        awake.take()
+    }
+
     fn set_instance(&self, instance: Option<Instance>) {
         *self.instance.lock().expect("nothing panics while it holds the instance") = instance;
     }
@@ -343,7 +376,10 @@ impl Group {
                     let fatal = group.ended().await;
                     return Err(self.stopped(&mut awake, fatal).await.into());
                 }
-                Role::Searching { .. } => {
+                Role::Searching { term } => {
+                    if let Some(leader) = self.around.neighbours.leader_since(self.id(), term) {
+                        return Err(NotLeader { leader: Some(leader), address: None }.into());
+                    }
                     let mut standing = group.standing.clone();
                     let configs = standing.borrow().configs.clone();
                     if !configs.is_empty() && !self.around.neighbours.reaches_majority(&configs) {
@@ -361,6 +397,15 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Sees to it that this node leads and a quorum has confirmed it of late. Returns whether it is
+    /// the only voter.
+    pub(crate) async fn lead_for_read(self: &Arc<Self>) -> Result<bool, LeadError> {
+        let led = self.lead().await?;
+        let awake = led.awake.as_ref().expect("lead() returned");
+        let alone = awake.standing.borrow().is_alone(self.around.node);
+        Ok(alone)
     }
 
     /// Whether this node is the one that proposals for a sleeping group go to; an awake one says by
@@ -473,8 +518,7 @@ impl Group {
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.
     pub(crate) async fn sleep_if_idle(self: Arc<Self>, idle_for: Duration) -> bool {
         let Ok(mut guard) = self.awake.clone().try_lock_owned() else { return false };
-        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
-        let idle = self.around.clock.monotonic().saturating_sub(used) >= idle_for;
+        let idle = self.is_idle(idle_for);
         // With other members it takes an agreement.
         let may_sleep =
             |awake: &Awake| awake.shared.outstanding() == 0 && !awake.standing.borrow().has_others;
@@ -485,7 +529,7 @@ impl Group {
         self.set_instance(None);
         // A task of its own, for the same reason as in waking.
         let asleep = tokio::spawn(async move {
-            lay_to_rest(awake, &self.log, &self.around).await;
+            lay_to_rest(awake, &self.log, &self.around, false).await;
             drop(guard);
         });
         asleep.await.is_ok()
@@ -497,7 +541,7 @@ impl Group {
         if let Some(awake) = guard.take() {
             self.set_instance(None);
             let _ = timeout(drain, awake.shared.idle()).await;
-            lay_to_rest(awake, &self.log, &self.around).await;
+            lay_to_rest(awake, &self.log, &self.around, false).await;
         }
     }
 

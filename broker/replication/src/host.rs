@@ -201,7 +201,7 @@ impl Host {
 
     /// A node is there (again): what waits to be sent to it is sent now.
     async fn node_is_up(&self, node: NodeId) {
-        let groups: Vec<_> = self.groups().held.values().cloned().collect();
+        let groups = self.all_held();
         for group in groups {
             if let Some(instance) = group.instance()
                 && instance.raft.is_leader()
@@ -374,14 +374,15 @@ impl Host {
         Ok(log.retain(policy, now_ms, safe.high_watermark))
     }
 
-    /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight.
-    /// Returns how many.
+    /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those
+    /// with other members where they agree. Returns how many, of those that this node leads.
     pub async fn sleep_idle(&self, idle_for: Duration) -> usize {
-        let groups: Vec<_> = self.groups().held.values().cloned().collect();
+        let groups = self.all_held();
         let mut asleep = 0;
         for group in groups {
             asleep += usize::from(group.sleep_if_idle(idle_for).await);
         }
+        asleep += self.sleep_together(idle_for).await;
         self.forget_sleepers();
         asleep
     }
@@ -423,9 +424,15 @@ impl Host {
         }
     }
 
-    /// Ends all groups: waits for what is in flight, leaves their state with the log. Nothing can be
-    /// woken afterwards.
+    /// Every group that is awake or held by somebody.
+    pub(crate) fn all_held(&self) -> Vec<Arc<Group>> {
+        self.groups().held.values().cloned().collect()
+    }
+
+    /// Ends all groups: hands over what this node leads among others, waits for what is in flight,
+    /// leaves their state with the log. Nothing can be woken afterwards.
     pub async fn shutdown(&self) {
+        self.leave().await;
         self.around.closed.store(true, Ordering::Release);
         let drain = self.around.config.drain_timeout;
         for group in self.take_all() {

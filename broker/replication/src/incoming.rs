@@ -63,7 +63,7 @@ impl Handler for Incoming {
                     }
                 }
             }
-            AnyPeerMessage::Digest(_) => {}
+            AnyPeerMessage::Digest(digest) => host.reconcile(from, &digest),
         }
     }
 
@@ -76,6 +76,7 @@ impl Handler for Incoming {
     fn linked(&self, node: NodeId) {
         if let Some(host) = self.host.upgrade() {
             host.around().neighbours.linked(node);
+            host.send_digest(node);
         }
     }
 
@@ -107,8 +108,10 @@ async fn answer(
             Ok(ballot.cast(host, vote.group, vote.transfer).await?.into())
         }
         AnyPeerRequest::TransferLeader(transfer) => Ok(take_over(host, &transfer).await?.into()),
+        AnyPeerRequest::CommitOf(request) => Ok(host.commit_marks(request).await.into()),
+        AnyPeerRequest::Sleep(request) => Ok(host.sleep(from, request).await.into()),
         AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
-        AnyPeerRequest::ReadIndex(request) => Ok(host.read_index(request).await.into()),
+        AnyPeerRequest::ReadIndex(request) => Ok(host.read_indexes(request).await.into()),
         other => {
             let message = format!("this build does not answer {}", other.api());
             Err(PeerFailure::new(PeerFailureCode::Unsupported, message))
@@ -188,6 +191,12 @@ impl Ballot {
 }
 
 async fn beat(host: &Host, heartbeat: &Heartbeat) -> Appended {
+    if let Ok(group) = host.for_peer(heartbeat.group)
+        && let Some(answer) =
+            group.answer_asleep(heartbeat.vote, heartbeat.prev, heartbeat.commit).await
+    {
+        return answer;
+    }
     let instance = match instance(host, heartbeat.group).await {
         Ok((_, instance)) => instance,
         Err(error) => return Appended::NotHere(not_here(&error)),
@@ -224,7 +233,18 @@ async fn take_over(
 /// Serves an append session until it ends.
 async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingSession) {
     let (mut appends, mut answers) = session.split();
-    let Some(first) = appends.recv().await else { return };
+    let Some(mut first) = appends.recv().await else { return };
+    if let Ok(group) = host.for_peer(group) {
+        while first.entries.is_empty()
+            && let Some(answer) = group.answer_asleep(first.vote, first.prev, first.commit).await
+        {
+            if answers.send(answer).is_err() {
+                return;
+            }
+            let Some(next) = appends.recv().await else { return };
+            first = next;
+        }
+    }
     let found = instance(&host, group).await;
     // The session must not keep the host.
     drop(host);

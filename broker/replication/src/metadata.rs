@@ -5,21 +5,20 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::ReadPolicy;
 use plimsoll_peers::{PeerError, Peers};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
 use plimsoll_protocol::peer::{
-    Forward, ForwardReply, PeerFailure, PeerFailureCode, ReadIndex, ReadIndexReply, ReadMark,
+    Forward, ForwardReply, PeerFailure, PeerFailureCode, ReadIndex, ReadMark,
 };
 use plimsoll_state::catalog::{CatalogCommand, CatalogReply};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::{NoQuorum, NotLeader, OpenGroupError, ProposeError};
-use crate::group::{Group, Instance};
+use crate::group::Group;
 use crate::host::Host;
 use crate::incoming::failure;
+use crate::reads::read_mark;
 use crate::role::Role;
-use crate::types::from_raft;
 
 /// How long a command is tried, over changes of the leader, until its outcome is called unknown.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -116,16 +115,6 @@ impl Host {
         }
     }
 
-    /// The read indexes of groups that this node leads.
-    pub(crate) async fn read_index(&self, request: ReadIndex) -> ReadIndexReply {
-        let rounds = request.groups.into_iter().map(|group| async move {
-            let group = self.held(group)?;
-            let instance = group.instance()?;
-            read_mark(&group, &instance).await
-        });
-        ReadIndexReply { marks: futures_util::future::join_all(rounds).await }
-    }
-
     /// Catches up with the leader of the metadata group once. False if that was not possible.
     async fn catch_up(&self) -> bool {
         let Ok(group) = self.metadata() else { return false };
@@ -171,14 +160,6 @@ pub(crate) async fn confirm(host: Weak<Host>) {
             None => tokio::time::sleep_until(again).await,
         }
     }
-}
-
-/// One round of read index at the leader; nothing where this node does not lead or has no quorum.
-pub(crate) async fn read_mark(group: &Group, instance: &Instance) -> Option<ReadMark> {
-    let read = timeout(REQUEST_TIMEOUT, instance.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
-    let (id, _) = read.ok()?.ok()?;
-    let high_watermark = *group.high_watermark().borrow();
-    Some(ReadMark { id: Some(from_raft(id.log_id())), high_watermark })
 }
 
 async fn ask_read_index(peers: &Peers, leader: NodeId, epoch: u64) -> Option<ReadMark> {

@@ -131,6 +131,11 @@ impl Neighbours {
         node == self.me || self.view(|view| view.hears(node))
     }
 
+    /// Whether the node is heard and takes on work; this one does.
+    pub(crate) fn serves(&self, node: NodeId) -> bool {
+        self.view(|view| view.serves(node))
+    }
+
     /// Whether this node and that one hear each other.
     pub(crate) fn reaches(&self, node: NodeId) -> bool {
         node == self.me || self.view(|view| view.reaches(node))
@@ -231,11 +236,16 @@ impl Neighbours {
         self.leaders.leader(group, self.me, |node| self.hears(node))
     }
 
+    /// The live node, other than this one, that claims the group in `term` or a later one.
+    pub(crate) fn leader_since(&self, group: GroupId, term: Term) -> Option<NodeId> {
+        let claimants = self.leaders.claimants(group).into_iter();
+        let live = claimants.filter(|(node, claimed)| *claimed >= term && self.hears(*node));
+        live.max_by_key(|(_, term)| *term).map(|(node, _)| node)
+    }
+
     /// The live node, other than this one, that claims the group.
     pub(crate) fn leader_elsewhere(&self, group: GroupId) -> Option<NodeId> {
-        let claimants = self.leaders.claimants(group).into_iter();
-        let live = claimants.filter(|(node, _)| self.hears(*node));
-        live.max_by_key(|(_, term)| *term).map(|(node, _)| node)
+        self.leader_since(group, Term(0))
     }
 
     /// The node to ask for the group: the live one that claims it, else the first live one in the
@@ -244,8 +254,7 @@ impl Neighbours {
         if let Some((node, term)) = self.leader(group) {
             return Some((node, Some(term)));
         }
-        let serves = |node: &NodeId| self.view(|view| view.serves(*node));
-        let fit = |node: &NodeId| serves(node) && !self.leaders.is_unfit(*node, group);
+        let fit = |node: &NodeId| self.serves(*node) && !self.leaders.is_unfit(*node, group);
         placed.iter().copied().find(fit).map(|node| (node, None))
     }
 }

@@ -108,13 +108,17 @@ impl RaftNetworkV2<Types> for GroupNetwork {
                 });
                 return Ok(answers.boxed());
             }
+            // openraft waits after a failure where its next request is taken, and nowhere else: an
+            // error before that would be tried again without a pause, for ever.
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let session = self.peers()?.session(self.target, self.group);
             let session = session.map_err(|error| unreachable(&error))?;
             let (mut sender, receiver) = session.split();
             let unanswered = Unanswered::default();
             let (group, around, noted) = (self.group, self.around.clone(), unanswered.clone());
             let sending = async move {
-                while let Some(request) = input.next().await {
+                let mut next = Some(first);
+                while let Some(request) = next {
                     let append = wire::append(group, around.neighbours.epoch(), request);
                     let last = append.entries.last();
                     noted.push(last.map_or(append.prev, |(header, _)| {
@@ -122,6 +126,7 @@ impl RaftNetworkV2<Types> for GroupNetwork {
                     }));
                     // Waits for credit: entries stay in the log and not in memory.
                     sender.send(append).await?;
+                    next = input.next().await;
                 }
                 Ok(())
             };

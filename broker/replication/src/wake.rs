@@ -66,11 +66,22 @@ impl Awake {
     }
 
     /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
-    pub(crate) async fn end(mut self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
+    pub(crate) async fn end(self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
+        self.end_claiming(log, around, false).await
+    }
+
+    async fn end_claiming(
+        mut self,
+        log: &GroupLog,
+        around: &Surroundings,
+        claims: bool,
+    ) -> Arc<Shared> {
         self.keeper.0.abort();
         // It must not claim the group after the claim was taken back.
         let _ = (&mut self.keeper.0).await;
-        around.neighbours.release(log.id());
+        if !claims {
+            around.neighbours.release(log.id());
+        }
         self.published.role.send_replace(Role::Asleep);
         end(&self.raft, log).await;
         self.shared
@@ -330,10 +341,11 @@ fn begin_anew(log: &GroupLog, fold: &mut Fold, around: &Surroundings) {
     log.put_state(id, fold.encode());
 }
 
-/// Ends the Raft instance and leaves the fold with the log.
-pub(crate) async fn lay_to_rest(awake: Awake, log: &GroupLog, around: &Surroundings) {
+/// Ends the Raft instance and leaves the fold with the log. A leader whose members sleep too goes on
+/// claiming the group.
+pub(crate) async fn lay_to_rest(awake: Awake, log: &GroupLog, around: &Surroundings, claims: bool) {
     let group = log.id();
-    awake.end(log, around).await.store();
+    awake.end_claiming(log, around, claims).await.store();
     tracing::debug!(%group, "group asleep");
 }
 

@@ -166,14 +166,8 @@ wire_struct! {
         pub vote: RaftVote,
         /// Who leads, where known.
         pub leader: Option<NodeId>,
-        /// The voters; of a joint configuration those of both.
-        pub voters: Vec<NodeId>,
-        /// The learners.
-        pub learners: Vec<NodeId>,
-        /// Whether the configuration is a joint one.
-        pub joint: bool,
-        /// The entry of the configuration.
-        pub membership: Option<LogId>,
+        /// The members.
+        pub members: GroupMembers,
         /// How far each member is, where the replica leads.
         pub matched: Vec<ReplicaMatch>,
         /// The replica's last entry.
@@ -184,6 +178,20 @@ wire_struct! {
         pub high_watermark: Offset,
         /// Size of its log, in bytes.
         pub bytes: u64,
+    }
+}
+
+wire_struct! {
+    /// The members of a group.
+    pub struct GroupMembers {
+        /// The voters; of a joint configuration those of both.
+        pub voters: Vec<NodeId>,
+        /// The learners.
+        pub learners: Vec<NodeId>,
+        /// Whether the configuration is a joint one.
+        pub joint: bool,
+        /// The entry of the configuration.
+        pub membership: Option<LogId>,
     }
 }
 

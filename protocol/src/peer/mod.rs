@@ -29,9 +29,9 @@ pub use append::{
 };
 pub use group::{
     CommitMark, CommitOf, CommitOfReply, Digest, DropReplica, Forward, ForwardReply, GroupClaim,
-    GroupDigest, GroupReport, GroupStatus, GroupStatusReply, Leads, MemberStep, ReadIndex,
-    ReadIndexReply, ReadMark, ReplicaCondition, ReplicaMatch, Sleep, SleepAnswer, SleepGroup,
-    SleepReply, Step, StepReply, Wake,
+    GroupDigest, GroupMembers, GroupReport, GroupStatus, GroupStatusReply, Leads, MemberStep,
+    ReadIndex, ReadIndexReply, ReadMark, ReplicaCondition, ReplicaMatch, Sleep, SleepAnswer,
+    SleepGroup, SleepReply, Step, StepReply, Wake,
 };
 pub use hello::{
     HelloAnswer, PEER_PROTOCOL_MAX, PEER_PROTOCOL_MIN, PeerHello, PeerRefusal, ProtocolRange,

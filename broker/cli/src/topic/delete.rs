@@ -1,12 +1,11 @@
 //! `plimsoll topic delete`: asks before it destroys.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use clap::Args;
 use plimsoll_client::{Admin, RequestError};
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::TopicName;
 
+use crate::confirm::confirmed;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -67,16 +66,7 @@ impl DeleteArgs {
     fn confirmed(&self) -> Result<bool, Failure> {
         let names: Vec<_> = self.topics.iter().map(TopicName::as_str).collect();
         let names = names.join(", ");
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(Failure::new(Exit::Usage, format!("not deleting {names} without --yes"))
-                .hint("there is no terminal to ask on; add --yes if it is meant"));
-        }
-        let _ = write!(io::stderr(), "Delete {names} and all records in it? [y/N] ");
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot read an answer: {error}"))
-        })?;
-        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        confirmed(&format!("Delete {names} and all records in it?"), &format!("deleting {names}"))
     }
 }
 

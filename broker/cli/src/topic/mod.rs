@@ -55,7 +55,7 @@ struct CreateArgs {
     /// How many partitions; each is ordered in itself, and they are worked on in parallel
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     partitions: u32,
-    /// How many nodes keep each partition
+    /// How many nodes keep each partition; with 3 it goes on when one of them is gone
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     replicas: u16,
     /// A setting; may be given several times
@@ -125,7 +125,7 @@ fn settings_help() -> String {
 
 fn create_help() -> String {
     format!(
-        "{}\n\nExamples:\n  plimsoll topic create orders --partitions 12\n  \
+        "{}\n\nExamples:\n  plimsoll topic create orders --partitions 12 --replicas 3\n  \
          plimsoll topic create clicks -p 4 -c durability=memory -c retention-ms=1h\n  \
          plimsoll topic create audit --config retention-ms=none --if-not-exists",
         settings_help()

@@ -4,6 +4,7 @@ use plimsoll_protocol::api::{DescribeTopicResponse, PartitionInfo, TopicInfo};
 use serde::{Serialize, Serializer};
 
 use crate::clock::time_text;
+use crate::cluster::nodes_text;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -79,6 +80,7 @@ struct PartitionJson {
     bytes: u64,
     segments: u32,
     condition: &'static str,
+    replicas: Vec<u64>,
 }
 
 fn partitions<S: Serializer>(
@@ -96,6 +98,7 @@ fn partitions<S: Serializer>(
         bytes: partition.bytes,
         segments: partition.segments,
         condition: partition.condition.as_str(),
+        replicas: partition.replicas.iter().map(|node| node.0).collect(),
     }))
 }
 
@@ -176,6 +179,7 @@ pub(super) fn described(described: &DescribeTopicResponse) -> Vec<String> {
         ">SIZE",
         ">SEGMENTS",
         ">LEADER",
+        "REPLICAS",
         ">TERM",
         "CONDITION",
     ]);
@@ -188,6 +192,7 @@ pub(super) fn described(described: &DescribeTopicResponse) -> Vec<String> {
             bytes_text(partition.bytes),
             partition.segments.to_string(),
             partition.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string()),
+            nodes_text(&partition.replicas),
             partition.term.to_string(),
             partition.condition.to_string(),
         ]);
@@ -232,7 +237,7 @@ mod tests {
                 bytes: 1_500_000,
                 segments: 1,
                 condition: PartitionCondition::Awake,
-                replicas: vec![NodeId(1)],
+                replicas: vec![NodeId(1), NodeId(3), NodeId(2)],
             }],
         }
     }
@@ -246,6 +251,7 @@ mod tests {
             "settings    durability=durable",
             "            retention-ms=7d",
             "HIGH WATERMARK",
+            "1,3,2",
             "awake",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
@@ -260,6 +266,7 @@ mod tests {
         assert_eq!(json["topic"]["config"]["retention-bytes"], serde_json::Value::Null);
         assert_eq!(json["partitions"][0]["high_watermark"], 1_510);
         assert_eq!(json["partitions"][0]["condition"], "awake");
+        assert_eq!(json["partitions"][0]["replicas"], serde_json::json!([1, 3, 2]));
     }
 
     #[test]

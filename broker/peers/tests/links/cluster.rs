@@ -68,7 +68,7 @@ pub(crate) enum Seen {
     Session(NodeId, GroupId, IncomingSession),
     Linked(NodeId),
     Unlinked(NodeId),
-    Seed(NodeId, FrameSender, FrameReceiver),
+    Seed(NodeId, Box<(FrameSender, FrameReceiver)>),
     Refused(NodeId, PeerRefusal),
 }
 
@@ -116,7 +116,7 @@ impl Handler for Recorder {
     }
 
     fn seed(&self, from: NodeId, sender: FrameSender, receiver: FrameReceiver) {
-        let _ = self.seen.send(Seen::Seed(from, sender, receiver));
+        let _ = self.seen.send(Seen::Seed(from, Box::new((sender, receiver))));
     }
 
     fn refused(&self, by: NodeId, refusal: PeerRefusal) {

@@ -139,9 +139,9 @@ async fn a_seed_stream_carries_frames_both_ways() {
             let head = encode_frame(api, 1, flags, CorrelationId(1), &body, piece.len());
             sender.send(head.freeze(), std::slice::from_ref(&piece)).await.unwrap();
             let (mut back, mut forth) = loop {
-                if let Seen::Seed(by, back, forth) = nodes[to].next().await {
+                if let Seen::Seed(by, halves) = nodes[to].next().await {
                     assert_eq!(by, source);
-                    break (back, forth);
+                    break *halves;
                 }
             };
             let frame = timeout(PATIENCE, forth.recv()).await.unwrap().unwrap().unwrap();

@@ -31,6 +31,7 @@ async fn conditions_and_reach_are_told() {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a node that can be stopped has a thread")]
 /// The other node is a runtime on a thread of its own that is stopped and goes on, as SIGSTOP does.
 #[tokio::test]
 async fn a_silent_node_is_down_and_comes_back() {

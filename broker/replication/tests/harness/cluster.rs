@@ -19,8 +19,8 @@ use plimsoll_replication::{
     Random as _, Role, SeededRandom,
 };
 use plimsoll_state::catalog::{CatalogCommand, CatalogReply, JoinSecret, NodeSpec, planning};
-use plimsoll_transport::simulated::{Fabric, Packet, SimulatedHost, SimulatedNetwork};
 use plimsoll_transport::{Connection, TransportConfig, TransportKind};
+use plimsoll_transport::{Fabric, Packet, SimulatedHost, SimulatedNetwork};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -131,6 +131,7 @@ pub struct Member {
     pub host: Arc<Host>,
     pub peers: Peers,
     pub catalog: Arc<Group>,
+    pub clock: Arc<TestClock>,
     pub disk: SimDisk,
     stepper: JoinHandle<()>,
     acceptor: JoinHandle<()>,
@@ -209,7 +210,8 @@ impl Cluster {
             random: random.clone(),
             ..HostConfig::default()
         };
-        let host = Host::new(store, NodeId(node), Arc::new(TestClock::default()), config);
+        let clock = Arc::new(TestClock::default());
+        let host = Host::new(store, NodeId(node), clock.clone(), config);
         host.set_placements(Arc::new(OwnCatalog(Arc::downgrade(&host))));
         let process = self.network.start_host(ip(node));
         let incarnation = self.incarnations.entry(node).or_insert(0);
@@ -250,7 +252,7 @@ impl Cluster {
             .group(GroupId::CATALOG, GroupKind::Catalog, DURABLE)
             .await
             .expect("the metadata group wakes");
-        self.members.insert(node, Member { host, peers, catalog, disk, stepper, acceptor });
+        self.members.insert(node, Member { host, peers, catalog, clock, disk, stepper, acceptor });
     }
 
     pub fn host(&self, node: u64) -> Arc<Host> {
@@ -360,7 +362,7 @@ impl Cluster {
 
     /// As [`Cluster::kill`], and the power fails: what was not synced is gone.
     pub async fn power_failure(&mut self, node: u64) -> SimDisk {
-        let survived = self.members[&node].disk.crash(&CrashPlan::Nothing);
+        let survived = self.members[&node].disk.crash(&CrashPlan::NOTHING);
         self.members[&node].disk.power_off();
         self.kill(node).await;
         survived

@@ -3,122 +3,18 @@
 //! [`Options`] is what the user said; [`Plan`] is one workload with every blank filled in. A plan
 //! can print the command that repeats it ([`Plan::command`]), so that no figure stands without it.
 
-use std::fmt;
+mod plan;
+mod workload;
+
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use plimsoll_client::ClientConfig;
 use plimsoll_protocol::api::Durability;
 use plimsoll_transport::TransportKind;
-use thiserror::Error;
 
-/// One thing that is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Workload {
-    /// Batches from all producers to all partitions, as fast as they are acknowledged.
-    Produce,
-    /// A filled topic read from its beginning by as many consumers as there are producers.
-    Consume,
-    /// Producers and consumers at the same time; latency from the send to the delivery.
-    EndToEnd,
-    /// One record at a time, acknowledged, on a fixed schedule.
-    Latency,
-    /// The load of `produce`, over 1, 10, 100 and 1,000 partitions.
-    Partitions,
-    /// Time from the start of a killed node to its first acknowledged produce.
-    Restart,
-    /// The raw stream through the same socket code, with no broker: the limit.
-    Transport,
-    /// Single records, many tasks, each awaiting a window of them together.
-    Singles,
-    /// Resident memory of a node that does nothing, with and without sleeping partitions.
-    Idle,
-}
-
-impl Workload {
-    /// Every workload, in the order in which `--help` names them.
-    pub const ALL: [Self; 9] = [
-        Self::Produce,
-        Self::Consume,
-        Self::EndToEnd,
-        Self::Latency,
-        Self::Partitions,
-        Self::Restart,
-        Self::Transport,
-        Self::Singles,
-        Self::Idle,
-    ];
-
-    /// The word on the command line and in the JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Produce => "produce",
-            Self::Consume => "consume",
-            Self::EndToEnd => "end-to-end",
-            Self::Latency => "latency",
-            Self::Partitions => "partitions",
-            Self::Restart => "restart",
-            Self::Transport => "transport",
-            Self::Singles => "singles",
-            Self::Idle => "idle",
-        }
-    }
-
-    /// What `--help` says of it.
-    pub fn summary(self) -> &'static str {
-        match self {
-            Self::Produce => "durable (or memory) produce of whole batches, beside the raw stream",
-            Self::Consume => "read a filled topic through subscriptions, beside the raw stream",
-            Self::EndToEnd => "produce and consume at once; latency from send to delivery",
-            Self::Latency => "one record at a time, acknowledged, beside a 4 KiB journal write",
-            Self::Partitions => "the same durable load over 1, 10, 100, 1000 partitions",
-            Self::Restart => "kill -9 under load, start to first acknowledged produce",
-            Self::Transport => "the raw QUIC, TLS and TCP streams with no broker: the limit",
-            Self::Singles => "single records, awaited together by many tasks",
-            Self::Idle => "resident memory of an idle node, without and with partitions",
-        }
-    }
-
-    /// What the workload's latency is the latency of; `None` where it has none.
-    pub fn latency_of(self) -> Option<&'static str> {
-        match self {
-            Self::Produce | Self::Partitions => {
-                Some("a batch, from handing it to the client to its acknowledgement")
-            }
-            Self::Consume => Some("a consumer's wait for its next batch"),
-            Self::EndToEnd => Some("a record, from its send to its delivery"),
-            Self::Latency => Some("a record, from when it was due to its acknowledgement"),
-            Self::Singles => Some("a window, from its first send to its last acknowledgement"),
-            Self::Restart | Self::Transport | Self::Idle => None,
-        }
-    }
-}
-
-impl fmt::Display for Workload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A word that names no [`Workload`].
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("no workload is called {word:?}; there are {}", Workload::ALL.map(Workload::name).join(", "))]
-pub struct UnknownWorkload {
-    /// The word.
-    pub word: String,
-}
-
-impl FromStr for Workload {
-    type Err = UnknownWorkload;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|workload| workload.name() == word)
-            .ok_or_else(|| UnknownWorkload { word: word.to_owned() })
-    }
-}
+pub use plan::Plan;
+pub use workload::{UnknownWorkload, Workload};
 
 /// Where the embedded node's tasks run, beside the client's. The raw stream that a figure is
 /// compared with has the same layout.
@@ -136,6 +32,28 @@ impl Layout {
         match self {
             Self::Shared => "shared",
             Self::Split => "split",
+        }
+    }
+}
+
+/// How a node of `failover` is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9`: nobody is told.
+    Kill,
+    /// SIGTERM: it hands over what it leads, then ends.
+    Stop,
+}
+
+impl Fault {
+    /// Both, in the order in which they are measured.
+    pub const ALL: [Self; 2] = [Self::Kill, Self::Stop];
+
+    /// The word on the command line and in the JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Stop => "stop",
         }
     }
 }
@@ -159,12 +77,24 @@ pub struct Options {
     pub records: Option<u64>,
     /// Bytes with which `restart` fills its topic.
     pub bytes: Option<u64>,
-    /// Records per second of `latency` (default 1,000) and `end-to-end` (default: no limit).
+    /// Records per second of `latency` and `rebalance` (default 1,000), `failover` (500) and
+    /// `end-to-end` (no limit).
     pub rate: Option<NonZeroU32>,
     /// Tasks of `singles`.
     pub tasks: Option<NonZeroU32>,
     /// Records that a task of `singles` awaits together.
     pub window: Option<NonZeroU32>,
+    /// Nodes of the cluster that is measured. 1: one node within this process (`restart` and
+    /// `idle`: one process). More: a process each. `failover` and `rebalance` have 3 by default.
+    pub nodes: Option<NonZeroU32>,
+    /// Replicas of the topics. `None`: 3, or as many as there are nodes; 1 of a running node.
+    pub replicas: Option<NonZeroU32>,
+    /// Rounds of `failover`. `None`: 20.
+    pub rounds: Option<NonZeroU32>,
+    /// How `failover` ends nodes. `None`: each way, one after the other.
+    pub fault: Option<Fault>,
+    /// Settings (`key=value`) of the nodes that are processes of their own.
+    pub node_settings: Vec<String>,
     /// Measure this running node instead of an embedded one. Its transport and trust are those of
     /// the configuration.
     pub connect: Option<ClientConfig>,
@@ -174,35 +104,6 @@ pub struct Options {
     pub layout: Option<Layout>,
     /// The `plimsoll` binary, for the workloads that need a node in a process of its own.
     pub binary: Option<PathBuf>,
-}
-
-/// One workload with every setting decided.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// What is measured.
-    pub workload: Workload,
-    /// How bytes travel.
-    pub transport: TransportKind,
-    /// What an acknowledgement of the topics means.
-    pub durability: Durability,
-    /// Producers, and consumers.
-    pub producers: u32,
-    /// Partitions of the topic; 0 only for `transport` and `idle`.
-    pub partitions: u32,
-    /// Bytes of one record's value.
-    pub record_bytes: u32,
-    /// Records in one batch.
-    pub batch_records: u32,
-    /// Records in total.
-    pub records: u64,
-    /// Records per second; `None` sends as fast as acknowledgements come.
-    pub rate: Option<NonZeroU32>,
-    /// Tasks of `singles`; 1 elsewhere.
-    pub tasks: u32,
-    /// Records that a task awaits together; 1 elsewhere.
-    pub window: u32,
-    /// Where the embedded node's tasks run.
-    pub layout: Layout,
 }
 
 /// The defaults that differ between workloads.
@@ -216,6 +117,12 @@ struct Defaults {
 
 const RESTART_BYTES: u64 = 10_000_000_000;
 const LATENCY_RATE: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zero");
+const FAILOVER_RATE: NonZeroU32 = NonZeroU32::new(500).expect("500 is not zero");
+const FAILOVER_ROUNDS: u32 = 20;
+/// Replicas of a topic, where there are nodes enough.
+const REPLICAS: u32 = 3;
+/// What a cluster takes by default for `idle`: what the issue of the cluster names.
+const IDLE_PARTITIONS_OF_A_CLUSTER: &[u32] = &[1_000];
 
 fn defaults(workload: Workload) -> Defaults {
     let whole_batches = Defaults {
@@ -250,6 +157,21 @@ fn defaults(workload: Workload) -> Defaults {
             batch_records: 1,
             records: 3_000_000,
         },
+        Workload::Failover => Defaults {
+            producers: 1,
+            partitions: &[1],
+            record_bytes: 100,
+            batch_records: 1,
+            records: 0,
+        },
+        // 200 MB to copy from, in enough partitions for a ring to be even.
+        Workload::Rebalance => Defaults {
+            producers: 2,
+            partitions: &[48],
+            record_bytes: 1_000,
+            batch_records: 100,
+            records: 200_000,
+        },
         Workload::Idle => Defaults {
             producers: 1,
             partitions: &[0, 10_000],
@@ -261,8 +183,8 @@ fn defaults(workload: Workload) -> Defaults {
 }
 
 impl Options {
-    /// The plans of one workload: one, or one for each transport (`transport`) or for each
-    /// count of partitions (`partitions`, `idle`).
+    /// The plans of one workload: one, or one for each transport (`transport`), for each count of
+    /// partitions (`partitions`, `idle`), or for each way to end a node (`failover`).
     pub fn plans(&self, workload: Workload) -> Vec<Plan> {
         let transports = match (self.transport, workload) {
             (Some(kind), _) => vec![kind],
@@ -271,21 +193,36 @@ impl Options {
             }
             (None, _) => vec![TransportKind::Quic],
         };
-        let counts = if self.partitions.is_empty() || workload == Workload::Transport {
-            defaults(workload).partitions.to_vec()
-        } else {
+        let counts = if !self.partitions.is_empty() && workload != Workload::Transport {
             self.partitions.clone()
+        } else if workload == Workload::Idle && self.nodes(workload) > 1 {
+            IDLE_PARTITIONS_OF_A_CLUSTER.to_vec()
+        } else {
+            defaults(workload).partitions.to_vec()
+        };
+        let faults = match (workload, self.fault) {
+            (Workload::Failover, None) => Fault::ALL.map(Some).to_vec(),
+            (Workload::Failover, one) => vec![one],
+            _ => vec![None],
         };
         let mut plans = Vec::new();
         for transport in transports {
-            plans.extend(
-                counts.iter().map(|&partitions| self.plan(workload, transport, partitions)),
-            );
+            for &partitions in &counts {
+                for &fault in &faults {
+                    plans.push(self.plan(workload, transport, partitions, fault));
+                }
+            }
         }
         plans
     }
 
-    fn plan(&self, workload: Workload, transport: TransportKind, partitions: u32) -> Plan {
+    fn plan(
+        &self,
+        workload: Workload,
+        transport: TransportKind,
+        partitions: u32,
+        fault: Option<Fault>,
+    ) -> Plan {
         let defaults = defaults(workload);
         let or = |given: Option<NonZeroU32>, default| given.map_or(default, NonZeroU32::get);
         let record_bytes = or(self.record_bytes, defaults.record_bytes);
@@ -295,9 +232,11 @@ impl Options {
                 self.records.unwrap_or(bytes.div_ceil(u64::from(record_bytes)))
             }
             Workload::Idle => u64::from(partitions),
+            Workload::Failover => 0,
             _ => self.records.unwrap_or(defaults.records),
         };
         let single = workload == Workload::Singles;
+        let nodes = self.nodes(workload);
         Plan {
             workload,
             transport,
@@ -308,48 +247,30 @@ impl Options {
             batch_records: or(self.batch_records, defaults.batch_records),
             records,
             rate: match workload {
-                Workload::Latency => Some(self.rate.unwrap_or(LATENCY_RATE)),
+                Workload::Latency | Workload::Rebalance => Some(self.rate.unwrap_or(LATENCY_RATE)),
+                Workload::Failover => Some(self.rate.unwrap_or(FAILOVER_RATE)),
                 Workload::EndToEnd => self.rate,
                 _ => None,
             },
             tasks: if single { or(self.tasks, 64) } else { 1 },
             window: if single { or(self.window, 16) } else { 1 },
             layout: self.layout.unwrap_or(Layout::Shared),
+            nodes,
+            replicas: or(self.replicas, nodes.min(REPLICAS)),
+            rounds: if fault.is_some() { or(self.rounds, FAILOVER_ROUNDS) } else { 0 },
+            fault,
+            node_settings: self.node_settings.clone(),
         }
     }
-}
 
-impl Plan {
-    /// Bytes of all records' values.
-    pub fn value_bytes(&self) -> u64 {
-        self.records.saturating_mul(u64::from(self.record_bytes))
-    }
-
-    /// The command that measures the same again.
-    pub fn command(&self) -> String {
-        let mut words = vec![format!("plimsoll bench {}", self.workload)];
-        words.push(format!("--transport {}", self.transport));
-        let broker = self.workload != Workload::Transport;
-        if broker {
-            words.push(format!("--durability {}", self.durability));
+    fn nodes(&self, workload: Workload) -> u32 {
+        match (self.nodes, workload) {
+            // There is no node in it.
+            (_, Workload::Transport) => 1,
+            (Some(nodes), _) => nodes.get(),
+            (None, Workload::Failover | Workload::Rebalance) => REPLICAS,
+            (None, _) => 1,
         }
-        words.push(format!("--producers {}", self.producers));
-        if broker {
-            words.push(format!("--partitions {}", self.partitions));
-        }
-        words.push(format!("--record-bytes {}", self.record_bytes));
-        words.push(format!("--batch-records {}", self.batch_records));
-        if self.workload != Workload::Idle {
-            words.push(format!("--records {}", self.records));
-        }
-        if let Some(rate) = self.rate {
-            words.push(format!("--rate {rate}"));
-        }
-        if self.workload == Workload::Singles {
-            words.push(format!("--tasks {} --window {}", self.tasks, self.window));
-        }
-        words.push(format!("--layout {}", self.layout.name()));
-        words.join(" ")
     }
 }
 
@@ -396,6 +317,46 @@ mod tests {
             "plimsoll bench produce --transport quic --durability memory --producers 2 \
              --partitions 2 --record-bytes 1000 --batch-records 1000 --records 2000000 \
              --layout shared"
+        );
+    }
+
+    #[test]
+    fn a_cluster_has_three_replicas_or_as_many_as_nodes() {
+        let of = |nodes| {
+            let options = Options { nodes: NonZeroU32::new(nodes), ..Options::default() };
+            options.plans(Workload::Produce)[0].replicas
+        };
+        assert_eq!([1, 2, 3, 5].map(of), [1, 2, 3, 3]);
+        let one = Options {
+            nodes: NonZeroU32::new(3),
+            replicas: NonZeroU32::new(1),
+            ..Options::default()
+        };
+        assert_eq!(one.plans(Workload::Produce)[0].replicas, 1);
+    }
+
+    #[test]
+    fn failover_is_measured_for_each_fault_on_three_nodes() {
+        let plans = Options::default().plans(Workload::Failover);
+        let faults: Vec<_> = plans.iter().map(|plan| plan.fault).collect();
+        assert_eq!(faults, [Some(Fault::Kill), Some(Fault::Stop)]);
+        assert!(plans.iter().all(|plan| (plan.nodes, plan.rounds) == (3, 20)));
+    }
+
+    #[test]
+    fn command_repeats_the_cluster() {
+        let options = Options {
+            nodes: NonZeroU32::new(3),
+            node_settings: vec!["peer_transport=tls".to_owned()],
+            fault: Some(Fault::Stop),
+            ..Options::default()
+        };
+        let command = options.plans(Workload::Failover)[0].command();
+        assert_eq!(
+            command,
+            "plimsoll bench failover --transport quic --durability durable --producers 1 \
+             --partitions 1 --record-bytes 100 --batch-records 1 --rate 500 --layout shared \
+             --nodes 3 --replicas 3 --set peer_transport=tls --rounds 20 --fault stop"
         );
     }
 }

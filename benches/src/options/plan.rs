@@ -1,0 +1,91 @@
+//! One workload with every setting decided, and the command that repeats it.
+
+use std::num::NonZeroU32;
+
+use plimsoll_protocol::api::Durability;
+use plimsoll_transport::TransportKind;
+
+use crate::options::{Fault, Layout, Workload};
+
+/// One workload with every setting decided.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What is measured.
+    pub workload: Workload,
+    /// How bytes travel.
+    pub transport: TransportKind,
+    /// What an acknowledgement of the topics means.
+    pub durability: Durability,
+    /// Producers, and consumers.
+    pub producers: u32,
+    /// Partitions of the topic; 0 only for `transport` and `idle`.
+    pub partitions: u32,
+    /// Bytes of one record's value.
+    pub record_bytes: u32,
+    /// Records in one batch.
+    pub batch_records: u32,
+    /// Records in total.
+    pub records: u64,
+    /// Records per second; `None` sends as fast as acknowledgements come.
+    pub rate: Option<NonZeroU32>,
+    /// Tasks of `singles`; 1 elsewhere.
+    pub tasks: u32,
+    /// Records that a task awaits together; 1 elsewhere.
+    pub window: u32,
+    /// Where the embedded node's tasks run.
+    pub layout: Layout,
+    /// Nodes; more than one are processes of their own.
+    pub nodes: u32,
+    /// Replicas of the topics.
+    pub replicas: u32,
+    /// Rounds of `failover`; 0 elsewhere.
+    pub rounds: u32,
+    /// How `failover` ends nodes; `None` elsewhere.
+    pub fault: Option<Fault>,
+    /// Settings of the nodes that are processes of their own.
+    pub node_settings: Vec<String>,
+}
+
+impl Plan {
+    /// Bytes of all records' values.
+    pub fn value_bytes(&self) -> u64 {
+        self.records.saturating_mul(u64::from(self.record_bytes))
+    }
+
+    /// The command that measures the same again.
+    pub fn command(&self) -> String {
+        let mut words = vec![format!("plimsoll bench {}", self.workload)];
+        words.push(format!("--transport {}", self.transport));
+        let broker = self.workload != Workload::Transport;
+        if broker {
+            words.push(format!("--durability {}", self.durability));
+        }
+        words.push(format!("--producers {}", self.producers));
+        if broker {
+            words.push(format!("--partitions {}", self.partitions));
+        }
+        words.push(format!("--record-bytes {}", self.record_bytes));
+        words.push(format!("--batch-records {}", self.batch_records));
+        if !matches!(self.workload, Workload::Idle | Workload::Failover) {
+            words.push(format!("--records {}", self.records));
+        }
+        if let Some(rate) = self.rate {
+            words.push(format!("--rate {rate}"));
+        }
+        if self.workload == Workload::Singles {
+            words.push(format!("--tasks {} --window {}", self.tasks, self.window));
+        }
+        words.push(format!("--layout {}", self.layout.name()));
+        if self.nodes > 1 {
+            words.push(format!("--nodes {}", self.nodes));
+        }
+        if self.nodes > 1 || self.replicas > 1 {
+            words.push(format!("--replicas {}", self.replicas));
+        }
+        words.extend(self.node_settings.iter().map(|setting| format!("--set {setting}")));
+        if let Some(fault) = self.fault {
+            words.push(format!("--rounds {} --fault {}", self.rounds, fault.name()));
+        }
+        words.join(" ")
+    }
+}

@@ -1,0 +1,212 @@
+//! What must hold after every step, one file each. All of them judge [`Event`]s, which the observer
+//! draws from the nodes' real logs and roles and from what clients were told.
+
+mod election_safety;
+mod high_watermark_monotonic;
+mod leader_completeness;
+mod log_matching;
+mod no_acked_record_lost;
+mod no_duplicate;
+mod observer;
+mod offsets_dense;
+mod vote_once;
+
+use std::collections::BTreeMap;
+
+use plimsoll_log::Vote;
+use plimsoll_protocol::batch::{BatchHeader, EntryKind};
+use plimsoll_protocol::ids::{GroupId, LogId, Term};
+
+use crate::history::{Partition, RecordName, Seen};
+
+pub use observer::Observer;
+
+/// A process of a node: nothing that is volatile is compared beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Life {
+    /// The node.
+    pub node: u64,
+    /// Which of its processes.
+    pub life: u32,
+}
+
+/// What two replicas must agree on in an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Term and index.
+    pub id: LogId,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Offset of its first record.
+    pub base_offset: u64,
+    /// Its records.
+    pub record_count: u32,
+    /// Who made it: producer, epoch, first sequence.
+    pub producer: (u64, u32, u64),
+    /// Of its body.
+    pub body_crc: u32,
+    /// Its size.
+    pub bytes: u32,
+}
+
+impl Entry {
+    pub(crate) fn of(header: &BatchHeader) -> Self {
+        Self {
+            id: header.log_id(),
+            kind: header.kind,
+            base_offset: header.base_offset.0,
+            record_count: header.record_count,
+            producer: (header.producer_id.0, header.producer_epoch, header.base_sequence),
+            body_crc: header.body_crc,
+            bytes: header.batch_length,
+        }
+    }
+}
+
+/// News of a step.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A log has an entry that it did not have before, or a process has begun and has it.
+    Stored {
+        /// Whose log.
+        at: Life,
+        /// Which.
+        group: GroupId,
+        /// The entry.
+        entry: &'a Entry,
+    },
+    /// A process holds an entry for committed that it did not hold for committed before.
+    Committed {
+        /// Which process.
+        at: Life,
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        entry: &'a Entry,
+    },
+    /// An entry was committed for the first time anywhere.
+    FirstCommitted {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        entry: &'a Entry,
+    },
+    /// A process's high watermark of a group.
+    HighWatermark {
+        /// Which process.
+        at: Life,
+        /// The group.
+        group: GroupId,
+        /// The offset.
+        offset: u64,
+    },
+    /// A process has begun to lead a group.
+    Leads {
+        /// Which process.
+        at: Life,
+        /// The group.
+        group: GroupId,
+        /// In which term.
+        term: Term,
+        /// Index of its log's last entry.
+        last: Option<LogId>,
+        /// Term of its log's entry at the index of the last one that is committed anywhere.
+        term_at_committed: Option<Term>,
+    },
+    /// A node's vote, which it keeps by now.
+    Voted {
+        /// Which node.
+        node: u64,
+        /// The group.
+        group: GroupId,
+        /// The vote.
+        vote: Vote,
+    },
+    /// A client was told that a record is stored.
+    Acked {
+        /// The record.
+        record: RecordName,
+        /// Where.
+        partition: Partition,
+        /// At which offset, where that was told.
+        offset: Option<u64>,
+    },
+    /// A consumer got a record.
+    Seen(Seen),
+}
+
+/// What was ever committed, in the order of each log.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    groups: BTreeMap<GroupId, Committed>,
+    /// The groups of the topic's partitions.
+    pub partitions: BTreeMap<Partition, GroupId>,
+}
+
+/// What was committed of one group.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Index of the first entry here.
+    pub first_index: u64,
+    /// The entries, one after the other.
+    pub entries: Vec<Entry>,
+    /// Record by offset.
+    pub records: Vec<RecordName>,
+    /// Offsets of each record: more than one is a duplicate.
+    pub offsets: BTreeMap<RecordName, Vec<u64>>,
+}
+
+impl Committed {
+    /// The entry of an index.
+    #[must_use]
+    pub fn entry(&self, index: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(index.checked_sub(self.first_index)?).ok()?)
+    }
+
+    /// The last entry.
+    #[must_use]
+    pub fn last(&self) -> Option<&Entry> {
+        self.entries.last()
+    }
+}
+
+impl Ledger {
+    /// What was committed of a group.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<&Committed> {
+        self.groups.get(&group)
+    }
+
+    /// What was committed of a partition.
+    #[must_use]
+    pub fn partition(&self, partition: Partition) -> Option<&Committed> {
+        self.group(*self.partitions.get(&partition)?)
+    }
+}
+
+/// One rule.
+pub trait Invariant: Send {
+    /// Its name: that of its file.
+    fn name(&self) -> &'static str;
+
+    /// Judges news.
+    ///
+    /// # Errors
+    /// What is broken, in words.
+    fn judge(&mut self, event: &Event<'_>, ledger: &Ledger) -> Result<(), String>;
+}
+
+/// All rules.
+#[must_use]
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(election_safety::ElectionSafety::default()),
+        Box::new(vote_once::VoteOnce::default()),
+        Box::new(log_matching::LogMatching::default()),
+        Box::new(leader_completeness::LeaderCompleteness),
+        Box::new(offsets_dense::OffsetsDense::default()),
+        Box::new(high_watermark_monotonic::HighWatermarkMonotonic::default()),
+        Box::new(no_duplicate::NoDuplicate::default()),
+        Box::new(no_acked_record_lost::NoAckedRecordLost::default()),
+    ]
+}

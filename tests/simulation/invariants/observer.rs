@@ -1,0 +1,253 @@
+//! Looks at every node after each step, and tells the invariants what is new.
+//!
+//! It reads entries from the nodes' logs and their marks of what is committed; it changes nothing.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use plimsoll_log::{GroupLog, LogEntry, Vote};
+use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, EntryKind, RecordBatch};
+use plimsoll_protocol::ids::{GroupId, LogId, Term};
+
+use super::{Committed, Entry, Event, Invariant, Ledger, Life, all};
+use crate::history::{History, RecordName};
+use crate::node::SimNode;
+use crate::trace::Trace;
+use crate::workload::TOPIC;
+
+/// Bytes of entries that are read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// See the module.
+pub struct Observer {
+    ledger: Ledger,
+    invariants: Vec<Box<dyn Invariant>>,
+    /// What was seen of a group in a process.
+    views: BTreeMap<(Life, GroupId), View>,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    /// The last entry that was looked at.
+    stored: Option<LogId>,
+    /// The last committed entry that was looked at.
+    committed: Option<LogId>,
+    led: Option<Term>,
+    high_watermark: u64,
+    vote: Option<Vote>,
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observer").finish_non_exhaustive()
+    }
+}
+
+impl Default for Observer {
+    fn default() -> Self {
+        Self { ledger: Ledger::default(), invariants: all(), views: BTreeMap::new() }
+    }
+}
+
+impl Observer {
+    /// What was ever committed.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Looks at all nodes and at what clients were told.
+    ///
+    /// # Errors
+    /// The name of a broken rule and what broke it.
+    pub fn look(
+        &mut self,
+        now_ms: u64,
+        nodes: &[SimNode],
+        history: &History,
+        trace: &mut Trace,
+    ) -> Result<(), String> {
+        for node in nodes {
+            self.look_at(now_ms, node, trace)?;
+        }
+        let (acks, seen, complaint) = {
+            let mut state = history.lock();
+            let complaint = state.complaints.first().cloned();
+            (
+                std::mem::take(&mut state.fresh_acks),
+                std::mem::take(&mut state.fresh_seen),
+                complaint,
+            )
+        };
+        if let Some(complaint) = complaint {
+            return Err(format!("a client: {complaint}"));
+        }
+        for (record, partition, offset) in acks {
+            self.judge(&Event::Acked { record, partition, offset })?;
+        }
+        for seen in seen {
+            self.judge(&Event::Seen(seen))?;
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, event: &Event<'_>) -> Result<(), String> {
+        for invariant in &mut self.invariants {
+            if let Err(broken) = invariant.judge(event, &self.ledger) {
+                return Err(format!("{}: {broken}", invariant.name()));
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, now_ms: u64, node: &SimNode, trace: &mut Trace) -> Result<(), String> {
+        let Some(store) = node.store() else { return Ok(()) };
+        let at = Life { node: node.number, life: node.life };
+        let broker = node.broker();
+        if let Some(broker) = &broker
+            && let Ok(topic) = TOPIC.parse()
+            && let Some(meta) = broker.catalog().topic(&topic)
+        {
+            self.ledger.partitions.extend((0..).zip(meta.partitions.iter().copied()));
+        }
+        let is_settled = !store.is_work_due();
+        for group in store.groups() {
+            let Some(log) = store.group(group) else { continue };
+            self.look_at_log(at, &log)?;
+            if is_settled && let Some(vote) = log.vote() {
+                let view = self.views.entry((at, group)).or_default();
+                if view.vote.replace(vote) != Some(vote) {
+                    self.judge(&Event::Voted { node: at.node, group, vote })?;
+                }
+            }
+            let held = broker.as_ref().and_then(|broker| broker.host().held(group));
+            let Some(held) = held else { continue };
+            let (role, offset) = (*held.role().borrow(), held.high_watermark().borrow().0);
+            let view = self.views.entry((at, group)).or_default();
+            let led = std::mem::replace(&mut view.led, role.led_term());
+            let before = std::mem::replace(&mut view.high_watermark, offset);
+            if let Some(term) = role.led_term()
+                && led != Some(term)
+            {
+                trace.note(now_ms, "leads", &[at.node, group.0, term.0]);
+                let last = log.bounds().last;
+                let committed = self.ledger.group(group).and_then(Committed::last);
+                let term_at_committed = committed.and_then(|entry| log.term_at(entry.id.index));
+                self.judge(&Event::Leads { at, group, term, last, term_at_committed })?;
+            }
+            if offset != before {
+                trace.note(now_ms, "high watermark", &[at.node, group.0, offset]);
+                self.judge(&Event::HighWatermark { at, group, offset })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries that are new in a log, and those that are newly held for committed.
+    fn look_at_log(&mut self, at: Life, log: &GroupLog) -> Result<(), String> {
+        let group = log.id();
+        if log.is_quarantined().is_some() {
+            return Ok(());
+        }
+        let bounds = log.bounds();
+        let view = self.views.entry((at, group)).or_default();
+        let stored = view.stored;
+        let is_longer = bounds.last > stored;
+        // Of a log that was cut, what follows is looked at anew, from the entries that were committed.
+        let is_cut = stored.is_some_and(|stored| {
+            bounds.last < Some(stored)
+                || log.term_at(stored.index).is_some_and(|t| t != stored.term)
+        });
+        if is_longer || is_cut {
+            let from = match is_cut {
+                true => view.committed.map_or(0, |id| id.index.0 + 1),
+                false => stored.map_or(0, |id| id.index.0 + 1),
+            };
+            view.stored = bounds.last;
+            for (entry, _) in read(log, from, bounds.last)? {
+                self.judge(&Event::Stored { at, group, entry: &entry })?;
+            }
+        }
+        let view = self.views.entry((at, group)).or_default();
+        let committed = log.committed().min(bounds.last);
+        let before = view.committed;
+        if committed > before {
+            view.committed = committed;
+            let from = before.map_or(0, |id| id.index.0 + 1);
+            for (entry, body) in read(log, from, committed)? {
+                self.judge(&Event::Committed { at, group, entry: &entry })?;
+                if self.note_committed(group, &entry, &body)? {
+                    self.judge(&Event::FirstCommitted { group, entry: &entry })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes an entry that is committed; false where it was before.
+    fn note_committed(
+        &mut self,
+        group: GroupId,
+        entry: &Entry,
+        body: &LogEntry,
+    ) -> Result<bool, String> {
+        let committed = self.ledger.groups.entry(group).or_default();
+        if committed.entries.is_empty() {
+            committed.first_index = entry.id.index.0;
+        }
+        if committed.entry(entry.id.index.0).is_some() || entry.id.index.0 < committed.first_index {
+            return Ok(false);
+        }
+        if entry.kind == EntryKind::Records {
+            for (offset, record) in records(body)? {
+                committed.records.push(record);
+                committed.offsets.entry(record).or_default().push(offset);
+            }
+        }
+        committed.entries.push(entry.clone());
+        Ok(true)
+    }
+}
+
+/// The entries of a log from an index up to an entry.
+fn read(log: &GroupLog, from: u64, upto: Option<LogId>) -> Result<Vec<(Entry, LogEntry)>, String> {
+    let purged = log.bounds().purged.map_or(0, |id| id.index.0 + 1);
+    let mut next = from.max(purged);
+    let end = upto.map_or(0, |id| id.index.0 + 1);
+    let mut found = Vec::new();
+    while next < end {
+        let entries = log
+            .read_entries(next..end, READ_BYTES)
+            .map_err(|error| format!("the log of group {} cannot be read: {error}", log.id()))?;
+        if entries.is_empty() {
+            return Err(format!("the log of group {} has no entry {next}", log.id()));
+        }
+        for entry in entries {
+            if !entry.header.check_body_crc(&entry.body) {
+                return Err(format!("{:?} of group {} is damaged", entry.id(), log.id()));
+            }
+            next = entry.header.index.0 + 1;
+            found.push((Entry::of(&entry.header), entry));
+        }
+    }
+    Ok(found)
+}
+
+/// The records of an entry, with their offsets.
+fn records(entry: &LogEntry) -> Result<Vec<(u64, RecordName)>, String> {
+    let mut bytes = BytesMut::with_capacity(BATCH_HEADER_BYTES + entry.body.len());
+    bytes.extend_from_slice(&entry.header.to_bytes());
+    bytes.extend_from_slice(&entry.body);
+    let named = |error| format!("{:?} holds no records: {error}", entry.id());
+    let (batch, _) =
+        RecordBatch::parse(Bytes::from(bytes)).map_err(|error| named(error.to_string()))?;
+    let records = batch.records(READ_BYTES * 16).map_err(|error| named(error.to_string()))?;
+    let mut found = Vec::new();
+    for record in records {
+        let record = record.map_err(|error| named(error.to_string()))?;
+        let name = RecordName::parse(record.record.value.as_deref().unwrap_or_default())
+            .ok_or_else(|| format!("{:?} holds what nobody sent", entry.id()))?;
+        found.push((record.offset.0, name));
+    }
+    Ok(found)
+}

@@ -1,0 +1,317 @@
+//! A node of a world: a host with a disk, and the process that runs on it now and then.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use plimsoll_gateways::Broker;
+use plimsoll_log::disk::sim::{CrashPlan, SimDisk, SplitMix};
+use plimsoll_log::{Store, StoreConfig};
+use plimsoll_node::config::NodeConfig;
+use plimsoll_node::{Node, Simulated, Surroundings};
+use plimsoll_peers::{BoxFuture, Dial, DialError};
+use plimsoll_protocol::ids::NodeId;
+use plimsoll_transport::{Connection, SimulatedNetwork, TransportKind};
+use tokio::sync::Notify;
+
+use crate::clock::SimClock;
+use crate::process::Process;
+
+/// Where every node listens.
+pub const PORT: u16 = 7420;
+
+/// How long a unit of storage work takes, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct StorageTime {
+    /// At least.
+    pub least: u64,
+    /// At most.
+    pub most: u64,
+}
+
+/// What the world looks at while the process runs. Weak, so that nothing of a node outlives it.
+#[derive(Default)]
+struct Insight {
+    store: Option<Weak<Store>>,
+    broker: Option<Weak<Broker>>,
+    exited: Option<String>,
+}
+
+/// See the module.
+pub struct SimNode {
+    /// Counted from 1.
+    pub number: u64,
+    /// Its host's address.
+    pub ip: IpAddr,
+    /// What it keeps.
+    pub disk: SimDisk,
+    /// Its host's clock.
+    pub clock: SimClock,
+    /// How long its storage takes.
+    pub storage_time: StorageTime,
+    /// How many processes there have been.
+    pub life: u32,
+    /// It does not run although it lives (SIGSTOP).
+    pub is_stopped: bool,
+    process: Option<Process>,
+    insight: Arc<Mutex<Insight>>,
+    leave: Arc<Notify>,
+    random: SplitMix,
+    storage_due_ms: Option<u64>,
+    look_around_ms: u64,
+    sleep_after: Duration,
+}
+
+impl std::fmt::Debug for SimNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimNode")
+            .field("number", &self.number)
+            .field("life", &self.life)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The address of a node's host.
+#[must_use]
+pub fn node_ip(number: u64) -> IpAddr {
+    let last = u8::try_from(number).unwrap_or(u8::MAX);
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+}
+
+impl SimNode {
+    /// A host that runs nothing yet.
+    #[must_use]
+    pub fn new(number: u64, seed: u64, sleep_after: Duration) -> Self {
+        let mut random = SplitMix::new(seed);
+        Self {
+            number,
+            ip: node_ip(number),
+            disk: SimDisk::new(random.number()),
+            clock: SimClock::default(),
+            storage_time: StorageTime { least: 0, most: 2 },
+            life: 0,
+            is_stopped: false,
+            process: None,
+            insight: Arc::default(),
+            leave: Arc::default(),
+            random,
+            storage_due_ms: None,
+            look_around_ms: 0,
+            sleep_after,
+        }
+    }
+
+    fn insight(&self) -> MutexGuard<'_, Insight> {
+        self.insight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts its process.
+    pub fn start(&mut self, network: &SimulatedNetwork, now_ms: u64) {
+        self.life += 1;
+        self.is_stopped = false;
+        self.insight = Arc::default();
+        self.leave = Arc::default();
+        self.storage_due_ms = None;
+        self.look_around_ms = now_ms + 1000;
+        let process = Process::new(self.clock.clone(), now_ms);
+        let opened = {
+            let insight = Arc::clone(&self.insight);
+            move |store: &Arc<Store>| {
+                let mut insight = insight.lock().unwrap_or_else(PoisonError::into_inner);
+                insight.store = Some(Arc::downgrade(store));
+            }
+        };
+        let around = Surroundings {
+            disk: Arc::new(self.disk.clone()),
+            clock: Arc::new(self.clock.clone()),
+            simulated: Some(Simulated {
+                host: network.start_host(self.ip),
+                dial: Arc::new(Nobody),
+                members: Vec::new(),
+                seed: self.random.number(),
+                store: small_store(),
+                opened: Box::new(opened),
+            }),
+        };
+        let (insight, leave) = (Arc::clone(&self.insight), Arc::clone(&self.leave));
+        process.spawn(live(self.config(), around, insight, leave));
+        self.process = Some(process);
+    }
+
+    fn config(&self) -> NodeConfig {
+        NodeConfig {
+            listen: SocketAddr::new(self.ip, PORT),
+            sleep_after: self.sleep_after,
+            ..NodeConfig::default()
+        }
+    }
+
+    /// Whether a process runs on it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Why its process has ended by itself, if it has.
+    #[must_use]
+    pub fn exited(&self) -> Option<String> {
+        self.insight().exited.clone()
+    }
+
+    /// Asks its process to end in order.
+    pub fn ask_to_leave(&self) {
+        self.leave.notify_one();
+    }
+
+    /// Its process's store, once it is open.
+    #[must_use]
+    pub fn store(&self) -> Option<Arc<Store>> {
+        self.insight().store.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// What its process's sessions share, once it serves.
+    #[must_use]
+    pub fn broker(&self) -> Option<Arc<Broker>> {
+        self.insight().broker.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Its process, to be slowed down or stopped.
+    pub fn process(&mut self) -> Option<&mut Process> {
+        self.process.as_mut()
+    }
+
+    /// Its process ends at once. `power` says that the whole machine does, and what its disk keeps;
+    /// `None`: what was written stays.
+    pub fn kill(&mut self, network: &SimulatedNetwork, power: Option<&CrashPlan>) {
+        network.kill(self.ip);
+        let kept = match power {
+            Some(plan) => self.disk.crash(plan),
+            None => self.disk.kill_process(),
+        };
+        self.disk.power_off();
+        self.disk = kept;
+        self.insight = Arc::default();
+        self.is_stopped = false;
+        self.process = None;
+    }
+
+    /// A millisecond passes: storage work that is due, then the process.
+    pub fn step(&mut self, now_ms: u64) -> Option<StorageWork> {
+        if self.is_stopped {
+            if let Some(process) = &mut self.process {
+                process.step_stopped();
+            }
+            return None;
+        }
+        let worked = self.work_on_storage(now_ms);
+        if let Some(process) = &mut self.process {
+            process.step();
+        }
+        worked
+    }
+
+    fn work_on_storage(&mut self, now_ms: u64) -> Option<StorageWork> {
+        let store = self.store()?;
+        if now_ms >= self.look_around_ms {
+            self.look_around_ms = now_ms + 1000;
+            store.look_around();
+        }
+        if !store.is_work_due() {
+            self.storage_due_ms = None;
+            return None;
+        }
+        let StorageTime { least, most } = self.storage_time;
+        let random = &mut self.random;
+        let due_ms = *self
+            .storage_due_ms
+            .get_or_insert_with(|| now_ms + least + random.below(most - least + 1));
+        if due_ms > now_ms {
+            return None;
+        }
+        self.storage_due_ms = None;
+        store.step();
+        let stats = self.disk.stats();
+        Some(StorageWork {
+            writes: stats.writes,
+            written_bytes: stats.written_bytes,
+            syncs: stats.syncs,
+        })
+    }
+}
+
+/// What a disk has done, for the trace.
+#[derive(Debug, Clone, Copy)]
+pub struct StorageWork {
+    /// Writes so far.
+    pub writes: u64,
+    /// Bytes so far.
+    pub written_bytes: u64,
+    /// Syncs so far.
+    pub syncs: u64,
+}
+
+/// Small files, so that a short run rolls, recycles, places and makes checkpoints.
+fn small_store() -> StoreConfig {
+    StoreConfig {
+        journal_file_bytes: 256 << 10,
+        journal_bytes_max: 8 * (256 << 10),
+        journal_reserve_bytes: 16 << 10,
+        block_bytes: 64 << 10,
+        checkpoint_after_bytes: 256 << 10,
+        segment_step_bytes_min: 16 << 10,
+        segment_step_bytes_max: 128 << 10,
+        index_interval_bytes: 4096,
+        free_bytes_min: 0,
+        unwritten_bytes_max: 256 << 10,
+        place_bytes_min: 8 << 10,
+        place_item_bytes_min: 2 << 10,
+        place_bytes_max: 64 << 10,
+        ..StoreConfig::default()
+    }
+}
+
+/// The life of a process.
+async fn live(
+    config: NodeConfig,
+    around: Surroundings,
+    insight: Arc<Mutex<Insight>>,
+    leave: Arc<Notify>,
+) {
+    let look = || insight.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = match Node::start_in(config, around).await {
+        Ok(node) => node,
+        Err(error) => {
+            look().exited = Some(format!("it did not start: {error}"));
+            return;
+        }
+    };
+    look().broker = Some(Arc::downgrade(node.broker()));
+    let ending = tokio::select! {
+        biased;
+        failed = node.failed() => Some(failed.to_string()),
+        () = leave.notified() => None,
+    };
+    match ending {
+        Some(failed) => look().exited = Some(failed),
+        None => {
+            node.shutdown().await;
+            look().exited = Some("it was asked to".to_owned());
+        }
+    }
+}
+
+/// Worlds of one node dial nobody.
+struct Nobody;
+
+impl Dial for Nobody {
+    fn dial<'a>(
+        &'a self,
+        address: &'a str,
+        _to: NodeId,
+        _kind: TransportKind,
+    ) -> BoxFuture<'a, Result<Connection, DialError>> {
+        let nobody = std::io::Error::new(std::io::ErrorKind::NotFound, "nobody else is there");
+        let refused = DialError::Resolve { address: address.to_owned(), source: nobody };
+        Box::pin(async move { Err(refused) })
+    }
+}

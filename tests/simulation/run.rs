@@ -1,0 +1,177 @@
+//! One seed from beginning to end: calm, faults, healing, and everything must be well.
+
+use std::fmt;
+use std::time::Duration;
+
+use plimsoll_log::disk::sim::SplitMix;
+
+use crate::invariants::Committed;
+use crate::nemesis::{KINDS, Kind};
+use crate::trace::Trace;
+use crate::workload::{Work, audit};
+use crate::world::{Setting, World};
+
+/// After this much calm time faults begin, in milliseconds; until then clients must have been served.
+const CALM_MS: u64 = 3000;
+/// Everything serves again this long after it was healed: ten times the liveness timeout.
+pub const HEALED_WITHIN_MS: u64 = 5000;
+/// Time for clients to settle what they have sent, and for the last reader.
+const SETTLED_WITHIN_MS: u64 = 60_000;
+
+/// How a seed is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Length {
+    /// How long faults come, in milliseconds.
+    pub faulty_ms: u64,
+}
+
+/// What came of a seed that went well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Of everything that happened.
+    pub trace: u64,
+    /// What the hash is over.
+    pub events: u64,
+    /// Virtual time, in milliseconds.
+    pub world_ms: u64,
+    /// Records sent, acknowledged, and delivered.
+    pub records: (u64, u64, u64),
+    /// Faults, by kind.
+    pub faults: Vec<(Kind, u32)>,
+}
+
+/// What went wrong with a seed, and how to see it again.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// When, in milliseconds of the world.
+    pub at_ms: u64,
+    /// What.
+    pub what: String,
+    /// The hash of what happened before.
+    pub trace: u64,
+    /// The last events, where they were kept.
+    pub recent: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, at_ms, what, trace, recent } = self;
+        write!(
+            f,
+            "seed {seed} at {at_ms} ms: {what}\n{recent}trace {trace:016x}; to see it again:\n  \
+             PLIMSOLL_SEED={seed} cargo test -p plimsoll-simulation --test simulation one_seed -- \
+             --nocapture"
+        )
+    }
+}
+
+/// The world that a seed stands for.
+#[must_use]
+pub fn setting(seed: u64) -> Setting {
+    let mut random = SplitMix::new(seed ^ 0x5eed);
+    let nodes = 1;
+    // A few kinds at a time: what comes together most often is found by seeds, not by each of them.
+    let kinds = KINDS.into_iter().filter(|_| random.chance(40)).collect::<Vec<_>>();
+    Setting {
+        nodes,
+        producers: 1 + u32::try_from(random.below(2)).unwrap_or(0),
+        consumers: 1,
+        work: Work {
+            nodes,
+            partitions: 1 + u32::try_from(random.below(3)).unwrap_or(0),
+            replicas: 1,
+            padding_max: [0, 100, 3000][usize::try_from(random.below(3)).unwrap_or(0)],
+            pause_ms_max: 1 + random.below(60),
+        },
+        sleep_after: Duration::from_millis(200 + random.below(20_000)),
+        kinds: if kinds.is_empty() { vec![Kind::PowerLoss] } else { kinds },
+        fault_pause_ms_max: 100 + random.below(2000),
+    }
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// What went wrong.
+pub fn run(seed: u64, length: Length, is_verbose: bool) -> Result<Report, Failure> {
+    let trace = if is_verbose { Trace::verbose() } else { Trace::default() };
+    let mut world = World::new(seed, &setting(seed), CALM_MS, trace);
+    match live(&mut world, length) {
+        Ok(report) => Ok(report),
+        Err(what) => Err(Failure {
+            seed,
+            at_ms: world.now_ms(),
+            what: format!("{what}{}", exits(&world)),
+            trace: world.with_trace(Trace::hash),
+            recent: world.with_trace(Trace::recent),
+        }),
+    }
+}
+
+fn exits(world: &World) -> String {
+    match world.exits() {
+        [] => String::new(),
+        exits => format!("\nprocesses that ended by themselves:\n  {}", exits.join("\n  ")),
+    }
+}
+
+fn live(world: &mut World, length: Length) -> Result<Report, String> {
+    if !world.run_until(CALM_MS, |world| world.history().lock().acked > 0)? {
+        return Err("nobody was served although nothing went wrong".to_owned());
+    }
+    world.run_until(CALM_MS + length.faulty_ms - world.now_ms().min(CALM_MS), |_| false)?;
+    world.heal();
+    let acked = world.history().lock().acked;
+    if !world.run_until(HEALED_WITHIN_MS, |world| world.history().lock().acked > acked)? {
+        return Err(format!("nothing was stored within {HEALED_WITHIN_MS} ms of being healed"));
+    }
+    world.history().lock().is_over = true;
+    let everybody = world.clients();
+    if !world.run_until(SETTLED_WITHIN_MS, |world| world.history().lock().ended >= everybody)? {
+        return Err("clients did not come to an end".to_owned());
+    }
+    if !world.run_until(HEALED_WITHIN_MS, |world| world.unequal_replica().is_none())? {
+        let unequal = world.unequal_replica().unwrap_or_default();
+        return Err(format!("not equal {HEALED_WITHIN_MS} ms after the last record: {unequal}"));
+    }
+    read_everything(world)?;
+    let state = world.history().lock();
+    let sent = u64::try_from(state.sent.len()).unwrap_or(u64::MAX);
+    if state.acked * 4 < sent {
+        let acked = state.acked;
+        return Err(format!("rejected: {acked} of {sent} records were stored, that shows nothing"));
+    }
+    Ok(Report {
+        trace: world.with_trace(Trace::hash),
+        events: world.with_trace(Trace::events),
+        world_ms: world.now_ms(),
+        records: (sent, state.acked, state.seen),
+        faults: world.nemesis().done().iter().map(|(kind, count)| (*kind, *count)).collect(),
+    })
+}
+
+/// A reader who comes last gets everything that was ever committed.
+fn read_everything(world: &mut World) -> Result<(), String> {
+    let stored: u64 = {
+        let ledger = world.observer().ledger();
+        let partitions = ledger.partitions.keys();
+        let counts = partitions.filter_map(|partition| ledger.partition(*partition));
+        counts.map(|committed: &Committed| committed.records.len() as u64).sum()
+    };
+    let (seen, ended) = {
+        let state = world.history().lock();
+        (state.seen, state.ended)
+    };
+    let history = world.history().clone();
+    world.spawn_client(200, |host| Box::pin(audit(host, history)));
+    if !world.run_until(SETTLED_WITHIN_MS, |world| world.history().lock().ended > ended)? {
+        return Err("the last reader did not come to an end".to_owned());
+    }
+    let read = world.history().lock().seen - seen;
+    match read == stored {
+        true => Ok(()),
+        false => Err(format!("the last reader got {read} records, {stored} are committed")),
+    }
+}

@@ -1,0 +1,387 @@
+//! A world: hosts, their processes, the network between them, in steps of a millisecond.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
+use plimsoll_transport::SimulatedNetwork;
+
+use crate::clock::SimClock;
+use crate::history::History;
+use crate::invariants::Observer;
+use crate::nemesis::{Kind, Nemesis};
+use crate::node::SimNode;
+use crate::process::{Process, RIGHT_RATE};
+use crate::trace::Trace;
+use crate::weather::Weather;
+use crate::workload::{Work, client_ip, consume, produce};
+
+/// What a world consists of.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Nodes.
+    pub nodes: u64,
+    /// Producers, each in a process of its own.
+    pub producers: u32,
+    /// Consumers, each in a process of its own.
+    pub consumers: u32,
+    /// What they do.
+    pub work: Work,
+    /// Groups without traffic for this long are put to sleep.
+    pub sleep_after: Duration,
+    /// Faults that may come.
+    pub kinds: Vec<Kind>,
+    /// Longest time between two faults, in milliseconds.
+    pub fault_pause_ms_max: u64,
+}
+
+struct ClientHost {
+    ip: IpAddr,
+    process: Process,
+}
+
+/// See the module.
+pub struct World {
+    now_ms: u64,
+    random: SplitMix,
+    network: SimulatedNetwork,
+    weather: Weather,
+    nodes: Vec<SimNode>,
+    clients: Vec<ClientHost>,
+    history: History,
+    trace: Arc<Mutex<Trace>>,
+    observer: Observer,
+    nemesis: Nemesis,
+    exits: Vec<String>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("now_ms", &self.now_ms).finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// A world in which the nodes begin to start and the clients begin to dial. `calm_ms` pass before
+    /// the first fault.
+    #[must_use]
+    pub fn new(seed: u64, setting: &Setting, calm_ms: u64, trace: Trace) -> Self {
+        listen_for_panics();
+        let mut random = SplitMix::new(seed);
+        let trace = Arc::new(Mutex::new(trace));
+        let weather = Weather::new(random.number(), Arc::clone(&trace));
+        let network = SimulatedNetwork::new(weather.clone());
+        let mut nodes = Vec::new();
+        for number in 1..=setting.nodes {
+            let mut node = SimNode::new(number, random.number(), setting.sleep_after);
+            node.start(&network, 0);
+            nodes.push(node);
+        }
+        let history = History::default();
+        let mut clients = Vec::new();
+        let all = setting.producers + setting.consumers;
+        for number in 0..all {
+            let ip = client_ip(u64::from(number) + 1);
+            let host = network.start_host(ip);
+            let process = Process::new(SimClock::default(), 0);
+            let (history, work, seed) = (history.clone(), setting.work.clone(), random.number());
+            if number < setting.producers {
+                process.spawn(produce(host, history, number, seed, work));
+            } else {
+                process.spawn(consume(host, history, number - setting.producers, seed, work));
+            }
+            clients.push(ClientHost { ip, process });
+        }
+        let (kinds, pause) = (setting.kinds.clone(), setting.fault_pause_ms_max);
+        let nemesis = Nemesis::new(random.number(), kinds, calm_ms, pause);
+        Self {
+            now_ms: 0,
+            random,
+            network,
+            weather,
+            nodes,
+            clients,
+            history,
+            trace,
+            observer: Observer::default(),
+            nemesis,
+            exits: Vec::new(),
+        }
+    }
+
+    /// Milliseconds since the beginning.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// The nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &[SimNode] {
+        &self.nodes
+    }
+
+    pub(crate) fn node_mut(&mut self, node: usize) -> &mut SimNode {
+        &mut self.nodes[node]
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> &SimulatedNetwork {
+        &self.network
+    }
+
+    /// The network's weather.
+    #[must_use]
+    pub fn weather(&self) -> &Weather {
+        &self.weather
+    }
+
+    /// What clients did and saw.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What was committed.
+    #[must_use]
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// The faults that came.
+    #[must_use]
+    pub fn nemesis(&self) -> &Nemesis {
+        &self.nemesis
+    }
+
+    /// Why processes ended by themselves.
+    #[must_use]
+    pub fn exits(&self) -> &[String] {
+        &self.exits
+    }
+
+    /// How many clients there are.
+    #[must_use]
+    pub fn clients(&self) -> u32 {
+        u32::try_from(self.clients.len()).unwrap_or(u32::MAX)
+    }
+
+    /// A replica that does not hold all that was ever committed for committed, in words.
+    #[must_use]
+    pub fn unequal_replica(&self) -> Option<String> {
+        let ledger = self.observer.ledger();
+        for node in &self.nodes {
+            let Some(store) = node.store() else {
+                return Some(format!("node {} does not run", node.number));
+            };
+            for group in store.groups() {
+                let Some(log) = store.group(group) else { continue };
+                let wanted = ledger.group(group).and_then(|all| all.last()).map(|entry| entry.id);
+                let held = log.committed();
+                if held != wanted || log.is_quarantined().is_some() {
+                    let number = node.number;
+                    return Some(format!(
+                        "node {number} has {held:?} of group {group} committed, {wanted:?} is"
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Addresses of all hosts.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<IpAddr> {
+        let nodes = self.nodes.iter().map(|node| node.ip);
+        nodes.chain(self.clients.iter().map(|client| client.ip)).collect()
+    }
+
+    /// Notes something in the trace.
+    pub fn note(&self, what: &str, numbers: &[u64]) {
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        trace.note(self.now_ms, what, numbers);
+    }
+
+    /// Looks at the trace.
+    pub fn with_trace<T>(&self, look: impl FnOnce(&Trace) -> T) -> T {
+        look(&self.trace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn start_node(&mut self, node: usize) {
+        if !self.nodes[node].is_running() {
+            self.note("start", &[node as u64]);
+            self.nodes[node].start(&self.network, self.now_ms);
+        }
+    }
+
+    pub(crate) fn kill_node(&mut self, node: usize, power: Option<&CrashPlan>) {
+        let ip = self.nodes[node].ip;
+        // A host whose power fails says nothing; the kernel of one that lives resets connections.
+        let resets = match power {
+            Some(_) => Vec::new(),
+            None => self.network.connections_of(ip),
+        };
+        self.nodes[node].kill(&self.network, power);
+        for connection in resets {
+            self.network.break_connection(connection, "the peer's process ended");
+        }
+        self.note("killed", &[node as u64, u64::from(power.is_some())]);
+    }
+
+    pub(crate) fn stop_node(&mut self, node: usize) {
+        self.nodes[node].is_stopped = true;
+    }
+
+    pub(crate) fn resume_node(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        if std::mem::take(&mut node.is_stopped)
+            && let Some(process) = node.process()
+        {
+            process.resume();
+        }
+    }
+
+    pub(crate) fn set_clock(&mut self, node: usize, rate: u64, offset_ms: i64) {
+        let node = &mut self.nodes[node];
+        node.clock.set_offset_ms(offset_ms);
+        if let Some(process) = node.process() {
+            process.set_rate(rate);
+        }
+    }
+
+    /// Ends the faults and makes everything right.
+    pub fn heal(&mut self) {
+        self.with_nemesis(Nemesis::heal);
+        self.note("healed", &[]);
+    }
+
+    fn with_nemesis(&mut self, act: impl FnOnce(&mut Nemesis, &mut Self)) {
+        let idle = Nemesis::new(0, Vec::new(), 0, 1);
+        let mut nemesis = std::mem::replace(&mut self.nemesis, idle);
+        act(&mut nemesis, self);
+        self.nemesis = nemesis;
+    }
+
+    /// A millisecond passes.
+    ///
+    /// # Errors
+    /// What was broken, in words.
+    pub fn step(&mut self) -> Result<(), String> {
+        self.now_ms += 1;
+        self.weather.pass(self.now_ms);
+        self.with_nemesis(Nemesis::act);
+        let nodes = self.nodes.len();
+        let mut order: Vec<usize> = (0..nodes + self.clients.len()).collect();
+        for at in (1..order.len()).rev() {
+            let other = self.random.below(at as u64 + 1);
+            order.swap(at, usize::try_from(other).unwrap_or(at));
+        }
+        for which in order {
+            match which.checked_sub(nodes) {
+                Some(client) => self.clients[client].process.step(),
+                None => {
+                    if let Some(worked) = self.nodes[which].step(self.now_ms) {
+                        let numbers =
+                            [which as u64, worked.writes, worked.written_bytes, worked.syncs];
+                        self.note("storage", &numbers);
+                    }
+                }
+            }
+        }
+        if let Some(panic) = take_panic() {
+            return Err(format!("a task panicked: {panic}"));
+        }
+        {
+            let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+            self.observer.look(self.now_ms, &self.nodes, &self.history, &mut trace)?;
+        }
+        self.bury_processes();
+        Ok(())
+    }
+
+    /// Processes that have ended by themselves leave their hosts.
+    fn bury_processes(&mut self) {
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].is_running() {
+                continue;
+            }
+            let Some(why) = self.nodes[node].exited() else { continue };
+            self.exits.push(format!("{} ms, node {}: {why}", self.now_ms, node + 1));
+            let now_ms = self.now_ms;
+            self.with_nemesis(|nemesis, world| {
+                let power = nemesis.aftermath();
+                world.nodes[node].disk.heal();
+                world.kill_node(node, power.as_ref());
+                nemesis.ended(now_ms, node);
+            });
+        }
+    }
+
+    /// Steps until `is_done`, at most `most_ms`. Whether it was.
+    ///
+    /// # Errors
+    /// As [`World::step`].
+    pub fn run_until(
+        &mut self,
+        most_ms: u64,
+        mut is_done: impl FnMut(&Self) -> bool,
+    ) -> Result<bool, String> {
+        let end_ms = self.now_ms + most_ms;
+        while self.now_ms < end_ms {
+            self.step()?;
+            if self.now_ms.is_multiple_of(20) && is_done(self) {
+                return Ok(true);
+            }
+        }
+        Ok(is_done(self))
+    }
+
+    /// Starts a task in a client's process.
+    pub(crate) fn spawn_client(
+        &mut self,
+        number: u64,
+        task: impl FnOnce(
+            plimsoll_transport::SimulatedHost,
+        ) -> futures_util::future::BoxFuture<'static, ()>,
+    ) {
+        let ip = client_ip(number);
+        let host = self.network.start_host(ip);
+        let mut process = Process::new(SimClock::default(), 0);
+        process.set_rate(RIGHT_RATE);
+        process.spawn(task(host));
+        self.clients.push(ClientHost { ip, process });
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // In this order nothing that is dropped says anything to anybody.
+        for ip in self.hosts() {
+            self.network.kill(ip);
+        }
+    }
+}
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Tasks that panic end quietly; the world must not.
+fn listen_for_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
+            usual(panic);
+        }));
+    });
+    PANICS.take();
+}
+
+fn take_panic() -> Option<String> {
+    PANICS.with_borrow_mut(|panics| panics.pop())
+}
