@@ -5,7 +5,8 @@
 //! the front and pushes the same change into the store's queue under the front's lock, so that both
 //! halves see all changes in the same order.
 //!
-//! Order of locks: front, then the store's queue. Front and back are never held together.
+//! Order of locks: front, then a log that is being installed, then the store's queue. Front and back are
+//! never held together.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -371,6 +372,9 @@ impl GroupLog {
             return refuse(Some(done));
         }
         install.branch = front.marks.branch + 1;
+        // Of several that are on their way the numbers go on, too.
+        let before = front.installed.as_ref().map(|installed| installed.lock().next_segment);
+        install.next_segment = install.next_segment.max(before.unwrap_or_default());
         let install = Arc::new(install);
         let mut marks = front.marks;
         marks.apply_install(&install);

@@ -334,6 +334,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::segment::SegmentInfo;
 
     fn log_id() -> impl Strategy<Value = LogId> {
         (any::<u64>(), any::<u64>()).prop_map(|(t, i)| LogId::new(Term(t), LogIndex(i)))
@@ -359,6 +360,7 @@ mod tests {
                 Change::Cut(Cut { last, end_offset: Offset(o), branch: t })
             }),
             log_id().prop_map(Change::Purge),
+            install().prop_map(|install| Change::Install(Arc::new(install))),
             (any::<u64>(), log_id())
                 .prop_map(|(o, dropped)| Change::Start(Start { offset: Offset(o), dropped })),
             (any::<u64>(), log_id()).prop_map(|(o, last)| Change::Reset(Reset {
@@ -367,6 +369,45 @@ mod tests {
                 branch: o
             })),
         ]
+    }
+
+    fn install() -> impl Strategy<Value = Install> {
+        let info = (any::<[u64; 6]>(), prop::option::of(log_id()), log_id(), any::<i64>());
+        let info = info.prop_map(|(n, previous, last, ms)| SegmentInfo {
+            id: SegmentId(n[0]),
+            base_index: LogIndex(n[1]),
+            base_offset: Offset(n[2]),
+            previous,
+            branch: n[3],
+            salt: Salt(n[4]),
+            end_bytes: n[5],
+            last: Some(last),
+            end_offset: Offset(n[2]),
+            max_timestamp_ms: ms,
+            max_append_ms: ms,
+            sealed: true,
+        });
+        let state = (any::<u64>(), log_id(), any::<u64>(), any::<u32>());
+        let state = state.prop_map(|(number, applied, bytes, crc)| InstalledState {
+            number: SegmentId(number),
+            applied,
+            bytes,
+            crc,
+        });
+        let ids = prop::array::uniform3(prop::option::of(log_id()));
+        (ids, any::<[u64; 5]>(), prop::collection::vec(info, 0..4), prop::option::of(state))
+            .prop_map(|(ids, n, segments, state)| Install {
+                last: ids[0],
+                committed: ids[1],
+                purged: ids[2],
+                start_offset: Offset(n[0]),
+                start_index: LogIndex(n[1]),
+                end_offset: Offset(n[2]),
+                branch: n[3],
+                next_segment: SegmentId(n[4]),
+                segments,
+                state,
+            })
     }
 
     fn placed() -> impl Strategy<Value = Placed> {
@@ -391,6 +432,9 @@ mod tests {
         fn a_change_is_read_back(change in small_change()) {
             let mut bytes = Vec::new();
             let kind = encode_small(&change, &mut bytes);
+            if let Change::Install(install) = &change {
+                prop_assert!(bytes.len() as u64 <= install_bytes_max(install.segments.len()));
+            }
             prop_assert_eq!(decode(kind as u8, &Bytes::from(bytes)), Ok(Record::Change(change)));
         }
 

@@ -31,13 +31,13 @@ use crate::identity;
 use crate::journal::record::{self, RecordError};
 use crate::journal::replay::{JournalEnd, ReplayError, make_durable, replay};
 use crate::journal::writer::{FoundFiles, JournalFiles, JournalWriter, Prepared};
-use crate::journal::{FileSeq, JournalPosition, file as journal_file};
+use crate::journal::{BlockSeq, FileSeq, JournalPosition, file as journal_file};
 use crate::parking::{Mutex, RwLock};
 use crate::random::Random;
 use crate::segment::header as segment_header;
 use crate::segment::open::OpenSegments;
 use crate::segment::scan::Damage;
-use crate::segment::{IMPORT_GAP, Retired};
+use crate::segment::{IMPORT_GAP, Retired, SegmentName};
 use crate::transfer::pins::Pins;
 
 /// Why a store cannot be opened. Nothing was cut or deleted.
@@ -314,8 +314,11 @@ fn recover(
         let segments = disk.list(directory).map_err(medium("listing", directory))?;
         let aside = checkpoint_file::quarantined(&*disk)
             .map_err(medium("listing", checkpoint_file::DIRECTORY))?;
+        let is_segment = |name: &&String| name.ends_with(segment_header::EXTENSION);
+        let mut logs = segments.iter().filter(is_segment);
         if !aside.is_empty()
-            || segments.iter().any(|name| name.ends_with(segment_header::EXTENSION))
+            || logs.clone().any(|name| !is_behind_gap(name))
+            || logs.next().is_some() && !reaches_back(&*disk, &identity)?
         {
             return Err(OpenError::NoCheckpoint { directory: checkpoint_file::DIRECTORY });
         }
@@ -363,6 +366,21 @@ fn recover(
     let deleted = of_deleted.filter(|id| !groups.contains_key(id)).collect();
     let checkpointer = Checkpointer::new(shared.clone(), next_seq, kept, retired);
     Ok(Opened { shared: shared.clone(), boot, groups, deleted, writer, materialiser, checkpointer })
+}
+
+/// Whether a segment may be of a log that was not brought in to its end: nothing need speak of it.
+fn is_behind_gap(name: &str) -> bool {
+    SegmentName::parse(name, segment_header::EXTENSION).is_some_and(|name| name.id.0 >= IMPORT_GAP)
+}
+
+/// Whether the journal was never used again: where it is empty then, nothing was ever written.
+fn reaches_back(disk: &dyn Disk, identity: &Identity) -> Result<bool, OpenError> {
+    let directory = journal_file::DIRECTORY;
+    let listed = journal_file::list(disk).map_err(medium("listing", directory))?;
+    let Some(&first) = listed.first() else { return Ok(false) };
+    let path = journal_file::path(first);
+    let opened = journal_file::open(disk, identity, first).map_err(medium("reading", &path))?;
+    Ok(opened.is_ok_and(|opened| opened.header.blocks_from == BlockSeq(1)))
 }
 
 /// Counts this opening. Nothing was acknowledged in this life before it.
@@ -435,7 +453,9 @@ fn begin_journal(
     // Files of another size cannot be used again; the ones before the checkpoint are not needed.
     let (mut unused, mut live) = (Vec::new(), Vec::new());
     for &seq in &listed {
-        let is_needed = seq >= needed && !end.unused.contains(&seq);
+        // Where nothing was ever written, a file that says so stays.
+        let is_first = end.next_block == BlockSeq(1);
+        let is_needed = seq >= needed && (is_first || !end.unused.contains(&seq));
         if is_needed {
             live.push(seq);
             continue;

@@ -364,7 +364,11 @@ impl Import {
         let taken = of_group.filter(|name| name.group == self.group).map(|name| name.id.0 + 1);
         let taken = taken.chain(self.parts.iter().map(|part| part.name.id.0 + 1));
         let taken = taken.max().unwrap_or(0);
-        let next = self.store.group(self.group).map_or(0, |group| group.back.lock().next_segment.0);
+        // What is installed and not yet in the back counts, too: what is appended then follows its numbers.
+        let next = self.store.group(self.group).map_or(0, |group| {
+            let installed = group.readable().lock().next_segment;
+            installed.max(group.back.lock().next_segment).0
+        });
         Ok(taken.max(next + IMPORT_GAP))
     }
 }

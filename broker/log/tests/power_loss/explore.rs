@@ -42,6 +42,8 @@ pub(crate) struct Tally {
     pub(crate) workloads: AtomicU64,
     /// Of these, workloads in which entries were placed.
     pub(crate) placing: AtomicU64,
+    /// Logs that were brought in.
+    pub(crate) imported: AtomicU64,
     /// Bytes that were placed.
     pub(crate) placed_bytes: AtomicU64,
     /// What did not pass.
@@ -101,6 +103,7 @@ pub(crate) fn explore(seed: u64, effort: Effort, tally: &Tally, only: Option<Ima
     if recorded.placed_bytes > 0 {
         Tally::count(&tally.placing);
     }
+    tally.imported.fetch_add(recorded.imported, Ordering::Relaxed);
     tally.placed_bytes.fetch_add(recorded.placed_bytes, Ordering::Relaxed);
     let ops = recorded.record.ops();
     tally.operations.fetch_add(ops.len() as u64, Ordering::Relaxed);

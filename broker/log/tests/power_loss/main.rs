@@ -13,6 +13,7 @@ mod explore;
 mod failures;
 mod faults;
 mod flips;
+mod imports;
 mod observed;
 mod regressions;
 mod versions;
@@ -64,6 +65,7 @@ fn every_crash_image_recovers_to_what_was_promised() {
     for seen in [&tally.torn, &tally.killed, &tally.in_recovery] {
         assert!(seen.load(Ordering::Relaxed) > images / 100, "{tally:?}");
     }
+    assert!(tally.imported.load(Ordering::Relaxed) > 0, "{tally:?}");
     let (workloads, placing) = (&tally.workloads, &tally.placing);
     let (workloads, placing) = (workloads.load(Ordering::Relaxed), placing.load(Ordering::Relaxed));
     assert!(workloads / 2 < placing && placing < workloads, "{tally:?}");

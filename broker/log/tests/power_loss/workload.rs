@@ -6,12 +6,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::sim::{Record, SimDisk, SplitMix};
 use plimsoll_log::{
-    Completion, Driver, Durability, FatalError, GroupLog, GroupOptions, LogEntry, OpenError,
-    Retention, SpaceState, Store, StoreConfig, Vote,
+    Completion, Driver, Durability, FatalError, GroupLog, GroupOptions, ImportError, LogEntry,
+    OpenError, Retention, SpaceState, Store, StoreConfig, Vote,
 };
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, NodeId, Offset, Term};
 
 use crate::batches;
+use crate::imports::{self, Source};
 use crate::observed::{find_version, observe, shown_version};
 use crate::versions::{GroupVersion, Mark, Promise, Version, Versions};
 
@@ -61,6 +62,8 @@ pub(crate) struct Recorded {
     pub(crate) versions: Versions,
     /// Bytes that the journal only referred to.
     pub(crate) placed_bytes: u64,
+    /// Logs that were brought in.
+    pub(crate) imported: u64,
     /// The disk as it was left: cleanly closed.
     pub(crate) disk: SimDisk,
 }
@@ -75,8 +78,9 @@ pub(crate) fn record(seed: u64, operations: usize, driver: Driver) -> Recorded {
         run.operate();
     }
     run.close();
-    let Run { versions, log, placed_bytes, .. } = run;
-    Recorded { record: recording.finish(), versions, placed_bytes, disk: log.disk }
+    let Run { versions, log, placed_bytes, imported, .. } = run;
+    let record = recording.finish();
+    Recorded { record, versions, placed_bytes, imported, disk: log.disk }
 }
 
 /// What became of a workload on a disk that fails.
@@ -158,6 +162,10 @@ pub(crate) struct Run {
     /// Large appends are placed, in most lives.
     is_placing: bool,
     placed_bytes: u64,
+    /// A log that is brought in, and for which group.
+    source: Option<(GroupId, Source)>,
+    /// Logs that were brought in to their end.
+    imported: u64,
 }
 
 impl Run {
@@ -177,6 +185,8 @@ impl Run {
             next_group: 0,
             is_placing: !seed.is_multiple_of(4),
             placed_bytes: 0,
+            source: None,
+            imported: 0,
         };
         run.open();
         if !run.is_over() {
@@ -292,7 +302,8 @@ impl Run {
 
     fn operate(&mut self) {
         match self.random.below(100) {
-            0..40 => self.append(),
+            0..37 => self.append(),
+            37..40 => self.import(),
             40..48 => self.vote(),
             48..55 => self.replace_tail(),
             55..59 => self.save_committed(),
@@ -414,7 +425,9 @@ impl Run {
     /// What a follower does when a new leader's log is another one: vote, truncation, new entries.
     fn replace_tail(&mut self) {
         let Some((id, version)) = self.pick() else { return };
-        let term = Term(version.vote.map_or(0, |vote| vote.term.0) + 1);
+        // A log that was brought in may be of a later term than the vote.
+        let last_term = version.last().map_or(Term(0), |last| last.term);
+        let term = Term(version.vote.map_or(last_term, |vote| vote.term.max(last_term)).0 + 1);
         self.save_vote(id, Vote { term, voted_for: NodeId(9), committed: true });
         // Nothing committed is ever truncated.
         let first = version.first_unpurged().max(version.committed.map_or(0, |id| id.index.0 + 1));
@@ -541,6 +554,79 @@ impl Run {
         self.store().drop_replica(id, self.acknowledge(Mark::Acknowledged(issued)));
     }
 
+    /// Brings a log in from elsewhere, over one that is there or into nothing; sometimes only a part of it,
+    /// which a later call goes on with.
+    fn import(&mut self) {
+        let is_left = |run: &Self| run.source.as_ref().is_some_and(|(id, _)| run.is_usable(*id));
+        if !(is_left(self) && self.random.chance(70)) {
+            let id = match self.pick() {
+                Some((id, _)) if self.random.chance(70) => id,
+                _ => {
+                    self.next_group += 1;
+                    GroupId(self.next_group - 1)
+                }
+            };
+            let seed = self.random.number();
+            self.source = Some((id, Source::new(seed, &mut self.random)));
+        } else if let Some((_, source)) = &mut self.source {
+            source.extend(&mut self.random, 0);
+        }
+        let (id, source) = self.source.take().expect("it was just made");
+        if self.import_from(id, &source).is_none() {
+            self.source = Some((id, source));
+        }
+    }
+
+    fn is_usable(&self, id: GroupId) -> bool {
+        self.versions.newest().contains_key(&id) || id.0 + 1 == self.next_group
+    }
+
+    /// Nothing where it did not come to its end.
+    fn import_from(&mut self, id: GroupId, source: &Source) -> Option<()> {
+        let export = source.export(&mut self.random);
+        let upto = export.manifest().last;
+        let options = GroupOptions { segment_bytes: 16 << 10, ..GroupOptions::default() };
+        let limit = if self.random.chance(35) { self.random.below(20_000) } else { u64::MAX };
+        let sent = self.store().import(id, options, export.manifest().clone()).and_then(|mut i| {
+            let is_all = imports::send(&export, &mut i, &mut self.random, limit)?;
+            Ok((i, is_all))
+        });
+        let import = match sent {
+            Ok((import, true)) => import,
+            Ok((_, false)) => return None,
+            Err(error) => {
+                expect_fault(&error);
+                return None;
+            }
+        };
+        let before = self.versions.newest().clone();
+        if !before.contains_key(&id) {
+            let mut version = before.clone();
+            version.insert(id, Arc::new(GroupVersion::new(options)));
+            self.issue(version);
+        }
+        let bytes = 10 + self.random.below(200) as usize;
+        let state = batches::noise(&mut self.random, upto, bytes);
+        let mut version = self.versions.newest().clone();
+        let installed = source.installed(upto, &version[&id], (upto, state.clone()));
+        version.insert(id, Arc::new(installed));
+        let issued = self.issue(version);
+        match import.finish(upto, state, self.acknowledge(Mark::Acknowledged(issued))) {
+            Ok(_) => {
+                self.imported += 1;
+                Some(())
+            }
+            Err(error) => {
+                if !self.log.has_failed() {
+                    expect_fault(&error);
+                }
+                // Nothing came of it.
+                self.issue(before);
+                None
+            }
+        }
+    }
+
     /// The process dies and the next one finds what was written; what was only queued is lost.
     fn kill(&mut self) {
         self.placed_bytes += self.store().stats().placed_bytes;
@@ -603,6 +689,15 @@ pub(crate) fn go_on(store: &Store, versions: &mut Versions, random: &mut SplitMi
     }
     versions.push(version);
     run_until_idle(store);
+}
+
+/// Nothing but the disk ends an import.
+fn expect_fault(error: &ImportError) {
+    let is_fault = matches!(error, ImportError::Full { .. })
+        || error.to_string().contains("os error 5")
+        || error.to_string().contains("os error 28")
+        || error.to_string().contains("sync of this file failed");
+    assert!(is_fault, "an import failed: {error}");
 }
 
 fn completion() -> Completion {
