@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_log::Retention;
-use plimsoll_protocol::ids::GroupId;
 use plimsoll_replication::Clock;
 use tokio::time::MissedTickBehavior;
 
@@ -39,12 +38,18 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
     // A quarter of the time: a group sleeps at most that much later than configured.
     let mut sleep = ticker(config.sleep_after / 4);
     let mut retention = ticker(config.retention_interval);
-    remove_orphans(&broker).await;
+    // A member learns from the others what was deleted while it was down.
+    let mut confirmed = broker.host().catalog_confirmed();
+    let mut orphans_left = true;
     let mut asleep_since_trim = 0;
     loop {
         tokio::select! {
             biased;
             () = stopping.wait() => return,
+            () = async { drop(confirmed.wait_for(|confirmed| *confirmed).await) }, if orphans_left => {
+                orphans_left = false;
+                remove_orphans(&broker).await;
+            }
             _ = sleep.tick() => {
                 let asleep = broker.host().sleep_idle(config.sleep_after).await;
                 if asleep > 0 {
@@ -115,13 +120,13 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
 }
 
 /// Removes the groups of topics that were deleted while the node went down.
+///
+/// Only on positive evidence: a member that was just started may have an older catalog than its groups,
+/// until the leader of the metadata group has fed it. What the catalog does not know is left alone.
 async fn remove_orphans(broker: &Broker) {
-    // Only where the catalog says so: a group that it does not know may be one that this node's copy has
-    // not come to yet.
-    let catalog = broker.catalog();
     let stored = broker.store().groups();
-    let is_orphan = |group: &GroupId| catalog.was_deleted(*group);
-    let orphans: Vec<_> = stored.into_iter().filter(is_orphan).collect();
+    let catalog = broker.catalog();
+    let orphans: Vec<_> = stored.into_iter().filter(|group| catalog.was_deleted(*group)).collect();
     if !orphans.is_empty() {
         tracing::info!(partitions = orphans.len(), "removing what is left of deleted topics");
         // Each failure was logged, and the next start tries again.
