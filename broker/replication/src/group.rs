@@ -168,6 +168,11 @@ impl Group {
         mut header: BatchHeader,
     ) -> Result<PendingProduce, ProduceError> {
         assert_eq!(self.kind, GroupKind::Partition, "batches go to partitions");
+        #[cfg(feature = "planted")]
+        if plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::StoreTwice) {
+            header.producer_id = plimsoll_protocol::ids::ProducerId::NONE;
+            header.body_crc = header.compute_body_crc(&batch[BATCH_HEADER_BYTES..]);
+        }
         let Led { mut awake, term } = self.lead().await?;
         let group = awake.as_ref().expect("lead() returned");
         loop {
