@@ -303,7 +303,16 @@ impl Broker {
 
     /// The topic of this name.
     pub(crate) fn topic(&self, name: &TopicName) -> Result<Arc<TopicMeta>, ErrorResponse> {
-        self.catalog().topic(name).cloned().ok_or_else(|| refusals::unknown_topic(name))
+        self.catalog().topic(name).cloned().ok_or_else(|| self.unknown_topic(name))
+    }
+
+    /// What it means that the local catalog does not have a topic. Until it is known to be as new as
+    /// the cluster's was when this node started, that says nothing, and a client must not give up.
+    pub(crate) fn unknown_topic(&self, name: &TopicName) -> ErrorResponse {
+        match *self.host().catalog_confirmed().borrow() {
+            true => refusals::unknown_topic(name),
+            false => refusals::catching_up(name),
+        }
     }
 
     /// Whether this very topic still exists.

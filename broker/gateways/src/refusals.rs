@@ -17,6 +17,17 @@ pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
     )
 }
 
+/// Of a topic that the local catalog does not have, while the catalog may be old.
+pub(crate) fn catching_up(topic: &TopicName) -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::NotReady,
+        format!(
+            "this node was just started and does not know yet whether there is a topic {topic}: try \
+             again, or ask another node"
+        ),
+    )
+}
+
 pub(crate) fn shutting_down() -> ErrorResponse {
     ErrorResponse::new(ErrorCode::ShuttingDown, "the node is shutting down: connect again later")
 }
