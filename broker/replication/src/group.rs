@@ -47,6 +47,8 @@ pub struct Group {
     /// When it was last used, in milliseconds of the monotonic clock.
     used_ms: AtomicU64,
     deleted: AtomicBool,
+    /// It sleeps as its leader proposed: its whole log is durable.
+    slept_as_agreed: AtomicBool,
     reads: Reads,
 }
 
@@ -73,6 +75,7 @@ impl Group {
             instance: std::sync::Mutex::default(),
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
+            slept_as_agreed: AtomicBool::new(false),
             reads: Reads::default(),
             around,
         };
@@ -267,6 +270,7 @@ impl Group {
         let waking = tokio::spawn(async move {
             let mut guard = guard;
             group.check_usable()?;
+            group.set_slept_as_agreed(false);
             let awake =
                 wake(&group.log, group.kind, group.published.clone(), &group.around).await?;
             group.reap_at_end(&awake);
@@ -278,6 +282,14 @@ impl Group {
             group: self.id(),
             source: Arc::new(panic),
         })?
+    }
+
+    pub(crate) fn set_slept_as_agreed(&self, slept: bool) {
+        self.slept_as_agreed.store(slept, Ordering::Release);
+    }
+
+    pub(crate) fn slept_as_agreed(&self) -> bool {
+        self.slept_as_agreed.load(Ordering::Acquire)
     }
 
     pub(crate) fn reads(&self) -> &Reads {
