@@ -506,7 +506,10 @@ impl Group {
             stopped.end(&self.log, &self.around).await;
         }
         match self.log.is_quarantined() {
-            Some(source) => OpenGroupError::Quarantined { group: self.id(), source },
+            Some(source) => {
+                self.around.neighbours.set_unfit(self.id(), true);
+                OpenGroupError::Quarantined { group: self.id(), source }
+            }
             None => OpenGroupError::Storage { group: self.id(), source: Arc::new(fatal) },
         }
     }

@@ -28,8 +28,9 @@ use crate::wake::{Awake, lay_to_rest};
 
 /// How long a member may take to apply what the leader says is committed.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long members may take to answer, all of their groups together.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long members may take to answer, all of their groups together; producers to these groups wait
+/// meanwhile.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Groups that one agreement is about.
 const GROUPS_AT_ONCE: usize = 256;
 
