@@ -303,7 +303,14 @@ impl Broker {
 
     /// The topic of this name.
     pub(crate) fn topic(&self, name: &TopicName) -> Result<Arc<TopicMeta>, ErrorResponse> {
-        self.catalog().topic(name).cloned().ok_or_else(|| refusals::unknown_topic(name))
+        // A node that has just started may not have been told of the topic: it must not be taken at
+        // its word, because a client ends with what does not exist. Asked before the look-up, so that
+        // what is missing in a confirmed copy is missing.
+        let is_confirmed = *self.host.catalog_confirmed().borrow();
+        self.catalog().topic(name).cloned().ok_or_else(|| match is_confirmed {
+            true => refusals::unknown_topic(name),
+            false => refusals::catalog_not_ready(),
+        })
     }
 
     /// Whether this very topic still exists.

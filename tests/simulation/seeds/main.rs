@@ -6,6 +6,8 @@
 //! 1,000,000) on.
 
 mod chance;
+#[cfg(feature = "planted")]
+mod planted;
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -36,10 +38,16 @@ struct Outcome {
 
 /// Runs a seed in a process of its own; the error is what it said.
 fn run_apart(seed: u64, seconds: u64) -> Result<Outcome, String> {
+    run_with(seed, seconds, None)
+}
+
+/// The same with a bug planted.
+fn run_with(seed: u64, seconds: u64, bug: Option<&str>) -> Result<Outcome, String> {
     let program = std::env::current_exe().expect("this program has a path");
     let mut command = Command::new(program);
     command.args(["one_seed", "--exact", "--nocapture"]);
     command.env("PLIMSOLL_SEED", seed.to_string()).env("PLIMSOLL_SECONDS", seconds.to_string());
+    command.env("PLIMSOLL_PLANTED", bug.unwrap_or_default());
     let output = command.output().expect("a program can start itself");
     let said = String::from_utf8_lossy(&output.stdout);
     let report = said.lines().find_map(|line| line.split_once(REPORT));
@@ -120,9 +128,18 @@ fn one_seed() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
     let length = Length { faulty_ms: 1000 * number("PLIMSOLL_SECONDS", SECONDS) };
+    #[cfg(feature = "planted")]
+    let bug = planted::chosen();
     let is_verbose = number("PLIMSOLL_VERBOSE", 0) > 0;
     // A thread of its own: what this one has drawn already was not the seed's.
-    let outcome = std::thread::spawn(move || run(seed, length, is_verbose)).join();
+    let outcome = std::thread::spawn(move || {
+        #[cfg(feature = "planted")]
+        if let Some(bug) = bug {
+            plimsoll_log::planted::plant(bug);
+        }
+        run(seed, length, is_verbose)
+    });
+    let outcome = outcome.join();
     match outcome.expect("the simulation itself does not panic") {
         Ok(report) => {
             let faults: u32 = report.faults.iter().map(|(_, count)| count).sum();
