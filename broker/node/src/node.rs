@@ -250,9 +250,13 @@ impl Node {
         }
     }
 
-    /// Ends in order: takes no more connections, lets sessions finish for at most
-    /// `shutdown_timeout`, leaves the groups' state with the log, makes a checkpoint.
+    /// Ends in order: hands over what it leads while it still answers, takes no more connections, lets
+    /// sessions finish for at most `shutdown_timeout`, leaves the groups' state with the log, makes a
+    /// checkpoint.
     pub async fn shutdown(mut self) {
+        if timeout(self.config.shutdown_timeout, self.host.leave()).await.is_err() {
+            tracing::warn!("not everything was handed over in time; the others elect leaders");
+        }
         self.broker.stop();
         self.listener.close();
         if let Some(plaintext) = &self.plaintext {

@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use plimsoll_protocol::frame::{FrameFlags, encode_frame};
 use plimsoll_protocol::ids::{CorrelationId, GroupId, NodeId};
 use plimsoll_protocol::peer::{
-    Append, AppendClose, AppendFrame, AppendOpen, Appended, AppendedFrame, NotHere, PeerApi,
+    APPEND_CHARGE_BYTES_MIN, Append, AppendClose, AppendFrame, AppendOpen, Appended, AppendedFrame,
+    NotHere, PeerApi,
 };
 use tokio::sync::mpsc;
 
 use crate::error::PeerError;
-use crate::link::Link;
-use crate::outbox::Outgoing;
+use crate::link::{Link, code};
+use crate::outbox::{NotTaken, Outgoing};
 
 /// An append session that another node has opened. Invariant: at most the credit of the sender is
 /// held here; an answer gives it back.
@@ -194,7 +195,13 @@ pub(crate) fn not_here(link: &Link, lane: u8, session: u32) {
 fn push_answer(link: &Link, lane: u8, answer: &AppendedFrame) -> bool {
     let (api, flags) = (PeerApi::Appended, FrameFlags::PUSH);
     let frame = encode_frame(api, PeerApi::VERSION, flags, CorrelationId(0), answer, 0);
-    link.lanes[usize::from(lane)].push_urgent(Outgoing::new(frame)).is_ok()
+    // No more appends than this have credit at once.
+    let count_max = link.limits.link_append_bytes_max / APPEND_CHARGE_BYTES_MIN + 1;
+    let taken = link.lanes[usize::from(lane)].push_urgent(Outgoing::new(frame), count_max);
+    if taken == Err(NotTaken::Full) {
+        link.close(code::VIOLATION, "the other side sends appends and does not read the answers");
+    }
+    taken.is_ok()
 }
 
 impl State {

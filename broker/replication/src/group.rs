@@ -520,6 +520,26 @@ impl Group {
         awake.as_ref()?.shared.store()
     }
 
+    /// The first offset that some other member is not known to hold, where this node leads. May block.
+    pub(crate) fn first_lacking_offset(&self) -> Option<Offset> {
+        let instance = self.instance()?;
+        let lowest = {
+            let metrics = instance.raft.data_metrics();
+            let metrics = metrics.borrow_watched();
+            let matched = metrics.replication.as_ref()?;
+            let me = self.around.node.0;
+            let others = matched.iter().filter(|(node, _)| **node != me).map(|(_, id)| id);
+            others.map(|id| id.as_ref().map(|id| id.index)).min()?
+        };
+        let next = lowest.map_or(0, |index| index + 1);
+        match self.log.read_entries(next..next + 1, 1) {
+            Ok(entries) => entries.first().map(|entry| entry.header.base_offset),
+            // It has everything, or lacks what is gone already: then nothing more may go.
+            Err(_) if Some(next) > self.log.bounds().last.map(|last| last.index.0) => None,
+            Err(_) => Some(Offset(0)),
+        }
+    }
+
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.
     pub(crate) async fn sleep_if_idle(self: Arc<Self>, idle_for: Duration) -> bool {
         let Ok(mut guard) = self.awake.clone().try_lock_owned() else { return false };

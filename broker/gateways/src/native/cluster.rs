@@ -8,7 +8,7 @@ use plimsoll_protocol::api::{
     ClusterNode, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
     ClusterStatusResponse, DrainNodeRequest, JoinTokenRequest, JoinTokenResponse, NodeState,
     PlannedChange, PlannedLoad, RebalanceRequest, RemoveNodeRequest, RemoveNodeResponse,
-    UnwellPartition,
+    TransferLeaderRequest, TransferLeaderResponse, UnwellPartition,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex, TopicName};
@@ -19,6 +19,7 @@ use super::session::Session;
 use super::stream::{Answer, done};
 use crate::broker::Broker;
 use crate::refusals;
+use crate::routing::Access;
 
 /// Partitions that one answer lists; the totals are whole.
 const LISTED_MAX: usize = 500;
@@ -358,4 +359,18 @@ pub(super) async fn join_token(
     let catalog = session.broker.catalog();
     let addresses = catalog.members().map(|(_, meta)| meta.spec.address.clone());
     done(JoinTokenResponse { token: token.to_string(), addresses: addresses.collect() })
+}
+
+/// Hands the leadership of a partition over; the one who leads it is asked.
+pub(super) async fn transfer(
+    session: Arc<Session>,
+    request: TransferLeaderRequest,
+) -> Result<Answer<TransferLeaderRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let access = Access::Leader;
+    let partition = broker.partition(&request.topic, request.partition, access).await?;
+    let handed = partition.group.transfer_leader(request.to).await;
+    let leader = handed.map_err(|error| refusals::transfer(&error))?;
+    let term = partition.group.status().await.term;
+    done(TransferLeaderResponse { leader, term })
 }

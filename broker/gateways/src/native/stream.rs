@@ -18,8 +18,8 @@ use plimsoll_protocol::api::{
     CreateTopicRequest, CreditRequest, DeleteTopicRequest, DescribeTopicRequest, Done,
     DrainNodeRequest, FetchRequest, InitProducerRequest, JoinTokenRequest, ListOffsetsRequest,
     ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PingRequest,
-    RebalanceRequest, RemoveNodeRequest, Request, SubscribeRequest, UnsubscribeRequest,
-    WatchMetadataRequest, check_api,
+    RebalanceRequest, RemoveNodeRequest, Request, SubscribeRequest, TransferLeaderRequest,
+    UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -259,11 +259,7 @@ impl Stream {
             ApiKey::RemoveNode => self.run::<RemoveNodeRequest, _>(frame, cluster::remove).await,
             ApiKey::JoinToken => self.run::<JoinTokenRequest, _>(frame, cluster::join_token).await,
             ApiKey::TransferLeader => {
-                let error = ErrorResponse::new(
-                    ErrorCode::UnknownApi,
-                    format!("this node does not answer {api}"),
-                );
-                Ok(self.refuse(&frame.header, &error).await?)
+                self.run::<TransferLeaderRequest, _>(frame, cluster::transfer).await
             }
         }
     }

@@ -332,7 +332,8 @@ impl Import {
         let length = |part: &Part| {
             (FIRST_BATCH_AT + part.manifest.bytes).next_multiple_of(BLOCK_BYTES as u64)
         };
-        let needed: u64 = self.parts.iter().map(|part| length(part) - part.reserved).sum();
+        let needed: u64 =
+            self.parts.iter().map(|part| length(part).saturating_sub(part.reserved)).sum();
         let kept_free = store.shared().config.free_bytes_min;
         let free = disk.free_bytes().map_err(ImportError::medium("looking at", DIRECTORY))?;
         let full = |free| ImportError::Full { needed, free, kept_free };
