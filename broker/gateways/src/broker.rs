@@ -303,14 +303,16 @@ impl Broker {
 
     /// The topic of this name.
     pub(crate) fn topic(&self, name: &TopicName) -> Result<Arc<TopicMeta>, ErrorResponse> {
-        // A node that has just started may not have been told of the topic: it must not be taken at
-        // its word, because a client ends with what does not exist. Asked before the look-up, so that
-        // what is missing in a confirmed copy is missing.
-        let is_confirmed = *self.host.catalog_confirmed().borrow();
-        self.catalog().topic(name).cloned().ok_or_else(|| match is_confirmed {
+        self.catalog().topic(name).cloned().ok_or_else(|| self.unknown_topic(name))
+    }
+
+    /// What it means that the local catalog does not have a topic. Until it is known to be as new as
+    /// the cluster's was when this node started, that says nothing, and a client must not give up.
+    pub(crate) fn unknown_topic(&self, name: &TopicName) -> ErrorResponse {
+        match *self.host().catalog_confirmed().borrow() {
             true => refusals::unknown_topic(name),
-            false => refusals::catalog_not_ready(),
-        })
+            false => refusals::catching_up(name),
+        }
     }
 
     /// Whether this very topic still exists.

@@ -19,11 +19,14 @@ pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
     )
 }
 
-pub(crate) fn catalog_not_ready() -> ErrorResponse {
+/// Of a topic that the local catalog does not have, while the catalog may be old.
+pub(crate) fn catching_up(topic: &TopicName) -> ErrorResponse {
     ErrorResponse::new(
         ErrorCode::NotReady,
-        "the node has just started and does not know yet which topics there are: try again, or ask \
-         another node",
+        format!(
+            "this node was just started and does not know yet whether there is a topic {topic}: try \
+             again, or ask another node"
+        ),
     )
 }
 
