@@ -9,6 +9,8 @@ mod chance;
 #[cfg(feature = "planted")]
 mod planted;
 
+#![allow(clippy::print_stdout, reason = "a run tells how to replay it")]
+
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
