@@ -41,14 +41,14 @@ const ENDED_AT_ONCE: usize = 64;
 
 /// What every group needs from the node.
 pub(crate) struct Surroundings {
+    /// Until then replicas of groups without durability may lack what this node answered for.
+    pub(crate) doubt_until: Option<Instant>,
     pub(crate) node: NodeId,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: HostConfig,
     /// openraft's configuration of groups with and without durability.
     pub(crate) raft: [Arc<openraft::Config>; 2],
     pub(crate) neighbours: Neighbours,
-    /// Until then replicas of groups without durability may lack what this node answered for.
-    pub(crate) doubt_until: Option<Instant>,
     /// No group is woken any more.
     pub(crate) closed: AtomicBool,
 }
