@@ -41,8 +41,6 @@ const ENDED_AT_ONCE: usize = 64;
 
 /// What every group needs from the node.
 pub(crate) struct Surroundings {
-    /// Until then replicas of groups without durability may lack what this node answered for.
-    pub(crate) doubt_until: Option<Instant>,
     pub(crate) node: NodeId,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: HostConfig,
@@ -73,7 +71,7 @@ impl Surroundings {
     /// meanwhile. This bounds the harm and does not rule it out: where a majority lost its power, the
     /// greatest log that is left wins.
     pub(crate) fn doubt(&self, log: &GroupLog) -> Option<Instant> {
-        self.doubt_until.filter(|until| {
+        self.neighbours.doubt_until().filter(|until| {
             Instant::now() < *until
                 && log.options().durability == Durability::Memory
                 && !self.is_sole_replica(log.id())
@@ -126,8 +124,7 @@ impl Host {
         });
         let neighbours = Neighbours::new(node);
         let closed = AtomicBool::new(false);
-        let doubt_until = store.was_power_loss_possible().then(|| Instant::now() + DOUBT);
-        let around = Surroundings { node, clock, config, raft, neighbours, doubt_until, closed };
+        let around = Surroundings { node, clock, config, raft, neighbours, closed };
         Arc::new(Self {
             store,
             around: Arc::new(around),
@@ -171,7 +168,8 @@ impl Host {
         for status in peers.status().into_iter().filter(|status| status.linked) {
             neighbours.linked(status.node);
         }
-        if self.around.doubt_until.is_some() {
+        if self.store.was_power_loss_possible() {
+            neighbours.doubt(Instant::now() + DOUBT);
             tokio::spawn(settle(Arc::downgrade(&self.store), self.around.config.blocking));
         }
         tokio::spawn(follow(Arc::downgrade(self), peers));
