@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_log::Identity;
+use plimsoll_transport::NodeIdentity;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData as _, SanType,
@@ -207,7 +208,8 @@ fn prepare_own(
     let folder = make_folder(&config.data)?;
     let authority = Authority::load_or_make(&folder, now)?;
     let names = names(config, listen);
-    let node = node_uri(identity);
+    let Identity { cluster_id, node_id } = *identity;
+    let node = NodeIdentity { cluster_id, node: node_id }.uri();
     let facts_path = folder.join("node.json");
     let renew_at = unix_seconds(now + config.tls_renew_before);
     let facts: Option<NodeFacts> =
@@ -243,12 +245,6 @@ fn self_made(
 ) -> (Identified, String) {
     let chain_pem = format!("{}\n{authority_pem}", certificate_pem.trim_end());
     (Identified { chain_pem, key_pem }, authority_pem)
-}
-
-/// The URI that names a node: `plimsoll://CLUSTER/node/ID`.
-fn node_uri(identity: &Identity) -> String {
-    let cluster: String = identity.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("plimsoll://{cluster}/node/{}", identity.node_id.0)
 }
 
 /// The names that clients may dial, the constant ones first, without repetition.
