@@ -11,9 +11,8 @@
 //! Promise: clients that trust `ca.pem` go on trusting the node when its certificate is renewed.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::NodeConfig;
+use crate::files;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
@@ -378,18 +378,9 @@ fn read(path: impl AsRef<Path>) -> Result<String, CertificateError> {
         .map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
 }
 
-/// Writes a file under a temporary name with its final mode, syncs it, and renames it.
-pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
-    let new = path.with_extension("new");
-    let attempt = || {
-        let _ = fs::remove_file(&new);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
-    };
-    attempt().map_err(|source| CertificateError::Unwritable { path: path.to_owned(), source })
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
+    files::replace(path, bytes, mode)
+        .map_err(|source| CertificateError::Unwritable { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
