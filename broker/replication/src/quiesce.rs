@@ -226,14 +226,14 @@ impl Group {
         let same =
             own.committed && vote.committed && (own.term, own.voted_for) == (vote.term, vote.node);
         let has = |id: LogId| self.log().term_at(id.index) == Some(id.term);
-        (same && prev.is_some_and(has) && commit <= self.stored_applied())
+        (same && prev.is_some_and(has) && commit <= self.stored_shown())
             .then_some(Appended::Ok(prev))
     }
 
-    /// Up to where the group is folded: awake, or asleep by its stored state.
-    pub(crate) fn stored_applied(&self) -> Option<LogId> {
+    /// Up to where readers see the group: awake, or asleep by its stored state.
+    pub(crate) fn stored_shown(&self) -> Option<LogId> {
         match self.instance() {
-            Some(instance) => instance.shared.applied(),
+            Some(instance) => instance.shared.shown(),
             None => self.log().state().ok().flatten().map(|(applied, _)| applied),
         }
     }
@@ -253,7 +253,7 @@ async fn applies(awake: &Awake, leader: NodeId, term: u64, last: LogId) -> bool 
     let told = async {
         let mut answers = Box::pin(awake.raft.stream_append(stream::iter([request])));
         answers.next().await;
-        awake.shared.applied_at_least(last).await;
+        awake.shared.shown_at_least(last).await;
     };
     timeout(APPLY_TIMEOUT, told).await.is_ok()
 }
