@@ -7,7 +7,7 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::errors::Fatal;
-use plimsoll_log::{GroupLog, StateSource};
+use plimsoll_log::{Durability, GroupLog, StateSource};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
@@ -286,6 +286,17 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
     let bounds = log.bounds();
     let applied = fold.progress().applied;
     match (applied, bounds.last) {
+        (Some(applied), last)
+            if last.is_none_or(|last| last.index < applied.index)
+                && log.options().durability == Durability::Durable =>
+        {
+            // No state is stored ahead of what its log has durably. What is left of the records may be
+            // the only copy of them.
+            tracing::error!(%group, %applied, ?last, "log ends before its state");
+            log.set_quarantined("its log ends before its state: entries that were durable are gone");
+            let source = log.is_quarantined().expect("it was just set");
+            return Err(OpenGroupError::Quarantined { group, source });
+        }
         // A power failure took entries that were not durable, after a checkpoint with their fold.
         (Some(applied), last) if last.is_none_or(|last| last.index < applied.index) => {
             let offset = fold.progress().high_watermark;
