@@ -20,11 +20,11 @@ use plimsoll_protocol::peer::{
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use crate::group::Group;
+use crate::group::{Ending, Group};
 use crate::host::Host;
 use crate::role::Role;
 use crate::types::{RaftVote, from_raft, to_raft};
-use crate::wake::{Awake, lay_to_rest};
+use crate::wake::Awake;
 
 /// How long a member may take to apply what the leader says is committed.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(250);
@@ -73,14 +73,11 @@ impl Host {
             });
             let agreed = futures_util::future::join_all(asking).await;
             let agreed: BTreeSet<(GroupId, NodeId)> = agreed.into_iter().flatten().collect();
-            for mut candidate in candidates {
-                let group = candidate.group.id();
-                if candidate.members.iter().all(|node| agreed.contains(&(group, *node)))
-                    && let Some(awake) = candidate.group.take_instance(&mut candidate.guard)
-                {
+            for Candidate { group, guard, members, .. } in candidates {
+                if members.iter().all(|node| agreed.contains(&(group.id(), *node))) {
                     // Asleep it is led by this node as before: that is what its claim says.
-                    lay_to_rest(awake, candidate.group.log(), self.around(), true).await;
-                    asleep += 1;
+                    let rests = group.end_instance(guard, Ending::Rests { claims: true }).await;
+                    asleep += usize::from(rests);
                 }
             }
         }
@@ -172,7 +169,7 @@ impl Group {
 
     /// Sleeps, if this replica is as its leader says.
     async fn sleep_as_agreed(self: Arc<Self>, from: NodeId, ask: &SleepGroup) -> SleepAnswer {
-        let Ok(mut guard) = timeout(APPLY_TIMEOUT, self.lock()).await else {
+        let Ok(guard) = timeout(APPLY_TIMEOUT, self.lock()).await else {
             return SleepAnswer::NotApplied;
         };
         let vote = self.log().vote();
@@ -195,12 +192,10 @@ impl Group {
         if !applies(awake, from, ask.term.0, ask.last).await {
             return SleepAnswer::NotApplied;
         }
-        if let Some(awake) = self.take_instance(&mut guard) {
-            lay_to_rest(awake, self.log(), self.around(), false).await;
-            // Its leader counts all of it as flushed here.
-            self.set_slept_as_agreed(true);
+        match self.end_instance(guard, Ending::RestsAsAgreed).await {
+            true => SleepAnswer::Slept,
+            false => SleepAnswer::NotApplied,
         }
-        SleepAnswer::Slept
     }
 }
 

@@ -30,7 +30,7 @@ impl Group {
         let mut deadline = None;
         loop {
             self.may_propose()?;
-            let mut awake = self.awake().await?;
+            let awake = self.awake().await?;
             let group = awake.as_ref().expect("awake() returned");
             let (role, alone) = {
                 let standing = group.standing.borrow();
@@ -47,7 +47,7 @@ impl Group {
                 }
                 Role::Asleep => {
                     let fatal = group.ended().await;
-                    return Err(self.stopped(&mut awake, fatal).await.into());
+                    return Err(self.stopped(awake, fatal).await.into());
                 }
                 Role::Searching { term } => {
                     if let Some(leader) = self.around.neighbours.leader_since(self.id(), term) {
