@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::Fatal;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 
 use self::lead::Led;
 use crate::config::Blocking;
-use crate::error::{OpenGroupError, ProduceError, ProposeError};
+use crate::error::{LeadError, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;
 use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
@@ -27,8 +28,11 @@ use crate::reply::Reply;
 use crate::retention::Given;
 use crate::role::{Role, Standing};
 use crate::shared::{Begin, Published, Shared};
-use crate::types::{Proposal, from_raft};
+use crate::types::{Proposal, Types, from_raft};
 use crate::wake::{Awake, Raft, lay_to_rest, wake};
+
+/// How long after a Raft instance ended by itself it begins anew, where nobody wants it earlier.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// One Raft group of this node. It sleeps while nobody writes to it; writing wakes it.
 #[derive(Debug)]
@@ -366,13 +370,14 @@ impl Group {
         let mut standing = awake.standing.clone();
         let group = Arc::downgrade(self);
         tokio::spawn(async move {
-            let ended = standing.wait_for(|standing| standing.ended).await.is_ok();
-            let Some(group) = group.upgrade().filter(|_| ended) else { return };
+            // Without a word its keeper was aborted, because the instance is being ended, or it failed.
+            let told = standing.wait_for(|standing| standing.ended).await.is_ok();
+            let Some(group) = group.upgrade() else { return };
             let guard = group.lock().await;
             if let Some(awake) = &*guard
-                && awake.standing.borrow().ended
+                && awake.is_over()
             {
-                let fatal = awake.ended().await;
+                let fatal = if told { awake.ended().await } else { Fatal::Stopped };
                 group.stopped(guard, fatal).await;
             }
         });
@@ -393,17 +398,54 @@ impl Group {
     async fn stopped(
         self: &Arc<Self>,
         guard: OwnedMutexGuard<Option<Awake>>,
-        fatal: openraft::errors::Fatal<crate::types::Types>,
-    ) -> OpenGroupError {
+        fatal: Fatal<Types>,
+    ) -> LeadError {
         tracing::error!(group = %self.id(), error = %fatal, "a group's Raft instance stopped");
-        self.end_instance(guard, Ending::Ended).await;
-        match self.log.is_quarantined() {
+        let error = match self.log.is_quarantined() {
             Some(source) => {
                 self.around.neighbours.set_unfit(self.id(), true);
                 OpenGroupError::Quarantined { group: self.id(), source }
             }
-            None => OpenGroupError::Storage { group: self.id(), source: Arc::new(fatal) },
+            None => {
+                if self.has_other_replicas() {
+                    self.wake_again();
+                }
+                OpenGroupError::Storage { group: self.id(), source: Arc::new(fatal) }
+            }
+        };
+        self.end_instance(guard, Ending::Ended).await;
+        self.unusable(error)
+    }
+
+    /// Wakes the group in a while where nobody did: the others count on this replica's vote.
+    fn wake_again(self: &Arc<Self>) {
+        let group = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(AGAIN_AFTER).await;
+            let Some(group) = group.upgrade().filter(|group| group.instance().is_none()) else {
+                return;
+            };
+            if let Err(error) = group.wake().await {
+                tracing::warn!(group = %group.id(), %error, "a group cannot be woken again");
+            }
+        });
+    }
+
+    /// Whether other nodes shall hold replicas of the group, too.
+    #[must_use]
+    pub fn has_other_replicas(&self) -> bool {
+        let placed = self.around.neighbours.placed(self.id());
+        placed.is_some_and(|placed| placed.wanted.len() > 1)
+    }
+
+    /// What is told to whoever wants to use the group and cannot, here: that this replica failed is final
+    /// only where it is the only one.
+    fn unusable(&self, error: OpenGroupError) -> LeadError {
+        if error.is_of_replica() && self.has_other_replicas() {
+            let leader = self.around.neighbours.leader_elsewhere(self.id());
+            return NotLeader { leader, address: None }.into();
         }
+        error.into()
     }
 
     fn touch(&self) {

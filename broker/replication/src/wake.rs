@@ -65,15 +65,23 @@ impl Awake {
         let _ = standing.wait_for(|standing| standing.role != Role::Leader { term }).await;
     }
 
-    /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
-    pub(crate) async fn end(self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
-        self.end_claiming(log, around, false).await
+    /// Whether the Raft instance, or the keeper that speaks for it, has ended by itself.
+    pub(crate) fn is_over(&self) -> bool {
+        self.standing.borrow().ended || self.keeper.0.is_finished()
     }
 
-    async fn end_claiming(
+    /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
+    pub(crate) async fn end(self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
+        let term = log.vote().map_or(Term(0), |vote| vote.term);
+        // Not asleep: that would say that it has everything.
+        self.end_as(log, around, Role::Searching { term }, false).await
+    }
+
+    async fn end_as(
         mut self,
         log: &GroupLog,
         around: &Surroundings,
+        role: Role,
         claims: bool,
     ) -> Arc<Shared> {
         self.keeper.0.abort();
@@ -82,7 +90,7 @@ impl Awake {
         if !claims {
             around.neighbours.release(log.id());
         }
-        self.published.role.send_replace(Role::Asleep);
+        self.published.role.send_replace(role);
         end(&self.raft, log).await;
         self.shared
     }
@@ -364,7 +372,7 @@ fn begin_anew(log: &GroupLog, fold: &mut Fold, around: &Surroundings) {
 /// claiming the group.
 pub(crate) async fn lay_to_rest(awake: Awake, log: &GroupLog, around: &Surroundings, claims: bool) {
     let group = log.id();
-    awake.end_claiming(log, around, claims).await.store();
+    awake.end_as(log, around, Role::Asleep, claims).await.store();
     tracing::debug!(%group, "group asleep");
 }
 
