@@ -109,9 +109,15 @@ pub(crate) async fn wake(
         around.neighbours.set_unfit(group, true);
         return Err(OpenGroupError::Quarantined { group, source });
     }
-    let permit = around.neighbours.wakes.acquire().await;
-    let permit = permit.expect("the semaphore is never closed");
+    // May wait for the catalog, which must not be kept from waking by those who wait for it.
     let voters = voters_at_birth(log, around).await?;
+    let permit = match group {
+        GroupId::CATALOG => None,
+        _ => {
+            let permit = around.neighbours.wakes.acquire().await;
+            Some(permit.expect("the semaphore is never closed"))
+        }
+    };
     let (raft, shared) = match around.config.blocking {
         Blocking::Inline => build(log, kind, &published, around, voters).await?,
         Blocking::Pool => {
