@@ -50,10 +50,16 @@ impl Drop for KeeperTask {
 }
 
 impl Awake {
-    /// Waits until the Raft instance ends by itself, and says why it did.
+    /// Waits until the Raft instance ends by itself, or its replica is shut off, and says why.
     pub(crate) async fn ended(&self) -> Fatal<Types> {
         let mut metrics = self.raft.server_metrics();
-        while metrics.changed().await.is_ok() {}
+        let mut standing = self.standing.clone();
+        tokio::select! {
+            biased;
+            () = async { while metrics.changed().await.is_ok() {} } => {}
+            // A sender that is gone without a word is for `is_over`.
+            Ok(_) = standing.wait_for(|standing| standing.ended) => {}
+        }
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         running.err().unwrap_or(Fatal::Stopped)
     }
@@ -147,6 +153,9 @@ pub(crate) async fn wake(
     // had all that the others have.
     published.role.send_replace(role);
     let nudge = Arc::new(Notify::new());
+    let damaged = Arc::new(Notify::new());
+    let tell = damaged.clone();
+    log.on_quarantine(Some(Box::new(move || tell.notify_one())));
     let keeper = Keeper {
         group,
         raft: raft.clone(),
@@ -156,6 +165,7 @@ pub(crate) async fn wake(
         standing,
         role: published.role.clone(),
         nudge: nudge.clone(),
+        damaged,
     };
     let keeper = KeeperTask(tokio::spawn(keeper.run()));
     let mut awake = Awake { raft, shared, standing: watched, nudge, published, keeper };
@@ -387,6 +397,7 @@ async fn end(raft: &Raft, log: &GroupLog) {
         tracing::error!(group = %log.id(), %error, "a group's Raft task ended badly");
     }
     log.set_state_source(None);
+    log.on_quarantine(None);
 }
 
 pub(crate) fn storage(
