@@ -320,7 +320,9 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
             // No state is stored ahead of what its log has durably. What is left of the records may be
             // the only copy of them.
             tracing::error!(%group, %applied, ?last, "log ends before its state");
-            log.set_quarantined("its log ends before its state: entries that were durable are gone");
+            log.set_quarantined(
+                "its log ends before its state: entries that were durable are gone",
+            );
             let source = log.is_quarantined().expect("it was just set");
             return Err(OpenGroupError::Quarantined { group, source });
         }
