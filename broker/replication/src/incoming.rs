@@ -52,8 +52,11 @@ impl Handler for Incoming {
         let Some(host) = self.host.upgrade() else { return };
         match message {
             AnyPeerMessage::Leads(leads) => {
+                let claimed: Vec<GroupId> = leads.add.iter().map(|claim| claim.group).collect();
                 let gone = host.around().neighbours.heard(from, leads);
                 host.nudge(&gone);
+                // Who restarted is followed again once it says that it leads.
+                host.nudge(&claimed);
             }
             AnyPeerMessage::Wake(wake) => {
                 for group in wake.groups {

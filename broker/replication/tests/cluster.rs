@@ -379,3 +379,31 @@ async fn damaged_replica_neither_leads_nor_follows() {
     let refused = propose(&at, &numbered(&mut producer, 1)[0]).await.unwrap_err();
     assert!(matches!(refused, ProduceError::NotLeader(_)), "others are whole: {refused}");
 }
+
+/// A topic was made while a node was down, and its group slept when that node came back: with no log of
+/// it there, nobody noticed that a third replica was missing until somebody wrote.
+#[tokio::test(start_paused = true)]
+async fn replica_that_was_never_fed_is_fed_while_its_group_sleeps() {
+    let mut cluster = Cluster::new(3).await;
+    let away = 3;
+    let disk = cluster.kill(away).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    for node in 1..=2 {
+        cluster.caught_up(node, group, Offset(3)).await;
+    }
+    cluster
+        .until("the node is seen to be away", || {
+            (1..=2).all(|node| !cluster.members[&node].peers.view().hears(NodeId(away)))
+        })
+        .await;
+    all_sleep(&cluster, group).await;
+    cluster.start(away, disk).await;
+    cluster
+        .until("the replica is there", || {
+            let log = cluster.host(away).store().group(group);
+            log.is_some_and(|log| log.bounds().log_end_offset == Offset(3))
+        })
+        .await;
+}
