@@ -1,5 +1,6 @@
 //! One group: its log for readers, its Raft instance, while it is awake, for writers.
 
+mod follower_drops;
 mod lead;
 
 use std::sync::Arc;

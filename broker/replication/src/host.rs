@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use plimsoll_log::{Durability, GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
-use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -408,8 +408,9 @@ impl Host {
     /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
     /// and lets Raft forget what a sleeping group has folded. To be called for every group now and
     /// then, also where nothing limits what is kept. Nothing is dropped at the first call, and then
-    /// only what was stored some checkpoints ago. A leader drops nothing that a member lacks. Does not
-    /// wake the group; may block.
+    /// only what was stored some checkpoints ago. A leader drops nothing that a member lacks; nobody else
+    /// drops anything while a node is away that shall have it. Does not wake the group; may block; must be
+    /// called in a tokio runtime.
     ///
     /// # Errors
     /// When the group's stored state cannot be read.
@@ -445,9 +446,33 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
+        if feeds && !self.leads_awake(held.as_deref()) {
+            let unwanted = log.unwanted(policy, now_ms, safe.high_watermark);
+            if !unwanted.is_none_or(|last| self.may_drop_unled(id, held.as_deref(), last)) {
+                let log_start_offset = bounds.log_start_offset;
+                return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
+            }
+        }
         let lacking = held.and_then(|group| group.first_lacking_offset());
         let upto = lacking.map_or(safe.high_watermark, |offset| offset.min(safe.high_watermark));
         Ok(log.retain(policy, now_ms, upto))
+    }
+
+    fn leads_awake(&self, group: Option<&Group>) -> bool {
+        let instance = group.and_then(Group::instance);
+        instance.is_some_and(|instance| instance.standing.borrow().role.led_term().is_some())
+    }
+
+    /// Whether entries up to `last` may go where others hold replicas and this node does not lead, awake:
+    /// not while a node is away that shall have them. Whoever leads when it is back must be able to feed
+    /// it.
+    fn may_drop_unled(&self, id: GroupId, held: Option<&Group>, last: LogId) -> bool {
+        let neighbours = &self.around.neighbours;
+        let wanted = neighbours.placed(id).map(|placed| placed.wanted);
+        let all_there = wanted.is_some_and(|wanted| {
+            wanted.iter().all(|node| neighbours.reaches(*node) && !neighbours.is_unfit(*node, id))
+        });
+        all_there && held.is_none_or(|group| group.has_forgotten(last))
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those

@@ -1,6 +1,6 @@
 //! Retention: whole closed segments go from the front of a log, by age or by size.
 
-use plimsoll_protocol::ids::{LogIndex, Offset};
+use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 
 use super::GroupLog;
 use crate::entry::{Change, Start};
@@ -31,6 +31,28 @@ impl GroupLog {
     /// nor touches a quarantined group. The front of the log moves at once; files are removed once no
     /// kept checkpoint names them.
     pub fn retain(&self, policy: &Retention, now_ms: i64, committed_upto: Offset) -> RetainOutcome {
+        self.look_at(policy, now_ms, committed_upto, true).0
+    }
+
+    /// The last entry that [`GroupLog::retain`] would drop.
+    #[must_use]
+    pub fn unwanted(
+        &self,
+        policy: &Retention,
+        now_ms: i64,
+        committed_upto: Offset,
+    ) -> Option<LogId> {
+        self.look_at(policy, now_ms, committed_upto, false).1
+    }
+
+    /// What goes, and its last entry.
+    fn look_at(
+        &self,
+        policy: &Retention,
+        now_ms: i64,
+        committed_upto: Offset,
+        drops: bool,
+    ) -> (RetainOutcome, Option<LogId>) {
         let (segments, installs): (Vec<_>, _) = {
             let back = self.back.lock();
             (back.segments.iter().map(|slot| slot.info).collect(), back.installs)
@@ -40,7 +62,7 @@ impl GroupLog {
             RetainOutcome { log_start_offset: front.marks.start_offset, ..Default::default() };
         // A log that is being installed has other segments.
         if front.quarantined.is_some() || front.deleted || front.installs != installs {
-            return outcome;
+            return (outcome, None);
         }
         let oldest_ms = policy
             .max_age_ms
@@ -69,12 +91,12 @@ impl GroupLog {
             outcome.bytes += info.end_bytes;
             outcome.log_start_offset = info.end_offset;
         }
-        if let Some(start) = dropped {
+        if let Some(start) = dropped.filter(|_| drops) {
             let change = Change::Start(start);
             front.marks.apply(&change);
             self.push(front, change, None);
         }
-        outcome
+        (outcome, dropped.map(|start| start.dropped))
     }
 
     /// First index whose entry is still kept, purged or not.
