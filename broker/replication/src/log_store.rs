@@ -18,7 +18,7 @@ use openraft::storage::{
     IOFlushed, LeaderBoundedStreamError, LeaderBoundedStreamResult, LogState, RaftLogReader,
     RaftLogStorage,
 };
-use plimsoll_log::{Completion, FatalError, GroupLog, LogEntry};
+use plimsoll_log::{Completion, Durability, FatalError, GroupLog, LogEntry};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -53,6 +53,13 @@ struct Gone {
     first: u64,
 }
 
+/// The group's leader lacks entries that are applied here.
+#[derive(Debug, Error)]
+#[error("the leader goes on from before entry {applied}, which is applied here")]
+struct Overtaken {
+    applied: LogId,
+}
+
 fn durable(outcome: Result<(), Arc<FatalError>>) -> Result<(), io::Error> {
     outcome.map_err(|error| io::Error::other(NotDurable(error)))
 }
@@ -73,6 +80,26 @@ pub(crate) struct LogStore {
 impl LogStore {
     pub(crate) fn new(log: Arc<GroupLog>, shared: Arc<Shared>) -> Self {
         Self { log, shared }
+    }
+}
+
+impl LogStore {
+    /// The leader's log goes on from an entry before the last one that is applied here. Without
+    /// durability that happens: a majority lost its power, and elected one that has less than this replica.
+    /// What was folded cannot be unfolded, so all of it goes, and the replica is fed anew.
+    fn overtaken(&self, applied: LogId) -> Overtaken {
+        let group = self.log.id();
+        match self.log.options().durability {
+            Durability::Memory => {
+                tracing::warn!(%group, %applied, "the group has lost entries elsewhere: this replica begins anew");
+                self.shared.give_up();
+                self.log.drop_log(unawaited());
+            }
+            Durability::Durable => {
+                self.log.set_quarantined("its leader takes back entries that were committed");
+            }
+        }
+        Overtaken { applied }
     }
 }
 
@@ -145,6 +172,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
         let kept = last.map(|id| LogIndex(id.index));
+        if let Some(applied) = self.shared.applied().filter(|applied| kept < Some(applied.index)) {
+            return Err(io::Error::other(self.overtaken(applied)));
+        }
         if kept >= self.log.bounds().last.map(|id| id.index) {
             return Ok(());
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -76,6 +76,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Proposals whose reply is not over.
     outstanding: AtomicUsize,
+    given_up: AtomicBool,
     /// Told when something was applied or is over, while somebody waits for it.
     moved: Notify,
     published: Published,
@@ -114,6 +115,7 @@ impl Shared {
                 waiting: BTreeMap::new(),
             }),
             outstanding: AtomicUsize::new(0),
+            given_up: AtomicBool::new(false),
             moved: Notify::new(),
             published,
             log,
@@ -126,9 +128,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether folding an entry failed: the fold is worth nothing any more.
+    /// Whether the fold is worth nothing any more: folding an entry failed, or it was given up.
     pub(crate) fn is_broken(&self) -> bool {
-        self.state.is_poisoned()
+        self.state.is_poisoned() || self.given_up.load(Ordering::Acquire)
+    }
+
+    /// The log is dropped, and the fold with it: the replica shows nothing until it is fed anew. The one
+    /// case in which the high watermark goes back.
+    pub(crate) fn give_up(&self) {
+        // Under the lock of whoever publishes.
+        let _state = self.state();
+        self.given_up.store(true, Ordering::Release);
+        self.published.high_watermark.send_replace(Offset(0));
     }
 
     pub(crate) fn kind(&self) -> GroupKind {
@@ -293,11 +304,11 @@ impl Shared {
 
     /// Shows readers what was applied.
     pub(crate) fn publish(&self) {
-        if self.is_broken() {
-            return;
-        }
         let applied = {
             let mut state = self.state();
+            if self.is_broken() {
+                return;
+            }
             let state = &mut *state;
             let progress = state.fold.progress();
             self.published.publish_offset(progress.high_watermark);

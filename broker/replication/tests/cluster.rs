@@ -8,7 +8,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::cluster::{Cluster, numbered, store};
-use harness::{Producer, propose, values};
+use harness::{MEMORY, Producer, propose, values};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
 use plimsoll_replication::{ProduceError, Role};
 use tokio::time::Instant;
@@ -405,5 +405,48 @@ async fn replica_that_was_never_fed_is_fed_while_its_group_sleeps() {
             let log = cluster.host(away).store().group(group);
             log.is_some_and(|log| log.bounds().log_end_offset == Offset(3))
         })
+        .await;
+}
+
+/// Two of three replicas without durability lost what they had not written yet, and one of them led: the
+/// third, which had applied more, kept its own history, or failed at every entry.
+#[tokio::test(start_paused = true)]
+async fn replica_in_memory_that_has_more_than_its_leader_begins_anew() {
+    let mut cluster = Cluster::with_options(3, MEMORY).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(3)).await;
+        cluster.host(node).store().checkpoint_now();
+    }
+    store(&cluster, group, &mut producer, 5).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(8)).await;
+    }
+    let ahead = 1;
+    cluster.cuts.isolate(ahead, [2, 3]);
+    for node in 2..=3 {
+        let disk = cluster.power_failure(node).await;
+        cluster.start(node, disk).await;
+    }
+    cluster.cuts.isolate(ahead, [2, 3]);
+    let mut another = Producer::new(8);
+    let batches = numbered(&mut another, 2);
+    cluster
+        .until("one that has less leads", || {
+            (2..=3).any(|node| cluster.role(node, group).led_term().is_some())
+        })
+        .await;
+    cluster.cuts.heal();
+    for batch in &batches {
+        cluster.produce(group, batch).await;
+    }
+    let leader = cluster.leader(group).await;
+    assert_ne!(leader, ahead);
+    let kept = values(&cluster.group(leader, group));
+    assert!(kept.len() < 8, "the power failure took nothing: {kept:?}");
+    cluster
+        .until("all are alike", || (1..=3).all(|node| values(&cluster.group(node, group)) == kept))
         .await;
 }
