@@ -222,6 +222,9 @@ async fn take_over(
 ) -> Result<TransferLeaderReply, PeerFailure> {
     use openraft::raft::TransferLeaderError;
 
+    if !host.around().neighbours.may_lead() {
+        return Err(PeerFailure::new(PeerFailureCode::Stopping, "the node is going down"));
+    }
     let found = instance(host, transfer.group).await.map_err(|error| failure(&error))?;
     let (_, instance) = found;
     let taken = instance.raft.handle_transfer_leader(wire::transfer_request(transfer)).await;

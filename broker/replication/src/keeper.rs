@@ -181,7 +181,7 @@ impl Keeper {
 
     /// The leader is ready: it admits batches as if there had been none before.
     fn lead(&self, seen: &Seen) {
-        self.shared.begin_term();
+        self.shared.begin_term(seen.term);
         self.set(Role::Leader { term: seen.term }, seen);
     }
 

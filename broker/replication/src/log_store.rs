@@ -227,13 +227,18 @@ impl LogReader {
         from.max(first)..to.min(end)
     }
 
-    /// The beginning of the range, bounded by bytes; nothing only if the range is empty.
+    /// The beginning of the range, bounded by bytes; nothing only if the range is empty, or no longer there.
     fn read(&self, range: Range<u64>) -> Result<Vec<LogEntry>, io::Error> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let entries =
-            self.log.read_entries(range.clone(), READ_BYTES_MAX).map_err(io::Error::other)?;
+        let read = self.log.read_entries(range.clone(), READ_BYTES_MAX);
+        if self.held(&range).start != range.start || self.held(&range).is_empty() {
+            // It was cut, or dropped, meanwhile: who asked has to look at the log anew. As an error it would
+            // end the group's Raft instance.
+            return Ok(Vec::new());
+        }
+        let entries = read.map_err(io::Error::other)?;
         assert!(
             entries.first().is_some_and(|entry| entry.header.index.0 == range.start),
             "a range of a log that is not empty begins with its first entry"
@@ -315,6 +320,9 @@ impl RaftLogReader<Types> for LogReader {
         let mut entries = Vec::new();
         while !range.is_empty() {
             let piece = self.read(range.clone())?;
+            if piece.is_empty() {
+                break;
+            }
             range.start += piece.len() as u64;
             entries.extend(piece.into_iter().map(Entry::from));
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
-use plimsoll_protocol::ids::{LogId, Offset};
+use plimsoll_protocol::ids::{LogId, Offset, Term};
 use plimsoll_state::admission::{Admission, Admitted, ProposalToken};
 use plimsoll_state::catalog::Catalog;
 use plimsoll_state::partition::Progress;
@@ -88,6 +88,8 @@ struct State {
     admission: Admission,
     /// A proposal may or may not be in the log: nothing is admitted until all of it is applied.
     doubtful: bool,
+    /// The last term that this node began to lead in.
+    begun: Option<Term>,
     /// Up to here readers see what is folded. The fold may be ahead of it: it is published piece by
     /// piece.
     shown: Option<LogId>,
@@ -110,6 +112,7 @@ impl Shared {
                 fold,
                 admission: Admission::new(),
                 doubtful: false,
+                begun: None,
                 shown: None,
                 catalog_changed: true,
                 waiting: BTreeMap::new(),
@@ -167,8 +170,12 @@ impl Shared {
 
     /// This node leads anew and has folded everything that its log held when the term began: nothing
     /// of an earlier term is in flight any more, for whatever of it is not in the log is refused.
-    pub(crate) fn begin_term(&self) {
+    /// Once for a term: a second time would forget what is in flight in it.
+    pub(crate) fn begin_term(&self, term: Term) {
         let mut state = self.state();
+        if state.begun.replace(term) >= Some(term) {
+            return;
+        }
         state.admission.reset();
         state.doubtful = false;
         state.waiting.clear();

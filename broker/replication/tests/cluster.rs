@@ -426,11 +426,10 @@ async fn replica_in_memory_that_has_more_than_its_leader_begins_anew() {
     }
     let ahead = 1;
     cluster.cuts.isolate(ahead, [2, 3]);
-    for node in 2..=3 {
-        let disk = cluster.power_failure(node).await;
+    let disks = [cluster.power_failure(2).await, cluster.power_failure(3).await];
+    for (node, disk) in (2..=3).zip(disks) {
         cluster.start(node, disk).await;
     }
-    cluster.cuts.isolate(ahead, [2, 3]);
     let mut another = Producer::new(8);
     let batches = numbered(&mut another, 2);
     cluster
