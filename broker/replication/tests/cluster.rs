@@ -449,3 +449,22 @@ async fn replica_in_memory_that_has_more_than_its_leader_begins_anew() {
         .until("all are alike", || (1..=3).all(|node| values(&cluster.group(node, group)) == kept))
         .await;
 }
+
+/// Whoever asked for a transfer went away between the request and its end: the leader stayed mute, and its
+/// claim kept every other replica from standing for election.
+#[tokio::test(start_paused = true)]
+async fn group_is_led_again_after_a_transfer_that_nobody_waited_for() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    let leader = cluster.leader(group).await;
+    let to = (1..=3).find(|node| *node != leader).unwrap();
+    cluster.caught_up(to, group, Offset(3)).await;
+    cluster.cuts.one_way(leader, to);
+    let at = cluster.group(leader, group);
+    let transfer = at.transfer_leader(Some(NodeId(to)));
+    tokio::time::timeout(Duration::from_millis(100), transfer).await.unwrap_err();
+    store(&cluster, group, &mut producer, 3).await;
+    assert_eq!(values(&cluster.group(cluster.leader(group).await, group)), counted(6));
+}
