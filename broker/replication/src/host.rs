@@ -15,15 +15,19 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::Clock;
 use crate::config::{Blocking, HostConfig};
 use crate::deleted::DeletedGroups;
+use crate::drops;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
 use crate::incoming;
 use crate::members;
 use crate::metadata;
+use crate::moves;
 use crate::neighbours::Neighbours;
 use crate::placements::Placements;
 use crate::retention::{Given, Safety};
+use crate::seeds::Pacer;
+use crate::steps::Seeding;
 
 /// What every group needs from the node.
 pub(crate) struct Surroundings {
@@ -32,6 +36,8 @@ pub(crate) struct Surroundings {
     pub(crate) config: HostConfig,
     pub(crate) raft: Arc<openraft::Config>,
     pub(crate) neighbours: Neighbours,
+    /// Paces the segments that are sent.
+    pub(crate) pacer: Pacer,
     /// No group is woken any more.
     pub(crate) closed: AtomicBool,
 }
@@ -62,6 +68,7 @@ pub struct Host {
     around: Arc<Surroundings>,
     groups: Mutex<Groups>,
     safety: Safety,
+    pub(crate) seeding: Seeding,
 }
 
 /// One mutex decides whether a group is opened or deleted.
@@ -87,12 +94,14 @@ impl Host {
         let raft = config.raft().expect("the intervals are constants that fit each other");
         let neighbours = Neighbours::new(node);
         let closed = AtomicBool::new(false);
-        let around = Surroundings { node, clock, config, raft, neighbours, closed };
+        let pacer = Pacer::new(config.seed_bytes_per_second);
+        let around = Surroundings { node, clock, config, raft, neighbours, closed, pacer };
         Arc::new(Self {
             store,
             around: Arc::new(around),
             groups: Mutex::default(),
             safety: Safety::default(),
+            seeding: Seeding::default(),
         })
     }
 
@@ -133,6 +142,8 @@ impl Host {
         }
         tokio::spawn(follow(Arc::downgrade(self), peers));
         tokio::spawn(members::keep(Arc::downgrade(self)));
+        tokio::spawn(moves::drive(Arc::downgrade(self)));
+        tokio::spawn(drops::keep(Arc::downgrade(self)));
     }
 
     /// The live node that leads the group by its own word, this one included, and its term.
@@ -184,6 +195,25 @@ impl Host {
             }
         };
         self.open(id, GroupKind::of(id), options)
+    }
+
+    /// The group, for a log that another node sends.
+    pub(crate) fn open_for_seed(
+        &self,
+        id: GroupId,
+        options: GroupOptions,
+    ) -> Result<Arc<Group>, OpenGroupError> {
+        self.open(id, GroupKind::of(id), options)
+    }
+
+    /// The group's log was replaced: what was known of its states is void.
+    pub(crate) fn forget_safety(&self, id: GroupId) {
+        self.safety.forget(id);
+    }
+
+    /// The group's replica was dropped: whoever asks for it next opens it anew.
+    pub(crate) fn forget_held(&self, id: GroupId) {
+        self.groups().held.remove(&id);
     }
 
     /// Has the groups look for a leader anew, where they are awake.

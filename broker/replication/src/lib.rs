@@ -23,6 +23,7 @@
 mod clock;
 mod config;
 mod deleted;
+mod drops;
 mod elector;
 mod error;
 mod fold;
@@ -36,6 +37,7 @@ mod log_store;
 mod members;
 mod membership;
 mod metadata;
+mod moves;
 mod neighbours;
 mod network;
 #[cfg(test)]
@@ -50,9 +52,11 @@ mod reply;
 mod retention;
 mod role;
 mod runtime;
+mod seeds;
 mod shared;
 mod snapshot;
 mod state_machine;
+mod steps;
 #[cfg(test)]
 mod storage_tests;
 mod types;

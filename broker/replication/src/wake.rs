@@ -214,7 +214,7 @@ async fn build(
     let shared = Shared::new(fold, published.clone(), log.clone());
     let store = LogStore::new(log.clone(), shared.clone());
     let machine = StateMachine::new(shared.clone());
-    let networks = GroupNetworks { group, around: around.clone() };
+    let networks = GroupNetworks { log: log.clone(), around: around.clone() };
     let raft = Raft::build(around.node.0, around.raft.clone(), networks, store, machine)
         .await
         .map_err(|error| storage(group, error))?;
