@@ -1,4 +1,4 @@
-//! Topics, offsets, status: one request, one answer each.
+//! Topics, offsets, status: one request, one answer each. The cluster's own are beside this file.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::requests::Repeat;
 /// Manages topics and asks for offsets and status.
 #[derive(Clone)]
 pub struct Admin {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// A topic to be created.

@@ -62,6 +62,7 @@ impl Client {
             random: Mutex::new(SplitMix64(seed)),
         });
         shared.links.any(None).await?;
+        shared.learn_nodes().await;
         Ok(Self { shared })
     }
 

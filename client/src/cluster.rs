@@ -34,12 +34,23 @@ struct TopicView {
 /// Where a partition is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionView {
-    /// Whom to ask: its leader, or the node that will lead it.
+    /// The last leader that is known.
     pub leader: Option<NodeId>,
     /// The leader's term; 0 where it is not known.
     pub term: Term,
+    /// Whom a node named since, that knew of no leader: who will lead it when it is asked.
+    pub candidate: Option<NodeId>,
     /// Where its replicas belong, the preferred leader first.
     pub replicas: Vec<NodeId>,
+}
+
+impl PartitionView {
+    /// Whom to ask: the leader, unless it has just failed or gives no sign of life and there is
+    /// somebody else.
+    pub(crate) fn target(&self, view: &ClusterView, failed: Option<NodeId>) -> Option<NodeId> {
+        let leader = self.leader.filter(|node| Some(*node) != failed && !view.is_suspect(*node));
+        leader.or(self.candidate).or(self.leader)
+    }
 }
 
 impl ClusterView {
@@ -139,6 +150,9 @@ impl ClusterView {
             {
                 known.term = partition.term;
                 known.leader = partition.leader;
+                known.candidate = None;
+            } else if partition.term == Term(0) {
+                known.candidate = partition.leader;
             }
             changed |= *known != before;
         }
@@ -246,6 +260,22 @@ mod tests {
         assert_eq!(view.nodes().len(), 3, "nodes do");
         assert!(view.learn(answer(5, &[1, 2, 3], Some(3), 4)), "whom to ask while none leads");
         assert_eq!(leader(&view), Some((3, 4)));
+    }
+
+    #[test]
+    fn who_is_named_without_a_term_is_asked_when_the_leader_fails() {
+        let mut view = ClusterView::default();
+        view.learn(answer(5, &[1, 2, 3], Some(1), 3));
+        assert!(view.learn(answer(5, &[1, 2, 3], Some(2), 0)));
+        let target = |view: &ClusterView, failed: Option<u64>| {
+            view.partition("t", 0).unwrap().target(view, failed.map(NodeId)).unwrap().0
+        };
+        assert_eq!((leader(&view), target(&view, None)), (Some((1, 3)), 1));
+        assert_eq!((target(&view, Some(1)), target(&view, Some(2))), (2, 1));
+        view.suspects.insert(NodeId(1));
+        assert_eq!(target(&view, None), 2);
+        view.learn(answer(5, &[1, 2, 3], Some(3), 4));
+        assert_eq!((target(&view, None), target(&view, Some(3))), (3, 3));
     }
 
     #[test]

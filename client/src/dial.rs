@@ -164,4 +164,49 @@ mod tests {
         let config = ClientConfig::new("a:1", Trust::Nobody);
         assert!(matches!(SocketDial::new(&config), Err(ConnectError::Config(_))));
     }
+
+    /// A node that proves itself with a certificate for these names, and keeps its connections.
+    fn listen(authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>, names: &[&str]) -> String {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, authority).unwrap();
+        let chain = vec![certificate.der().to_vec(), authority.der().to_vec()];
+        let tls = plimsoll_transport::ServerTls::from_pkcs8(chain, key.serialize_der()).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listener =
+            plimsoll_transport::Listener::bind(address, &tls, TransportConfig::default()).unwrap();
+        let address = listener.local_addr().to_string();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Some(incoming) = listener.accept().await {
+                held.push(incoming.handshake().await);
+            }
+        });
+        address
+    }
+
+    /// Nodes of one cluster have certificates of their own, signed by one authority.
+    #[tokio::test]
+    async fn one_authority_or_its_fingerprint_is_trust_in_all_nodes_of_a_cluster() {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+        let fingerprint = plimsoll_transport::Fingerprint::of_der(authority.der());
+        for trust in [Trust::CaPem(authority.pem()), Trust::Fingerprint(fingerprint)] {
+            for kind in [TransportKind::Quic, TransportKind::Tls] {
+                let first = listen(&authority, &["first.example"]);
+                let second = listen(&authority, &["127.0.0.1", "second.example"]);
+                let mut config = ClientConfig::new(first.clone(), trust.clone());
+                (config.transport, config.server_name) = (kind, Some("first.example".to_owned()));
+                let dial = SocketDial::new(&config).unwrap();
+                dial.dial(&first, AddressSource::Configured).await.unwrap();
+                dial.dial(&second, AddressSource::Cluster).await.unwrap();
+                let refused = dial.dial(&second, AddressSource::Configured).await.unwrap_err();
+                assert!(refused.to_string().contains("certificate"), "{refused}");
+                dial.dial(&first, AddressSource::Cluster).await.unwrap();
+            }
+        }
+    }
 }

@@ -75,6 +75,29 @@
 //!   order.
 //! - Memory is bounded by `buffer_bytes` of each producer and consumer.
 //! - An error says whether the record is certainly not stored, or whether that is unknown.
+//!
+//! # When a node fails
+//! A client of a cluster is given the addresses of one or more nodes and learns of the others. It
+//! talks to each partition's leader, and follows when another node leads:
+//! - A leader that hands over, or is restarted in order, names its successor: the client goes there at
+//!   once.
+//! - A leader that dies or falls silent is given up after half a second ([`Suspicion`]) and the new one
+//!   is asked for, again and again while there is none. Nothing is given up before
+//!   `delivery_timeout`.
+//! - Nothing that was acknowledged with level `Quorum` is lost by that, and nothing is stored twice:
+//!   what was on its way is sent to the new leader with its old sequence, and a batch that the old one
+//!   had stored is acknowledged as [`Ack::duplicate`]. With level `Leader` or `None` the last
+//!   records before the failure may be gone although they were acknowledged.
+//! - Records of one producer to one partition keep their order over any number of leaders. Between
+//!   partitions there is no order, as without failures.
+//! - A producer that could not find out within `delivery_timeout` what became of a record says so
+//!   ([`SendError::OutcomeUnknown`]). Sending such a record again is a new record.
+//! - A consumer goes on at its next offset: each record comes once and in order, from whichever
+//!   replica. Only committed records are handed out, so none of them is taken back by a new leader.
+//!   How far it is is kept in this process only.
+//! - Requests of [`Admin`] are asked of another node where asking twice does no harm. A topic that is
+//!   being created or deleted while its node dies is reported as unknown
+//!   ([`RequestError::ConnectionLost`]); `if_not_exists` makes the first one safe to repeat.
 
 mod admin;
 mod backoff;
@@ -110,9 +133,13 @@ pub use plimsoll_protocol::api::{
     AckLevel, ConfigChange, Durability, Isolation, NodeInfo, NodeState, PartitionInfo,
     StartPosition, TopicConfig, TopicInfo,
 };
+pub use plimsoll_protocol::api::{
+    ClusterNode, ClusterPlanResponse, ClusterStatusResponse, JoinTokenResponse, MoveProgress,
+    PlannedChange, PlannedLoad, RemoveNodeResponse, TransferLeaderResponse, UnwellPartition,
+};
 pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
 pub use plimsoll_protocol::error::ErrorCode;
-pub use plimsoll_protocol::ids::Offset;
+pub use plimsoll_protocol::ids::{NodeId, Offset};
 pub use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
 pub use producer::{Ack, AckFuture, Producer, ProducerBuilder, ProducerOptions};
 pub use typed::{

@@ -110,6 +110,12 @@ impl Shared {
         asked.insert(topic.clone(), at);
     }
 
+    /// Learns which nodes there are, so that any of them may fail from now on.
+    pub(crate) async fn learn_nodes(&self) {
+        // A cluster that does not tell is one node.
+        let _ = timeout(REFRESH_MAX, self.ask(Vec::new(), None)).await;
+    }
+
     async fn ask(&self, topics: Vec<TopicName>, avoid: Option<NodeId>) -> Result<(), RequestError> {
         let link = self.links.any(avoid).await?;
         let outcome = self.ask_on(&link, topics).await;

@@ -1,7 +1,8 @@
 //! Single requests: to any node, or to a partition's leader; again at another node where that is safe.
 //!
-//! With one node a request is made once, as there is nobody else to ask. With several it is made again
-//! while the cluster is between two leaders or a node is found dead, for [`PATIENCE`] at most.
+//! With one node a request is made once, as there is nobody else to ask, but for a node that is starting.
+//! With several it is made again while the cluster is between two leaders or a node is found dead, for
+//! [`PATIENCE`] at most.
 
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ impl Shared {
         R: Request + Clone + Send + Sync + 'static,
     {
         let view = self.cluster.view();
-        let leader = view.partition(topic.as_str(), partition.0).and_then(|place| place.leader);
+        let place = view.partition(topic.as_str(), partition.0);
+        let leader = place.and_then(|place| place.target(&view, None));
         self.converse(request, Repeat::Freely, leader, owed).await
     }
 
@@ -125,7 +127,12 @@ impl Shared {
         error: &RequestError,
         repeat: Repeat,
     ) -> Next {
-        if !self.links.has_choice() && target.node.is_none() && hint(error).is_none() {
+        let is_starting = error.code() == Some(ErrorCode::NotReady);
+        if !self.links.has_choice()
+            && target.node.is_none()
+            && hint(error).is_none()
+            && !is_starting
+        {
             return Next::Stop;
         }
         let led = target.node.is_some();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::{NodeId, Term, TopicName};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::client::Shared;
@@ -20,6 +20,11 @@ use crate::cluster::{ClusterView, PartitionView};
 use crate::error::{ConnectError, RequestError};
 use crate::link::Link;
 use crate::requests::hint;
+
+/// How long a partition without a leader is looked at often: an election takes about half a second.
+const ELECTED_WITHIN: Duration = Duration::from_secs(2);
+/// The longest pause meanwhile.
+const ELECTION_PAUSE_MAX: Duration = Duration::from_millis(75);
 
 /// See the module.
 pub(crate) struct Route {
@@ -42,6 +47,8 @@ pub(crate) struct Route {
     free: bool,
     /// Failures since the last success.
     misses: usize,
+    /// Since when there is no leader.
+    lost: Option<Instant>,
 }
 
 impl Route {
@@ -60,6 +67,7 @@ impl Route {
             ask: false,
             free: true,
             misses: 0,
+            lost: None,
         }
     }
 
@@ -86,7 +94,10 @@ impl Route {
                     let turn = self.misses.checked_rem(place.replicas.len())?;
                     Some(place.replicas[turn])
                 };
-                (place.and_then(|place| place.leader.or_else(|| turn(place))), None)
+                let failed = self.at.filter(|_| self.misses > 0);
+                let target =
+                    |place: &PartitionView| place.target(&view, failed).or_else(|| turn(place));
+                (place.and_then(target), None)
             }
         };
         let Some(node) = node else {
@@ -116,6 +127,7 @@ impl Route {
         if elsewhere {
             (self.hint, self.is_hint_new) = (None, false);
             self.ask = true;
+            self.lost.get_or_insert_with(Instant::now);
         }
     }
 
@@ -124,6 +136,7 @@ impl Route {
         self.backoff.reset();
         self.free = true;
         self.misses = 0;
+        self.lost = None;
     }
 
     /// Another leader was seen, which is followed without a pause.
@@ -143,7 +156,10 @@ impl Route {
                 return;
             }
         }
-        let pause = self.backoff.next_pause();
+        let mut pause = self.backoff.next_pause();
+        if self.lost.is_some_and(|since| since.elapsed() < ELECTED_WITHIN) {
+            pause = pause.min(ELECTION_PAUSE_MAX);
+        }
         let free = self.free;
         tokio::select! {
             biased;
@@ -152,11 +168,11 @@ impl Route {
         }
     }
 
-    /// Whether another node is known to lead than the one that was asked last, and may be alive.
+    /// Whether another node than the one that was asked last is to be asked, and may be alive.
     fn leads_elsewhere(&self) -> bool {
         let view = self.shared.cluster.view();
-        let leader = self.place(&view).and_then(|place| place.leader);
-        leader.is_some_and(|leader| Some(leader) != self.at && !view.is_suspect(leader))
+        let target = self.place(&view).and_then(|place| place.target(&view, self.at));
+        target.is_some_and(|target| Some(target) != self.at && !view.is_suspect(target))
     }
 
     async fn elsewhere(&mut self) {
@@ -175,7 +191,10 @@ impl Route {
     /// Whether the cluster tells a later leader than the one that was asked last.
     pub(crate) fn has_moved(&self) -> bool {
         let view = self.shared.cluster.view();
-        self.leads_elsewhere() && self.place(&view).is_some_and(|place| place.term > self.followed)
+        self.place(&view).is_some_and(|place| {
+            let leader = place.leader.filter(|leader| !view.is_suspect(*leader));
+            leader.is_some() && leader != self.at && place.term > self.followed
+        })
     }
 
     /// Waits until [`Route::has_moved`].

@@ -444,6 +444,13 @@ macro_rules! wire_enum {
         }
 
         impl $name {
+            /// Numbers of the values, as the documents of the format show them.
+            #[doc(hidden)]
+            pub const LAYOUT: &str = concat!(
+                stringify!($name), ": u8",
+                $("\n  ", stringify!($number), " ", $text),+
+            );
+
             /// Every value, in order.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
@@ -495,6 +502,15 @@ macro_rules! wire_choice {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_doc])* $variant($kind)),+ }
+
+        impl $name {
+            /// Numbers and contents of the variants, as the documents of the format show them.
+            #[doc(hidden)]
+            pub const LAYOUT: &str = concat!(
+                stringify!($name), ": u8, then",
+                $("\n  ", stringify!($number), " ", stringify!($variant), ": ", stringify!($kind)),+
+            );
+        }
 
         #[cfg(test)]
         impl $crate::wire::any::Any for $name {

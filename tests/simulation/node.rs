@@ -4,14 +4,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use plimsoll_gateways::Broker;
 use plimsoll_log::disk::sim::{CrashPlan, SimDisk, SplitMix};
-use plimsoll_log::{Store, StoreConfig};
+use plimsoll_log::{Identity, Store, StoreConfig};
 use plimsoll_node::config::NodeConfig;
 use plimsoll_node::{Node, Simulated, Surroundings};
 use plimsoll_peers::{BoxFuture, Dial, DialError};
 use plimsoll_protocol::ids::NodeId;
-use plimsoll_transport::{Connection, SimulatedNetwork, TransportKind};
+use plimsoll_protocol::peer::MemberAddress;
+use plimsoll_state::catalog::{CatalogCommand, CatalogReply, NodeSpec};
+use plimsoll_transport::{
+    Connection, SimulatedHost, SimulatedNetwork, TransportConfig, TransportKind,
+};
 use tokio::sync::Notify;
 
 use crate::clock::SimClock;
@@ -19,6 +24,40 @@ use crate::process::Process;
 
 /// Where every node listens.
 pub const PORT: u16 = 7420;
+
+/// The cluster of every world.
+const CLUSTER: [u8; 16] = *b"simulated worlds";
+
+/// The address that a node is dialed at.
+#[must_use]
+pub fn node_address(number: u64) -> SocketAddr {
+    SocketAddr::new(node_ip(number), PORT)
+}
+
+/// Dials other nodes over the simulated network.
+struct PeerDial {
+    host: SimulatedHost,
+    own: NodeId,
+}
+
+impl Dial for PeerDial {
+    fn dial<'a>(
+        &'a self,
+        address: &'a str,
+        to: NodeId,
+        _kind: TransportKind,
+    ) -> BoxFuture<'a, Result<Connection, DialError>> {
+        async move {
+            let config = TransportConfig::default();
+            let socket = address.parse().map_err(|error| DialError::Resolve {
+                address: address.to_owned(),
+                source: std::io::Error::other(error),
+            })?;
+            Ok(self.host.dial_node(socket, self.own, to, &config).await?)
+        }
+        .boxed()
+    }
+}
 
 /// How long a unit of storage work takes, in milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -121,15 +160,20 @@ impl SimNode {
                 insight.store = Some(Arc::downgrade(store));
             }
         };
+        let host = network.start_host(self.ip);
+        let own = NodeId(self.number);
+        // Who joined was told of the first node.
+        let first = MemberAddress { node: NodeId(1), address: node_address(1).to_string() };
+        let identity = Identity { cluster_id: CLUSTER, node_id: own };
         let around = Surroundings {
             disk: Arc::new(self.disk.clone()),
             clock: Arc::new(self.clock.clone()),
             simulated: Some(Simulated {
-                host: network.start_host(self.ip),
-                dial: Arc::new(Nobody),
-                members: Vec::new(),
+                host: host.clone(),
+                dial: Arc::new(PeerDial { host, own }),
+                members: (self.number > 1).then_some(first).into_iter().collect(),
                 seed: self.random.number(),
-                store: small_store(),
+                store: StoreConfig { identity: Some(identity), ..small_store() },
                 opened: Box::new(opened),
             }),
         };
@@ -140,10 +184,19 @@ impl SimNode {
 
     fn config(&self) -> NodeConfig {
         NodeConfig {
-            listen: SocketAddr::new(self.ip, PORT),
+            listen: node_address(self.number),
             sleep_after: self.sleep_after,
             ..NodeConfig::default()
         }
+    }
+
+    /// Has the catalog take other nodes in, as their joining does it.
+    ///
+    /// # Panics
+    /// When no process runs on it.
+    pub fn take_in(&self, others: u64) {
+        let process = self.process.as_ref().expect("it is the world that starts it");
+        process.spawn(take_in(Arc::clone(&self.insight), others));
     }
 
     /// Whether a process runs on it.
@@ -300,18 +353,28 @@ async fn live(
     }
 }
 
-/// Worlds of one node dial nobody.
-struct Nobody;
-
-impl Dial for Nobody {
-    fn dial<'a>(
-        &'a self,
-        address: &'a str,
-        _to: NodeId,
-        _kind: TransportKind,
-    ) -> BoxFuture<'a, Result<Connection, DialError>> {
-        let nobody = std::io::Error::new(std::io::ErrorKind::NotFound, "nobody else is there");
-        let refused = DialError::Resolve { address: address.to_owned(), source: nobody };
-        Box::pin(async move { Err(refused) })
+/// Proposes nodes 2 and up, one after the other, so that they get these numbers.
+async fn take_in(insight: Arc<Mutex<Insight>>, others: u64) {
+    let mut next = 2;
+    while next < 2 + others {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let broker = insight.lock().unwrap_or_else(PoisonError::into_inner).broker.clone();
+        let Some(broker) = broker.as_ref().and_then(Weak::upgrade) else { continue };
+        if !broker.catalog().is_set_up() {
+            continue;
+        }
+        let spec = NodeSpec {
+            address: node_address(next).to_string(),
+            rack: None,
+            weight_hundredths: 100,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let command =
+            CatalogCommand::AddNode { join_id: u128::from(next), spec, takes_address: false };
+        match broker.propose(command).await {
+            Ok(CatalogReply::Refused(refusal)) => panic!("node {next} was not taken in: {refusal}"),
+            Ok(_) => next += 1,
+            Err(error) => tracing::debug!(%error, "not taken in yet"),
+        }
     }
 }

@@ -83,14 +83,14 @@ impl Process {
         let until_ms = self.own_nanos / RIGHT_RATE;
         let missed = Duration::from_millis(until_ms.saturating_sub(self.run_ms));
         self.clock.set_monotonic_ms(until_ms);
-        self.runtime.block_on(tokio::time::advance(missed));
+        self.runtime.block_on(async { tokio::time::advance(missed).await });
         self.run_ms = until_ms;
     }
 
     fn run_until(&mut self, until_ms: u64) {
         self.clock.set_monotonic_ms(self.run_ms);
         let until = self.began + Duration::from_millis(until_ms - self.boot_ms);
-        self.runtime.block_on(tokio::time::sleep_until(until));
+        self.runtime.block_on(async { tokio::time::sleep_until(until).await });
         self.run_ms = until_ms;
     }
 }

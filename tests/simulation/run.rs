@@ -12,7 +12,7 @@ use crate::workload::{Work, audit};
 use crate::world::{Setting, World};
 
 /// After this much calm time faults begin, in milliseconds; until then clients must have been served.
-const CALM_MS: u64 = 3000;
+const CALM_MS: u64 = 8000;
 /// Everything serves again this long after it was healed: ten times the liveness timeout.
 pub const HEALED_WITHIN_MS: u64 = 5000;
 /// Time for clients to settle what they have sent, and for the last reader.
@@ -38,6 +38,8 @@ pub struct Report {
     pub records: (u64, u64, u64),
     /// Faults, by kind.
     pub faults: Vec<(Kind, u32)>,
+    /// The last events, where they were kept.
+    pub recent: String,
 }
 
 /// What went wrong with a seed, and how to see it again.
@@ -71,7 +73,7 @@ impl fmt::Display for Failure {
 #[must_use]
 pub fn setting(seed: u64) -> Setting {
     let mut random = SplitMix::new(seed ^ 0x5eed);
-    let nodes = 1;
+    let nodes = [1, 3, 3, 3, 3, 5][usize::try_from(random.below(6)).unwrap_or(0)];
     // A few kinds at a time: what comes together most often is found by seeds, not by each of them.
     let kinds = KINDS.into_iter().filter(|_| random.chance(40)).collect::<Vec<_>>();
     Setting {
@@ -81,7 +83,7 @@ pub fn setting(seed: u64) -> Setting {
         work: Work {
             nodes,
             partitions: 1 + u32::try_from(random.below(3)).unwrap_or(0),
-            replicas: 1,
+            replicas: u16::try_from(nodes.min(3)).unwrap_or(1),
             padding_max: [0, 100, 3000][usize::try_from(random.below(3)).unwrap_or(0)],
             pause_ms_max: 1 + random.below(60),
         },
@@ -149,6 +151,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
         world_ms: world.now_ms(),
         records: (sent, state.acked, state.seen),
         faults: world.nemesis().done().iter().map(|(kind, count)| (*kind, *count)).collect(),
+        recent: world.with_trace(Trace::recent),
     })
 }
 

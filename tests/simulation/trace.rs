@@ -12,7 +12,7 @@ pub struct Trace {
 }
 
 /// So many of the last events are kept in words.
-const RECENT_MAX: usize = 4000;
+const RECENT_MAX: usize = 20_000;
 
 impl Trace {
     /// A trace that also keeps its last events in words; costs time.

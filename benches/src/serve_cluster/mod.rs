@@ -80,12 +80,26 @@ impl ServeCluster {
             nodes: vec![ServedNode { command: founder, process: Some(process) }],
             transport,
         };
+        cluster.wait_for_token().await?;
         for command in commands {
             // One after the other, so that they get their ids in this order.
             cluster.add(command)?;
             cluster.wait_until_well(&client).await?;
         }
         Ok(cluster)
+    }
+
+    /// The first node answers clients a moment before it has left the token.
+    async fn wait_for_token(&mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        loop {
+            let token = self.join_token();
+            if token.as_ref().is_ok_and(|token| !token.is_empty()) || began.elapsed() > PATIENCE {
+                return token.map(drop);
+            }
+            self.check_alive()?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Starts a node that joins through the first one, and does not wait for it.

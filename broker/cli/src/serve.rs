@@ -2,7 +2,9 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
@@ -156,13 +158,7 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
         _ = signals.next() => return Ok(Exit::Done),
     };
     announce(&node, &data, no_context);
-    let fatal = tokio::select! {
-        name = signals.next() => {
-            tracing::info!(signal = name, "shutting down; a second signal ends at once");
-            None
-        }
-        fatal = node.failed() => Some(fatal),
-    };
+    let fatal = run(&node, &mut signals, no_context).await;
     if let Some(fatal) = fatal {
         end_after(&fatal);
     }
@@ -179,6 +175,38 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
     }
     tracing::info!("ended in order");
     Ok(Exit::Done)
+}
+
+/// Lets the node run until a signal, or until it fails.
+async fn run(node: &Node, signals: &mut Signals, no_context: bool) -> Option<NodeFailed> {
+    let mut leaving = pin!(leave_token(node, no_context));
+    let mut left = false;
+    loop {
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "shutting down; a second signal ends at once");
+                return None;
+            }
+            fatal = node.failed() => return Some(fatal),
+            () = &mut leaving, if !left => left = true,
+        }
+    }
+}
+
+/// Leaves for this user what allows to join the node's cluster, once the cluster has it.
+async fn leave_token(node: &Node, no_context: bool) {
+    if no_context {
+        return;
+    }
+    let Some(token) = node.join_token().await else { return };
+    let left = context::config_dir().map_err(std::io::Error::other).and_then(|directory| {
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).truncate(true).write(true).mode(0o600);
+        options.open(directory.join(TOKEN_FILE))?.write_all(token.to_string().as_bytes())
+    });
+    if let Err(error) = left {
+        tracing::warn!(%error, "no join token was left for other nodes of this user");
+    }
 }
 
 /// Ends the process because the node cannot go on: at once, without another write.

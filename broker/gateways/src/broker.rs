@@ -22,13 +22,14 @@ use plimsoll_protocol::ids::{
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError, Placements};
 use plimsoll_state::catalog::planning::PlanError;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, TopicMeta};
-use plimsoll_transport::FrameRoom;
+use plimsoll_transport::{Fingerprint, FrameRoom};
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
 use crate::counters::Counters;
+use crate::join_token::JoinToken;
 use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
@@ -66,6 +67,8 @@ pub struct Broker {
     producer_ids: Mutex<std::ops::Range<u64>>,
     /// The links to other nodes, once there are any to be.
     peers: OnceLock<Peers>,
+    /// The cluster's authority, which those who join trust.
+    authority: OnceLock<Fingerprint>,
     deletion_places: Arc<Semaphore>,
     /// Not the requests' own tasks: what was begun goes on when the peer is gone.
     deletions: std::sync::Mutex<JoinSet<()>>,
@@ -148,6 +151,7 @@ impl Broker {
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: Mutex::new(0..0),
             peers: OnceLock::new(),
+            authority: OnceLock::new(),
             deletion_places: Arc::new(Semaphore::new(DELETIONS_MAX)),
             deletions: std::sync::Mutex::default(),
             stopping: watch::channel(false).0,
@@ -190,6 +194,20 @@ impl Broker {
     pub fn attach(&self, peers: Peers) {
         let attached = self.peers.set(peers);
         assert!(attached.is_ok(), "a node has its links once");
+    }
+
+    /// Says which authority those who join shall trust. Once.
+    pub fn set_authority(&self, authority: Fingerprint) {
+        let set = self.authority.set(authority);
+        assert!(set.is_ok(), "a node has one authority");
+    }
+
+    /// What allows a node to join; none before the cluster has its first node, and in a simulation.
+    pub fn join_token(&self) -> Option<JoinToken> {
+        let catalog = self.catalog();
+        let authority = *self.authority.get()?;
+        let secret = catalog.join_secret().0;
+        catalog.is_set_up().then_some(JoinToken { authority, secret })
     }
 
     /// The links to other nodes; none before they are attached.
@@ -285,7 +303,16 @@ impl Broker {
 
     /// The topic of this name.
     pub(crate) fn topic(&self, name: &TopicName) -> Result<Arc<TopicMeta>, ErrorResponse> {
-        self.catalog().topic(name).cloned().ok_or_else(|| refusals::unknown_topic(name))
+        self.catalog().topic(name).cloned().ok_or_else(|| self.unknown_topic(name))
+    }
+
+    /// What it means that the local catalog does not have a topic. Until it is known to be as new as
+    /// the cluster's was when this node started, that says nothing, and a client must not give up.
+    pub(crate) fn unknown_topic(&self, name: &TopicName) -> ErrorResponse {
+        match *self.host().catalog_confirmed().borrow() {
+            true => refusals::unknown_topic(name),
+            false => refusals::catching_up(name),
+        }
     }
 
     /// Whether this very topic still exists.

@@ -14,6 +14,7 @@
 
 mod broker;
 mod counters;
+mod join_token;
 mod limits;
 mod maintenance;
 mod memory;
@@ -25,5 +26,6 @@ mod routing;
 
 pub use broker::{Broker, NodeIdentity, StrangerPlace};
 pub use counters::{Counter, Counters};
+pub use join_token::{InvalidJoinToken, JoinToken};
 pub use limits::Limits;
 pub use maintenance::{MaintenanceConfig, maintain};

@@ -1,16 +1,14 @@
 //! Work that no request asks for: idle groups fall asleep, old segments go, groups without a topic
 //! are removed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_log::Retention;
-use plimsoll_protocol::ids::GroupId;
 use plimsoll_replication::Clock;
 use tokio::time::MissedTickBehavior;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, group_options};
 use crate::memory;
 
 /// So many groups that fell asleep have left memory that is worth giving back: about 9 MB.
@@ -40,12 +38,20 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
     // A quarter of the time: a group sleeps at most that much later than configured.
     let mut sleep = ticker(config.sleep_after / 4);
     let mut retention = ticker(config.retention_interval);
-    remove_orphans(&broker).await;
+    // A member learns from the others what was deleted and changed while it was down.
+    let mut confirmed = broker.host().catalog_confirmed();
+    let mut is_confirmed = false;
+    let mut changes = broker.catalog_changes();
     let mut asleep_since_trim = 0;
     loop {
         tokio::select! {
             biased;
             () = stopping.wait() => return,
+            () = async { drop(confirmed.wait_for(|confirmed| *confirmed).await) }, if !is_confirmed => {
+                is_confirmed = true;
+                changes.mark_changed();
+            }
+            Ok(()) = changes.changed(), if is_confirmed => follow_catalog(&broker).await,
             _ = sleep.tick() => {
                 let asleep = broker.host().sleep_idle(config.sleep_after).await;
                 if asleep > 0 {
@@ -115,19 +121,30 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
     }
 }
 
-/// Removes the groups of topics that were deleted while the node went down.
-async fn remove_orphans(broker: &Broker) {
-    // In this order: a group is made after its topic, so what is stored now and has a topic is in the
-    // catalog now.
-    let stored = broker.store().groups();
+/// Has the groups that are stored here be as the catalog says: those of deleted topics go, the others
+/// get the options of their topics.
+///
+/// A group goes only on positive evidence: a member that was just started may have an older catalog
+/// than its groups, until it is fed. What the catalog does not know is left alone.
+async fn follow_catalog(broker: &Broker) {
     let catalog = broker.catalog();
-    let known: HashSet<GroupId> =
-        catalog.topics().flat_map(|(_, meta)| meta.partitions.iter().copied()).collect();
-    let is_orphan = |group: &GroupId| *group != GroupId::CATALOG && !known.contains(group);
-    let orphans: Vec<_> = stored.into_iter().filter(is_orphan).collect();
+    let mut orphans = Vec::new();
+    for id in broker.store().groups() {
+        if catalog.was_deleted(id) {
+            orphans.push(id);
+        } else if let Some(located) = catalog.locate(id)
+            && let Some(log) = broker.store().group(id)
+        {
+            let options = group_options(&located.topic.config);
+            if log.options() != options {
+                // An error says that it was deleted meanwhile.
+                let _ = broker.store().set_options(id, options);
+            }
+        }
+    }
     if !orphans.is_empty() {
         tracing::info!(partitions = orphans.len(), "removing what is left of deleted topics");
-        // Each failure was logged, and the next start tries again.
+        // Each failure was logged, and the next change or start tries again.
         let _ = broker.remove_groups(orphans).await;
     }
 }

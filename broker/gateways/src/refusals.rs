@@ -6,7 +6,9 @@ use plimsoll_protocol::api::ConfigError;
 use plimsoll_protocol::batch::BatchError;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
-use plimsoll_replication::{NotLeader, OpenGroupError, ProduceError, ProposeError};
+use plimsoll_replication::{
+    FreshnessError, NotLeader, OpenGroupError, ProduceError, ProposeError, TransferError,
+};
 use plimsoll_state::catalog::CatalogRefusal;
 use plimsoll_state::catalog::planning::PlanError;
 
@@ -14,6 +16,17 @@ pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
     ErrorResponse::new(
         ErrorCode::UnknownTopic,
         format!("there is no topic {topic}: create it first (plimsoll topic create {topic})"),
+    )
+}
+
+/// Of a topic that the local catalog does not have, while the catalog may be old.
+pub(crate) fn catching_up(topic: &TopicName) -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::NotReady,
+        format!(
+            "this node was just started and does not know yet whether there is a topic {topic}: try \
+             again, or ask another node"
+        ),
     )
 }
 
@@ -159,6 +172,32 @@ fn not_leader(error: &NotLeader) -> ErrorResponse {
         Some(leader) => response.with_leader(leader, error.address.clone().unwrap_or_default()),
         None => response,
     }
+}
+
+/// Why a read cannot be as fresh as it must be.
+pub(crate) fn fresh(error: &FreshnessError) -> ErrorResponse {
+    match error {
+        FreshnessError::NotLeader(error) => not_leader(error),
+        FreshnessError::NoQuorum(error) => {
+            ErrorResponse::new(ErrorCode::NoQuorum, error.to_string())
+        }
+        FreshnessError::TooStale { .. } => ErrorResponse::new(
+            ErrorCode::TooStale,
+            format!("{error}: ask another replica or the leader, or allow more"),
+        ),
+        FreshnessError::Group(error) => open(error),
+    }
+}
+
+/// Why leadership was not handed over.
+pub(crate) fn transfer(error: &TransferError) -> ErrorResponse {
+    let code = match error {
+        TransferError::NotLeader => ErrorCode::NotLeader,
+        TransferError::NoVoter { .. } => ErrorCode::InvalidArgument,
+        TransferError::NobodyReady | TransferError::NotTaken { .. } => ErrorCode::NotReady,
+        TransferError::Group(error) => return open(error),
+    };
+    ErrorResponse::new(code, error.to_string())
 }
 
 /// Why a batch was not stored.

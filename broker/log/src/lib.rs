@@ -41,6 +41,8 @@ mod identity;
 pub mod inspect;
 mod journal;
 mod parking;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod random;
 mod segment;
 mod store;

@@ -27,6 +27,7 @@ mod surroundings;
 
 pub use error::{NodeFailed, StartError};
 pub use files::raise_file_limit;
-pub use join::{InvalidJoinToken, JoinError, JoinToken};
+pub use join::JoinError;
 pub use node::Node;
+pub use plimsoll_gateways::{InvalidJoinToken, JoinToken};
 pub use surroundings::{Simulated, Surroundings};

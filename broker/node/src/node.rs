@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use plimsoll_gateways::{Broker, MaintenanceConfig, maintain};
+use plimsoll_gateways::{Broker, JoinToken, MaintenanceConfig, maintain};
 use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::real::{OpenOptions, RealDisk, install_sigbus_handler};
 use plimsoll_log::{FatalError, Store, StoreConfig};
@@ -230,6 +230,14 @@ impl Node {
         &self.broker
     }
 
+    /// What allows another node to join, once the cluster has its first node. `None`: the node ends
+    /// before.
+    pub async fn join_token(&self) -> Option<JoinToken> {
+        let mut catalog = self.broker.catalog_changes();
+        catalog.wait_for(|catalog| catalog.is_set_up()).await.ok()?;
+        self.broker.join_token()
+    }
+
     /// Waits until the node's storage, or a task that it cannot do without, has failed. The process
     /// should end then, at once: nothing can be made good by waiting.
     pub async fn failed(&self) -> NodeFailed {
@@ -242,9 +250,13 @@ impl Node {
         }
     }
 
-    /// Ends in order: takes no more connections, lets sessions finish for at most
-    /// `shutdown_timeout`, leaves the groups' state with the log, makes a checkpoint.
+    /// Ends in order: hands over what it leads while it still answers, takes no more connections, lets
+    /// sessions finish for at most `shutdown_timeout`, leaves the groups' state with the log, makes a
+    /// checkpoint.
     pub async fn shutdown(mut self) {
+        if timeout(self.config.shutdown_timeout, self.host.leave()).await.is_err() {
+            tracing::warn!("not everything was handed over in time; the others elect leaders");
+        }
         self.broker.stop();
         self.listener.close();
         if let Some(plaintext) = &self.plaintext {

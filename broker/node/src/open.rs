@@ -7,7 +7,7 @@ use plimsoll_gateways::{Broker, NodeIdentity};
 use plimsoll_log::Store;
 use plimsoll_peers::{Dial, LivenessConfig, PeerLimits, Peers, PeersConfig};
 use plimsoll_replication::{Blocking, Host, HostConfig};
-use plimsoll_transport::{Listener, NodeTls, ServerTls, TransportKind};
+use plimsoll_transport::{Fingerprint, Listener, NodeTls, ServerTls, TransportKind};
 
 use crate::certificates::{self, Certificates};
 use crate::cluster::SocketDial;
@@ -50,6 +50,10 @@ pub(crate) async fn open_on(
         }
     };
     let (host, broker) = open_broker(config, store, around, origin).await?;
+    let authority = certificates.as_ref().map(|made| made.cluster_pem.as_bytes());
+    if let Some(authority) = authority.and_then(Fingerprint::of_pem) {
+        broker.set_authority(authority);
+    }
     let peers = Peers::new(links(config, store, around), dial, host.handler());
     host.attach(peers.clone());
     broker.attach(peers.clone());

@@ -16,6 +16,9 @@ use tokio::sync::Notify;
 /// for more than this.
 const FLUSH_BYTES: usize = 256 << 10;
 
+/// How many times the bound may wait when answers are counted.
+const ANSWERS_BEYOND: usize = 4;
+
 /// A frame: header and body, then the pieces of its payload.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -72,12 +75,26 @@ impl Outbox {
 
     /// Adds a frame behind the others.
     pub(crate) fn push(&self, frame: Outgoing) -> Result<(), NotTaken> {
-        self.push_all([frame])
+        self.push_within(self.bytes_max, [frame])
     }
 
     /// Adds frames behind the others, all or none.
     pub(crate) fn push_all(
         &self,
+        frames: impl IntoIterator<Item = Outgoing>,
+    ) -> Result<(), NotTaken> {
+        self.push_within(self.bytes_max, frames)
+    }
+
+    /// Adds an answer behind the others, beyond the bound if need be: what makes others wait must not
+    /// keep them from their answers.
+    pub(crate) fn push_answer(&self, frame: Outgoing) -> Result<(), NotTaken> {
+        self.push_within(self.bytes_max.saturating_mul(ANSWERS_BEYOND), [frame])
+    }
+
+    fn push_within(
+        &self,
+        bytes_max: usize,
         frames: impl IntoIterator<Item = Outgoing>,
     ) -> Result<(), NotTaken> {
         let mut waiting = self.lock();
@@ -89,7 +106,7 @@ impl Outbox {
             waiting.bytes += frame.len();
             waiting.frames.push_back(frame);
         }
-        if bytes_before > 0 && waiting.bytes > self.bytes_max {
+        if bytes_before > 0 && waiting.bytes > bytes_max {
             waiting.frames.truncate(frames_before);
             waiting.bytes = bytes_before;
             return Err(NotTaken::Full);
@@ -99,11 +116,14 @@ impl Outbox {
         Ok(())
     }
 
-    /// Adds a frame before those that are not urgent. The caller bounds how many there are.
-    pub(crate) fn push_urgent(&self, frame: Outgoing) -> Result<(), NotTaken> {
+    /// Adds a frame before those that are not urgent, if less than `count_max` of them wait.
+    pub(crate) fn push_urgent(&self, frame: Outgoing, count_max: usize) -> Result<(), NotTaken> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(NotTaken::Closed);
+        }
+        if waiting.urgent.len() >= count_max {
+            return Err(NotTaken::Full);
         }
         waiting.urgent.push_back(frame);
         drop(waiting);

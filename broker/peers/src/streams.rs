@@ -5,17 +5,18 @@ use std::sync::Arc;
 use plimsoll_protocol::frame::{FRAME_BYTES_MAX_BEFORE_HELLO, Frame, FrameFlags, encode_frame};
 use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_protocol::peer::{
-    Alive, AnyPeerMessage, AnyPeerRequest, Append, AppendClose, AppendOpen, AppendedFrame,
-    PEER_FRAME_BYTES_MAX, PeerApi, PeerFailure, PeerFailureCode, StreamOpen, StreamRole,
+    Alive, AnyPeerMessage, AnyPeerRequest, AnyPeerResponse, Append, AppendClose, AppendOpen,
+    AppendedFrame, PEER_FRAME_BYTES_MAX, PeerApi, PeerFailure, PeerFailureCode, StreamOpen,
+    StreamRole,
 };
 use plimsoll_protocol::wire::{DecodeError, DecodeFault};
 use plimsoll_transport::{FrameReceiver, FrameSender, RecvError};
 use tokio::sync::Semaphore;
 
 use crate::incoming::{IncomingTable, Violation, not_here};
-use crate::link::{Arrival, Link, Role};
+use crate::link::{Arrival, Link, Role, code};
 use crate::node::Node;
-use crate::outbox::Outgoing;
+use crate::outbox::{NotTaken, Outgoing};
 
 /// Higher goes first among the streams of a QUIC connection.
 const ALIVE_PRIORITY: i32 = 20;
@@ -142,7 +143,7 @@ pub(crate) async fn accept(link: Arc<Link>) -> Result<(), StreamEnd> {
                     let arrival = Arrival { role, sender, receiver, connection: None };
                     let _ = link.arrivals.send(arrival);
                 }
-                Err(end) => link.close(crate::link::code::VIOLATION, end.to_string()),
+                Err(end) => link.close(code::VIOLATION, end.to_string()),
             }
         });
     }
@@ -201,54 +202,58 @@ fn is_unknown(frame: &Frame) -> bool {
 }
 
 fn carry_out(link: &Arc<Link>, node: &Arc<Node>, frame: &Frame, carried_out: &Arc<Semaphore>) {
-    let (api, correlation) = (frame.header.api, frame.header.correlation);
-    let refuse = |failure: PeerFailure| {
-        let flags = FrameFlags::ERROR;
-        let frame = encode_frame(api, PeerApi::VERSION, flags, correlation, &failure, 0);
-        // Not taken: the asker has not read for long, and the link will not last.
-        let _ = link.control.push(Outgoing::new(frame));
-    };
+    let asked = Asked { api: frame.header.api, correlation: frame.header.correlation };
     let request = match AnyPeerRequest::decode(frame) {
         Ok(request) => request,
         Err(error) => {
-            let unknown = matches!(error.fault, DecodeFault::UnknownValue { .. });
-            let code = match unknown {
-                true => PeerFailureCode::Unsupported,
-                false => PeerFailureCode::Malformed,
+            let code = match error.fault {
+                DecodeFault::UnknownValue { .. } => PeerFailureCode::Unsupported,
+                _ => PeerFailureCode::Malformed,
             };
-            return refuse(PeerFailure::new(code, error.to_string()));
+            return asked.answer(link, Err(PeerFailure::new(code, error.to_string())));
         }
     };
     let Ok(permit) = Arc::clone(carried_out).try_acquire_owned() else {
         let message = "too many requests are being carried out";
-        return refuse(PeerFailure::new(PeerFailureCode::Busy, message));
+        return asked.answer(link, Err(PeerFailure::new(PeerFailureCode::Busy, message)));
     };
     let answer = node.handler.request(link.node, request);
     let link = Arc::clone(link);
     tokio::spawn(async move {
         let answer = answer.await;
-        let frame = match &answer {
-            Ok(response) => {
-                let flags = FrameFlags::RESPONSE;
-                encode_frame(api, PeerApi::VERSION, flags, correlation, response, 0)
-            }
-            Err(failure) => {
-                let flags = FrameFlags::ERROR;
-                encode_frame(api, PeerApi::VERSION, flags, correlation, failure, 0)
-            }
-        };
         drop(permit);
+        asked.answer(&link, answer);
+    });
+}
+
+/// What an answer repeats of its request.
+#[derive(Clone, Copy)]
+struct Asked {
+    api: u16,
+    correlation: CorrelationId,
+}
+
+impl Asked {
+    fn answer(self, link: &Link, answer: Result<AnyPeerResponse, PeerFailure>) {
+        let Asked { api, correlation } = self;
+        let version = PeerApi::VERSION;
+        let failed = |failure: &PeerFailure| {
+            encode_frame(api, version, FrameFlags::ERROR, correlation, failure, 0)
+        };
+        let mut frame = match &answer {
+            Ok(response) => {
+                encode_frame(api, version, FrameFlags::RESPONSE, correlation, response, 0)
+            }
+            Err(failure) => failed(failure),
+        };
         if frame.len() > PEER_FRAME_BYTES_MAX as usize {
             let message = format!("the answer has {} bytes, more than a frame may", frame.len());
-            let failure = PeerFailure::new(PeerFailureCode::Internal, message);
-            let flags = FrameFlags::ERROR;
-            let frame = encode_frame(api, PeerApi::VERSION, flags, correlation, &failure, 0);
-            let _ = link.control.push(Outgoing::new(frame));
-            return;
+            frame = failed(&PeerFailure::new(PeerFailureCode::Internal, message));
         }
-        // Not taken: the link is gone, or the asker has not read for long and is told nothing.
-        let _ = link.control.push(Outgoing::new(frame));
-    });
+        if link.control.push_answer(Outgoing::new(frame)) == Err(NotTaken::Full) {
+            link.close(code::BROKEN, "the other side asks and does not read the answers");
+        }
+    }
 }
 
 /// Reads append sessions and answers to ours.

@@ -19,7 +19,8 @@
 //!           Raft membership changes, made by whoever drives the plan
 //! ```
 //!
-//! - [`place`]: by the ring alone. [`extend`]: new partitions beside those in force, which stay.
+//! - [`place`]: by the ring alone. [`extend`]: new partitions beside those in force, which stay
+//!   ([`extend_beside`]: where those are only counted).
 //!   [`rebalance`]: the placement in force, changed as little as the rules allow. What is put in
 //!   force comes from the latter two: the one in force is an argument, so they are pure as well.
 //! - [`Plan::new`] and [`next_moves`] need the members as they are and nothing that they said before:
@@ -85,7 +86,8 @@ pub use options::{
     LOAD_SLACK_PERCENT_MAX, PlacementOptions, PlacementOptionsError, VIRTUAL_NODES_MAX,
 };
 pub use place::{
-    LoadBound, NODES_MAX, NotEnoughNodes, PlaceError, extend, load_bounds, place, rebalance,
+    Carried, LoadBound, NODES_MAX, NotEnoughNodes, PlaceError, extend, extend_beside, load_bounds,
+    place, rebalance,
 };
 pub use placement::{PartitionSpec, Placement};
 pub use plan::{Move, NodeTraffic, Plan};

@@ -101,17 +101,71 @@ pub fn extend(
     options: &PlacementOptions,
 ) -> Result<Placement, PlaceError> {
     // What stays as it is need not fit the nodes of today: it only counts as load.
-    let (fixed, new): (Vec<_>, Vec<_>) =
+    let (fixed, new): (Vec<PartitionSpec>, Vec<PartitionSpec>) =
         partitions.iter().partition(|spec| !in_force.replicas(spec.group).is_empty());
-    let mut table = Table::new(nodes, &new, options)?;
     let fixed: Placement = fixed
         .into_iter()
         .map(|spec| (spec.group, in_force.replicas(spec.group).to_vec()))
         .collect();
-    table.carry(&fixed);
+    let mut carried = Carried::default();
+    for (_, replicas) in fixed.iter() {
+        carried.add(replicas);
+    }
+    Ok(extended(&carried, nodes, &new, options)?.into_placement_with(fixed))
+}
+
+/// As [`extend`], of the new partitions only, where those in force are given as what they weigh: a
+/// topic among many is placed without listing the others.
+///
+/// # Errors
+/// As [`extend`].
+pub fn extend_beside(
+    carried: &Carried,
+    nodes: &[Node],
+    new: &[PartitionSpec],
+    options: &PlacementOptions,
+) -> Result<Placement, PlaceError> {
+    Ok(extended(carried, nodes, new, options)?.into_placement())
+}
+
+fn extended(
+    carried: &Carried,
+    nodes: &[Node],
+    new: &[PartitionSpec],
+    options: &PlacementOptions,
+) -> Result<Table, PlaceError> {
+    let mut table = Table::new(nodes, new, options)?;
+    table.carry(carried);
     fill::fill(&mut table, Aim::FairShare);
     leaders::choose(&mut table, Aim::FairShare);
-    Ok(table.into_placement_with(fixed))
+    Ok(table)
+}
+
+/// What partitions that stay where they are weigh: all that a place for new ones depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Carried {
+    /// Number of partitions by their number of replicas.
+    pub(crate) partitions: BTreeMap<usize, u32>,
+    pub(crate) nodes: BTreeMap<NodeId, Carries>,
+}
+
+/// What one node carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Carries {
+    pub(crate) replicas: u32,
+    pub(crate) leaders: u32,
+}
+
+impl Carried {
+    /// Counts one partition, the preferred leader first.
+    pub fn add(&mut self, replicas: &[NodeId]) {
+        *self.partitions.entry(replicas.len()).or_default() += 1;
+        for (rank, &id) in replicas.iter().enumerate() {
+            let node = self.nodes.entry(id).or_default();
+            node.replicas += 1;
+            node.leaders += u32::from(rank == 0);
+        }
+    }
 }
 
 /// The placement in force, changed as little as it takes to keep every rule with these nodes.

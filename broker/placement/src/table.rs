@@ -11,7 +11,7 @@ use crate::fill::Aim;
 use crate::hash::{Domain, hash};
 use crate::node::{Node, Weight};
 use crate::options::PlacementOptions;
-use crate::place::{PlaceError, check, sites};
+use crate::place::{Carried, PlaceError, check, sites};
 use crate::placement::{PartitionSpec, Placement};
 use crate::ring::Ring;
 use crate::share::{Class, Share, fair_shares};
@@ -160,23 +160,19 @@ impl Table {
     /// Counts partitions that stay where they are as load; shares and bounds are then of all.
     ///
     /// Called once, before anything is placed.
-    pub(crate) fn carry(&mut self, fixed: &Placement) {
-        for (_, replicas) in fixed.iter() {
+    pub(crate) fn carry(&mut self, fixed: &Carried) {
+        for (&replicas, &partitions) in &fixed.partitions {
             // More replicas than nodes can only be of nodes that are gone: they are no load here.
-            let replicas = replicas.len().min(self.sites.len());
+            let replicas = replicas.min(self.sites.len());
             if replicas > 0 {
-                *self.classes.entry(replicas).or_insert(0) += 1;
+                *self.classes.entry(replicas).or_insert(0) += partitions;
             }
         }
         self.set_bounds();
-        for (_, replicas) in fixed.iter() {
-            for (rank, &id) in replicas.iter().enumerate() {
-                if let Some(node) = self.position(id) {
-                    self.replicas.now[usize::from(node)] += 1;
-                    if rank == 0 {
-                        self.leaders.now[usize::from(node)] += 1;
-                    }
-                }
+        for (&id, load) in &fixed.nodes {
+            if let Some(node) = self.position(id) {
+                self.replicas.now[usize::from(node)] += load.replicas;
+                self.leaders.now[usize::from(node)] += load.leaders;
             }
         }
     }

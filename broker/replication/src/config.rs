@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
+use plimsoll_log::Durability;
 
 use crate::random::{Random, SystemRandom};
 
@@ -97,8 +98,10 @@ pub(crate) const LEASE: Duration = Duration::from_millis(LEASE_MS);
 pub(crate) const LEASE_RENEWAL_MAX: Duration = Duration::from_millis(ELECTION_MIN_MS);
 
 impl HostConfig {
-    /// openraft's configuration of every group: no timers, bounded queues.
-    pub(crate) fn raft(&self) -> Result<Arc<Config>, ConfigError> {
+    /// openraft's configuration of every group: no timers, bounded queues. A member of a group
+    /// without durability may come back with less than it answered for, after a power failure: its
+    /// leader feeds it anew instead of asking it for ever for what it had.
+    pub(crate) fn raft(&self, durability: Durability) -> Result<Arc<Config>, ConfigError> {
         let proposals_max = self.proposals_max.max(1);
         let config = Config {
             cluster_name: "plimsoll".to_owned(),
@@ -115,6 +118,7 @@ impl HostConfig {
             quorum_loss_probe_interval: None,
             // A restarted leader counts its log as committed only after an election.
             enable_leader_restore: Some(false),
+            allow_log_reversion: Some(durability == Durability::Memory),
             removed_leader_step_down: StepDownPolicy::Never,
             // Appends are cut by bytes; the default of 300 would cut single records first.
             max_payload_entries: 4096,

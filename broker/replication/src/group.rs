@@ -168,6 +168,11 @@ impl Group {
         mut header: BatchHeader,
     ) -> Result<PendingProduce, ProduceError> {
         assert_eq!(self.kind, GroupKind::Partition, "batches go to partitions");
+        #[cfg(feature = "planted")]
+        if plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::StoreTwice) {
+            header.producer_id = plimsoll_protocol::ids::ProducerId::NONE;
+            header.body_crc = header.compute_body_crc(&batch[BATCH_HEADER_BYTES..]);
+        }
         let Led { mut awake, term } = self.lead().await?;
         let group = awake.as_ref().expect("lead() returned");
         loop {
@@ -513,6 +518,26 @@ impl Group {
     pub(crate) fn store_state(&self) -> Option<Given> {
         let awake = self.awake.try_lock().ok()?;
         awake.as_ref()?.shared.store()
+    }
+
+    /// The first offset that some other member is not known to hold, where this node leads. May block.
+    pub(crate) fn first_lacking_offset(&self) -> Option<Offset> {
+        let instance = self.instance()?;
+        let lowest = {
+            let metrics = instance.raft.data_metrics();
+            let metrics = metrics.borrow_watched();
+            let matched = metrics.replication.as_ref()?;
+            let me = self.around.node.0;
+            let others = matched.iter().filter(|(node, _)| **node != me).map(|(_, id)| id);
+            others.map(|id| id.as_ref().map(|id| id.index)).min()?
+        };
+        let next = lowest.map_or(0, |index| index + 1);
+        match self.log.read_entries(next..next + 1, 1) {
+            Ok(entries) => entries.first().map(|entry| entry.header.base_offset),
+            // It has everything, or lacks what is gone already: then nothing more may go.
+            Err(_) if Some(next) > self.log.bounds().last.map(|last| last.index.0) => None,
+            Err(_) => Some(Offset(0)),
+        }
     }
 
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use plimsoll_log::{GroupLog, GroupOptions, RetainOutcome, Retention, Store};
+use futures_util::{StreamExt, stream};
+use plimsoll_log::{Durability, GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::config::{Blocking, HostConfig};
@@ -29,12 +31,19 @@ use crate::retention::{Given, Safety};
 use crate::seeds::Pacer;
 use crate::steps::Seeding;
 
+/// How long what another node sends waits for this node's copy of the catalog.
+const CATALOG_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Groups that are ended at a time when the node shuts down.
+const ENDED_AT_ONCE: usize = 64;
+
 /// What every group needs from the node.
 pub(crate) struct Surroundings {
     pub(crate) node: NodeId,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: HostConfig,
-    pub(crate) raft: Arc<openraft::Config>,
+    /// openraft's configuration of groups with and without durability.
+    pub(crate) raft: [Arc<openraft::Config>; 2],
     pub(crate) neighbours: Neighbours,
     /// Paces the segments that are sent.
     pub(crate) pacer: Pacer,
@@ -49,6 +58,14 @@ impl fmt::Debug for Surroundings {
 }
 
 impl Surroundings {
+    pub(crate) fn raft_config(&self, durability: Durability) -> Arc<openraft::Config> {
+        let [durable, memory] = &self.raft;
+        match durability {
+            Durability::Durable => durable.clone(),
+            Durability::Memory => memory.clone(),
+        }
+    }
+
     /// Whether this node alone holds the group, by what is known without its log.
     pub(crate) fn is_sole_replica(&self, group: GroupId) -> bool {
         if self.neighbours.is_unplaced() {
@@ -91,7 +108,9 @@ impl Host {
         clock: Arc<dyn Clock>,
         config: HostConfig,
     ) -> Arc<Self> {
-        let raft = config.raft().expect("the intervals are constants that fit each other");
+        let raft = [Durability::Durable, Durability::Memory].map(|durability| {
+            config.raft(durability).expect("the intervals are constants that fit each other")
+        });
         let neighbours = Neighbours::new(node);
         let closed = AtomicBool::new(false);
         let pacer = Pacer::new(config.seed_bytes_per_second);
@@ -160,11 +179,11 @@ impl Host {
         self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default())
     }
 
-    /// The voters of the metadata group, as this node's replica has them; of a configuration of two
-    /// sets all.
+    /// The voters of a group that is awake here, as this node's replica has them; of a configuration
+    /// of two sets all.
     #[must_use]
-    pub fn metadata_voters(&self) -> BTreeSet<NodeId> {
-        let group = self.held(GroupId::CATALOG).and_then(|group| group.instance());
+    pub fn voters(&self, group: GroupId) -> BTreeSet<NodeId> {
+        let group = self.held(group).and_then(|group| group.instance());
         let configs = group.map(|instance| instance.standing.borrow().configs.clone());
         configs.iter().flat_map(|configs| configs.iter().flatten()).copied().collect()
     }
@@ -214,6 +233,33 @@ impl Host {
     /// The group's replica was dropped: whoever asks for it next opens it anew.
     pub(crate) fn forget_held(&self, id: GroupId) {
         self.groups().held.remove(&id);
+    }
+
+    /// As [`Host::for_peer`]; where the sender's catalog is newer than this node's copy, waits for the
+    /// copy.
+    pub(crate) async fn for_peer_at(
+        &self,
+        id: GroupId,
+        epoch: u64,
+    ) -> Result<Arc<Group>, OpenGroupError> {
+        let found = self.for_peer(id);
+        if !matches!(found, Err(OpenGroupError::NotPlaced { .. }))
+            || epoch <= self.around.neighbours.epoch()
+        {
+            return found;
+        }
+        let Some(metadata) = self.held(GroupId::CATALOG) else { return found };
+        let mut catalog = metadata.watch_catalog();
+        let newer = async {
+            while self.around.neighbours.epoch() < epoch {
+                if catalog.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Without the newer copy the answer is as before.
+        let _ = timeout(CATALOG_WAIT_MAX, newer).await;
+        self.for_peer(id)
     }
 
     /// Has the groups look for a leader anew, where they are awake.
@@ -370,7 +416,8 @@ impl Host {
     /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
     /// and lets Raft forget what a sleeping group has folded. To be called for every group now and
     /// then, also where nothing limits what is kept. Nothing is dropped at the first call, and then
-    /// only what was stored some checkpoints ago. Does not wake the group; may block.
+    /// only what was stored some checkpoints ago. A leader drops nothing that a member lacks. Does not
+    /// wake the group; may block.
     ///
     /// # Errors
     /// When the group's stored state cannot be read.
@@ -396,12 +443,15 @@ impl Host {
         // Behind its end the log would be begun anew, and at the wrong offset: that is for the waking
         // of a group whose log ends before its state.
         let holds = bounds.last.is_some_and(|last| last.index >= safe.applied.index);
-        // A node that joins is fed the metadata group from its first entry.
-        let is_fed = id == GroupId::CATALOG;
-        if asleep && holds && !is_fed && bounds.purged < Some(safe.applied) {
+        // Others are fed from this log: a node that joins from the metadata group's first entry, a
+        // member that was away from where it was.
+        let feeds = id == GroupId::CATALOG || !self.around.is_sole_replica(id);
+        if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        Ok(log.retain(policy, now_ms, safe.high_watermark))
+        let lacking = held.and_then(|group| group.first_lacking_offset());
+        let upto = lacking.map_or(safe.high_watermark, |offset| offset.min(safe.high_watermark));
+        Ok(log.retain(policy, now_ms, upto))
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those
@@ -465,9 +515,10 @@ impl Host {
         self.leave().await;
         self.around.closed.store(true, Ordering::Release);
         let drain = self.around.config.drain_timeout;
-        for group in self.take_all() {
-            group.shut_down(drain).await;
-        }
+        // A group without a quorum takes all of the time that it is given.
+        stream::iter(self.take_all())
+            .for_each_concurrent(ENDED_AT_ONCE, |group| group.shut_down(drain))
+            .await;
     }
 
     /// Ends all groups as a killed process would: nothing is waited for or stored.

@@ -101,11 +101,11 @@ async fn answer(
         AnyPeerRequest::Heartbeat(heartbeat) => Ok(beat(host, &heartbeat).await.into()),
         AnyPeerRequest::PreVote(vote) => {
             let ballot = Ballot { from, vote: vote.vote, last: vote.last, is_real: false };
-            Ok(ballot.cast(host, vote.group, false).await?.into())
+            Ok(ballot.cast(host, vote.group, vote.epoch, false).await?.into())
         }
         AnyPeerRequest::Vote(vote) => {
             let ballot = Ballot { from, vote: vote.vote, last: vote.last, is_real: true };
-            Ok(ballot.cast(host, vote.group, vote.transfer).await?.into())
+            Ok(ballot.cast(host, vote.group, vote.epoch, vote.transfer).await?.into())
         }
         AnyPeerRequest::TransferLeader(transfer) => Ok(take_over(host, &transfer).await?.into()),
         AnyPeerRequest::CommitOf(request) => Ok(host.commit_marks(request).await.into()),
@@ -138,6 +138,7 @@ impl Ballot {
         self,
         host: &Host,
         group: GroupId,
+        epoch: u64,
         transfer: bool,
     ) -> Result<VoteReply, PeerFailure> {
         if self.vote.node != self.from {
@@ -146,7 +147,7 @@ impl Ballot {
                 format!("node {} asks for a vote for node {}", self.from, self.vote.node),
             ));
         }
-        let held = host.for_peer(group).map_err(|error| failure(&error))?;
+        let held = host.for_peer_at(group, epoch).await.map_err(|error| failure(&error))?;
         if !transfer && let Some(refusal) = self.shielded(host, &held) {
             return Ok(refusal);
         }
@@ -203,7 +204,7 @@ async fn beat(host: &Host, heartbeat: &Heartbeat) -> Appended {
     let request = wire::heartbeat_request(heartbeat);
     let mut answers = Box::pin(instance.raft.stream_append(stream::iter([request])));
     match answers.next().await {
-        Some(Ok(result)) => wire::appended(result),
+        Some(Ok(result)) => wire::appended(&result),
         Some(Err(_)) | None => Appended::NotHere(NotHere::NoSession),
     }
 }
@@ -233,7 +234,7 @@ async fn take_over(
 async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingSession) {
     let (mut appends, mut answers) = session.split();
     let Some(mut first) = appends.recv().await else { return };
-    if let Ok(group) = host.for_peer(group) {
+    if let Ok(group) = host.for_peer_at(group, first.epoch).await {
         while first.entries.is_empty()
             && let Some(answer) = group.answer_asleep(first.vote, first.prev, first.commit).await
         {
@@ -263,7 +264,7 @@ async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingS
         let (answer, ended) = match result {
             Ok(result) => {
                 let ended = result.is_err();
-                (wire::appended(result), ended)
+                (wire::appended(&result), ended)
             }
             Err(_) => {
                 // In order, to sleep: a new session wakes it.

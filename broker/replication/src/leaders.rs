@@ -121,12 +121,6 @@ impl Leaders {
         nodes.iter().map(|node| (*node, table.others[node].leads[&group])).collect()
     }
 
-    /// The groups that a node claims.
-    pub(crate) fn claimed_by(&self, node: NodeId) -> Vec<GroupId> {
-        let table = self.table();
-        table.others.get(&node).map(|c| c.leads.keys().copied().collect()).unwrap_or_default()
-    }
-
     /// The node that leads the group in the highest term, among those of which `lives` is true;
     /// this node included.
     pub(crate) fn leader(
@@ -213,7 +207,6 @@ mod tests {
         leaders.heard(A, adds(true, &[(1, 1), (2, 1), (3, 1)]));
         assert_eq!(leaders.heard(A, adds(true, &[(2, 4)])), [GroupId(1), GroupId(3)]);
         assert_eq!(leaders.claimants(GroupId(2)), [(A, Term(4))]);
-        assert_eq!(leaders.claimed_by(A), [GroupId(2)]);
         let dropped = LeadsChange { drop: vec![GroupId(2), GroupId(9)], ..LeadsChange::default() };
         assert_eq!(leaders.heard(A, dropped), [GroupId(2)]);
         assert!(leaders.claimants(GroupId(2)).is_empty());

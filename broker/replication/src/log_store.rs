@@ -45,6 +45,14 @@ struct OffsetDiffers {
     expected: Offset,
 }
 
+/// Entries are asked for that retention has dropped.
+#[derive(Debug, Error)]
+#[error("entry {from} is gone; the log begins at entry {first}")]
+struct Gone {
+    from: u64,
+    first: u64,
+}
+
 fn durable(outcome: Result<(), Arc<FatalError>>) -> Result<(), io::Error> {
     outcome.map_err(|error| io::Error::other(NotDurable(error)))
 }
@@ -283,7 +291,12 @@ impl RaftLogReader<Types> for LogReader {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        let entries = self.read(self.held(&(start..end)))?;
+        let held = self.held(&(start..end));
+        if held.start > start {
+            // openraft would take a later range for the one that a member lacks.
+            return Err(io::Error::other(Gone { from: start, first: held.start }));
+        }
+        let entries = self.read(held)?;
         Ok(entries.into_iter().map(Entry::from).collect())
     }
 

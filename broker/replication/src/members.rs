@@ -32,6 +32,8 @@ enum Change {
     MakeUniform,
     AddLearner(NodeId),
     Promote(NodeId),
+    /// A voter too many becomes a learner.
+    Demote(NodeId),
     /// The node has everything: it may hold replicas.
     Activate(NodeId),
     RemoveVoter(NodeId),
@@ -125,11 +127,23 @@ fn next(
     }
     let active = catalog.members().filter(|(_, meta)| meta.state == NodeState::Active);
     let active: BTreeSet<NodeId> = active.map(|(node, _)| node).collect();
-    if present.voters.len() < planning::metadata_voters(active.len()) {
-        let able = present.learners.iter().find(|node| active.contains(node) && is_ready(node));
-        return able.copied().map(Change::Promote);
+    let voters = planning::metadata_voters(active.len());
+    // As the catalog has it, once it has as many as there should be; until then who comes first.
+    let placed = catalog.replica_set(GroupId::CATALOG).map(|set| set.wanted.clone());
+    let placed = placed.filter(|placed| placed.len() == voters).unwrap_or_default();
+    let wanted = |node: &NodeId| placed.is_empty() || placed.contains(node);
+    let able = |node: &&NodeId| active.contains(node) && is_ready(node) && wanted(node);
+    let lacks_one = present.voters.len() < voters
+        || placed.iter().any(|node| !present.voters.contains(node))
+            && present.voters.len() == voters;
+    if lacks_one {
+        return present.learners.iter().find(able).copied().map(Change::Promote);
     }
-    None
+    // One too many, after another one came in its place.
+    let spare = |node: &&NodeId| **node != me && !placed.is_empty() && !placed.contains(node);
+    (present.voters.len() > voters)
+        .then(|| present.voters.iter().find(spare).copied().map(Change::Demote))
+        .flatten()
 }
 
 async fn carry_out(host: &Arc<Host>, instance: &Instance, change: Change) {
@@ -145,6 +159,9 @@ async fn carry_out(host: &Arc<Host>, instance: &Instance, change: Change) {
         }
         Change::RemoveVoter(node) => {
             raft.change_membership(ChangeMembers::RemoveVoters(only(node)), false).await
+        }
+        Change::Demote(node) => {
+            raft.change_membership(ChangeMembers::RemoveVoters(only(node)), true).await
         }
         Change::RemoveLearner(node) => {
             raft.change_membership(ChangeMembers::RemoveNodes(only(node)), true).await

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use openraft::OptionalSend;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
@@ -80,7 +80,7 @@ impl GroupNetwork {
 
     async fn heartbeat(&self, request: AppendEntriesRequest<Types>) -> AppendResult {
         let heartbeat = wire::heartbeat(self.group, self.epoch(), &request);
-        result(self.request(heartbeat).await?)
+        result(&self.request(heartbeat).await?)
     }
 }
 
@@ -97,7 +97,7 @@ impl RaftNetworkV2<Types> for GroupNetwork {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         _option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RPCError<Types>>>
     where
@@ -112,6 +112,7 @@ impl RaftNetworkV2<Types> for GroupNetwork {
                 });
                 return Ok(answers.boxed());
             }
+            let mut input = input.fuse();
             // openraft waits after a failure where its next request is taken, and nowhere else: an
             // error before that would be tried again without a pause, for ever.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
@@ -122,7 +123,13 @@ impl RaftNetworkV2<Types> for GroupNetwork {
             let (group, around, noted) = (self.group, self.around.clone(), unanswered.clone());
             let sending = async move {
                 let mut next = Some(first);
-                while let Some(request) = next {
+                while let Some(mut request) = next {
+                    // Only news of a commit: whatever comes right behind it says the same.
+                    while request.entries.is_empty()
+                        && let Some(Some(later)) = input.next().now_or_never()
+                    {
+                        request = later;
+                    }
                     let append = wire::append(group, around.neighbours.epoch(), request);
                     let last = append.entries.last();
                     noted.push(last.map_or(append.prev, |(header, _)| {
@@ -249,7 +256,7 @@ fn answers(
             tokio::select! {
                 biased;
                 answer = receiver.recv() => {
-                    let answer = answer.map_err(|error| unreachable(&error)).and_then(result);
+                    let answer = answer.map_err(|error| unreachable(&error)).and_then(|answer| result(&answer));
                     let ended = match &answer {
                         Ok(Ok(matched)) => {
                             unanswered.settle(matched.as_ref().map(from_raft));
@@ -278,8 +285,8 @@ async fn drive(sending: &mut Option<Sending>) -> Result<(), PeerError> {
     }
 }
 
-fn result(answer: Appended) -> AppendResult {
-    match answer {
+fn result(answer: &Appended) -> AppendResult {
+    match *answer {
         Appended::Ok(matched) => Ok(Ok(matched.map(to_raft))),
         Appended::Conflict(id) => Ok(Err(StreamAppendError::Conflict(to_raft(id)))),
         Appended::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote_from_wire(vote)))),

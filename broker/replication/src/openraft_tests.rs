@@ -2,6 +2,7 @@
 //! simulated disk, a network of function calls with cuts, ticks off, virtual time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -76,8 +77,8 @@ impl Call {
     }
 }
 
-fn gone(error: impl ToString) -> RPCError<Types> {
-    Unreachable::from_string(error.to_string()).into()
+fn gone(error: impl Display) -> RPCError<Types> {
+    Unreachable::from_string(error).into()
 }
 
 impl RaftNetworkFactory<Types> for Call {
@@ -178,7 +179,7 @@ impl Members {
         let shared = Shared::new(fold, Published::new(), log.clone());
         let raft = Raft::build(
             id,
-            HostConfig::default().raft().unwrap(),
+            HostConfig::default().raft(Durability::Durable).unwrap(),
             Call { from: id, to: id, calls: self.calls.clone() },
             LogStore::new(log.clone(), shared.clone()),
             StateMachine::new(shared),

@@ -173,7 +173,9 @@ impl Group {
     }
 
     async fn applied_by(self: &Arc<Self>, id: LogId, deadline: Instant) -> Answer {
-        if self.stored_applied() >= Some(id) {
+        // Readers see nothing of a group that was not awake yet in this life of the node.
+        let is_shown = *self.high_watermark().borrow() > Offset(0);
+        if is_shown && self.stored_applied() >= Some(id) {
             return Ok(());
         }
         let instance = self.instance_awake().await?;

@@ -212,10 +212,13 @@ async fn build(
         give_birth(log, voters_at_birth).await?;
     }
     let shared = Shared::new(fold, published.clone(), log.clone());
+    // What is folded is committed: a follower may have nothing new to apply for long.
+    shared.publish();
     let store = LogStore::new(log.clone(), shared.clone());
     let machine = StateMachine::new(shared.clone());
+    let config = around.raft_config(log.options().durability);
     let networks = GroupNetworks { log: log.clone(), around: around.clone() };
-    let raft = Raft::build(around.node.0, around.raft.clone(), networks, store, machine)
+    let raft = Raft::build(around.node.0, config, networks, store, machine)
         .await
         .map_err(|error| storage(group, error))?;
     // Only now: before, the fold could be behind what the last checkpoint holds.

@@ -111,11 +111,11 @@ pub(crate) fn heartbeat_request(heartbeat: &Heartbeat) -> AppendEntriesRequest<T
     }
 }
 
-pub(crate) fn appended(result: StreamAppendResult<Types>) -> Appended {
+pub(crate) fn appended(result: &StreamAppendResult<Types>) -> Appended {
     match result {
         Ok(matched) => Appended::Ok(matched.as_ref().map(from_raft)),
-        Err(StreamAppendError::Conflict(id)) => Appended::Conflict(from_raft(&id)),
-        Err(StreamAppendError::HigherVote(vote)) => Appended::HigherVote(vote_to_wire(&vote)),
+        Err(StreamAppendError::Conflict(id)) => Appended::Conflict(from_raft(id)),
+        Err(StreamAppendError::HigherVote(vote)) => Appended::HigherVote(vote_to_wire(vote)),
     }
 }
 

@@ -162,7 +162,7 @@ async fn metadata_group_has_every_node_and_answers_on_each() {
     cluster
         .until("three nodes vote", || {
             let leader = cluster.host(1).leader(GroupId::CATALOG);
-            leader.is_some() && cluster.members[&1].host.metadata_voters().len() == 3
+            leader.is_some() && cluster.members[&1].host.voters(GroupId::CATALOG).len() == 3
         })
         .await;
     for (node, name) in [(1, "a"), (2, "b"), (3, "c")] {

@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::cluster::{Cluster, State};
+use crate::cluster::{Cluster, Leader, State};
 
 const WATCHED_FOR: Duration = Duration::from_secs(30);
 
@@ -193,6 +193,12 @@ impl Node {
         let (outcome, dies, withholds) = {
             let mut state = self.cluster.state();
             let plan = state.nodes[&self.id].clone();
+            let asked_to_lead = Leader { node: Some(self.id), term: 0 };
+            if state.leaders[partition].node.is_none() && plan.believes[partition] == asked_to_lead
+            {
+                let term = state.leaders[partition].term + 1;
+                state.leaders[partition] = Leader { node: Some(self.id), term };
+            }
             if state.leaders[partition].node != Some(self.id) {
                 (Err(self.not_leader(&state, partition)), false, false)
             } else if let Some(code) = plan.refuses {

@@ -1,7 +1,10 @@
 //! What the fuzzer runs, and what a plain test runs over seeded random and mutated inputs. Each
 //! function takes any bytes and panics only when a promise of a decoder is broken.
 
+mod peer;
 pub mod samples;
+
+pub use peer::{peer, peer_layouts, sample_append};
 
 use bytes::{Bytes, BytesMut};
 
@@ -32,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "records", run: records, seeds: sample_sections },
     Target { name: "frame", run: frame, seeds: sample_frames },
     Target { name: "api", run: api, seeds: sample_bodies },
+    Target { name: "peer", run: peer::peer, seeds: peer::seeds },
 ];
 
 /// Small enough for a bomb to show as a broken promise, not as a slow run.

@@ -15,6 +15,9 @@ use crate::wire::{DecodeError, wire_choice, wire_enum, wire_struct};
 /// A body below this size is copied beside its header: cheaper than one more piece to write.
 const COPIED_BYTES_MAX: usize = 1024;
 
+/// What an append without entries is charged, in bytes.
+pub const APPEND_CHARGE_BYTES_MIN: usize = 128;
+
 /// Entries as they are handed around: header and body each.
 pub type Entries = Vec<(BatchHeader, Bytes)>;
 
@@ -182,7 +185,7 @@ impl Append {
     /// What a frame of a session is charged, in bytes: its entries and a little for each frame.
     #[must_use]
     pub fn charged_bytes(&self) -> usize {
-        self.entries_bytes() + 128
+        self.entries_bytes() + APPEND_CHARGE_BYTES_MIN
     }
 
     /// The frame's header and body, and the pieces of its payload. Bodies of 1 KiB and more are the

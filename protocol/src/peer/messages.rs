@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::Done;
 use crate::frame::Frame;
+use crate::ids::NodeId;
 use crate::wire::{Decode, DecodeError, DecodeFault, Encode, decode_all, wire_enum, wire_struct};
 
 /// A request on the control stream: what it is called, and what answers it.
@@ -57,7 +58,7 @@ wire_struct! {
         /// Why, for programs.
         pub code: PeerFailureCode,
         /// With `NotLeader`: the leader, where known.
-        pub leader: Option<crate::ids::NodeId>,
+        pub leader: Option<NodeId>,
         /// What happened, for people.
         pub message: String,
     }

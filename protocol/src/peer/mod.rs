@@ -24,8 +24,8 @@ mod vote;
 
 pub use alive::{Alive, Condition};
 pub use append::{
-    Append, AppendClose, AppendError, AppendFrame, AppendHead, AppendOpen, Appended, AppendedFrame,
-    Entries, Heartbeat, NotHere,
+    APPEND_CHARGE_BYTES_MIN, Append, AppendClose, AppendError, AppendFrame, AppendHead, AppendOpen,
+    Appended, AppendedFrame, Entries, Heartbeat, NotHere,
 };
 pub use group::{
     CommitMark, CommitOf, CommitOfReply, Digest, DropReplica, Forward, ForwardReply, GroupClaim,

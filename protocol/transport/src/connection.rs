@@ -182,12 +182,10 @@ impl Connection {
     }
 
     fn facts(&self) -> &PeerFacts {
-        // There are no certificates in a simulation.
-        static SIMULATED: PeerFacts = PeerFacts::unknown();
         match self {
             Connection::Quic(quic) => &quic.facts,
             Connection::Stream(stream) => &stream.facts,
-            Connection::Simulated(_) => &SIMULATED,
+            Connection::Simulated(simulated) => simulated.facts(),
         }
     }
 

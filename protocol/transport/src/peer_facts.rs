@@ -13,12 +13,14 @@ pub(crate) struct PeerFacts {
     pub(crate) protocol: Protocol,
     /// Its own certificate in DER, where it showed one.
     pub(crate) certificate: Option<Bytes>,
+    /// In a simulation, which has no certificates: the node that the other side is.
+    pub(crate) simulated: Option<NodeId>,
 }
 
 impl PeerFacts {
     /// Nothing is known: plain TCP.
     pub(crate) const fn unknown() -> PeerFacts {
-        PeerFacts { protocol: Protocol::Client, certificate: None }
+        PeerFacts { protocol: Protocol::Client, certificate: None, simulated: None }
     }
 
     /// `None`: no protocol was agreed on.
@@ -40,13 +42,22 @@ impl PeerFacts {
     fn new(protocol: Protocol, chain: Option<&[CertificateDer<'_>]>) -> PeerFacts {
         let own = chain.and_then(|chain| chain.first());
         let certificate = own.map(|certificate| Bytes::copy_from_slice(certificate));
-        PeerFacts { protocol, certificate }
+        PeerFacts { protocol, certificate, simulated: None }
+    }
+
+    /// Of a connection in a simulation: of `node`, or of a client.
+    pub(crate) fn simulated(node: Option<NodeId>) -> PeerFacts {
+        let protocol = if node.is_some() { Protocol::Node } else { Protocol::Client };
+        PeerFacts { protocol, certificate: None, simulated: node }
     }
 
     /// The node that a certificate of [`Protocol::Node`] names: both sides have checked it.
     pub(crate) fn node(&self) -> Option<NodeId> {
         if self.protocol != Protocol::Node {
             return None;
+        }
+        if self.simulated.is_some() {
+            return self.simulated;
         }
         let certificate = self.certificate.as_ref()?;
         NodeIdentity::of_certificate(certificate).ok().map(|identity| identity.node)

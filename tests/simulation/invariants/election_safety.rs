@@ -26,3 +26,25 @@ impl Invariant for ElectionSafety {
         Err(format!("{at:?} leads group {group} in term {term}, in which {first:?} led it"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::*;
+    use super::*;
+
+    #[test]
+    fn two_leaders_in_a_term_are_seen() {
+        let leads = |at, term| Event::Leads {
+            at,
+            group: GROUP,
+            term: Term(term),
+            last: None,
+            term_at_committed: None,
+        };
+        let fine = [leads(life(1, 1), 1), leads(life(1, 1), 1), leads(life(2, 1), 2)];
+        let rules = ElectionSafety::default;
+        assert_fires(rules(), &Ledger::default(), &fine, &leads(life(3, 1), 2));
+        // Another life of the same node is another leader: it does not know what the first promised.
+        assert_fires(rules(), &Ledger::default(), &fine, &leads(life(2, 2), 2));
+    }
+}

@@ -52,3 +52,32 @@ impl Invariant for HighWatermarkMonotonic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::*;
+    use super::*;
+    use crate::history::Seen;
+
+    #[test]
+    fn a_watermark_that_goes_back_or_too_far_is_seen() {
+        let ledger = ledger(&[entry(id(1, 1), 0, 3)]);
+        let at = |life, offset| Event::HighWatermark { at: life, group: GROUP, offset };
+        let fine = [at(life(1, 1), 2), at(life(1, 1), 3), at(life(1, 2), 1)];
+        let rules = HighWatermarkMonotonic::default;
+        assert_fires(rules(), &ledger, &fine, &at(life(1, 1), 2));
+        assert_fires(rules(), &ledger, &fine, &at(life(2, 1), 4));
+    }
+
+    #[test]
+    fn a_consumer_that_skips_or_gets_again_is_seen() {
+        let seen = |consumer, offset| {
+            Event::Seen(Seen { consumer, partition: 0, offset, record: name(offset) })
+        };
+        let fine = [seen((0, 1), 0), seen((0, 1), 1), seen((0, 2), 0)];
+        for broken in [seen((0, 1), 3), seen((0, 1), 1), seen((0, 3), 1)] {
+            let rules = HighWatermarkMonotonic::default();
+            assert_fires(rules, &Ledger::default(), &fine, &broken);
+        }
+    }
+}

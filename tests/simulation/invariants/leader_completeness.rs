@@ -34,3 +34,26 @@ impl Invariant for LeaderCompleteness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_protocol::ids::{LogId, Term};
+
+    use super::super::planted::*;
+    use super::*;
+
+    #[test]
+    fn a_leader_without_a_committed_entry_is_seen() {
+        let ledger = ledger(&[entry(id(1, 1), 0, 1), entry(id(1, 2), 1, 1)]);
+        let leads = |term, last: LogId, at_committed| Event::Leads {
+            at: life(1, 1),
+            group: GROUP,
+            term: Term(term),
+            last: Some(last),
+            term_at_committed: at_committed,
+        };
+        let fine = [leads(2, id(1, 2), Some(Term(1))), leads(1, id(1, 1), None)];
+        assert_fires(LeaderCompleteness, &ledger, &fine, &leads(2, id(1, 1), None));
+        assert_fires(LeaderCompleteness, &ledger, &fine, &leads(3, id(2, 2), Some(Term(2))));
+    }
+}

@@ -43,3 +43,23 @@ impl Invariant for LogMatching {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::*;
+    use super::*;
+
+    #[test]
+    fn another_entry_with_the_same_id_and_one_that_replaces_a_committed_one_are_seen() {
+        let first = entry(id(1, 1), 0, 2);
+        let other = Entry { body_crc: 2, ..first.clone() };
+        let later = entry(id(2, 1), 0, 2);
+        let ledger = ledger(std::slice::from_ref(&first));
+        let stored = |node, entry| Event::Stored { at: life(node, 1), group: GROUP, entry };
+        let fine = [stored(1, &first), stored(2, &first), stored(3, &later)];
+        assert_fires(LogMatching::default(), &ledger, &fine, &stored(3, &other));
+        let committed = |entry| Event::Committed { at: life(2, 1), group: GROUP, entry };
+        let fine = [committed(&first)];
+        assert_fires(LogMatching::default(), &ledger, &fine, &committed(&later));
+    }
+}

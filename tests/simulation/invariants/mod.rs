@@ -9,6 +9,8 @@ mod no_acked_record_lost;
 mod no_duplicate;
 mod observer;
 mod offsets_dense;
+#[cfg(test)]
+mod planted;
 mod vote_once;
 
 use std::collections::BTreeMap;

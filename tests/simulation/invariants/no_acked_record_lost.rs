@@ -41,3 +41,29 @@ impl Invariant for NoAckedRecordLost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::*;
+    use super::*;
+    use crate::history::Seen;
+
+    #[test]
+    fn an_acknowledgement_of_what_is_not_there_is_seen() {
+        let ledger = ledger(&[entry(id(1, 1), 0, 2)]);
+        let acked = |number, offset| Event::Acked { record: name(number), partition: 0, offset };
+        let fine = [acked(0, Some(0)), acked(1, None)];
+        assert_fires(NoAckedRecordLost, &ledger, &fine, &acked(1, Some(0)));
+        assert_fires(NoAckedRecordLost, &ledger, &fine, &acked(2, None));
+    }
+
+    #[test]
+    fn a_consumer_that_gets_what_is_not_committed_is_seen() {
+        let ledger = ledger(&[entry(id(1, 1), 0, 2)]);
+        let seen = |offset, number| {
+            Event::Seen(Seen { consumer: (0, 1), partition: 0, offset, record: name(number) })
+        };
+        assert_fires(NoAckedRecordLost, &ledger, &[seen(1, 1)], &seen(0, 1));
+        assert_fires(NoAckedRecordLost, &ledger, &[seen(1, 1)], &seen(2, 2));
+    }
+}

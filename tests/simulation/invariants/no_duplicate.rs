@@ -45,3 +45,33 @@ impl Invariant for NoDuplicate {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Entry;
+    use super::super::planted::*;
+    use super::*;
+
+    #[test]
+    fn a_sequence_that_is_stored_again_or_left_out_is_seen() {
+        let fine = [entry(id(1, 1), 0, 2), entry(id(1, 2), 2, 2)];
+        let committed = |entry| Event::FirstCommitted { group: GROUP, entry };
+        let events: Vec<_> = fine.iter().map(committed).collect();
+        for sequence in [2, 5] {
+            let broken = Entry { producer: (7, 0, sequence), ..entry(id(1, 3), 4, 2) };
+            let rules = NoDuplicate::default();
+            assert_fires(rules, &Ledger::default(), &events, &committed(&broken));
+        }
+    }
+
+    #[test]
+    fn a_record_at_two_offsets_is_seen() {
+        let twice = Entry { producer: (8, 0, 0), ..entry(id(1, 2), 1, 1) };
+        let mut ledger = ledger(&[entry(id(1, 1), 0, 1), twice.clone()]);
+        let committed = ledger.groups.get_mut(&GROUP).unwrap();
+        committed.records[1] = name(0);
+        committed.offsets.entry(name(0)).or_default().push(1);
+        let broken = Event::FirstCommitted { group: GROUP, entry: &twice };
+        assert_fires(NoDuplicate::default(), &ledger, &[], &broken);
+    }
+}

@@ -135,7 +135,8 @@ impl Observer {
                 let term_at_committed = committed.and_then(|entry| log.term_at(entry.id.index));
                 self.judge(&Event::Leads { at, group, term, last, term_at_committed })?;
             }
-            if offset != before {
+            // A group that was asleep and held by nobody begins again without one.
+            if offset != before && offset > 0 {
                 trace.note(now_ms, "high watermark", &[at.node, group.0, offset]);
                 self.judge(&Event::HighWatermark { at, group, offset })?;
             }

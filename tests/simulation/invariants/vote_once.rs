@@ -33,3 +33,24 @@ impl Invariant for VoteOnce {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::planted::*;
+    use super::*;
+
+    #[test]
+    fn a_second_vote_and_one_that_was_forgotten_are_seen() {
+        let voted = |vote| Event::Voted { node: 1, group: GROUP, vote };
+        let fine = [
+            voted(vote(1, 2, false)),
+            voted(vote(1, 2, true)),
+            voted(vote(3, 1, false)),
+            voted(vote(3, 2, true)),
+        ];
+        for broken in [vote(3, 1, true), vote(3, 2, false), vote(2, 2, true)] {
+            let ledger = Ledger::default();
+            assert_fires(VoteOnce::default(), &ledger, &fine[..], &voted(broken));
+        }
+    }
+}

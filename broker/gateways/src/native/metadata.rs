@@ -7,7 +7,7 @@ use plimsoll_protocol::api::{
     MetadataRequest, MetadataResponse, NodeInfo, PartitionMetadata, TopicMetadata,
     WatchMetadataRequest, WatchMetadataResponse,
 };
-use plimsoll_protocol::error::ErrorResponse;
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, PartitionIndex, Term, TopicName};
 use plimsoll_state::catalog::{Catalog, TopicMeta};
 use tokio::time::timeout;
@@ -36,6 +36,10 @@ pub(super) async fn metadata(
     let mut first = request.first_partition;
     for name in request.topics {
         let Some(meta) = catalog.topic(&name) else {
+            let refusal = broker.unknown_topic(&name);
+            if refusal.code != ErrorCode::UnknownTopic {
+                return Err(refusal);
+            }
             unknown.push(name);
             continue;
         };

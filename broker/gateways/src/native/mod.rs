@@ -11,6 +11,7 @@
 //!
 //! Invariant: whatever a peer sends, at most its own connection ends.
 
+mod cluster;
 mod metadata;
 mod outbox;
 mod produce;

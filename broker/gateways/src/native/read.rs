@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use plimsoll_log::{LogCursor, ReadError, ReadStep};
 use plimsoll_protocol::api::{
-    FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, StartPosition,
+    FetchRequest, FetchResponse, Isolation, ListOffsetsRequest, ListOffsetsResponse, StartPosition,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::Offset;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::session::Session;
 use super::stream::{Answer, done};
+use crate::broker::Broker;
 use crate::refusals;
 use crate::routing::Access;
 
@@ -70,6 +71,26 @@ pub(super) fn ends(group: &Group) -> (Offset, Offset) {
     (high_watermark, group.log().bounds().log_start_offset.min(high_watermark))
 }
 
+/// Waits until what this replica has is as fresh as the reader asks for.
+///
+/// # Errors
+/// Where it is not, and will not be in time.
+pub(super) async fn freshen(
+    broker: &Broker,
+    group: &Arc<Group>,
+    isolation: Isolation,
+    max_staleness_ms: Option<u32>,
+) -> Result<(), ErrorResponse> {
+    let fresh = match (isolation, max_staleness_ms) {
+        (Isolation::Linearizable, _) => group.linearizable().await,
+        (Isolation::Committed, Some(ms)) => {
+            group.fresh_within(Duration::from_millis(u64::from(ms))).await
+        }
+        (Isolation::Committed, None) => return Ok(()),
+    };
+    fresh.map(drop).map_err(|error| broker.located(refusals::fresh(&error)))
+}
+
 /// The offset that a position means now.
 ///
 /// # Errors
@@ -115,6 +136,7 @@ pub(super) async fn fetch(
     let mut catalog = broker.catalog_changes();
     let access = access(request.any_replica);
     let partition = broker.partition(&request.topic, request.partition, access).await?;
+    freshen(broker, &partition.group, request.isolation, request.max_staleness_ms).await?;
     let mut stopping = broker.stopping();
     let mut watermark = partition.group.high_watermark();
     let gone_or = |error| broker.gone_or(&request.topic, partition.topic_id, error);

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use plimsoll_protocol::api::{
-    AlterTopicRequest, ApiKey, Counter, CreateTopicRequest, CreditRequest, DeleteTopicRequest,
-    DescribeTopicRequest, Done, FetchRequest, InitProducerRequest, ListOffsetsRequest,
+    AlterTopicRequest, ApiKey, ClusterPlanRequest, ClusterStatusRequest, Counter,
+    CreateTopicRequest, CreditRequest, DeleteTopicRequest, DescribeTopicRequest, Done,
+    DrainNodeRequest, FetchRequest, InitProducerRequest, JoinTokenRequest, ListOffsetsRequest,
     ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PingRequest,
-    Request, SubscribeRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
+    RebalanceRequest, RemoveNodeRequest, Request, SubscribeRequest, TransferLeaderRequest,
+    UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -31,7 +33,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{metadata, produce, read, topics};
+use super::{cluster, metadata, produce, read, topics};
 use crate::refusals;
 
 /// The largest body of a request. Records are payload; nothing else needs more, and many requests may
@@ -248,18 +250,16 @@ impl Stream {
             ApiKey::WatchMetadata => {
                 self.run::<WatchMetadataRequest, _>(frame, metadata::watch).await
             }
-            ApiKey::ClusterStatus
-            | ApiKey::ClusterPlan
-            | ApiKey::Rebalance
-            | ApiKey::DrainNode
-            | ApiKey::RemoveNode
-            | ApiKey::TransferLeader
-            | ApiKey::JoinToken => {
-                let error = ErrorResponse::new(
-                    ErrorCode::UnknownApi,
-                    format!("this node does not answer {api}: it is no member of a cluster"),
-                );
-                Ok(self.refuse(&frame.header, &error).await?)
+            ApiKey::ClusterStatus => {
+                self.run::<ClusterStatusRequest, _>(frame, cluster::status).await
+            }
+            ApiKey::ClusterPlan => self.run::<ClusterPlanRequest, _>(frame, cluster::plan).await,
+            ApiKey::Rebalance => self.run::<RebalanceRequest, _>(frame, cluster::rebalance).await,
+            ApiKey::DrainNode => self.run::<DrainNodeRequest, _>(frame, cluster::drain).await,
+            ApiKey::RemoveNode => self.run::<RemoveNodeRequest, _>(frame, cluster::remove).await,
+            ApiKey::JoinToken => self.run::<JoinTokenRequest, _>(frame, cluster::join_token).await,
+            ApiKey::TransferLeader => {
+                self.run::<TransferLeaderRequest, _>(frame, cluster::transfer).await
             }
         }
     }

@@ -21,7 +21,7 @@ use plimsoll_state::catalog::Catalog;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::outbox::{OutFrame, Outbox, StreamGone};
-use super::read::{Chunk, access, ends, max_payload, resolve, step};
+use super::read::{Chunk, access, ends, freshen, max_payload, resolve, step};
 use super::session::Session;
 use crate::broker::Partition;
 use crate::refusals;
@@ -169,6 +169,7 @@ async fn begin(
     let broker = &session.broker;
     let access = access(request.any_replica);
     let partition = broker.partition(&request.topic, request.partition, access).await?;
+    freshen(broker, &partition.group, request.isolation, request.max_staleness_ms).await?;
     let start = resolve(&partition.group, request.start)
         .await
         .map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?;

@@ -154,10 +154,19 @@ impl GroupLog {
                 return Err(AppendError::TooLarge { index, bytes: actual, limit });
             }
             entry.header.base_offset = offset;
+            #[cfg(feature = "planted")]
+            if index.0 % 50 == 49
+                && entry.header.record_count > 0
+                && crate::planted::is_planted(crate::planted::Bug::GapInOffsets)
+            {
+                entry.header.base_offset.0 += 1;
+            }
             offset = entry.header.end_offset();
             expected = LogIndex(index.0 + 1);
         }
         front.append(&entries);
+        #[cfg(feature = "planted")]
+        let done = crate::planted::done_already(crate::planted::Bug::AcknowledgeUnwritten, done);
         self.push(front, Change::Entries(entries), Some(done));
         Ok(())
     }
@@ -238,6 +247,8 @@ impl GroupLog {
     /// Stores a vote. `done` is called when the vote, and everything that any group appended before
     /// this call, is durable.
     pub fn save_vote(&self, vote: Vote, done: Completion) {
+        #[cfg(feature = "planted")]
+        let done = crate::planted::done_already(crate::planted::Bug::ForgetVote, done);
         self.change(Change::Vote(vote), Some(done));
     }
 

@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_gateways::Broker;
+use plimsoll_gateways::{Broker, JoinToken};
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, JoinSecret, NodeSpec};
-use plimsoll_transport::Fingerprint;
 use tokio::time::timeout;
 
 use crate::certificates;
-use crate::join::JoinToken;
 
 /// Between two attempts to be heard.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -60,15 +58,13 @@ pub(crate) async fn introduce(
                 }
             }
         }
-        if catalog.is_set_up() && left != Some(*catalog.join_secret()) {
-            left = Some(*catalog.join_secret());
-            if let Some(data) = introduction.data.clone() {
-                let secret = *catalog.join_secret();
-                let leaving =
-                    tokio::task::spawn_blocking(move || leave_token(&data, &secret)).await;
-                if let Ok(Err(error)) = leaving {
-                    tracing::warn!(%error, "no join token was left in the data directory");
-                }
+        if let (Some(data), Some(token)) = (introduction.data.clone(), broker.join_token())
+            && left.as_ref() != Some(&token)
+        {
+            left = Some(token.clone());
+            let leaving = tokio::task::spawn_blocking(move || leave_token(&data, &token)).await;
+            if let Ok(Err(error)) = leaving {
+                tracing::warn!(%error, "no join token was left in the data directory");
             }
         }
         match again {
@@ -96,16 +92,7 @@ impl Introduction {
     }
 }
 
-/// The token of the cluster that `data` is of.
-pub(crate) fn token(data: &Path, secret: &JoinSecret) -> std::io::Result<JoinToken> {
-    let authority = certificates::authority(data).map_err(std::io::Error::other)?;
-    let fingerprint = Fingerprint::of_pem(authority.certificate_pem.as_bytes())
-        .ok_or_else(|| std::io::Error::other("tls/ca.pem holds no certificate"))?;
-    Ok(JoinToken { authority: fingerprint, secret: secret.0 })
-}
-
-fn leave_token(data: &Path, secret: &JoinSecret) -> std::io::Result<()> {
-    let line = format!("{}\n", token(data, secret)?);
-    certificates::write(&data.join(TOKEN_FILE), line.as_bytes(), 0o600)
+fn leave_token(data: &Path, token: &JoinToken) -> std::io::Result<()> {
+    certificates::write(&data.join(TOKEN_FILE), format!("{token}\n").as_bytes(), 0o600)
         .map_err(std::io::Error::other)
 }

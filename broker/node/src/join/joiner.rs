@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use plimsoll_gateways::{InvalidJoinToken, JoinToken};
 use plimsoll_log::Identity;
 use plimsoll_protocol::frame::{FrameFlags, encode_frame};
 use plimsoll_protocol::ids::{CorrelationId, NodeId};
@@ -21,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::token::{InvalidJoinToken, JoinToken};
 use crate::certificates::{AuthorityFiles, CertificateError, install_authority};
 use crate::config::NodeConfig;
 

@@ -5,3 +5,6 @@ mod view;
 
 pub use table::{Own, Table};
 pub use view::{LivenessEvent, View};
+
+#[cfg(test)]
+mod tests;

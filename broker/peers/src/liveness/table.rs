@@ -123,14 +123,25 @@ impl Table {
         self.note_stall(now, &mut events);
         self.add(from);
         self.meet(from, alive.incarnation, &mut events);
+        self.take(now, from, alive, &mut events);
+        self.update_reach(now, &mut events);
+        events
+    }
+
+    fn take(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        alive: &Alive,
+        events: &mut Vec<LivenessEvent>,
+    ) {
         let sent_at = self.sent.iter().find(|(seq, _)| *seq == alive.echo).map(|(_, at)| *at);
-        let other = self.others.get_mut(&from).expect("it was added above");
-        if alive.incarnation < other.incarnation {
-            return events;
-        }
+        let Some(other) = self.others.get_mut(&from) else { return };
         let before = other.said.as_ref();
-        if before.is_some_and(|before| alive.seq <= before.seq) {
-            return events;
+        if alive.incarnation < other.incarnation
+            || before.is_some_and(|before| alive.seq <= before.seq)
+        {
+            return;
         }
         let reach_changed = before.map(|before| &before.reach) != Some(&alive.reach);
         self.changed |= reach_changed || before.map(|said| said.condition) != Some(alive.condition);
@@ -149,8 +160,6 @@ impl Table {
         if reach_changed {
             events.push(LivenessEvent::ReachChanged(from));
         }
-        self.update_reach(now, &mut events);
-        events
     }
 
     /// An interval has passed: who is silent, and the signs to send.

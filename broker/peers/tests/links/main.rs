@@ -4,6 +4,7 @@
 
 mod appends;
 mod cluster;
+mod hostile;
 mod identity;
 mod lifecycle;
 mod requests;

@@ -122,7 +122,9 @@ impl Placements for OwnCatalog {
     }
 
     fn epoch(&self) -> u64 {
-        0
+        let host = self.0.upgrade();
+        let group = host.and_then(|host| host.held(GroupId::CATALOG));
+        group.map_or(0, |group| group.catalog().epoch())
     }
 }
 

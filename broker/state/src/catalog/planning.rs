@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_placement::{
-    Node, NotEnoughNodes, PartitionSpec, PlaceError, Placement, PlacementOptions, Rack, Weight,
-    extend, rebalance as rebalanced,
+    Carried, Node, NotEnoughNodes, PartitionSpec, PlaceError, Placement, PlacementOptions, Rack,
+    Weight, extend_beside, rebalance as rebalanced,
 };
 use plimsoll_protocol::api::NodeState;
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
@@ -104,16 +104,18 @@ pub fn place_topic(
 ) -> Result<ProposedPlacement, PlanError> {
     check_replicas(catalog, replicas)?;
     let nodes = placement_nodes(catalog);
-    let mut specs = specs(catalog, usize::MAX);
+    let mut carried = Carried::default();
+    for (_, set) in catalog.placements() {
+        carried.add(&set.wanted);
+    }
     // The ids that the partitions will get, unless another topic comes first: then they are as well
     // placed by other ids.
     let first = catalog.next_group_id;
     let new: Vec<PartitionSpec> = (first..first.saturating_add(u64::from(partitions)))
         .map(|group| spec(GroupId(group), replicas.into()))
         .collect();
-    specs.extend(&new);
     let options = PlacementOptions::default();
-    let placed = extend(&in_force(catalog), &nodes, &specs, &options).map_err(refused)?;
+    let placed = extend_beside(&carried, &nodes, &new, &options).map_err(refused)?;
     let mut shared = Shared::default();
     let replicas =
         new.iter().map(|spec| shared.one(placed.replicas(spec.group).to_vec())).collect();

@@ -10,6 +10,7 @@ use super::stream::{ReceivingHalf, SendingHalf, StreamEnd};
 use super::{ConnectionId, Message, Place, Side, SimulatedNetwork};
 use crate::closing::{CloseReason, ClosedBy};
 use crate::config::{STREAMS_BEFORE_ADMISSION, TransportConfig, WINDOW_BEFORE_ADMISSION};
+use crate::peer_facts::PeerFacts;
 
 /// Shared by the connection's handles and the halves of its streams; the connection is closed when the
 /// last of them is gone.
@@ -20,6 +21,7 @@ pub(crate) struct End {
     there: Place,
     /// Of the process that it belongs to.
     life: u64,
+    facts: PeerFacts,
     state: Mutex<EndState>,
     /// Streams that may still be opened here.
     opens: Semaphore,
@@ -64,6 +66,7 @@ impl End {
         here: Place,
         there: Place,
         life: u64,
+        facts: PeerFacts,
     ) -> Arc<End> {
         let usual = TransportConfig::default();
         let is_dialing = here.side == Side::Dialing;
@@ -91,6 +94,7 @@ impl End {
             here,
             there,
             life,
+            facts,
             state: Mutex::new(state),
             opens: Semaphore::new(opens as usize),
             arrived: Notify::new(),
@@ -115,6 +119,10 @@ impl End {
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    pub(super) fn facts(&self) -> &PeerFacts {
+        &self.facts
     }
 
     pub(super) fn life(&self) -> u64 {
@@ -296,7 +304,7 @@ impl End {
     /// A packet has arrived.
     pub(super) fn receive(&self, message: Message) {
         match message {
-            Message::Open => {}
+            Message::Open { .. } => {}
             Message::Accepted => {
                 if let Some(accepted) = self.lock().accepted.take() {
                     // Whoever dialed may have given up.

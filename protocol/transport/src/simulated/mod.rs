@@ -24,6 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use plimsoll_protocol::ids::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -32,6 +33,7 @@ use crate::config::{TransportConfig, TransportKind};
 use crate::connection::Connection;
 use crate::dial::DialError;
 use crate::listener::{BindError, Listener};
+use crate::peer_facts::PeerFacts;
 
 pub(crate) use self::end::{End, SimulatedIncoming};
 pub(crate) use self::stream::{ReceivingHalf, SendingHalf};
@@ -54,8 +56,10 @@ pub struct ConnectionId(pub u64);
 /// What travels between the two ends of a connection.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// The first packet of a connection.
-    Open,
+    /// The first packet of a connection: of this node, or of a client.
+    Open {
+        node: Option<NodeId>,
+    },
     /// The peer takes the connection.
     Accepted,
     /// Nobody listens there, or nobody wants it.
@@ -103,7 +107,7 @@ pub(crate) enum Message {
 impl Message {
     fn kind(&self) -> &'static str {
         match self {
-            Message::Open => "open",
+            Message::Open { .. } => "open",
             Message::Accepted => "accepted",
             Message::Refused => "refused",
             Message::Data { .. } => "data",
@@ -340,8 +344,8 @@ impl SimulatedNetwork {
     }
 
     fn deliver(&self, connection: ConnectionId, from: Place, to: Place, message: Message) {
-        if matches!(message, Message::Open) {
-            return self.deliver_open(connection, from, to);
+        if let Message::Open { node } = message {
+            return self.deliver_open(connection, from, to, node);
         }
         let (end, is_up) = {
             let state = self.lock();
@@ -359,7 +363,7 @@ impl SimulatedNetwork {
     }
 
     /// The first packet of a connection reaches the host that was dialed.
-    fn deliver_open(&self, connection: ConnectionId, from: Place, to: Place) {
+    fn deliver_open(&self, connection: ConnectionId, from: Place, to: Place, node: Option<NodeId>) {
         let refused = {
             let mut state = self.lock();
             let Some(host) = state.hosts.get(&to.address.ip()).filter(|host| host.is_up) else {
@@ -369,7 +373,8 @@ impl SimulatedNetwork {
             match host.listeners.get(&to.address.port()).cloned() {
                 None => true,
                 Some(listener) => {
-                    let end = End::new(self.clone(), connection, to, from, life);
+                    let facts = PeerFacts::simulated(node);
+                    let end = End::new(self.clone(), connection, to, from, life, facts);
                     let ends = state.connections.entry(connection).or_default();
                     ends.accepting = Some(Arc::downgrade(&end));
                     drop(state);
@@ -444,6 +449,30 @@ impl SimulatedHost {
         address: SocketAddr,
         config: &TransportConfig,
     ) -> Result<Connection, DialError> {
+        self.dial_as(address, None, config).await
+    }
+
+    /// Connects to the node `to` at `address` as the node `from`. Nothing is proven here: that the
+    /// nodes are who they say is for tests with certificates.
+    ///
+    /// # Errors
+    /// As [`SimulatedHost::dial`].
+    pub async fn dial_node(
+        &self,
+        address: SocketAddr,
+        from: NodeId,
+        to: NodeId,
+        config: &TransportConfig,
+    ) -> Result<Connection, DialError> {
+        self.dial_as(address, Some((from, to)), config).await
+    }
+
+    async fn dial_as(
+        &self,
+        address: SocketAddr,
+        nodes: Option<(NodeId, NodeId)>,
+        config: &TransportConfig,
+    ) -> Result<Connection, DialError> {
         let after = config.handshake_timeout;
         let timed_out = DialError::TimedOut { address, kind: TransportKind::Quic, after };
         let (established, outcome) = oneshot::channel();
@@ -459,14 +488,15 @@ impl SimulatedHost {
             state.next_connection += 1;
             let from = Place { side: Side::Dialing, address: SocketAddr::new(self.ip, port) };
             let to = Place { side: Side::Accepting, address };
-            let end = End::new(self.network.clone(), id, from, to, self.life);
+            let facts = PeerFacts::simulated(nodes.map(|(_, peer)| peer));
+            let end = End::new(self.network.clone(), id, from, to, self.life, facts);
             end.configure(config);
             end.await_acceptance(established);
             let ends = Ends { dialing: Some(Arc::downgrade(&end)), accepting: None };
             state.connections.insert(id, ends);
             end
         };
-        end.send(Message::Open);
+        end.send(Message::Open { node: nodes.map(|(own, _)| own) });
         match timeout(after, outcome).await {
             Err(_) => Err(timed_out),
             Ok(Ok(true)) => Ok(Connection::simulated(end, config)),
@@ -491,6 +521,10 @@ impl SimulatedConnection {
 
     pub(crate) fn end(&self) -> &Arc<End> {
         &self.end
+    }
+
+    pub(crate) fn facts(&self) -> &PeerFacts {
+        self.end.facts()
     }
 
     pub(crate) fn closing(&self) -> &Arc<Closing> {

@@ -8,7 +8,7 @@ use plimsoll_protocol::ids::CorrelationId;
 use tokio::time::timeout;
 
 use super::*;
-use crate::{ClosedBy, FrameReceiver, FrameSender, OpenError, RecvError, SendError};
+use crate::{ClosedBy, FrameReceiver, FrameSender, OpenError, Protocol, RecvError, SendError};
 
 const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1));
@@ -185,6 +185,25 @@ async fn a_killed_process_says_nothing_and_nobody_answers_for_it() {
     let _successor = pair.network.start_host(NODE);
     let dialed = dialing.dial(address, &TransportConfig::default()).await;
     assert!(matches!(dialed, Err(DialError::Refused { .. })), "nobody listens yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_know_each_other_and_a_client_is_none() {
+    let network = SimulatedNetwork::new(Held::default());
+    let (host, dialing) = (network.start_host(NODE), network.start_host(CLIENT));
+    let listener = host.listen(7420, TransportConfig::default()).unwrap();
+    let accepting = tokio::spawn(async move {
+        let first = listener.accept().await.unwrap().handshake().await.unwrap();
+        let second = listener.accept().await.unwrap().handshake().await.unwrap();
+        (first, second)
+    });
+    let (address, config) = (SocketAddr::new(NODE, 7420), TransportConfig::default());
+    let own = dialing.dial_node(address, NodeId(2), NodeId(1), &config).await.unwrap();
+    let client = dialing.dial(address, &config).await.unwrap();
+    let (first, second) = accepting.await.unwrap();
+    assert_eq!((own.peer_node(), first.peer_node()), (Some(NodeId(1)), Some(NodeId(2))));
+    assert_eq!((own.protocol(), second.protocol()), (Protocol::Node, Protocol::Client));
+    assert_eq!((client.peer_node(), second.peer_node()), (None, None));
 }
 
 #[tokio::test(start_paused = true)]

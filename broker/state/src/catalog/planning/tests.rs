@@ -49,6 +49,27 @@ fn new_topic_is_spread_and_moves_nothing() {
 }
 
 #[test]
+fn counted_partitions_weigh_as_much_as_listed_ones() {
+    let mut catalog = cluster(5);
+    for (at, (partitions, replicas)) in [(7, 3), (20, 1), (3, 5), (11, 2)].into_iter().enumerate() {
+        let mut specs = specs(&catalog, usize::MAX);
+        let first = catalog.next_group_id;
+        let new: Vec<_> = (first..first + u64::from(partitions))
+            .map(|group| PartitionSpec { group: GroupId(group), replicas })
+            .collect();
+        specs.extend(&new);
+        let (nodes, options) = (placement_nodes(&catalog), PlacementOptions::default());
+        let listed =
+            plimsoll_placement::extend(&in_force(&catalog), &nodes, &specs, &options).unwrap();
+        let counted = place_topic(&catalog, partitions, replicas.into()).unwrap();
+        for (spec, replicas) in new.iter().zip(&counted.replicas) {
+            assert_eq!(listed.replicas(spec.group), &**replicas);
+        }
+        placed(&mut catalog, &format!("t{at}"), partitions, replicas.into());
+    }
+}
+
+#[test]
 fn added_partitions_are_placed_beside_those_in_force() {
     let mut catalog = cluster(3);
     placed(&mut catalog, "a", 3, 2);

@@ -1,0 +1,376 @@
+//! Requests about the cluster: how it is, and what it is made of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use plimsoll_peers::PeerStatus;
+use plimsoll_protocol::api::{
+    ClusterNode, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
+    ClusterStatusResponse, DrainNodeRequest, JoinTokenRequest, JoinTokenResponse, NodeState,
+    PlannedChange, PlannedLoad, RebalanceRequest, RemoveNodeRequest, RemoveNodeResponse,
+    TransferLeaderRequest, TransferLeaderResponse, UnwellPartition,
+};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex, TopicName};
+use plimsoll_state::catalog::planning::{self, PlacementPlan};
+use plimsoll_state::catalog::{Catalog, CatalogCommand, NodeMeta, TopicMeta};
+
+use super::session::Session;
+use super::stream::{Answer, done};
+use crate::broker::Broker;
+use crate::refusals;
+use crate::routing::Access;
+
+/// Partitions that one answer lists; the totals are whole.
+const LISTED_MAX: usize = 500;
+/// A wall clock that is this far off is worth a warning, in milliseconds.
+const CLOCK_OFFSET_MAX_MS: u64 = 10_000;
+
+/// Shows the cluster as this node sees it.
+pub(super) async fn status(
+    session: Arc<Session>,
+    _: ClusterStatusRequest,
+) -> Result<Answer<ClusterStatusRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let catalog = broker.catalog();
+    let seen = Seen::by(broker);
+    let (unwell, led) = look(broker, &catalog, &seen);
+    let unwell_total = u32::try_from(unwell.len()).unwrap_or(u32::MAX);
+    let nodes: Vec<_> = catalog
+        .members()
+        .map(|(node, meta)| cluster_node(&catalog, &seen, &led, node, meta))
+        .collect();
+    let controller = broker.host().leader(GroupId::CATALOG).map(|(node, _)| node);
+    let warnings = warnings(&nodes, controller, unwell_total);
+    done(ClusterStatusResponse {
+        cluster_id: broker.identity().cluster_id.clone(),
+        answered_by: seen.me,
+        epoch: catalog.epoch(),
+        controller,
+        nodes,
+        topics: u32::try_from(catalog.len()).unwrap_or(u32::MAX),
+        partitions: u32::try_from(catalog.partition_count()).unwrap_or(u32::MAX),
+        unwell: unwell.into_iter().take(LISTED_MAX).collect(),
+        unwell_total,
+        moves: Vec::new(),
+        moves_total: 0,
+        warnings,
+    })
+}
+
+/// The other nodes as this one sees them.
+struct Seen {
+    me: NodeId,
+    version: String,
+    others: BTreeMap<NodeId, PeerStatus>,
+}
+
+impl Seen {
+    fn by(broker: &Broker) -> Self {
+        let others = broker.peers().map(plimsoll_peers::Peers::status).unwrap_or_default();
+        Self {
+            me: broker.identity().node_id,
+            version: broker.identity().version.clone(),
+            others: others.into_iter().map(|status| (status.node, status)).collect(),
+        }
+    }
+
+    fn is_up(&self, node: NodeId) -> bool {
+        node == self.me || self.others.get(&node).is_some_and(|status| status.up)
+    }
+}
+
+/// The partitions that lack something, those without a majority first, and how many each node leads.
+fn look(
+    broker: &Broker,
+    catalog: &Catalog,
+    seen: &Seen,
+) -> (Vec<UnwellPartition>, BTreeMap<NodeId, u32>) {
+    let (mut lost, mut short) = (Vec::new(), Vec::new());
+    let mut led = BTreeMap::new();
+    for (name, topic) in catalog.topics() {
+        let placed = topic.partitions.iter().zip(&topic.placement);
+        for (partition, (&group, replicas)) in (0..).map(PartitionIndex).zip(placed) {
+            let leader = broker.host().leader(group).map(|(node, _)| node);
+            if let Some(leader) = leader {
+                *led.entry(leader).or_default() += 1;
+            }
+            let up: Vec<_> =
+                replicas.wanted.iter().copied().filter(|node| seen.is_up(*node)).collect();
+            if up.len() == replicas.wanted.len() {
+                continue;
+            }
+            let has_majority = 2 * up.len() > replicas.wanted.len();
+            let unwell = UnwellPartition {
+                topic: name.clone(),
+                partition,
+                leader,
+                replicas: replicas.wanted.to_vec(),
+                why: why(&replicas.wanted, &up, has_majority),
+                in_sync: up,
+                lag: 0,
+            };
+            if has_majority { short.push(unwell) } else { lost.push(unwell) }
+        }
+    }
+    lost.append(&mut short);
+    (lost, led)
+}
+
+fn why(wanted: &[NodeId], up: &[NodeId], has_majority: bool) -> String {
+    let down: Vec<_> =
+        wanted.iter().filter(|node| !up.contains(node)).map(NodeId::to_string).collect();
+    let down = down.join(", ");
+    match has_majority {
+        true => format!(
+            "node {down} does not answer: one more failure may stop it; bring the node back, or \
+             `plimsoll cluster remove` it so that the replica is made anew"
+        ),
+        false => format!(
+            "node {down} does not answer, and the others are no majority: nothing is acknowledged \
+             until one of them is back"
+        ),
+    }
+}
+
+fn cluster_node(
+    catalog: &Catalog,
+    seen: &Seen,
+    led: &BTreeMap<NodeId, u32>,
+    node: NodeId,
+    meta: &NodeMeta,
+) -> ClusterNode {
+    let status = seen.others.get(&node);
+    let own = node == seen.me;
+    let version = match status.and_then(|status| status.version.clone()) {
+        Some(version) => version,
+        None if own => seen.version.clone(),
+        None => meta.spec.version.clone(),
+    };
+    ClusterNode {
+        node,
+        address: meta.spec.address.clone(),
+        rack: meta.spec.rack.clone(),
+        weight_hundredths: meta.spec.weight_hundredths,
+        state: meta.state,
+        up: seen.is_up(node),
+        last_heard_ms: match status.and_then(|status| status.last_heard) {
+            Some(ago) => Some(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+            None => own.then_some(0),
+        },
+        clock_offset_ms: match own {
+            true => Some(0),
+            false => status.and_then(|status| status.clock_offset_ms),
+        },
+        version,
+        leaders: led.get(&node).copied().unwrap_or(0),
+        replicas: u32::try_from(catalog.groups_of(node).len()).unwrap_or(u32::MAX),
+        bytes: None,
+    }
+}
+
+/// What an operator should know.
+fn warnings(nodes: &[ClusterNode], controller: Option<NodeId>, unwell: u32) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if controller.is_none() {
+        warnings.push(
+            "the catalog has no leader: topics and nodes cannot be changed until a majority of the \
+             nodes answers"
+                .to_owned(),
+        );
+    }
+    for node in nodes {
+        let id = node.node;
+        if !node.up {
+            warnings.push(format!(
+                "node {id} at {} does not answer: start it again on its own directory; if its disk \
+                 is lost, `plimsoll cluster remove {id}` and join a new node",
+                node.address
+            ));
+        }
+        if let Some(offset) = node.clock_offset_ms
+            && offset.unsigned_abs() >= CLOCK_OFFSET_MAX_MS
+        {
+            warnings.push(format!(
+                "the clock of node {id} is {} s off: records are stamped by it, so retention by time \
+                 and reading from a time go wrong; synchronise it (chrony, ntpd)",
+                offset / 1000
+            ));
+        }
+        if node.state == NodeState::Joining {
+            warnings.push(format!("node {id} is joining: it holds no replicas yet"));
+        }
+    }
+    if nodes.len() == 2 {
+        warnings.push(
+            "two nodes survive no failure: both are needed for every majority; join a third"
+                .to_owned(),
+        );
+    }
+    if unwell > 0 {
+        warnings.push(format!("{unwell} partitions lack a replica"));
+    }
+    warnings
+}
+
+/// What a rebalance would do.
+pub(super) async fn plan(
+    session: Arc<Session>,
+    _: ClusterPlanRequest,
+) -> Result<Answer<ClusterPlanRequest>, ErrorResponse> {
+    let catalog = session.broker.catalog();
+    let plan = planning::rebalance(&catalog).map_err(|error| refusals::plan(&error))?;
+    done(response(&catalog, &plan))
+}
+
+fn response(catalog: &Catalog, plan: &PlacementPlan) -> ClusterPlanResponse {
+    let changes = plan.changes.iter().filter_map(|change| {
+        // The catalog's own group has no name for clients.
+        let located = catalog.locate(change.group)?;
+        Some(PlannedChange {
+            topic: located.name.clone(),
+            partition: located.partition,
+            from: change.from.to_vec(),
+            to: change.to.to_vec(),
+        })
+    });
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    ClusterPlanResponse {
+        changes: changes.take(LISTED_MAX).collect(),
+        changes_total: count(plan.changes.len()),
+        replicas_moved: count(plan.replicas_moved),
+        replicas_total: count(plan.replicas_total),
+        bytes: 0,
+        loads: plan
+            .loads
+            .iter()
+            .map(|(node, load)| PlannedLoad { node: *node, before: load.before, after: load.after })
+            .collect(),
+    }
+}
+
+/// Puts the plan of [`plan`] in force.
+pub(super) async fn rebalance(
+    session: Arc<Session>,
+    _: RebalanceRequest,
+) -> Result<Answer<RebalanceRequest>, ErrorResponse> {
+    done(put_in_force(&session.broker, planning::rebalance).await?)
+}
+
+async fn put_in_force(
+    broker: &Broker,
+    make: impl Fn(&Catalog) -> Result<PlacementPlan, planning::PlanError>,
+) -> Result<ClusterPlanResponse, ErrorResponse> {
+    let before = broker.catalog();
+    let shown = make(&before).map_err(|error| refusals::plan(&error))?;
+    if !shown.is_empty() {
+        broker.place(|catalog| Ok(make(catalog)?.command())).await?;
+    }
+    Ok(response(&before, &shown))
+}
+
+/// Has everything moved away from a node, or lets it have replicas again.
+pub(super) async fn drain(
+    session: Arc<Session>,
+    request: DrainNodeRequest,
+) -> Result<Answer<DrainNodeRequest>, ErrorResponse> {
+    let (broker, DrainNodeRequest { node, on }) = (&session.broker, request);
+    if on {
+        // Refused before anything is changed.
+        planning::drained(&broker.catalog(), node).map_err(|error| refusals::plan(&error))?;
+    }
+    broker.command(CatalogCommand::DrainNode { node, on }).await?;
+    match on {
+        true => done(put_in_force(broker, planning::rebalance).await?),
+        false => done(response(&broker.catalog(), &PlacementPlan::default())),
+    }
+}
+
+/// Takes a node out for good.
+pub(super) async fn remove(
+    session: Arc<Session>,
+    request: RemoveNodeRequest,
+) -> Result<Answer<RemoveNodeRequest>, ErrorResponse> {
+    let (broker, RemoveNodeRequest { node, force }) = (&session.broker, request);
+    let (catalog, seen) = (broker.catalog(), Seen::by(broker));
+    check_removal(&catalog, &seen, node)?;
+    let plan = put_in_force(broker, |catalog| planning::without(catalog, node, force)).await?;
+    let removed = broker.command(CatalogCommand::RemoveNode { node, force }).await;
+    match removed {
+        Ok(_) => done(RemoveNodeResponse { removed: true, plan }),
+        // Its replicas are still to be made anew elsewhere; asked again then, it goes.
+        Err(error) if error.code == ErrorCode::NodeInUse => {
+            done(RemoveNodeResponse { removed: false, plan })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses where a partition would be left without a majority of its replicas, and where a live node
+/// still holds any.
+fn check_removal(catalog: &Catalog, seen: &Seen, node: NodeId) -> Result<(), ErrorResponse> {
+    let Some(meta) = catalog.node(node) else { return Ok(()) };
+    if seen.is_up(node) && meta.state == NodeState::Active && !catalog.groups_of(node).is_empty() {
+        return Err(ErrorResponse::new(
+            ErrorCode::NodeInUse,
+            format!(
+                "node {node} answers and holds replicas: drain it first \
+                 (plimsoll cluster drain {node}) and wait until it is empty"
+            ),
+        ));
+    }
+    let loses = |(name, partition): &(TopicName, PartitionIndex), topic: &TopicMeta| {
+        let wanted = &topic.replica_set(*partition)?.wanted;
+        let left = wanted.iter().filter(|one| **one != node && seen.is_up(**one)).count();
+        (wanted.contains(&node) && 2 * left <= wanted.len()).then(|| format!("{name}/{partition}"))
+    };
+    let mut losing = catalog.topics().flat_map(|(name, topic)| {
+        let partitions = (0..).map(PartitionIndex).take(topic.partitions.len());
+        partitions.filter_map(move |partition| loses(&(name.clone(), partition), topic))
+    });
+    match losing.next() {
+        Some(first) => Err(ErrorResponse::new(
+            ErrorCode::RemovalLosesQuorum,
+            format!(
+                "without node {node} {} partitions, {first} the first of them, have no majority of \
+                 their replicas left, and what only they have would be lost: bring the other nodes \
+                 back first",
+                losing.count() + 1
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What a new node needs to join. Told on this machine only: a member can read everything.
+pub(super) async fn join_token(
+    session: Arc<Session>,
+    _: JoinTokenRequest,
+) -> Result<Answer<JoinTokenRequest>, ErrorResponse> {
+    if !session.peer.ip().is_loopback() {
+        return Err(ErrorResponse::new(
+            ErrorCode::InvalidArgument,
+            "the join token is told on a member's own machine only: run the command there",
+        ));
+    }
+    let token = session.broker.join_token().ok_or_else(|| {
+        ErrorResponse::new(ErrorCode::NotReady, "this node is still starting: try again")
+    })?;
+    let catalog = session.broker.catalog();
+    let addresses = catalog.members().map(|(_, meta)| meta.spec.address.clone());
+    done(JoinTokenResponse { token: token.to_string(), addresses: addresses.collect() })
+}
+
+/// Hands the leadership of a partition over; the one who leads it is asked.
+pub(super) async fn transfer(
+    session: Arc<Session>,
+    request: TransferLeaderRequest,
+) -> Result<Answer<TransferLeaderRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let access = Access::Leader;
+    let partition = broker.partition(&request.topic, request.partition, access).await?;
+    let handed = partition.group.transfer_leader(request.to).await;
+    let leader = handed.map_err(|error| refusals::transfer(&error))?;
+    let term = partition.group.status().await.term;
+    done(TransferLeaderResponse { leader, term })
+}

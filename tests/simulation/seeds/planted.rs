@@ -1,0 +1,52 @@
+//! Bugs that were put back in: each must be caught, by the rule that it breaks, within a few seeds.
+
+use plimsoll_log::planted::Bug;
+
+use crate::{SECONDS, run_with};
+
+/// Seeds that are tried for each bug.
+const SEEDS: u64 = 60;
+
+const BUGS: [(&str, Bug); 4] = [
+    ("acknowledge-unwritten", Bug::AcknowledgeUnwritten),
+    ("gap-in-offsets", Bug::GapInOffsets),
+    ("forget-vote", Bug::ForgetVote),
+    ("store-twice", Bug::StoreTwice),
+];
+
+/// The bug that this process was told to have.
+pub(crate) fn chosen() -> Option<Bug> {
+    let name = std::env::var("PLIMSOLL_PLANTED").ok()?;
+    BUGS.into_iter().find(|(known, _)| *known == name).map(|(_, bug)| bug)
+}
+
+/// What the first seed that fails says.
+fn caught(name: &str) -> String {
+    for seed in 1..=SEEDS {
+        if let Err(said) = run_with(seed, SECONDS, Some(name)) {
+            return said;
+        }
+    }
+    panic!("{SEEDS} seeds did not see {name}");
+}
+
+fn assert_caught(name: &str, by: &[&str]) {
+    let said = caught(name);
+    assert!(by.iter().any(|rule| said.contains(&format!(": {rule}: "))), "{name}:\n{said}");
+}
+
+#[test]
+fn an_acknowledgement_before_the_write_is_caught() {
+    let by = ["no_acked_record_lost", "leader_completeness", "log_matching", "offsets_dense"];
+    assert_caught("acknowledge-unwritten", &by);
+}
+
+#[test]
+fn a_gap_in_offsets_is_caught() {
+    assert_caught("gap-in-offsets", &["offsets_dense", "log_matching"]);
+}
+
+#[test]
+fn a_batch_that_is_stored_twice_is_caught() {
+    assert_caught("store-twice", &["no_duplicate"]);
+}
