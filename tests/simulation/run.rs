@@ -85,7 +85,7 @@ pub fn setting(seed: u64) -> Setting {
             partitions: 1 + u32::try_from(random.below(3)).unwrap_or(0),
             replicas: u16::try_from(nodes.min(3)).unwrap_or(1),
             padding_max: [0, 100, 3000][usize::try_from(random.below(3)).unwrap_or(0)],
-            pause_ms_max: 1 + random.below(60),
+            pause_ms_max: 20 + random.below(200),
         },
         sleep_after: Duration::from_millis(200 + random.below(20_000)),
         kinds: if kinds.is_empty() { vec![Kind::PowerLoss] } else { kinds },

@@ -52,10 +52,13 @@ mod tests {
     use super::super::planted::*;
     use super::*;
 
+    fn committed(entry: &Entry) -> Event<'_> {
+        Event::FirstCommitted { group: GROUP, entry }
+    }
+
     #[test]
     fn a_sequence_that_is_stored_again_or_left_out_is_seen() {
         let fine = [entry(id(1, 1), 0, 2), entry(id(1, 2), 2, 2)];
-        let committed = |entry| Event::FirstCommitted { group: GROUP, entry };
         let events: Vec<_> = fine.iter().map(committed).collect();
         for sequence in [2, 5] {
             let broken = Entry { producer: (7, 0, sequence), ..entry(id(1, 3), 4, 2) };

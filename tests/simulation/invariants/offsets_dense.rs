@@ -39,13 +39,17 @@ impl Invariant for OffsetsDense {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Entry;
     use super::super::planted::*;
     use super::*;
+
+    fn committed(entry: &Entry) -> Event<'_> {
+        Event::FirstCommitted { group: GROUP, entry }
+    }
 
     #[test]
     fn gaps_in_offsets_and_indexes_are_seen() {
         let fine = [entry(id(1, 1), 0, 2), entry(id(1, 2), 2, 3), entry(id(2, 3), 5, 0)];
-        let committed = |entry| Event::FirstCommitted { group: GROUP, entry };
         let fine: Vec<_> = fine.iter().map(committed).collect();
         for broken in [entry(id(2, 4), 6, 1), entry(id(2, 5), 5, 1), entry(id(1, 4), 5, 1)] {
             let ledger = Ledger::default();

@@ -5,6 +5,8 @@
 //! `PLIMSOLL_SECONDS` (default 30) virtual seconds of faults each, from `PLIMSOLL_FIRST_SEED` (default
 //! 1,000,000) on.
 
+#![allow(clippy::print_stdout, reason = "a run tells how to replay it")]
+
 mod chance;
 #[cfg(feature = "planted")]
 mod planted;
