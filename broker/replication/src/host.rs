@@ -26,9 +26,10 @@ use crate::members;
 use crate::metadata;
 use crate::moves;
 use crate::neighbours::Neighbours;
-use crate::placements::Placements;
+use crate::placements::{Placed, Placements};
 use crate::retention::{Given, Safety};
-use crate::seeds::Pacer;
+use crate::seeds::{Arriving, Pacer};
+use crate::sight::Sight;
 use crate::steps::Seeding;
 
 /// How long what another node sends waits for this node's copy of the catalog.
@@ -92,6 +93,14 @@ impl Surroundings {
         group != GroupId::CATALOG
             && self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
     }
+
+    /// Whether a group that lost its whole log may begin anew here: this node alone holds it, and it
+    /// never lay elsewhere. A replica that was moved away leaves its vote behind, and what it had is on
+    /// another node. To be believed of a confirmed catalog only.
+    pub(crate) fn may_begin_anew(&self, group: GroupId) -> bool {
+        let was_moved = |placed: Placed| placed.birth.is_none();
+        self.is_sole_replica(group) && !self.neighbours.placed(group).is_some_and(was_moved)
+    }
 }
 
 /// The groups of one node.
@@ -104,6 +113,8 @@ pub struct Host {
     groups: Mutex<Groups>,
     safety: Safety,
     pub(crate) seeding: Seeding,
+    pub(crate) arriving: Arriving,
+    pub(crate) sight: Sight,
 }
 
 /// One mutex decides whether a group is opened or deleted.
@@ -131,7 +142,7 @@ impl Host {
         });
         let neighbours = Neighbours::new(node);
         let closed = AtomicBool::new(false);
-        let pacer = Pacer::new(config.seed_bytes_per_second);
+        let pacer = Pacer::new(config.move_bytes_per_second);
         let around = Surroundings { node, clock, config, raft, neighbours, closed, pacer };
         Arc::new(Self {
             store,
@@ -139,6 +150,8 @@ impl Host {
             groups: Mutex::default(),
             safety: Safety::default(),
             seeding: Seeding::default(),
+            arriving: Arriving::default(),
+            sight: Sight::default(),
         })
     }
 

@@ -112,7 +112,7 @@ async fn answer(
         AnyPeerRequest::Sleep(request) => Ok(host.sleep(from, request).await.into()),
         AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
         AnyPeerRequest::ReadIndex(request) => Ok(host.read_indexes(request).await.into()),
-        AnyPeerRequest::GroupStatus(request) => Ok(host.group_status(&request).into()),
+        AnyPeerRequest::GroupStatus(request) => Ok(host.group_status(request).await.into()),
         AnyPeerRequest::Step(step) => Ok(host.step(step).await?.into()),
         AnyPeerRequest::DropReplica(request) => Ok(host.told_to_drop(from, &request).await?.into()),
     }

@@ -13,21 +13,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use plimsoll_peers::PeerError;
 use plimsoll_placement::{
-    Actual, ByteBudget, CatchUp, InProgress, Members, MoveLimits, Placement, Plan, next_moves,
+    Actual, ByteBudget, CatchUp, InProgress, Members, MoveLimits, Placement, Plan,
+    Step as PlanStep, next_moves,
 };
 use plimsoll_protocol::api::NodeState;
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
-use plimsoll_protocol::peer::{
-    GroupReport, GroupStatus, MemberStep, PeerFailure, PeerFailureCode, Step, StepReply, Wake,
-};
+use plimsoll_protocol::peer::{GroupReport, MemberStep, PeerFailure, Step, StepReply};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, Replicas, planning};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use self::leaders::{ask, ask_step};
 use crate::host::Host;
 use crate::role::Role;
+
+mod leaders;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -36,9 +37,15 @@ const LAG_ENTRIES_MAX: u64 = 64;
 /// How long a node must have been up before leadership goes to it: so that it does not swing with a node
 /// that comes and goes.
 const UP_BEFORE_LEADING: Duration = Duration::from_secs(30);
-/// How long a node may take to answer.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
-const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one command of the catalog may take; the next look asks anew.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it is believed that a group is where it belongs: whoever drove moves before may have left a
+/// step under way.
+const SETTLED_FOR: Duration = Duration::from_secs(30);
+/// Between two looks for leaders that are not where they should be.
+const HOMING_EVERY: Duration = Duration::from_secs(5);
+/// Leaderships that are brought home at a time.
+const HOMING_MAX: usize = 16;
 /// Groups that are looked at in one round.
 const GROUPS_MAX: usize = 1000;
 /// After the last change of the catalog's nodes and places, places are computed anew.
@@ -49,8 +56,12 @@ struct Driver {
     in_progress: InProgress,
     budget: ByteBudget,
     began: Instant,
+    limits: MoveLimits,
     /// Groups that are as wanted, and what was wanted then.
     settled: BTreeMap<GroupId, Replicas>,
+    settled_since: Instant,
+    /// When leaders were last looked at that are not where they should be.
+    homed: Instant,
     up_since: BTreeMap<NodeId, Instant>,
     /// The placement epoch, and when it was first seen.
     epoch: (u64, Instant),
@@ -78,7 +89,7 @@ pub(crate) async fn drive(host: Weak<Host>) {
         };
         let (driver, outcomes) = driving.get_or_insert_with(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            (Driver::new(&catalog, sender), receiver)
+            (Driver::new(&host, &catalog, sender), receiver)
         });
         while let Ok(outcome) = outcomes.try_recv() {
             driver.take_in(&outcome);
@@ -97,13 +108,17 @@ fn led_catalog(host: &Host) -> Option<Arc<Catalog>> {
 }
 
 impl Driver {
-    fn new(catalog: &Catalog, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
+    fn new(host: &Host, catalog: &Catalog, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
         let now = Instant::now();
+        let limits = host.around().config.move_limits();
         Self {
             in_progress: InProgress::new(),
-            budget: ByteBudget::full(&MoveLimits::default(), 0),
+            budget: ByteBudget::full(&limits, 0),
             began: now,
+            limits,
             settled: BTreeMap::new(),
+            settled_since: now,
+            homed: now,
             up_since: BTreeMap::new(),
             epoch: (catalog.placement_epoch(), now),
             outcomes,
@@ -158,7 +173,7 @@ impl Driver {
         let bytes_of = |group| bytes.get(&group).copied().unwrap_or_default();
         let plan = Plan::new(&actual, &wanted, &staying, bytes_of);
         self.note_settled(&looked_at, &actual, &plan);
-        let limits = MoveLimits::default();
+        let limits = self.limits;
         let now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let budget = &mut self.budget;
         let scheduled =
@@ -169,14 +184,14 @@ impl Driver {
         let mut unsealed = Vec::new();
         for (group, step) in scheduled.steps {
             let Some(report) = reports.get(&group) else { continue };
-            let is_transfer = matches!(step, plimsoll_placement::Step::TransferLeader(_));
+            let is_transfer = matches!(step, PlanStep::TransferLeader(_));
             let may_be_born = catalog.replica_set(group).is_some_and(|set| set.birth.is_some());
             if may_be_born && !is_transfer {
                 unsealed.push(group);
                 continue;
             }
             let is_homing = plan.moves().iter().any(|one| one.group == group && is_homing(one));
-            if is_homing && !self.may_lead(step) {
+            if is_homing && (!self.may_lead(step) || self.transfers() >= HOMING_MAX) {
                 continue;
             }
             self.in_progress.insert(group, step);
@@ -203,11 +218,16 @@ impl Driver {
     }
 
     /// Whether the leadership that a step brings home may go there already.
-    fn may_lead(&self, step: plimsoll_placement::Step) -> bool {
+    fn may_lead(&self, step: PlanStep) -> bool {
         match step {
-            plimsoll_placement::Step::TransferLeader(node) => self.has_been_up(node),
+            PlanStep::TransferLeader(node) => self.has_been_up(node),
             _ => true,
         }
+    }
+
+    fn transfers(&self) -> usize {
+        let is_transfer = |step: &&PlanStep| matches!(step, PlanStep::TransferLeader(_));
+        self.in_progress.values().filter(is_transfer).count()
     }
 
     /// Groups that may not be as wanted: those that were ever moved, and those that another node leads than
@@ -219,7 +239,14 @@ impl Driver {
         healthy: &BTreeSet<NodeId>,
     ) -> BTreeMap<GroupId, Replicas> {
         let mut groups = BTreeMap::new();
-        self.settled.retain(|group, _| catalog.replica_set(*group).is_some());
+        if self.settled_since.elapsed() >= SETTLED_FOR {
+            self.settled.clear();
+            self.settled_since = Instant::now();
+        }
+        let is_homing = self.homed.elapsed() >= HOMING_EVERY;
+        if is_homing {
+            self.homed = Instant::now();
+        }
         for (group, set) in catalog.placements() {
             if groups.len() >= GROUPS_MAX {
                 break;
@@ -227,10 +254,11 @@ impl Driver {
             let Some(&first) = set.wanted.first() else { continue };
             let is_settled = self.settled.get(&group).is_some_and(|wanted| *wanted == set.wanted);
             let is_away = || {
-                let leader = host.leader(group).map(|(node, _)| node);
-                leader.is_some_and(|leader| leader != first)
+                let leader = || host.leader(group).map(|(node, _)| node);
+                is_homing
                     && healthy.contains(&first)
                     && self.has_been_up(first)
+                    && leader().is_some_and(|leader| leader != first)
             };
             // A group that was never moved has the members that it was born with.
             let is_at_birth = set.birth.as_ref().is_some_and(|birth| *birth == set.wanted);
@@ -308,7 +336,7 @@ impl Driver {
             }
         };
         tracing::info!(groups = plan.changes.len(), "places are rebalanced");
-        match timeout(STEP_TIMEOUT, host.command(&plan.command())).await {
+        match timeout(COMMAND_TIMEOUT, host.command(&plan.command())).await {
             Ok(Ok(reply)) => tracing::debug!(?reply, "places were proposed"),
             Ok(Err(error)) => tracing::info!(%error, "places could not be changed"),
             Err(_) => tracing::info!("places could not be changed in time"),
@@ -323,7 +351,7 @@ async fn seal(host: &Host, groups: Vec<GroupId>) {
         return;
     }
     let command = CatalogCommand::SealBirths { groups };
-    match timeout(STEP_TIMEOUT, host.command(&command)).await {
+    match timeout(COMMAND_TIMEOUT, host.command(&command)).await {
         Ok(Ok(reply)) => tracing::debug!(?reply, "births were ended"),
         Ok(Err(error)) => tracing::info!(%error, "births could not be ended"),
         Err(_) => tracing::info!("births could not be ended in time"),
@@ -334,13 +362,13 @@ fn is_homing(one: &plimsoll_placement::Move) -> bool {
     one.add.is_empty() && one.remove.is_empty()
 }
 
-fn to_wire(step: plimsoll_placement::Step) -> MemberStep {
+fn to_wire(step: PlanStep) -> MemberStep {
     match step {
-        plimsoll_placement::Step::AddLearner(node) => MemberStep::AddLearner(node),
-        plimsoll_placement::Step::Promote(node) => MemberStep::Promote(node),
-        plimsoll_placement::Step::TransferLeader(node) => MemberStep::TransferLeader(node),
-        plimsoll_placement::Step::RemoveVoter(node) => MemberStep::RemoveVoter(node),
-        plimsoll_placement::Step::RemoveLearner(node) => MemberStep::RemoveLearner(node),
+        PlanStep::AddLearner(node) => MemberStep::AddLearner(node),
+        PlanStep::Promote(node) => MemberStep::Promote(node),
+        PlanStep::TransferLeader(node) => MemberStep::TransferLeader(node),
+        PlanStep::RemoveVoter(node) => MemberStep::RemoveVoter(node),
+        PlanStep::RemoveLearner(node) => MemberStep::RemoveLearner(node),
     }
 }
 
@@ -357,98 +385,5 @@ fn members_of(report: &GroupReport) -> Members {
         voters: report.members.voters.iter().copied().collect(),
         learners: report.members.learners.iter().map(learner).collect(),
         leader: report.leader,
-    }
-}
-
-/// What the leaders of groups say of them. Groups that nobody leads are woken at their voters, as whoever
-/// holds them knows those.
-async fn ask(
-    host: &Host,
-    catalog: &Catalog,
-    groups: impl Iterator<Item = GroupId>,
-    healthy: &BTreeSet<NodeId>,
-) -> BTreeMap<GroupId, GroupReport> {
-    let mut by_leader: BTreeMap<NodeId, Vec<GroupId>> = BTreeMap::new();
-    let mut leaderless = Vec::new();
-    for group in groups {
-        match host.leader(group) {
-            Some((leader, _)) => by_leader.entry(leader).or_default().push(group),
-            None => leaderless.push(group),
-        }
-    }
-    let asked = by_leader.into_iter().map(|(leader, groups)| async move {
-        let reports = status(host, leader, groups).await;
-        let led = reports.into_iter().filter(move |report| report.leader == Some(leader));
-        led.map(|report| (report.group, report)).collect::<Vec<_>>()
-    });
-    let reports = futures_util::future::join_all(asked).await;
-    if !leaderless.is_empty() {
-        wake(host, catalog, leaderless, healthy).await;
-    }
-    reports.into_iter().flatten().collect()
-}
-
-async fn wake(host: &Host, catalog: &Catalog, groups: Vec<GroupId>, healthy: &BTreeSet<NodeId>) {
-    let asked = healthy.iter().map(|node| status(host, *node, groups.clone()));
-    let reports = futures_util::future::join_all(asked).await;
-    let mut newest: BTreeMap<GroupId, GroupReport> = BTreeMap::new();
-    for report in reports.into_iter().flatten() {
-        let is_newer = newest
-            .get(&report.group)
-            .is_none_or(|known| known.members.membership < report.members.membership);
-        if is_newer && !report.members.voters.is_empty() {
-            newest.insert(report.group, report);
-        }
-    }
-    let mut at: BTreeMap<NodeId, Vec<GroupId>> = BTreeMap::new();
-    for group in groups {
-        // A group that was never used is born now.
-        let born = || catalog.replica_set(group)?.birth.as_ref().map(|birth| birth.to_vec());
-        let voters = newest.get(&group).map(|report| report.members.voters.clone()).or_else(born);
-        for voter in voters.iter().flatten().filter(|voter| healthy.contains(voter)) {
-            at.entry(*voter).or_default().push(group);
-        }
-    }
-    for (node, groups) in at {
-        if node == host.node() {
-            for group in groups {
-                if let Ok(group) = host.for_peer(group) {
-                    tokio::spawn(async move { group.wake().await });
-                }
-            }
-        } else if let Some(peers) = host.around().neighbours.peers() {
-            let epoch = host.around().neighbours.epoch();
-            // It is asked again at the next look.
-            let _ = peers.push(node, Wake { epoch, groups });
-        }
-    }
-}
-
-async fn status(host: &Host, node: NodeId, groups: Vec<GroupId>) -> Vec<GroupReport> {
-    let epoch = host.around().neighbours.epoch();
-    let request = GroupStatus { epoch, groups };
-    if node == host.node() {
-        return host.group_status(&request).groups;
-    }
-    let Some(peers) = host.around().neighbours.peers() else { return Vec::new() };
-    match timeout(STATUS_TIMEOUT, peers.request(node, request)).await {
-        Ok(Ok(reply)) => reply.groups,
-        Ok(Err(_)) | Err(_) => Vec::new(),
-    }
-}
-
-async fn ask_step(host: &Arc<Host>, leader: NodeId, step: Step) -> Result<StepReply, PeerFailure> {
-    if leader == host.node() {
-        return host.step(step).await;
-    }
-    let failed = |message: String| PeerFailure::new(PeerFailureCode::Timeout, message);
-    let Some(peers) = host.around().neighbours.peers() else {
-        return Err(failed("there are no peers".to_owned()));
-    };
-    match timeout(STEP_TIMEOUT, peers.request(leader, step)).await {
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(PeerError::Failed { failure, .. })) => Err(failure),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("node {leader} did not answer in time"))),
     }
 }

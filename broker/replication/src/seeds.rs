@@ -14,14 +14,15 @@
 //! the receiver's vote stays: nothing depends on who leads. A receiver that has the last entry keeps
 //! its log, which may hold more that it answered for.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_log::{ExportError, ReadError};
 use plimsoll_peers::PeerError;
 use plimsoll_protocol::frame::{Frame, FrameFlags, encode_frame};
-use plimsoll_protocol::ids::CorrelationId;
+use plimsoll_protocol::ids::{CorrelationId, GroupId};
 use plimsoll_protocol::peer::{PeerApi, PeerFailure};
 use plimsoll_protocol::wire::{Decode, DecodeError, Encode};
 use plimsoll_transport::{FrameReceiver, FrameSender, RecvError, SendError};
@@ -89,6 +90,29 @@ impl Pacer {
             begin
         };
         sleep_until(begin).await;
+    }
+}
+
+/// How much of each log has come that is on its way to this node.
+#[derive(Debug, Default)]
+pub(crate) struct Arriving(Mutex<BTreeMap<GroupId, u64>>);
+
+impl Arriving {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<GroupId, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes that have come of a log that is on its way.
+    pub(crate) fn bytes(&self, group: GroupId) -> Option<u64> {
+        self.all().get(&group).copied()
+    }
+
+    fn add(&self, group: GroupId, bytes: u64) {
+        *self.all().entry(group).or_default() += bytes;
+    }
+
+    fn end(&self, group: GroupId) {
+        self.all().remove(&group);
     }
 }
 

@@ -55,11 +55,14 @@ impl Drop for Transfer {
 
 impl Host {
     /// Members and progress of groups, as this node's replicas know them.
-    pub(crate) fn group_status(&self, request: &GroupStatus) -> GroupStatusReply {
-        GroupStatusReply { groups: request.groups.iter().map(|id| self.report(*id)).collect() }
+    pub(crate) async fn group_status(self: &Arc<Self>, request: GroupStatus) -> GroupStatusReply {
+        let host = self.clone();
+        // What sleeping groups stored may have to be read from the disk.
+        let look = move || request.groups.iter().map(|id| host.report(*id)).collect();
+        GroupStatusReply { groups: self.blocking().run(look).await }
     }
 
-    pub(crate) fn report(&self, id: GroupId) -> GroupReport {
+    fn report(&self, id: GroupId) -> GroupReport {
         let mut report = GroupReport {
             group: id,
             condition: ReplicaCondition::Absent,
@@ -70,8 +73,14 @@ impl Host {
             last: None,
             committed: None,
             high_watermark: Offset(0),
+            start_offset: Offset(0),
+            end_offset: Offset(0),
             bytes: 0,
+            segments: 0,
         };
+        if let Some(bytes) = self.arriving.bytes(id) {
+            (report.condition, report.bytes) = (ReplicaCondition::Seeding, bytes);
+        }
         let Some(log) = self.store().group(id) else { return report };
         let bounds = log.bounds();
         if bounds.last.is_none() {
@@ -82,7 +91,8 @@ impl Host {
                 RaftVote { term: vote.term, node: vote.voted_for, committed: vote.committed };
         }
         report.last = bounds.last;
-        report.bytes = bounds.bytes;
+        (report.start_offset, report.end_offset) = (bounds.log_start_offset, bounds.log_end_offset);
+        (report.bytes, report.segments) = (bounds.bytes, bounds.segments);
         if log.is_quarantined().is_some() {
             report.condition = ReplicaCondition::Quarantined;
             return report;
@@ -127,6 +137,7 @@ impl Host {
         if now != step.membership {
             return Ok(StepReply::Changed(now));
         }
+        self.check_sealed(&step)?;
         let is_member = |node| members.voters.contains(&node) || members.learners.contains(&node);
         let one = |node: NodeId| BTreeSet::from([node.0]);
         let change: ChangeMembers<u64, Member> = match step.step {
@@ -154,6 +165,19 @@ impl Host {
             self.tell_to_drop(group.id(), node, *at);
         }
         Ok(reply)
+    }
+
+    /// Refuses to change the members of a group that could still be born: a first replica that never
+    /// woke would be a voter with an empty log, wherever its catalog is an old one.
+    fn check_sealed(&self, step: &Step) -> Result<(), PeerFailure> {
+        let changes_no_voter =
+            matches!(step.step, MemberStep::TransferLeader(_) | MemberStep::Uniform(_));
+        let placed = self.around().neighbours.placed(step.group);
+        if changes_no_voter || placed.is_some_and(|placed| placed.birth.is_none()) {
+            return Ok(());
+        }
+        let message = format!("group {} could still be born, by the catalog here", step.group);
+        Err(PeerFailure::new(PeerFailureCode::CatalogBehind, message))
     }
 
     /// The instance of a group that this node leads, woken where it sleeps.

@@ -120,6 +120,42 @@ async fn node_that_joins_gets_its_share_while_producers_write() {
     assert!(moved > 0, "a replica was moved away from somewhere");
 }
 
+/// Whether no node sees anything on its way.
+async fn is_settled(cluster: &Cluster) -> bool {
+    for member in cluster.members.values() {
+        if !member.host.moves(&member.catalog.catalog()).await.is_empty() {
+            return false;
+        }
+    }
+    true
+}
+
+#[tokio::test(start_paused = true)]
+async fn moves_are_seen_from_every_node_while_they_last() {
+    let mut cluster = Cluster::new(3).await;
+    let mut topics = topics(&cluster, 4).await;
+    assert!(is_settled(&cluster).await);
+    let node = cluster.join().await;
+    let deadline = Instant::now() + PATIENCE;
+    for own in cluster.members.keys() {
+        let member = &cluster.members[own];
+        loop {
+            let moving = member.host.moves(&member.catalog.catalog()).await;
+            if let Some(one) = moving.iter().find(|one| one.wanted.contains(&NodeId(node))) {
+                assert_eq!(one.voters.len(), 3, "node {own} sees {one:?}");
+                break;
+            }
+            assert!(Instant::now() < deadline, "node {own} sees nothing on its way");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    produce_until_moved(&cluster, &mut topics, node).await;
+    while !is_settled(&cluster).await {
+        assert!(Instant::now() < deadline, "something is still on its way");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn driver_that_dies_in_the_middle_of_a_move_is_followed_by_another() {
     let mut cluster = Cluster::new(3).await;

@@ -47,9 +47,17 @@ pub(crate) async fn receive(
     let mut stream = Stream { sender, receiver };
     let mut group = None;
     let outcome = take(&host, &mut stream, &mut group).await;
+    if outcome.is_ok()
+        && let (Some(group), Some(host)) = (group, host.upgrade())
+    {
+        host.arriving.end(group);
+    }
     if let Err(error) = outcome {
         tracing::warn!(node = %from, group = ?group, %error, "a transfer of segments ended early");
         if let Some(group) = group {
+            if let Some(host) = host.upgrade() {
+                host.arriving.end(group);
+            }
             sleep(KEPT_FOR).await;
             let Some(host) = host.upgrade() else { return };
             let store = host.store().clone();
@@ -71,6 +79,7 @@ async fn take(
     let mut incoming = match begun.await {
         Ok((incoming, held)) => {
             *group = Some(incoming.group);
+            up(host)?.arriving.add(incoming.group, held.iter().sum());
             answer(stream, PeerApi::SeedBegin, &SeedHeld { bytes: held }).await?;
             incoming
         }
@@ -92,7 +101,10 @@ async fn take(
         let bytes = u32::try_from(frame.payload.len()).map_err(|_| SeedError::Misfit)?;
         let host = up(host)?;
         match write(&host, incoming, frame).await {
-            Ok(written) => incoming = written,
+            Ok(written) => {
+                host.arriving.add(written.group, bytes.into());
+                incoming = written;
+            }
             Err(failure) => return refuse(stream, PeerApi::SeedPiece, failure).await,
         }
         answer(stream, PeerApi::SeedPiece, &SeedTaken { bytes }).await?;
