@@ -141,9 +141,10 @@ impl HostConfig {
             // Appends are cut by bytes; the default of 300 would cut single records first.
             max_payload_entries: 4096,
             backoff: "50ms 100ms 200ms ...500ms".to_owned(),
-            // Retention and purging are the host's.
+            // Retention and purging are the host's: a snapshot alone purges nothing under members that
+            // are a few entries behind.
             snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: 0,
+            max_in_snapshot_log_to_keep: u64::MAX,
             install_snapshot_timeout: 60_000,
             // The defaults are 65,536 each, per group.
             api_channel_size: Some(proposals_max),

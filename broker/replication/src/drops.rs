@@ -92,7 +92,7 @@ impl Host {
         let stopped = || PeerFailure::new(PeerFailureCode::StorageFailed, "the store stopped");
         receiver.await.map_err(|_| stopped())?.map_err(|_| stopped())?;
         self.forget_safety(id);
-        self.forget_held(id);
+        group.set_dropped(true);
         drop(guard);
         tracing::info!(group = %id, "a replica that is no longer wanted was dropped");
         Ok(())

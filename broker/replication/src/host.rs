@@ -265,11 +265,6 @@ impl Host {
         self.safety.forget(id);
     }
 
-    /// The group's replica was dropped: whoever asks for it next opens it anew.
-    pub(crate) fn forget_held(&self, id: GroupId) {
-        self.groups().held.remove(&id);
-    }
-
     /// As [`Host::for_peer`]; where the sender's catalog is newer than this node's copy, waits for the
     /// copy.
     pub(crate) async fn for_peer_at(
@@ -451,8 +446,8 @@ impl Host {
     /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
     /// and lets Raft forget what a sleeping group has folded. To be called for every group now and
     /// then, also where nothing limits what is kept. Nothing is dropped at the first call, and then
-    /// only what was stored some checkpoints ago. A leader drops nothing that a member lacks. Does not
-    /// wake the group; may block.
+    /// only what was stored some checkpoints ago. A leader drops nothing that a live member lacks. Does
+    /// not wake the group; may block; must be called in a tokio runtime.
     ///
     /// # Errors
     /// When the group's stored state cannot be read.
@@ -484,8 +479,7 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        let lacking = held.and_then(|group| group.first_lacking_offset());
-        let upto = lacking.map_or(safe.high_watermark, |offset| offset.min(safe.high_watermark));
+        let upto = held.map_or(safe.high_watermark, |group| group.retainable(safe));
         Ok(log.retain(policy, now_ms, upto))
     }
 

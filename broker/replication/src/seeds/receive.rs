@@ -255,6 +255,7 @@ async fn finish(host: &Arc<Host>, incoming: Incoming, frame: &Frame) -> Result<L
         let stopped = || PeerFailure::new(PeerFailureCode::StorageFailed, "the store stopped");
         receiver.await.map_err(|_| stopped())?.map_err(|_| stopped())?;
         host.forget_safety(id);
+        group.set_dropped(false);
         host.around().neighbours.set_unfit(id, false);
         tracing::info!(group = %id, %last, "a log was taken from another node");
     }
