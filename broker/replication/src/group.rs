@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};

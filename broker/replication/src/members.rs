@@ -67,6 +67,11 @@ pub(crate) async fn keep(host: Weak<Host>) {
         let hears = |node: NodeId| neighbours.reaches(node);
         let Some(change) = next(&group.catalog(), &present, host.node(), hears) else { continue };
         tracing::info!(?change, "the metadata group changes");
+        // Without traffic the lease has lapsed, and openraft takes nothing into the log.
+        if let Err(error) = group.lead_for_read().await {
+            tracing::info!(?change, %error, "the metadata group cannot change now");
+            continue;
+        }
         if let Change::HandOver(node) = change {
             if let Err(error) = group.transfer_leader(Some(node)).await {
                 tracing::warn!(%node, %error, "the metadata group was not handed over");

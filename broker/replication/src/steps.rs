@@ -160,7 +160,7 @@ impl Host {
         };
         // A voter that is removed does not stay as a learner.
         let retain = !matches!(step.step, MemberStep::RemoveVoter(_) | MemberStep::Uniform(_));
-        let reply = change_members(&instance, change, retain, now).await;
+        let reply = change_members(&group, &instance, change, retain, now).await;
         if let (StepReply::Done(Some(at)), Some(node)) = (&reply, removed_by(step.step)) {
             self.tell_to_drop(group.id(), node, *at);
         }
@@ -252,7 +252,7 @@ impl Host {
         // The group may have slept and woken meanwhile.
         let instance = group.instance().ok_or(SeedError::Ended)?;
         let change = ChangeMembers::AddNodes(BTreeMap::from([(to.0, Member::default())]));
-        Ok(change_members(&instance, change, true, membership).await)
+        Ok(change_members(group, &instance, change, true, membership).await)
     }
 
     /// Tells a node that was removed that its replica may go. Where it is not told it finds out itself.
@@ -280,11 +280,16 @@ fn removed_by(step: MemberStep) -> Option<NodeId> {
 }
 
 async fn change_members(
+    group: &Arc<Group>,
     instance: &Instance,
     change: ChangeMembers<u64, Member>,
     retain: bool,
     from: Option<LogId>,
 ) -> StepReply {
+    // Without traffic the lease has lapsed, and openraft takes nothing into the log.
+    if let Err(error) = group.lead_for_read().await {
+        return StepReply::Refused(error.to_string());
+    }
     let last_membership_log_id = from.map(to_raft);
     let condition: Precondition<Types> =
         Precondition::LastMembershipLogId { last_membership_log_id };

@@ -25,10 +25,12 @@ async fn fill(cluster: &Cluster, group: GroupId, producer: &mut Producer) {
     }
 }
 
-/// Retains on every node until the leader has dropped something.
-async fn retain(cluster: &Cluster, group: GroupId) -> Offset {
+/// Retains on every node until the leader has dropped something. There has to be something new for
+/// each checkpoint.
+async fn retain(cluster: &Cluster, group: GroupId, producer: &mut Producer) -> Offset {
     let deadline = Instant::now() + PATIENCE;
     loop {
+        cluster.produce(group, &producer.batch(&["new"])).await;
         for member in cluster.members.values() {
             member.host.retain(group, &LITTLE, 0).unwrap();
             member.host.store().checkpoint_now();
@@ -43,7 +45,8 @@ async fn retain(cluster: &Cluster, group: GroupId) -> Offset {
     }
 }
 
-async fn expect_equal(cluster: &Cluster, group: GroupId, end: Offset) {
+async fn expect_equal(cluster: &Cluster, group: GroupId, producer: &Producer) {
+    let end = Offset(producer.next);
     let leader = cluster.leader(group).await;
     let at_leader = cluster.group(leader, group);
     let start = at_leader.log().bounds().log_start_offset;
@@ -69,11 +72,11 @@ async fn voter_that_was_away_is_seeded_with_what_is_left() {
     let away = (1..=3).find(|node| *node != leader).unwrap();
     let disk = cluster.kill(away).await;
     fill(&cluster, group, &mut producer).await;
-    let start = retain(&cluster, group).await;
+    let start = retain(&cluster, group, &mut producer).await;
     assert!(start > Offset(1), "the one that is away is not waited for");
     cluster.start(away, disk).await;
     cluster.produce(group, &producer.batch(&["last"])).await;
-    expect_equal(&cluster, group, Offset(BATCHES as u64 + 2)).await;
+    expect_equal(&cluster, group, &producer).await;
     let log = cluster.group(away, group);
     assert!(log.log().bounds().log_start_offset > Offset(1), "it was seeded");
 }
@@ -88,7 +91,7 @@ async fn leader_that_began_anew_seeds_a_voter_that_was_away() {
     let away = (1..=3).find(|node| *node != leader).unwrap();
     let absent = cluster.kill(away).await;
     fill(&cluster, group, &mut producer).await;
-    retain(&cluster, group).await;
+    retain(&cluster, group, &mut producer).await;
     // Whoever leads then knows only what its log says.
     for node in (1..=3).filter(|node| *node != away) {
         let disk = cluster.kill(node).await;
@@ -96,7 +99,7 @@ async fn leader_that_began_anew_seeds_a_voter_that_was_away() {
     }
     cluster.start(away, absent).await;
     cluster.produce(group, &producer.batch(&["last"])).await;
-    expect_equal(&cluster, group, Offset(BATCHES as u64 + 2)).await;
+    expect_equal(&cluster, group, &producer).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +108,7 @@ async fn live_follower_is_waited_for() {
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
     fill(&cluster, group, &mut producer).await;
-    retain(&cluster, group).await;
+    retain(&cluster, group, &mut producer).await;
     fill(&cluster, group, &mut producer).await;
-    expect_equal(&cluster, group, Offset(2 * BATCHES as u64)).await;
+    expect_equal(&cluster, group, &producer).await;
 }
