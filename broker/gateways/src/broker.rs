@@ -11,14 +11,10 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
 use plimsoll_peers::Peers;
-use plimsoll_protocol::api::{
-    Durability, PartitionCondition, PartitionInfo, ProducerIdentity, TopicConfig,
-};
+use plimsoll_protocol::api::{Durability, ProducerIdentity, TopicConfig};
 use plimsoll_protocol::batch::BatchLimits;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{
-    GroupId, NodeId, Offset, PartitionIndex, ProducerId, Term, TopicName,
-};
+use plimsoll_protocol::ids::{GroupId, NodeId, ProducerId, TopicName};
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError, Placements};
 use plimsoll_state::catalog::planning::PlanError;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, TopicMeta};
@@ -489,53 +485,6 @@ impl Broker {
         }
         let id = ids.next().ok_or_else(|| refusals::bug("an empty block of producer ids"))?;
         Ok(ProducerIdentity { producer_id: ProducerId(id), epoch: 0 })
-    }
-
-    /// Where a partition stands, without waking it.
-    pub(crate) async fn partition_info(
-        &self,
-        partition: PartitionIndex,
-        group_id: GroupId,
-    ) -> PartitionInfo {
-        let mut info = PartitionInfo {
-            partition,
-            group_id,
-            leader: None,
-            term: Term(0),
-            log_start_offset: Offset(0),
-            high_watermark: Offset(0),
-            log_end_offset: Offset(0),
-            bytes: 0,
-            segments: 0,
-            condition: PartitionCondition::Asleep,
-            replicas: self
-                .catalog()
-                .replica_set(group_id)
-                .map_or_else(Vec::new, |set| set.wanted.to_vec()),
-        };
-        // A partition that was never used has no log.
-        let Some(log) = self.store.group(group_id) else { return info };
-        let bounds = log.bounds();
-        info.log_start_offset = bounds.log_start_offset;
-        info.log_end_offset = bounds.log_end_offset;
-        // With one voter everything in the log of a group that sleeps is committed.
-        info.high_watermark = bounds.log_end_offset;
-        info.bytes = bounds.bytes;
-        info.segments = bounds.segments;
-        if let Some(group) = self.host.held(group_id) {
-            let status = group.status().await;
-            (info.leader, info.term) = (status.leader, status.term);
-            if status.awake {
-                info.condition = PartitionCondition::Awake;
-                info.high_watermark = *group.high_watermark().borrow();
-            }
-        } else {
-            info.term = log.vote().map_or(Term(0), |vote| vote.term);
-        }
-        if log.is_quarantined().is_some() {
-            info.condition = PartitionCondition::Quarantined;
-        }
-        info
     }
 
     /// Counters of the sessions, and what the node holds now.

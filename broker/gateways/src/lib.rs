@@ -23,6 +23,7 @@ mod placements;
 mod places;
 mod refusals;
 mod routing;
+mod standing;
 
 pub use broker::{Broker, NodeIdentity, StrangerPlace};
 pub use counters::{Counter, Counters};

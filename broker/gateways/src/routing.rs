@@ -85,7 +85,8 @@ impl Broker {
             // Before the first node has made itself known, everything is here.
             replicas.wanted.is_empty() || replicas.wants(me)
         });
-        let holds = wanted || self.store().group(id).is_some();
+        let has_log = || self.store().group(id).is_some_and(|log| log.bounds().last.is_some());
+        let holds = wanted || has_log();
         let hint = self.host().leader_hint(id).map(|(node, _)| node);
         match hint {
             Some(node) if node != me && (!holds || access == Access::Leader) => {
@@ -142,6 +143,15 @@ impl Broker {
             leader.address = self.address_of(leader.node);
         }
         error
+    }
+
+    /// Ends when this node's replica of the group is taken away. May be cancelled.
+    pub(crate) async fn dropped(&self, group: &Group) -> ErrorResponse {
+        let mut dropped = group.dropped();
+        match dropped.wait_for(|dropped| *dropped).await {
+            Ok(_) => self.not_leader(self.host().leader(group.id()).map(|(node, _)| node)),
+            Err(_) => refusals::shutting_down(),
+        }
     }
 
     /// Ends when this node does not lead the group any more. May be cancelled.

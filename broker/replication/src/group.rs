@@ -1,5 +1,6 @@
 //! One group: its log for readers, its Raft instance, while it is awake, for writers.
 
+mod lacking;
 mod lead;
 
 use std::sync::Arc;
@@ -7,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
@@ -47,6 +47,8 @@ pub struct Group {
     deleted: AtomicBool,
     /// It sleeps as its leader proposed: its whole log is durable.
     slept_as_agreed: AtomicBool,
+    /// This node's replica was taken away.
+    dropped: watch::Sender<bool>,
     reads: Reads,
 }
 
@@ -74,6 +76,7 @@ impl Group {
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
             slept_as_agreed: AtomicBool::new(false),
+            dropped: watch::Sender::new(false),
             reads: Reads::default(),
             around,
         };
@@ -127,6 +130,17 @@ impl Group {
     #[must_use]
     pub fn role(&self) -> watch::Receiver<Role> {
         self.published.role.subscribe()
+    }
+
+    /// Whether this node's replica was taken away, because it is no longer wanted here: whoever reads it
+    /// must go to another node.
+    #[must_use]
+    pub fn dropped(&self) -> watch::Receiver<bool> {
+        self.dropped.subscribe()
+    }
+
+    pub(crate) fn set_dropped(&self, dropped: bool) {
+        self.dropped.send_replace(dropped);
     }
 
     /// What it is doing. Does not wake it; waits while it is being woken.
@@ -412,26 +426,6 @@ impl Group {
     pub(crate) fn store_state(&self) -> Option<Given> {
         let awake = self.awake.try_lock().ok()?;
         awake.as_ref()?.shared.store()
-    }
-
-    /// The first offset that some other member is not known to hold, where this node leads. May block.
-    pub(crate) fn first_lacking_offset(&self) -> Option<Offset> {
-        let instance = self.instance()?;
-        let lowest = {
-            let metrics = instance.raft.data_metrics();
-            let metrics = metrics.borrow_watched();
-            let matched = metrics.replication.as_ref()?;
-            let me = self.around.node.0;
-            let others = matched.iter().filter(|(node, _)| **node != me).map(|(_, id)| id);
-            others.map(|id| id.as_ref().map(|id| id.index)).min()?
-        };
-        let next = lowest.map_or(0, |index| index + 1);
-        match self.log.read_entries(next..next + 1, 1) {
-            Ok(entries) => entries.first().map(|entry| entry.header.base_offset),
-            // It has everything, or lacks what is gone already: then nothing more may go.
-            Err(_) if Some(next) > self.log.bounds().last.map(|last| last.index.0) => None,
-            Err(_) => Some(Offset(0)),
-        }
     }
 
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.

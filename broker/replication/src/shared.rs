@@ -196,6 +196,11 @@ impl Shared {
         }
     }
 
+    /// Whether the log no longer holds all of its entries.
+    pub(crate) fn is_purged(&self) -> bool {
+        self.log.bounds().purged.is_some()
+    }
+
     /// The last entry that is folded.
     pub(crate) fn applied(&self) -> Option<LogId> {
         self.state().fold.progress().applied

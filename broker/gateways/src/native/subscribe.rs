@@ -312,6 +312,7 @@ impl<'a> Push<'a> {
             biased;
             deleted = deleted => deleted,
             deposed = broker.deposed(&self.partition.group), if !self.request.any_replica => deposed,
+            dropped = broker.dropped(&self.partition.group), if self.request.any_replica => dropped,
         }
     }
 
