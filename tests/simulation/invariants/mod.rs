@@ -9,15 +9,16 @@ mod no_acked_record_lost;
 mod no_duplicate;
 mod observer;
 mod offsets_dense;
+mod placement_rules;
 #[cfg(test)]
 mod planted;
 mod vote_once;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_log::Vote;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
-use plimsoll_protocol::ids::{GroupId, LogId, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Term};
 
 use crate::history::{Partition, RecordName, Seen};
 
@@ -124,6 +125,19 @@ pub enum Event<'a> {
         /// The vote.
         vote: Vote,
     },
+    /// A process knows where a partition belongs.
+    Placed {
+        /// Which process.
+        at: Life,
+        /// The partition's group.
+        group: GroupId,
+        /// Where its replicas belong.
+        wanted: &'a [NodeId],
+        /// How many the topic asks for.
+        replicas: u16,
+        /// The nodes that the same catalog knows.
+        members: &'a BTreeSet<NodeId>,
+    },
     /// A client was told that a record is stored.
     Acked {
         /// The record.
@@ -210,5 +224,6 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(high_watermark_monotonic::HighWatermarkMonotonic::default()),
         Box::new(no_duplicate::NoDuplicate::default()),
         Box::new(no_acked_record_lost::NoAckedRecordLost::default()),
+        Box::new(placement_rules::PlacementRules),
     ]
 }

@@ -2,7 +2,7 @@
 //!
 //! It reads entries from the nodes' logs and their marks of what is committed; it changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use plimsoll_log::{GroupLog, LogEntry, Vote};
@@ -24,6 +24,8 @@ pub struct Observer {
     invariants: Vec<Box<dyn Invariant>>,
     /// What was seen of a group in a process.
     views: BTreeMap<(Life, GroupId), View>,
+    /// Of the catalog that was looked at in a process.
+    epochs: BTreeMap<Life, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +47,12 @@ impl std::fmt::Debug for Observer {
 
 impl Default for Observer {
     fn default() -> Self {
-        Self { ledger: Ledger::default(), invariants: all(), views: BTreeMap::new() }
+        Self {
+            ledger: Ledger::default(),
+            invariants: all(),
+            views: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+        }
     }
 }
 
@@ -109,6 +116,23 @@ impl Observer {
             && let Some(meta) = broker.catalog().topic(&topic)
         {
             self.ledger.partitions.extend((0..).zip(meta.partitions.iter().copied()));
+            let catalog = broker.catalog();
+            if self.epochs.insert(at, catalog.epoch()) != Some(catalog.epoch()) {
+                let members: BTreeSet<_> = catalog.members().map(|(node, _)| node).collect();
+                for (group, place) in meta.partitions.iter().zip(&meta.placement) {
+                    // One that was made before the catalog knew a node has no place yet.
+                    if place.wanted.is_empty() {
+                        continue;
+                    }
+                    self.judge(&Event::Placed {
+                        at,
+                        group: *group,
+                        wanted: &place.wanted,
+                        replicas: meta.replicas,
+                        members: &members,
+                    })?;
+                }
+            }
         }
         let is_settled = !store.is_work_due();
         for group in store.groups() {

@@ -8,6 +8,7 @@
 mod chance;
 #[cfg(feature = "planted")]
 mod planted;
+mod style;
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -17,7 +18,7 @@ use std::time::Instant;
 use plimsoll_simulation::run::{Length, run};
 
 /// Seeds of a usual run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 60;
 /// The virtual time of their faults, in seconds.
 const SECONDS: u64 = 3;
 /// What the line begins with that one seed leaves for the others.
