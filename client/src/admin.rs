@@ -87,10 +87,6 @@ impl Admin {
         Self { shared }
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
     /// Asks for a sign of life.
     ///
     /// # Errors

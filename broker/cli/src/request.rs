@@ -40,17 +40,11 @@ pub(crate) fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::UnknownPartition => {
             "`plimsoll topic describe NAME` shows the partitions, which are counted from 0"
         }
-        ErrorCode::UnknownNode => "`plimsoll cluster status` lists the nodes",
         ErrorCode::NoQuorum => {
             "`plimsoll cluster status` shows which nodes are down; start them, nothing is lost"
         }
-        ErrorCode::NotEnoughNodes => {
-            "`plimsoll cluster token` shows how a node is added; `plimsoll cluster status` lists them"
-        }
-        ErrorCode::NodeInUse => {
-            "`plimsoll cluster drain NODE` moves everything away from it, `plimsoll cluster status \
-             --watch` shows when that is done"
-        }
+        ErrorCode::NotEnoughNodes => "`plimsoll cluster token` shows how a node is added",
+        ErrorCode::NodeInUse => "`plimsoll cluster status --watch` shows when it is empty",
         ErrorCode::RemovalLosesQuorum => {
             "`plimsoll cluster status` shows which nodes are down; start them, or wait for the moves"
         }

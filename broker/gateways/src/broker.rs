@@ -508,7 +508,10 @@ impl Broker {
             bytes: 0,
             segments: 0,
             condition: PartitionCondition::Asleep,
-            replicas: vec![self.store.identity().node_id],
+            replicas: self
+                .catalog()
+                .replica_set(group_id)
+                .map_or_else(Vec::new, |set| set.wanted.to_vec()),
         };
         // A partition that was never used has no log.
         let Some(log) = self.store.group(group_id) else { return info };

@@ -22,10 +22,13 @@ const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
 pub(crate) async fn keep_linked(node: Arc<Node>, slot: Arc<Slot>) {
     let limits = node.config.limits;
     let mut pause = limits.redial_min;
-    // Of two nodes that begin together the lower id dials first: one link, not two of which one goes.
-    if node.config.node > slot.node {
-        sleep(&node, &slot, jittered(&node, pause * 2)).await;
-    }
+    // Of two nodes that begin together, or lose a link, the lower id dials first: one link comes of it,
+    // not two of which one goes.
+    let courtesy = match node.config.node > slot.node {
+        true => limits.redial_min * 2,
+        false => Duration::ZERO,
+    };
+    sleep(&node, &slot, jittered(&node, courtesy)).await;
     loop {
         let mut address = slot.address.subscribe();
         let listed =
@@ -49,7 +52,7 @@ pub(crate) async fn keep_linked(node: Arc<Node>, slot: Arc<Slot>) {
             }
         } else if let Some(address) = address {
             let attempt =
-                timeout(limits.handshake_timeout, handshake::dial(&node, slot.node, &address));
+                timeout(limits.handshake_timeout, handshake::dial(&node, &slot, &address));
             let outcome = tokio::select! {
                 biased;
                 () = node.stopped() => return,
@@ -61,15 +64,16 @@ pub(crate) async fn keep_linked(node: Arc<Node>, slot: Arc<Slot>) {
                 continue;
             }
         }
-        sleep(&node, &slot, jittered(&node, pause)).await;
+        sleep(&node, &slot, jittered(&node, pause) + jittered(&node, courtesy)).await;
         pause = (pause * 2).min(limits.redial_max);
     }
 }
 
 /// Between a half and the whole of `pause`.
 fn jittered(node: &Node, pause: Duration) -> Duration {
-    let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX).max(2);
-    Duration::from_micros(micros / 2 + (node.config.random)() % (micros - micros / 2))
+    let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+    let half = micros / 2;
+    Duration::from_micros(half + (node.config.random)() % (half + 1))
 }
 
 /// Waits, but no longer than until the address changes or a link comes about.

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::config::PeersConfig;
 use crate::link::Begun;
-use crate::node::Node;
+use crate::node::{Node, Slot};
 
 /// Why no link came about.
 #[derive(Debug, Error)]
@@ -84,18 +84,22 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Dials `to` and introduces this node.
+/// Dials the node of `slot` and introduces this one.
 pub(crate) async fn dial(
     node: &Node,
-    to: NodeId,
+    slot: &Slot,
     address: &str,
 ) -> Result<(Begun, FrameSender, FrameReceiver), HandshakeError> {
-    let config = &node.config;
+    let (config, to) = (&node.config, slot.node);
     let connection = node.dial.dial(address, to, config.transport).await?;
     let lanes = match connection.has_many_streams() {
         true => config.limits.lanes.clamp(1, 64),
         false => 1,
     };
+    if let Some(link) = slot.standing() {
+        // The other side was quicker; a second link would end what is under way on the first.
+        return Err(HandshakeError::Misfit(PeerRefusal::DuplicateLink(link.dialed_by)));
+    }
     let (mut sender, mut receiver) = connection.open().await?;
     receiver.set_max_frame_bytes(FRAME_BYTES_MAX_BEFORE_HELLO);
     let ours = hello(config, to, (config.random)(), lanes);

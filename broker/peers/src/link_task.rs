@@ -74,7 +74,7 @@ impl Running {
         &mut self,
         mut arriving: mpsc::UnboundedReceiver<Arrival>,
     ) -> (Closed, Vec<Connection>) {
-        let link = Arc::clone(&self.link);
+        let (node, link) = (Arc::clone(&self.node), Arc::clone(&self.link));
         let broken = |reason: String| Closed { code: code::BROKEN, reason };
         let mut extra = Vec::new();
         let mut missing: Vec<Role> = link.alive.iter().map(|_| Role::Alive).collect();
@@ -85,6 +85,10 @@ impl Running {
             tokio::select! {
                 biased;
                 closed = link.closed() => return (closed, extra),
+                () = node.stopped() => {
+                    let reason = "the node is going down".to_owned();
+                    return (Closed { code: code::STOPPING, reason }, extra);
+                }
                 Some(arrival) = arriving.recv() => {
                     let role = arrival.role;
                     match missing.iter().position(|other| *other == role) {

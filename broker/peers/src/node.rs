@@ -221,12 +221,14 @@ impl Node {
     }
 
     pub(crate) fn set_removed(&self, removed: BTreeSet<NodeId>) {
-        for node in &removed {
-            if let Some(link) = self.link(*node) {
-                link.close(code::REFUSED, PeerRefusal::Removed(*node).to_string());
+        // Noted before their links close: they dial again at once, and are told.
+        let nodes: Vec<_> = removed.iter().copied().collect();
+        *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed;
+        for node in nodes {
+            if let Some(link) = self.link(node) {
+                link.close(code::REFUSED, PeerRefusal::Removed(node).to_string());
             }
         }
-        *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed;
     }
 
     pub(crate) fn is_removed(&self, node: NodeId) -> bool {

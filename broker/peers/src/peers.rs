@@ -286,12 +286,8 @@ impl Peers {
     /// Closes every link and ends every task; what is under way ends with
     /// [`PeerError::Unreachable`] at both ends.
     pub async fn shutdown(&self) {
+        // Every task looks at it.
         self.node.stopping.send_replace(true);
-        for slot in self.node.slots() {
-            if let Some(link) = slot.standing() {
-                link.close(code::STOPPING, "the node is going down");
-            }
-        }
         self.node.ended().await;
     }
 }

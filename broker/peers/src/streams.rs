@@ -210,19 +210,19 @@ fn carry_out(link: &Arc<Link>, node: &Arc<Node>, frame: &Frame, carried_out: &Ar
                 DecodeFault::UnknownValue { .. } => PeerFailureCode::Unsupported,
                 _ => PeerFailureCode::Malformed,
             };
-            return asked.answer(link, Err(PeerFailure::new(code, error.to_string())));
+            return asked.answer(link, Err(&PeerFailure::new(code, error.to_string())));
         }
     };
     let Ok(permit) = Arc::clone(carried_out).try_acquire_owned() else {
         let message = "too many requests are being carried out";
-        return asked.answer(link, Err(PeerFailure::new(PeerFailureCode::Busy, message)));
+        return asked.answer(link, Err(&PeerFailure::new(PeerFailureCode::Busy, message)));
     };
     let answer = node.handler.request(link.node, request);
     let link = Arc::clone(link);
     tokio::spawn(async move {
         let answer = answer.await;
         drop(permit);
-        asked.answer(&link, answer);
+        asked.answer(&link, answer.as_ref());
     });
 }
 
@@ -234,13 +234,13 @@ struct Asked {
 }
 
 impl Asked {
-    fn answer(self, link: &Link, answer: Result<AnyPeerResponse, PeerFailure>) {
+    fn answer(self, link: &Link, answer: Result<&AnyPeerResponse, &PeerFailure>) {
         let Asked { api, correlation } = self;
         let version = PeerApi::VERSION;
         let failed = |failure: &PeerFailure| {
             encode_frame(api, version, FrameFlags::ERROR, correlation, failure, 0)
         };
-        let mut frame = match &answer {
+        let mut frame = match answer {
             Ok(response) => {
                 encode_frame(api, version, FrameFlags::RESPONSE, correlation, response, 0)
             }

@@ -1,11 +1,12 @@
 //! One group: its log for readers, its Raft instance, while it is awake, for writers.
 
+mod lead;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
@@ -13,11 +14,11 @@ use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply};
 use plimsoll_state::producers::Verdict;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
+use self::lead::Led;
 use crate::config::Blocking;
-use crate::config::{LEASE, LEASE_RENEWAL_MAX};
-use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError, ProduceError, ProposeError};
+use crate::error::{OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;
 use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
@@ -28,9 +29,6 @@ use crate::role::{Role, Standing};
 use crate::shared::{Begin, Published, Shared};
 use crate::types::{Proposal, from_raft};
 use crate::wake::{Awake, Raft, lay_to_rest, wake};
-
-/// How long a proposal waits, at most, for the group to find its leader.
-const SEARCH_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One Raft group of this node. It sleeps while nobody writes to it; writing wakes it.
 #[derive(Debug)]
@@ -47,6 +45,8 @@ pub struct Group {
     /// When it was last used, in milliseconds of the monotonic clock.
     used_ms: AtomicU64,
     deleted: AtomicBool,
+    /// It sleeps as its leader proposed: its whole log is durable.
+    slept_as_agreed: AtomicBool,
     reads: Reads,
 }
 
@@ -73,6 +73,7 @@ impl Group {
             instance: std::sync::Mutex::default(),
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
+            slept_as_agreed: AtomicBool::new(false),
             reads: Reads::default(),
             around,
         };
@@ -272,6 +273,7 @@ impl Group {
         let waking = tokio::spawn(async move {
             let mut guard = guard;
             group.check_usable()?;
+            group.set_slept_as_agreed(false);
             let awake =
                 wake(&group.log, group.kind, group.published.clone(), &group.around).await?;
             group.reap_at_end(&awake);
@@ -283,6 +285,14 @@ impl Group {
             group: self.id(),
             source: Arc::new(panic),
         })?
+    }
+
+    pub(crate) fn set_slept_as_agreed(&self, slept: bool) {
+        self.slept_as_agreed.store(slept, Ordering::Release);
+    }
+
+    pub(crate) fn slept_as_agreed(&self) -> bool {
+        self.slept_as_agreed.load(Ordering::Acquire)
     }
 
     pub(crate) fn reads(&self) -> &Reads {
@@ -357,125 +367,6 @@ impl Group {
         });
     }
 
-    /// The lock, with a Raft instance behind it that leads and may propose.
-    async fn lead(self: &Arc<Self>) -> Result<Led, LeadError> {
-        let mut deadline = None;
-        loop {
-            self.may_propose()?;
-            let mut awake = self.awake().await?;
-            let group = awake.as_ref().expect("awake() returned");
-            let (role, alone) = {
-                let standing = group.standing.borrow();
-                (standing.role, standing.is_alone(self.around.node))
-            };
-            match role {
-                Role::Leader { term } => {
-                    if alone || self.renew_lease(group, term).await? {
-                        return Ok(Led { awake, term });
-                    }
-                }
-                Role::Follower { leader, .. } => {
-                    return Err(NotLeader { leader: Some(leader), address: None }.into());
-                }
-                Role::Asleep => {
-                    let fatal = group.ended().await;
-                    return Err(self.stopped(&mut awake, fatal).await.into());
-                }
-                Role::Searching { term } => {
-                    if let Some(leader) = self.around.neighbours.leader_since(self.id(), term) {
-                        return Err(NotLeader { leader: Some(leader), address: None }.into());
-                    }
-                    let mut standing = group.standing.clone();
-                    let configs = standing.borrow().configs.clone();
-                    if !configs.is_empty() && !self.around.neighbours.reaches_majority(&configs) {
-                        return Err(NoQuorum { group: self.id() }.into());
-                    }
-                    group.nudge.notify_one();
-                    drop(awake);
-                    let wait = SEARCH_WAIT_MAX.min(self.around.config.wake_timeout);
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
-                    let found = standing
-                        .wait_for(|standing| !matches!(standing.role, Role::Searching { .. }));
-                    if timeout_at(deadline, found).await.is_err() {
-                        return Err(self.not_leader().into());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sees to it that this node leads and a quorum has confirmed it of late. Returns whether it is
-    /// the only voter.
-    pub(crate) async fn lead_for_read(self: &Arc<Self>) -> Result<bool, LeadError> {
-        let led = self.lead().await?;
-        let awake = led.awake.as_ref().expect("lead() returned");
-        let alone = awake.standing.borrow().is_alone(self.around.node);
-        Ok(alone)
-    }
-
-    /// Whether this node is the one that proposals for a sleeping group go to; an awake one says by
-    /// its role.
-    fn may_propose(&self) -> Result<(), LeadError> {
-        let group = self.id();
-        let neighbours = &self.around.neighbours;
-        let asleep = *self.published.role.borrow() == Role::Asleep;
-        if !asleep || group == GroupId::CATALOG || neighbours.is_unplaced() {
-            return Ok(());
-        }
-        let placed = neighbours.placed(group).ok_or(OpenGroupError::NotPlaced { group })?;
-        match neighbours.hint(group, &placed.wanted) {
-            Some((node, _)) if node == self.around.node => Ok(()),
-            hint => {
-                let leader = hint.map(|(node, _)| node);
-                Err(NotLeader { leader, address: None }.into())
-            }
-        }
-    }
-
-    /// Another node leads, or none does, as far as this one knows.
-    fn not_leader(&self) -> NotLeader {
-        let leader = match *self.published.role.borrow() {
-            Role::Follower { leader, .. } => Some(leader),
-            _ => self.around.neighbours.leader_elsewhere(self.id()),
-        };
-        NotLeader { leader, address: None }
-    }
-
-    /// Sees to it that a quorum has confirmed this leader a moment ago. False: it does not lead any
-    /// more.
-    async fn renew_lease(&self, awake: &Awake, term: Term) -> Result<bool, LeadError> {
-        let mut metrics = awake.raft.data_metrics();
-        let acked = metrics.borrow_and_update().last_quorum_acked;
-        if acked.is_some_and(|at| at.elapsed() < LEASE / 2) {
-            return Ok(true);
-        }
-        let configs = awake.standing.borrow().configs.clone();
-        if !self.around.neighbours.reaches_majority(&configs) {
-            return Err(NoQuorum { group: self.id() }.into());
-        }
-        if awake.raft.trigger().heartbeat().await.is_err() {
-            return Ok(false);
-        }
-        let renewed = async {
-            while metrics.changed().await.is_ok() {
-                let newer = metrics.borrow_and_update().last_quorum_acked;
-                if newer > acked {
-                    break;
-                }
-            }
-        };
-        let leads = || awake.standing.borrow().role == Role::Leader { term };
-        tokio::select! {
-            biased;
-            renewed = timeout(LEASE_RENEWAL_MAX, renewed) => match renewed {
-                Ok(()) => Ok(leads()),
-                Err(_) if leads() => Err(NoQuorum { group: self.id() }.into()),
-                Err(_) => Ok(false),
-            },
-            () = awake.deposed(term) => Ok(false),
-        }
-    }
-
     fn check_usable(&self) -> Result<(), OpenGroupError> {
         if self.deleted.load(Ordering::Acquire) {
             return Err(OpenGroupError::Deleted { group: self.id() });
@@ -499,7 +390,10 @@ impl Group {
             stopped.end(&self.log, &self.around).await;
         }
         match self.log.is_quarantined() {
-            Some(source) => OpenGroupError::Quarantined { group: self.id(), source },
+            Some(source) => {
+                self.around.neighbours.set_unfit(self.id(), true);
+                OpenGroupError::Quarantined { group: self.id(), source }
+            }
             None => OpenGroupError::Storage { group: self.id(), source: Arc::new(fatal) },
         }
     }
@@ -603,12 +497,6 @@ impl Instance {
             nudge: awake.nudge.clone(),
         }
     }
-}
-
-/// The group's lock, while this node leads it in `term` and may propose.
-struct Led {
-    awake: OwnedMutexGuard<Option<Awake>>,
-    term: Term,
 }
 
 fn verdict_to_outcome(verdict: Verdict) -> Result<PendingProduce, ProduceError> {

@@ -525,15 +525,17 @@ async fn follow(host: Weak<Host>, peers: Peers) {
         match event {
             Some(LivenessEvent::Restarted(node)) => {
                 let led = host.around.neighbours.restarted(node);
-                tracing::info!(%node, groups = led.len(), "a node began a new life");
                 host.nudge(&led);
             }
             Some(LivenessEvent::Up(node)) => {
-                tracing::info!(%node, "a node is up");
                 host.node_is_up(node).await;
             }
-            Some(LivenessEvent::Down(node)) => tracing::warn!(%node, "a node is down"),
-            Some(LivenessEvent::ReachChanged(_) | LivenessEvent::SelfStalled(_)) | None => {}
+            Some(
+                LivenessEvent::Down(_)
+                | LivenessEvent::ReachChanged(_)
+                | LivenessEvent::SelfStalled(_),
+            )
+            | None => {}
         }
         host.around.neighbours.touch();
     }

@@ -1,24 +1,35 @@
 //! Raft groups over the log: openraft's log storage, state machine and network, and the host of a
-//! node's groups.
+//! node's groups. `CLUSTER.md` beside this crate says why things are as they are.
 //!
 //! ```text
-//!  Host                     which groups are awake; sleep, deletion, shutdown
+//!  Host                     which groups are awake; sleep, deletion, shutdown, leaving
+//!   ├ Neighbours            who lives (links), who leads what (Leaders), where groups lie (Placements)
 //!   └ Group                 one lock: admission, time stamp, proposal bound to a term
-//!      ├ Published          high watermark and catalog, for readers; outlives sleep
-//!      └ Awake              only while somebody writes
+//!      ├ Published          high watermark, catalog and role, for readers; outlives sleep
+//!      └ Awake              a Raft instance, leading or following
+//!          ├ Keeper         one task: role, claim, asking for votes (elector)
 //!          ├ Shared         fold and admission under one short lock; StateSource of the log
 //!          └ openraft core ─┬─ LogStore ──► GroupLog ──► journal
-//!                           └─ StateMachine ──► Shared: folds, publishes, answers
+//!                           ├─ StateMachine ──► Shared: folds, publishes, answers
+//!                           └─ GroupNetwork ──► sessions and requests of the links
+//!  Incoming (Handler)       what other nodes send: appends checked, votes shielded, claims, digests
+//!  members, metadata        the metadata group: every node a member, commands forwarded
+//!  quiesce, reconcile       sleep by agreement; differences found when nodes meet again
+//!  reads                    linearizable and bounded, on any replica
 //! ```
 //!
-//! A batch goes: `Group::produce` admits it and sends it to openraft's core, which gives it term
-//! and index and calls `LogStore::append`; when the journal has it, openraft commits and hands it
-//! to `StateMachine::apply`, which folds it, publishes the high watermark and completes the
-//! producer's oneshot. Nothing on that way copies the records.
+//! A batch goes: `Group::produce` sees to it that this node leads with a fresh lease, admits it and
+//! sends it to openraft's core, which gives it term and index and calls `LogStore::append`; the
+//! entries go to the followers from the log's tail while the journal writes; when a majority has
+//! them, openraft commits and hands them to `StateMachine::apply`, which folds, publishes the high
+//! watermark and completes the producer's oneshot. Nothing on that way copies the records.
 //!
 //! Invariants: a batch is proposed only after admission in the same term; `save_vote` returns only
 //! when everything queued before it is durable; a group has at most one Raft instance; readers see
-//! records before their producer hears that they are stored.
+//! records before their producer hears that they are stored; openraft's timers are off, elections are
+//! asked for by keepers only; a vote against a leader that claims the group, is heard and reaches a
+//! majority is refused before openraft sees it; what a follower takes has its body's checksum and its
+//! leader's offsets.
 
 mod clock;
 mod config;

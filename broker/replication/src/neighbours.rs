@@ -1,10 +1,10 @@
 //! The other nodes, as the groups see them: who lives, who leads what, and what the catalog says of
 //! where groups lie.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use plimsoll_peers::{Peers, View};
@@ -23,8 +23,9 @@ const WAKES_IN_FLIGHT_MAX: usize = 64;
 pub(crate) struct Neighbours {
     me: NodeId,
     peers: OnceLock<Peers>,
-    /// The nodes that get every change of what this one leads.
-    linked: Mutex<BTreeSet<NodeId>>,
+    /// The nodes that get every change of what this one leads, and whether they have said all that
+    /// they lead on the present link.
+    linked: Mutex<BTreeMap<NodeId, bool>>,
     /// This node is leaving: it takes no leadership any more.
     leaving: AtomicBool,
     placements: OnceLock<Arc<dyn Placements>>,
@@ -188,7 +189,7 @@ impl Neighbours {
     fn tell(&self, change: LeadsChange) {
         let Some(peers) = self.peers.get() else { return };
         let leads = self.to_frame(change);
-        for node in &*self.linked.lock().expect("nothing panics while it holds the set") {
+        for node in self.links().keys() {
             // Whoever does not get it has lost its link, and gets everything with the next one.
             let _ = peers.push(*node, leads.clone());
         }
@@ -204,26 +205,35 @@ impl Neighbours {
     pub(crate) fn linked(&self, node: NodeId) {
         let Some(peers) = self.peers.get() else { return };
         self.leaders.with_full(|full| {
-            self.linked.lock().expect("nothing panics while it holds the set").insert(node);
+            self.links().insert(node, false);
             let _ = peers.push(node, self.to_frame(full));
         });
     }
 
     /// The link is gone.
     pub(crate) fn unlinked(&self, node: NodeId) {
-        self.linked.lock().expect("nothing panics while it holds the set").remove(&node);
+        self.links().remove(&node);
     }
 
     /// Takes in what another node leads. Returns the groups that it does not lead any more.
     pub(crate) fn heard(&self, from: NodeId, leads: Leads) -> Vec<GroupId> {
         let add = leads.add.into_iter().map(|claim| (claim.group, claim.term)).collect();
         let Leads { full, drop, unfit, .. } = leads;
+        if full && let Some(is_told) = self.links().get_mut(&from) {
+            *is_told = true;
+        }
         self.leaders.heard(from, LeadsChange { full, add, drop, unfit })
     }
 
-    /// The node began a new life: it leads nothing of what it led. Returns those groups.
+    /// The node began a new life: it leads nothing of what it led. Returns those groups; none where
+    /// it has said already what it leads now.
     pub(crate) fn restarted(&self, node: NodeId) -> Vec<GroupId> {
-        self.leaders.forget(node)
+        let is_told = self.links().get(&node).copied();
+        if is_told == Some(true) { Vec::new() } else { self.leaders.forget(node) }
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<NodeId, bool>> {
+        self.linked.lock().expect("nothing panics while it holds the links")
     }
 
     /// How many groups this node leads.

@@ -28,8 +28,9 @@ use crate::wake::{Awake, lay_to_rest};
 
 /// How long a member may take to apply what the leader says is committed.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long members may take to answer, all of their groups together.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long members may take to answer, all of their groups together; producers to these groups wait
+/// meanwhile.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Groups that one agreement is about.
 const GROUPS_AT_ONCE: usize = 256;
 
@@ -196,15 +197,18 @@ impl Group {
         }
         if let Some(awake) = self.take_instance(&mut guard) {
             lay_to_rest(awake, self.log(), self.around(), false).await;
+            // Its leader counts all of it as flushed here.
+            self.set_slept_as_agreed(true);
         }
         SleepAnswer::Slept
     }
 }
 
 impl Group {
-    /// The answer of a sleeping replica to an append without entries: its vote is the sender's, it
-    /// has the entry that it is taken to have, and has applied what is committed. All of that is on
-    /// disk, so nothing needs to be woken. A leader whose members fell asleep before it asks so.
+    /// The answer of a replica that sleeps as agreed to an append without entries: its vote is the
+    /// sender's, it has the entry that it is taken to have, and has applied what is committed. All of
+    /// that is on disk, so nothing needs to be woken. A leader whose members fell asleep before it
+    /// asks so.
     pub(crate) async fn answer_asleep(
         &self,
         vote: WireVote,
@@ -215,7 +219,7 @@ impl Group {
             return None;
         }
         let guard = self.lock().await;
-        if guard.is_some() {
+        if guard.is_some() || !self.slept_as_agreed() {
             return None;
         }
         let own = self.log().vote()?;

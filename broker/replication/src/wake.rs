@@ -145,6 +145,7 @@ pub(crate) async fn wake(
         awake.end(log, around).await;
         return Err(error);
     }
+    around.neighbours.set_unfit(group, false);
     tracing::debug!(%group, "group awake");
     Ok(awake)
 }

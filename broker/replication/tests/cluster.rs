@@ -369,3 +369,30 @@ async fn bounded_read_is_refused_where_the_replica_may_be_too_old() {
     let old = cluster.group(follower, group).fresh_within(Duration::from_secs(3)).await;
     assert_eq!(old.unwrap(), Offset(3), "what it knew a second ago is fresh enough");
 }
+
+/// Whether batches are stored and acknowledged by what the followers hold, not by what was sent to
+/// them: with the power of two nodes gone at once nothing acknowledged is missing.
+#[tokio::test(start_paused = true)]
+async fn acknowledged_batches_survive_a_power_failure_of_every_node() {
+    let mut cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    for round in 1..5 {
+        for batch in numbered(&mut producer, 5) {
+            cluster.produce(group, &batch).await;
+        }
+        let mut disks = Vec::new();
+        for node in 1..=3 {
+            disks.push(cluster.power_failure(node).await);
+        }
+        for (node, disk) in (1..=3).zip(disks) {
+            cluster.start(node, disk).await;
+        }
+        let again =
+            harness::batch_of(producer.id, 0, 5 * round - 1, &[&(5 * round - 1).to_string()]);
+        let duplicate = cluster.produce(group, &again).await;
+        assert!(duplicate.duplicate && duplicate.base_offset == Offset(5 * round - 1));
+        let leader = cluster.leader(group).await;
+        assert_eq!(values(&cluster.group(leader, group)), counted(5 * round));
+    }
+}

@@ -35,7 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "records", run: records, seeds: sample_sections },
     Target { name: "frame", run: frame, seeds: sample_frames },
     Target { name: "api", run: api, seeds: sample_bodies },
-    Target { name: "peer", run: peer::peer, seeds: peer::seeds },
+    Target { name: "peer", run: peer, seeds: peer::seeds },
 ];
 
 /// Small enough for a bomb to show as a broken promise, not as a slow run.

@@ -170,10 +170,14 @@ pub(super) fn plan(plan: &ClusterPlanResponse) -> Vec<String> {
     let mut lines = vec![
         format!("partitions  {} change", thousands(plan.changes_total.into())),
         format!(
-            "replicas    {} of {} are copied, about {}",
+            "replicas    {} of {} are copied{}",
             thousands(plan.replicas_moved.into()),
             thousands(plan.replicas_total.into()),
-            bytes_text(plan.bytes)
+            if plan.bytes == 0 {
+                String::new()
+            } else {
+                format!(", about {}", bytes_text(plan.bytes))
+            }
         ),
         String::new(),
     ];

@@ -12,7 +12,7 @@ use plimsoll_protocol::api::{
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex, TopicName};
-use plimsoll_state::catalog::planning::{self, PlacementPlan};
+use plimsoll_state::catalog::planning::{self, PlacementPlan, PlannedMove};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, NodeMeta, TopicMeta};
 
 use super::session::Session;
@@ -234,10 +234,11 @@ fn response(catalog: &Catalog, plan: &PlacementPlan) -> ClusterPlanResponse {
             to: change.to.to_vec(),
         })
     });
+    let named = |change: &&PlannedMove| change.group != GroupId::CATALOG;
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     ClusterPlanResponse {
         changes: changes.take(LISTED_MAX).collect(),
-        changes_total: count(plan.changes.len()),
+        changes_total: count(plan.changes.iter().filter(named).count()),
         replicas_moved: count(plan.replicas_moved),
         replicas_total: count(plan.replicas_total),
         bytes: 0,

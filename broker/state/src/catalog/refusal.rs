@@ -70,9 +70,9 @@ wire_variants! {
         },
         /// More replicas than nodes that take them.
         #[error(
-            "{asked} replicas need {asked} nodes, and {active} take replicas ({draining} more are \
-             draining); add a node (plimsoll serve --data DIR --join HOST:PORT), end a drain, or ask \
-             for fewer replicas"
+            "{asked} replicas need {asked} nodes, and only {active} would take replicas{}; add a node \
+             (plimsoll serve --data DIR --join HOST:PORT), end a drain, or ask for fewer replicas",
+            besides(*draining)
         )]
         NotEnoughNodes = 10 {
             /// Replicas that a topic asks for.
@@ -203,5 +203,12 @@ wire_variants! {
         /// The command was carried out, and the topic was deleted before its answer was read.
         #[error("the topic was made or changed as asked for, and has been deleted since")]
         DeletedSince = 28,
+    }
+}
+
+fn besides(draining: u32) -> String {
+    match draining {
+        0 => String::new(),
+        draining => format!(", besides {draining} that are draining"),
     }
 }
