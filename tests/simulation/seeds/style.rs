@@ -17,8 +17,8 @@ const CRATES: [&str; 6] = [
 const EXCEPTIONS: [&str; 2] = ["protocol/transport/src/listener.rs", "frame_room.rs"];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(directory).expect("a folder of the repository") {
+        let path = entry.expect("a name in it").path();
         if path.is_dir() {
             sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -40,7 +40,7 @@ fn every_select_is_biased() {
         if EXCEPTIONS.iter().any(|exception| path.ends_with(exception)) {
             continue;
         }
-        let text = fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).expect("a source file");
         let mut lines = text.lines().enumerate();
         while let Some((number, line)) = lines.next() {
             if !line.contains("select! {") {
