@@ -5,6 +5,8 @@
 //! `PLIMSOLL_SECONDS` (default 30) virtual seconds of faults each, from `PLIMSOLL_FIRST_SEED` (default
 //! 1,000,000) on.
 
+#![allow(clippy::print_stdout, reason = "what a run of seeds did is said where tests speak")]
+
 mod chance;
 #[cfg(feature = "planted")]
 mod planted;
