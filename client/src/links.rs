@@ -167,6 +167,12 @@ impl Links {
         Err(last)
     }
 
+    /// Whether the node was dialed at this address, or is said to be there.
+    fn is_at(&self, node: NodeId, address: &str) -> bool {
+        self.cluster.view().address(node) == Some(address)
+            || self.existing(node).is_some_and(|link| link.address() == address)
+    }
+
     /// Whether another node was last found at this address.
     fn is_other_node(&self, address: &str, node: NodeId) -> bool {
         let others: Vec<Arc<Slot>> = locked(&self.nodes)
@@ -221,7 +227,19 @@ impl Links {
         if let Some(link) = self.live(avoid) {
             return Ok(link);
         }
-        let link = self.search.pass(|| self.live(avoid), self.search(avoid)).await?;
+        let searching = self.search.pass(|| self.live(avoid), self.search(avoid));
+        let link = match avoid.and_then(|node| self.existing(node)) {
+            None => searching.await?,
+            // There is one to fall back on: the others have no more than a moment.
+            Some(avoided) => {
+                let suspicion = &self.dialer.config().suspicion;
+                let moment = suspicion.ask_after + suspicion.give_up_after;
+                match timeout(moment, searching).await {
+                    Ok(Ok(link)) => link,
+                    Ok(Err(_)) | Err(_) => return Ok(avoided),
+                }
+            }
+        };
         *locked(&self.home) = Some(link.node());
         Ok(link)
     }
@@ -264,6 +282,9 @@ impl Links {
                 places.push((info.address.clone(), AddressSource::Cluster, unwanted(info.node)));
             }
         }
+        if avoid.is_some_and(|node| self.existing(node).is_some()) {
+            places.retain(|(address, ..)| avoid.is_none_or(|node| !self.is_at(node, address)));
+        }
         places.sort_by_key(|(.., unwanted)| *unwanted);
         let mut places = places.into_iter();
         let attempt = |(address, source, suspect): (String, AddressSource, bool)| async move {
@@ -287,6 +308,7 @@ impl Links {
             }
         }
         Err(match failures.len() {
+            0 => ConnectError::NoneOf { attempts: failures },
             1 => failures.remove(0),
             _ => ConnectError::NoneOf { attempts: failures },
         })

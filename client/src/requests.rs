@@ -82,12 +82,29 @@ impl Shared {
         let after = self.config().request_timeout;
         let mut target = Target { node: first, address: None, avoid: None, hinted: false };
         let mut backoff = self.backoff();
+        let mut refused = None;
         loop {
-            let attempt = self.attempt(&target, request.clone(), owed);
-            let (asked, error) = match timeout_at(began + after, attempt).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(failed)) => failed,
-                Err(_) => return Err(RequestError::Timeout { after }),
+            let finding = async {
+                match target.node {
+                    Some(node) => self.links.node(node, target.address.as_deref()).await,
+                    None => self.links.any(target.avoid).await,
+                }
+            };
+            let attempt = match timeout_at(began + after, finding).await {
+                Ok(Ok(link)) => {
+                    let asking = link.control().request_owed(request.clone(), owed);
+                    match timeout_at(began + after, asking).await {
+                        Ok(outcome) => outcome.map_err(|error| (Some(link.node()), error)),
+                        Err(_) => return Err(RequestError::Timeout { after }),
+                    }
+                }
+                Ok(Err(error)) => Err((target.node, error.into())),
+                // Nothing is on its way: what was said last holds.
+                Err(_) => return Err(refused.unwrap_or(RequestError::Timeout { after })),
+            };
+            let (asked, error) = match attempt {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
             };
             let pause = match self.next(&mut target, asked, &error, repeat) {
                 Next::Stop => return Err(error),
@@ -97,26 +114,9 @@ impl Shared {
             if began.elapsed() + pause >= after.min(PATIENCE) {
                 return Err(error);
             }
+            refused = Some(error);
             sleep(pause).await;
         }
-    }
-
-    async fn attempt<R>(
-        &self,
-        target: &Target,
-        request: R,
-        owed: Owed,
-    ) -> Result<(R::Response, Bytes), (Option<NodeId>, RequestError)>
-    where
-        R: Request + Send + Sync + 'static,
-    {
-        let link = match target.node {
-            Some(node) => self.links.node(node, target.address.as_deref()).await,
-            None => self.links.any(target.avoid).await,
-        };
-        let link = link.map_err(|error| (target.node, error.into()))?;
-        let answered = link.control().request_owed(request, owed).await;
-        answered.map_err(|error| (Some(link.node()), error))
     }
 
     /// Turns to whom the failure points to.

@@ -54,7 +54,7 @@ pub const KINDS: [Kind; 12] = [
 ];
 
 /// One thing that is done to the world.
-#[derive(Debug, Clone)]
+#[derive(Clone, Copy, Debug)]
 enum Deed {
     /// Something of its own choice, and the next choice later.
     Choose,

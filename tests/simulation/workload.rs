@@ -206,7 +206,7 @@ async fn read(mut reading: Consumer, history: &History, consumer: (u32, u32)) {
         match RecordName::parse(value) {
             Some(record) => history.got(Seen { consumer, partition, offset, record }),
             None => {
-                history.complain(format!("offset {offset} of {partition} holds nobody's record"))
+                history.complain(format!("offset {offset} of {partition} holds nobody's record"));
             }
         }
     }

@@ -29,6 +29,9 @@ const BEFORE: Duration = Duration::from_secs(15);
 /// The load runs this long before that, uncounted.
 const WARM_UP: Duration = Duration::from_secs(3);
 
+const COPIED_WITHIN: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Where the replicas of each partition belong.
 type Placement = Vec<BTreeSet<NodeId>>;
 
@@ -75,6 +78,8 @@ pub(super) async fn measure(
     let planned = admin.admin().rebalance().await?;
     screen(Event::Step("replicas move"));
     cluster.wait_until_well(&admin).await?;
+    let segments = cluster.command(cluster.len() - 1).data_directory().join("segments");
+    wait_for_copies(&segments, planned.replicas_moved).await?;
     let moved = join.elapsed() - joined;
     let latencies_during = load.take_latencies();
     let seen = load.end().await?;
@@ -111,6 +116,24 @@ pub(super) async fn measure(
     all.merge(&latencies_during);
     report.latency_us = all.percentiles();
     Ok(report)
+}
+
+/// Waits until the new node holds as many segments as replicas were to move: each of them holds records,
+/// so a cluster that only says that all is done is not believed.
+async fn wait_for_copies(segments: &Path, replicas: u32) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let held = std::fs::read_dir(segments)?.count();
+        if held >= replicas as usize {
+            return Ok(());
+        }
+        ensure!(
+            began.elapsed() < COPIED_WITHIN,
+            "{replicas} replicas were to move, and the new node holds {held} segments after \
+             {COPIED_WITHIN:?}"
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 fn p99(latencies: &Latencies) -> Option<f64> {

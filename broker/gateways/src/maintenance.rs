@@ -42,7 +42,7 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
     let mut confirmed = broker.host().catalog_confirmed();
     let mut is_confirmed = false;
     let mut changes = broker.catalog_changes();
-    let mut asleep_since_trim = 0;
+    let mut held_at_most = 0;
     loop {
         tokio::select! {
             biased;
@@ -57,9 +57,11 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
                 if asleep > 0 {
                     tracing::debug!(groups = asleep, "put to sleep");
                 }
-                asleep_since_trim += asleep;
-                if asleep_since_trim >= ASLEEP_WORTH_A_TRIM {
-                    asleep_since_trim = 0;
+                // Replicas that follow fall asleep at their leaders' word: they are not counted there.
+                let held = broker.host().held_count();
+                held_at_most = held_at_most.max(held);
+                if held + ASLEEP_WORTH_A_TRIM <= held_at_most {
+                    held_at_most = held;
                     broker.host().blocking().run(memory::give_back).await;
                 }
             }

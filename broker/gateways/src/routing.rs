@@ -146,12 +146,26 @@ impl Broker {
     /// Ends when this node does not lead the group any more. May be cancelled.
     pub(crate) async fn deposed(&self, group: &Arc<Group>) -> ErrorResponse {
         let mut role = group.role();
-        // Asleep, everybody has the same, and the next one who writes decides who leads.
-        let leads = |role: &Role| matches!(role, Role::Leader { .. } | Role::Asleep);
-        match role.wait_for(|role| !leads(role)).await.map(|role| *role) {
-            Ok(Role::Follower { leader, .. }) => self.not_leader(Some(leader)),
-            Ok(_) => self.not_leader(None),
-            Err(_) => refusals::shutting_down(),
+        loop {
+            // Asleep, everybody has the same, and the next one who writes decides who leads.
+            let leads = |role: &Role| matches!(role, Role::Leader { .. } | Role::Asleep);
+            let left = role.wait_for(|role| !leads(role)).await.map(|role| *role);
+            let found = match left {
+                // It is being woken, or elects: most often it is the leader again in a moment.
+                Ok(Role::Searching { .. }) => {
+                    let found = role.wait_for(|role| !matches!(role, Role::Searching { .. }));
+                    match timeout(SEARCH_WAIT, found).await {
+                        Ok(found) => found.map(|role| *role),
+                        Err(_) => return self.not_leader(None),
+                    }
+                }
+                left => left,
+            };
+            match found {
+                Ok(Role::Follower { leader, .. }) => return self.not_leader(Some(leader)),
+                Ok(_) => {}
+                Err(_) => return refusals::shutting_down(),
+            }
         }
     }
 }

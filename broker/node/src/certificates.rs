@@ -11,13 +11,13 @@
 //! Promise: clients that trust `ca.pem` go on trusting the node when its certificate is renewed.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_log::Identity;
+use plimsoll_transport::NodeIdentity;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData as _, SanType,
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::NodeConfig;
+use crate::files;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
@@ -207,7 +208,8 @@ fn prepare_own(
     let folder = make_folder(&config.data)?;
     let authority = Authority::load_or_make(&folder, now)?;
     let names = names(config, listen);
-    let node = node_uri(identity);
+    let Identity { cluster_id, node_id } = *identity;
+    let node = NodeIdentity { cluster_id, node: node_id }.uri();
     let facts_path = folder.join("node.json");
     let renew_at = unix_seconds(now + config.tls_renew_before);
     let facts: Option<NodeFacts> =
@@ -243,12 +245,6 @@ fn self_made(
 ) -> (Identified, String) {
     let chain_pem = format!("{}\n{authority_pem}", certificate_pem.trim_end());
     (Identified { chain_pem, key_pem }, authority_pem)
-}
-
-/// The URI that names a node: `plimsoll://CLUSTER/node/ID`.
-fn node_uri(identity: &Identity) -> String {
-    let cluster: String = identity.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("plimsoll://{cluster}/node/{}", identity.node_id.0)
 }
 
 /// The names that clients may dial, the constant ones first, without repetition.
@@ -382,18 +378,9 @@ fn read(path: impl AsRef<Path>) -> Result<String, CertificateError> {
         .map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
 }
 
-/// Writes a file under a temporary name with its final mode, syncs it, and renames it.
-pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
-    let new = path.with_extension("new");
-    let attempt = || {
-        let _ = fs::remove_file(&new);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
-    };
-    attempt().map_err(|source| CertificateError::Unwritable { path: path.to_owned(), source })
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
+    files::replace(path, bytes, mode)
+        .map_err(|source| CertificateError::Unwritable { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -1,4 +1,9 @@
-//! The process's limit of open files.
+//! Files of the data directory beside the store's, and the process's limit of open files.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -18,4 +23,16 @@ pub fn raise_file_limit() -> Option<u64> {
             limit.current
         }
     }
+}
+
+/// Writes a file under a temporary name with its final mode, syncs it, and renames it: a reader finds
+/// the old one or the whole new one, also after a crash.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let _ = fs::remove_file(&new);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }

@@ -35,6 +35,8 @@ use crate::surroundings::Surroundings;
 
 /// Far above what tasks that were ended take to go.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that is alone has its catalog long before.
+const ALONE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A running node. Dropping it is as [`Node::abort`], without waiting for it.
 pub struct Node {
@@ -168,6 +170,12 @@ impl Node {
             tell_of_tasks.send_replace(Some(NodeFailed::Removed));
         };
         tasks.maintenance.spawn(introduce(Arc::clone(&broker), introduction, tell_removed));
+        if origin.founder() {
+            // Alone, the cluster is there when this returns. Among others, a majority of them may not
+            // have been started yet: nobody is to wait here for that.
+            let set_up = is_set_up(&broker, &host);
+            let _ = timeout(ALONE_WITHIN, set_up).await;
+        }
         tracing::info!(
             node = %store.identity().node_id,
             listen = %listener.local_addr(),
@@ -321,6 +329,15 @@ impl Node {
             tracing::error!("the data directory is still in use by this process; this is a bug");
         }
     }
+}
+
+/// Waits until the catalog has its first node and is known to be fresh.
+async fn is_set_up(broker: &Broker, host: &Host) {
+    let mut catalog = broker.catalog_changes();
+    let known = catalog.wait_for(|catalog| catalog.is_set_up()).await.is_ok();
+    let mut confirmed = host.catalog_confirmed();
+    // Either ends only with the node.
+    let _ = known && confirmed.wait_for(|confirmed| *confirmed).await.is_ok();
 }
 
 /// Runs a task without which the node is of no use. Should it fail or panic, that is told, so that

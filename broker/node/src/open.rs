@@ -5,12 +5,11 @@ use std::time::SystemTime;
 
 use plimsoll_gateways::{Broker, NodeIdentity};
 use plimsoll_log::Store;
-use plimsoll_peers::{Dial, LivenessConfig, PeerLimits, Peers, PeersConfig};
+use plimsoll_peers::{Dial, LivenessConfig, PeerLimits, Peers, PeersConfig, SocketDial};
 use plimsoll_replication::{Blocking, Host, HostConfig};
 use plimsoll_transport::{Fingerprint, Listener, NodeTls, ServerTls, TransportKind};
 
 use crate::certificates::{self, Certificates};
-use crate::cluster::SocketDial;
 use crate::config::{NodeConfig, PeerTransport};
 use crate::error::StartError;
 use crate::origin::Origin;
@@ -81,7 +80,7 @@ fn bind(
         Some(address) => Some(Arc::new(Listener::bind_plaintext(address, config.transport())?)),
         None => None,
     };
-    let dial = SocketDial { tls: nodes, transport: config.peer_connections() };
+    let dial = SocketDial::new(nodes, config.peer_connections());
     Ok((Arc::new(listener), plaintext, Arc::new(dial)))
 }
 

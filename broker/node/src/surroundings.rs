@@ -20,6 +20,9 @@ pub struct Surroundings {
     pub simulated: Option<Simulated>,
 }
 
+/// Is told of a store.
+pub(crate) type Opened = Box<dyn Fn(&Arc<Store>) + Send + Sync>;
+
 /// What takes the place of sockets, threads and chance.
 pub struct Simulated {
     /// It listens there, at the port of `listen`, and shows no certificate.
@@ -35,7 +38,7 @@ pub struct Simulated {
     pub store: StoreConfig,
     /// Told of the store when it is open and nobody uses it yet: whoever is told runs its work, by
     /// [`Store::step`].
-    pub opened: Box<dyn Fn(&Arc<Store>) + Send + Sync>,
+    pub opened: Opened,
 }
 
 impl std::fmt::Debug for Surroundings {

@@ -41,11 +41,10 @@ pub(crate) async fn keep_linked(node: Arc<Node>, slot: Arc<Slot>) {
         let present = slot.link.borrow().clone();
         if let Some(link) = present {
             let since = Instant::now();
-            let mut ended = link.ended.subscribe();
             tokio::select! {
                 biased;
                 () = node.stopped() => return,
-                _ = ended.wait_for(|ended| *ended) => {}
+                _ = link.ended.wait() => {}
             }
             if since.elapsed() >= limits.redial_max {
                 pause = limits.redial_min;

@@ -24,6 +24,7 @@ mod error;
 mod handler;
 mod handshake;
 mod incoming;
+mod latch;
 mod link;
 mod link_task;
 pub mod liveness;

@@ -12,11 +12,12 @@ use plimsoll_protocol::ids::{CorrelationId, GroupId, NodeId};
 use plimsoll_protocol::peer::{Alive, PEER_FRAME_BYTES_MAX, PeerApi, PeerHello};
 use plimsoll_protocol::wire::Encode;
 use plimsoll_transport::{Connection, FrameReceiver, FrameSender};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::PeerLimits;
 use crate::error::PeerError;
 use crate::incoming::IncomingTable;
+use crate::latch::Latch;
 use crate::outbox::{NotTaken, Outbox, Outgoing};
 use crate::session::SessionTable;
 
@@ -79,9 +80,9 @@ pub(crate) struct Link {
     pub(crate) received: AtomicU64,
     waiting: Mutex<WaitingRequests>,
     /// Why the link was closed.
-    closed: watch::Sender<Option<Closed>>,
-    /// Whether its task has ended, and with it everything that others were told of the link.
-    pub(crate) ended: watch::Sender<bool>,
+    closed: Latch<Closed>,
+    /// Its task has ended, and with it everything that others were told of the link.
+    pub(crate) ended: Latch<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -129,8 +130,8 @@ impl Link {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             waiting: Mutex::default(),
-            closed: watch::channel(None).0,
-            ended: watch::channel(false).0,
+            closed: Latch::default(),
+            ended: Latch::default(),
             connection,
             limits,
             hello,
@@ -155,12 +156,7 @@ impl Link {
     /// Closes the link; the first reason stays. Its task sees to the rest.
     pub(crate) fn close(&self, code: u32, reason: impl Into<String>) {
         let reason = reason.into();
-        let first = self.closed.send_if_modified(|closed| {
-            let first = closed.is_none();
-            closed.get_or_insert_with(|| Closed { code, reason: reason.clone() });
-            first
-        });
-        if !first {
+        if !self.closed.set(Closed { code, reason: reason.clone() }) {
             return;
         }
         self.control.close();
@@ -182,15 +178,11 @@ impl Link {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
+        self.closed.is_set()
     }
 
     pub(crate) async fn closed(&self) -> Closed {
-        let mut closed = self.closed.subscribe();
-        // The sender lives in `self`, so the only outcome is a reason.
-        let seen = closed.wait_for(Option::is_some).await;
-        let seen = seen.ok().and_then(|closed| closed.clone());
-        seen.unwrap_or_else(|| Closed { code: code::BROKEN, reason: "gone".to_owned() })
+        self.closed.wait().await.clone()
     }
 
     pub(crate) fn note_received(&self, frame: &Frame) {

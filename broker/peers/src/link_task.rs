@@ -32,8 +32,7 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) {
     let Start { slot, link, replaced, mut sender, mut receiver, arriving } = start;
     if let Some(replaced) = replaced {
         // The end of the one is told before the beginning of the other.
-        let mut ended = replaced.ended.subscribe();
-        let _ = ended.wait_for(|ended| *ended).await;
+        replaced.ended.wait().await;
     }
     tracing::info!(peer = %link.node, dialed_by = %link.dialed_by, "linked");
     node.handler.linked(link.node);
@@ -57,7 +56,7 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) {
     tracing::info!(peer = %link.node, reason = %closed.reason, "link ended");
     slot.clear(&link, &closed.reason);
     node.handler.unlinked(link.node);
-    link.ended.send_replace(true);
+    link.ended.set(());
     // The other side hears of the end, if it is there; whoever stops the process waits for it.
     let _ = timeout(DRAIN_TIME_MAX, link.connection.drained()).await;
 }

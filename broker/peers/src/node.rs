@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::config::PeersConfig;
 use crate::dial::Dial;
 use crate::handler::Handler;
+use crate::latch::Latch;
 use crate::link::{Link, code};
 use crate::liveness::{LivenessEvent, Own, Table, View};
 
@@ -29,9 +30,9 @@ pub(crate) struct Node {
     slots: Mutex<BTreeMap<NodeId, Arc<Slot>>>,
     removed: Mutex<BTreeSet<NodeId>>,
     table: Mutex<Table>,
-    pub(crate) view: watch::Sender<Arc<View>>,
+    views: Mutex<Views>,
     pub(crate) events: broadcast::Sender<LivenessEvent>,
-    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) stopping: Latch<()>,
     /// Tasks that have not ended.
     running: watch::Sender<usize>,
 }
@@ -175,9 +176,12 @@ impl Node {
             started: Instant::now(),
             slots: Mutex::default(),
             removed: Mutex::default(),
-            view: watch::channel(Arc::new(View::alone(config.node))).0,
+            views: Mutex::new(Views {
+                present: Arc::new(View::alone(config.node)),
+                subscribers: Vec::new(),
+            }),
             events: broadcast::channel(EVENTS_MAX).0,
-            stopping: watch::channel(false).0,
+            stopping: Latch::default(),
             running: watch::channel(0).0,
             table: Mutex::new(table),
             config,
@@ -236,13 +240,32 @@ impl Node {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.stopping.is_set()
     }
 
     pub(crate) async fn stopped(&self) {
-        let mut stopping = self.stopping.subscribe();
-        // The sender lives in `self`, so the only outcome is the flag.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
+        self.stopping.wait().await;
+    }
+
+    fn views(&self) -> MutexGuard<'_, Views> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is believed now.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.views().present)
+    }
+
+    /// What is believed, as it changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<View>> {
+        let mut views = self.views();
+        let (subscriber, receiver) = watch::channel(Arc::clone(&views.present));
+        if views.subscribers.len().is_power_of_two() {
+            // Where the view never changes, those who have gone are noticed here.
+            views.subscribers.retain(|subscriber| !subscriber.is_closed());
+        }
+        views.subscribers.push(subscriber);
+        receiver
     }
 
     /// Runs a task that [`Self::ended`] waits for.
@@ -302,7 +325,7 @@ impl Node {
     /// Whoever waits sees the view that an event led to.
     fn publish(&self, table: &mut Table, events: &[LivenessEvent]) {
         if table.take_changed() {
-            self.view.send_replace(Arc::new(table.view()));
+            self.views().show(table.view());
         }
         for event in events {
             match event {
@@ -348,6 +371,21 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+/// The present view, and those who wait for another. A channel each: who shares one wakes in an order
+/// that is drawn by chance.
+struct Views {
+    present: Arc<View>,
+    subscribers: Vec<watch::Sender<Arc<View>>>,
+}
+
+impl Views {
+    fn show(&mut self, view: View) {
+        self.present = Arc::new(view);
+        let present = &self.present;
+        self.subscribers.retain(|subscriber| subscriber.send(Arc::clone(present)).is_ok());
     }
 }
 

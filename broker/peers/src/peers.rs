@@ -142,16 +142,17 @@ impl Peers {
         self.node.spawn(dialer::serve(Arc::clone(&self.node), connection, certified));
     }
 
-    /// What this node believes of the others, as it changes.
+    /// What this node believes of the others, as it changes. Each call makes a channel: in a simulation
+    /// do not clone the receiver, as several on one channel wake in an order of chance.
     #[must_use]
     pub fn liveness(&self) -> watch::Receiver<Arc<View>> {
-        self.node.view.subscribe()
+        self.node.subscribe()
     }
 
     /// What this node believes of the others now.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.node.view.borrow())
+        self.node.view()
     }
 
     /// Changes of what this node believes, from now on; the view that a change led to is there before
@@ -177,7 +178,7 @@ impl Peers {
     /// Whether `node` takes on work; `None` when it is not heard.
     #[must_use]
     pub fn condition_of(&self, node: NodeId) -> Option<Condition> {
-        self.node.view.borrow().conditions.get(&node).copied()
+        self.node.view().conditions.get(&node).copied()
     }
 
     /// The last sign of life of `node`, and how long ago it came; `None` when it was never heard in
@@ -287,7 +288,7 @@ impl Peers {
     /// [`PeerError::Unreachable`] at both ends.
     pub async fn shutdown(&self) {
         // Every task looks at it.
-        self.node.stopping.send_replace(true);
+        self.node.stopping.set(());
         self.node.ended().await;
     }
 }

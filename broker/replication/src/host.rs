@@ -12,7 +12,7 @@ use plimsoll_peers::{Handler, LivenessEvent, Peers};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::config::{Blocking, HostConfig};
@@ -29,6 +29,12 @@ use crate::retention::{Given, Safety};
 
 /// How long what another node sends waits for this node's copy of the catalog.
 const CATALOG_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long after the start that follows a power failure a replica without durability stays out of
+/// elections: longer than the others take to elect.
+const DOUBT: Duration = Duration::from_secs(3);
+/// When what the power failure took was fed again, or there is nobody to feed it.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Groups that are ended at a time when the node shuts down.
 const ENDED_AT_ONCE: usize = 64;
@@ -58,6 +64,18 @@ impl Surroundings {
             Durability::Durable => durable.clone(),
             Durability::Memory => memory.clone(),
         }
+    }
+
+    /// Until when this replica takes no part in elections: a power failure may have taken entries that
+    /// it had acknowledged, so it would help a leader without them. The others, who have them, elect
+    /// meanwhile. This bounds the harm and does not rule it out: where a majority lost its power, the
+    /// greatest log that is left wins.
+    pub(crate) fn doubt(&self, log: &GroupLog) -> Option<Instant> {
+        self.neighbours.doubt_until().filter(|until| {
+            Instant::now() < *until
+                && log.options().durability == Durability::Memory
+                && !self.is_sole_replica(log.id())
+        })
     }
 
     /// Whether this node alone holds the group, by what is known without its log.
@@ -149,6 +167,10 @@ impl Host {
         assert!(neighbours.set_peers(peers.clone()), "a host is attached once");
         for status in peers.status().into_iter().filter(|status| status.linked) {
             neighbours.linked(status.node);
+        }
+        if self.store.was_power_loss_possible() {
+            neighbours.doubt(Instant::now() + DOUBT);
+            tokio::spawn(settle(Arc::downgrade(&self.store), self.around.config.blocking));
         }
         tokio::spawn(follow(Arc::downgrade(self), peers));
         tokio::spawn(members::keep(Arc::downgrade(self)));
@@ -501,6 +523,15 @@ impl Host {
 
     fn take_all(&self) -> Vec<Arc<Group>> {
         std::mem::take(&mut self.groups().held).into_values().collect()
+    }
+}
+
+/// Forgets the power failure once it has done its harm.
+async fn settle(store: Weak<Store>, blocking: Blocking) {
+    tokio::time::sleep(SETTLED_AFTER).await;
+    let Some(store) = store.upgrade() else { return };
+    if let Err(error) = blocking.run(move || store.settle_power_loss()).await {
+        tracing::warn!(%error, "a power failure could not be noted as settled");
     }
 }
 

@@ -166,7 +166,8 @@ impl Ballot {
         Ok(wire::vote_reply(&response))
     }
 
-    /// The refusal, where another node leads the group and can be believed.
+    /// The refusal, where another node leads the group and can be believed, or where this replica may
+    /// have forgotten what it answered for.
     fn shielded(&self, host: &Host, group: &Group) -> Option<VoteReply> {
         let neighbours = &host.around().neighbours;
         let own = group.log().vote().map_or_else(RaftVote::default, |vote| RaftVote {
@@ -183,11 +184,10 @@ impl Ballot {
             }
         };
         let candidate = Some(self.from);
-        if configs.is_empty() || !neighbours.is_shielded(group.id(), own.term, candidate, &configs)
-        {
-            return None;
-        }
-        Some(VoteReply { vote: own, last: group.log().bounds().last, granted: false })
+        let is_led = !configs.is_empty()
+            && neighbours.is_shielded(group.id(), own.term, candidate, &configs);
+        let is_refused = is_led || host.around().doubt(group.log()).is_some();
+        is_refused.then(|| VoteReply { vote: own, last: group.log().bounds().last, granted: false })
     }
 }
 

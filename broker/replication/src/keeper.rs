@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use plimsoll_log::GroupLog;
 use plimsoll_protocol::ids::{GroupId, NodeId, Term};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use crate::wake::Raft;
 pub(crate) struct Keeper {
     pub(crate) group: GroupId,
     pub(crate) raft: Raft,
+    pub(crate) log: Arc<GroupLog>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) around: Arc<Surroundings>,
     pub(crate) standing: watch::Sender<Standing>,
@@ -178,6 +180,10 @@ impl Keeper {
     /// Asks for votes, unless too many elections are under way.
     async fn campaign(&self, candidacy: &mut Option<Candidacy>) {
         let Some(candidacy) = candidacy else { return };
+        if let Some(until) = self.around.doubt(&self.log) {
+            candidacy.next = until;
+            return;
+        }
         candidacy.next = Instant::now() + elector::retry_delay(&*self.around.config.random);
         if candidacy.permit.is_none() {
             let elections = &self.around.neighbours.elections;

@@ -22,6 +22,9 @@ use crate::role::Role;
 
 /// How long a command is tried, over changes of the leader, until its outcome is called unknown.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// A majority that is missing for so long is not waited for any more: what is to be done about it,
+/// people must do.
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one forwarded command or read index may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts.
@@ -37,7 +40,7 @@ impl Host {
     pub async fn command(&self, command: &CatalogCommand) -> Result<CatalogReply, ProposeError> {
         let request_id = self.request_id();
         let bytes = command.encode_for(request_id);
-        let deadline = Instant::now() + COMMAND_TIMEOUT;
+        let began = Instant::now();
         let mut doubtful = false;
         loop {
             let error = match self.try_command(request_id, &bytes).await {
@@ -46,7 +49,11 @@ impl Host {
                 Err(error) => error,
             };
             doubtful |= matches!(error, ProposeError::Unknown);
-            if Instant::now() + RETRY_PAUSE >= deadline {
+            let limit = match error {
+                ProposeError::NoQuorum(_) => QUORUM_TIMEOUT,
+                _ => COMMAND_TIMEOUT,
+            };
+            if began.elapsed() + RETRY_PAUSE >= limit {
                 return Err(if doubtful { ProposeError::Unknown } else { error });
             }
             sleep(RETRY_PAUSE).await;

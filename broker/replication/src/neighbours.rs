@@ -11,6 +11,7 @@ use plimsoll_peers::{Peers, View};
 use plimsoll_protocol::ids::{GroupId, NodeId, Term};
 use plimsoll_protocol::peer::{GroupClaim, Leads};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::elector::ELECTIONS_IN_FLIGHT_MAX;
 use crate::leaders::{Leaders, LeadsChange};
@@ -28,6 +29,8 @@ pub(crate) struct Neighbours {
     linked: Mutex<BTreeMap<NodeId, bool>>,
     /// This node is leaving: it takes no leadership any more.
     leaving: AtomicBool,
+    /// Until then replicas of groups without durability may lack what this node answered for.
+    doubt_until: OnceLock<Instant>,
     placements: OnceLock<Arc<dyn Placements>>,
     leaders: Leaders,
     /// Whether the local catalog is known to be as new as the cluster's was at some moment of this
@@ -52,6 +55,7 @@ impl Neighbours {
             peers: OnceLock::new(),
             linked: Mutex::default(),
             leaving: AtomicBool::new(false),
+            doubt_until: OnceLock::new(),
             placements: OnceLock::new(),
             leaders: Leaders::default(),
             confirmed: watch::Sender::new(false),
@@ -108,6 +112,15 @@ impl Neighbours {
 
     pub(crate) fn set_peers(&self, peers: Peers) -> bool {
         self.peers.set(peers).is_ok()
+    }
+
+    /// A power failure may have taken what this node answered for, in groups without durability.
+    pub(crate) fn doubt(&self, until: Instant) {
+        let _ = self.doubt_until.set(until);
+    }
+
+    pub(crate) fn doubt_until(&self) -> Option<Instant> {
+        self.doubt_until.get().copied()
     }
 
     /// The links to other nodes, where there are any.

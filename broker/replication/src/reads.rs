@@ -15,7 +15,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Instant as _, ReadPolicy};
 use plimsoll_protocol::ids::{LogId, NodeId, Offset};
 use plimsoll_protocol::peer::{
-    CommitMark, CommitOf, CommitOfReply, ReadIndex, ReadIndexReply, ReadMark,
+    CommitMark, CommitOf, CommitOfReply, PeerRequest, ReadIndex, ReadIndexReply, ReadMark,
 };
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -161,15 +161,23 @@ impl Group {
         leader: NodeId,
         deadline: Instant,
     ) -> Result<ReadMark, FreshnessError> {
-        let nobody = || NotLeader { leader: None, address: None };
-        let neighbours = &self.around().neighbours;
-        let peers = neighbours.peers().ok_or_else(nobody)?;
-        let request = ReadIndex { epoch: neighbours.epoch(), groups: vec![self.id()] };
-        let reply = timeout_at(deadline, peers.request(leader, request)).await;
-        let reply = reply.map_err(|_| nobody())?.map_err(|_| nobody())?;
-        let mark = reply.marks.into_iter().next().flatten();
+        let request =
+            ReadIndex { epoch: self.around().neighbours.epoch(), groups: vec![self.id()] };
+        let reply = self.ask(leader, deadline, request).await?;
         // Another one leads by now, or it has no quorum.
-        mark.ok_or_else(|| nobody().into())
+        reply.marks.into_iter().next().flatten().ok_or_else(|| nobody().into())
+    }
+
+    /// Asks the leader something about this group.
+    async fn ask<R: PeerRequest>(
+        &self,
+        leader: NodeId,
+        deadline: Instant,
+        request: R,
+    ) -> Result<R::Response, FreshnessError> {
+        let peers = self.around().neighbours.peers().ok_or_else(nobody)?;
+        let reply = timeout_at(deadline, peers.request(leader, request)).await;
+        Ok(reply.map_err(|_| nobody())?.map_err(|_| nobody())?)
     }
 
     async fn applied_by(self: &Arc<Self>, id: LogId, deadline: Instant) -> Answer {
@@ -255,12 +263,8 @@ impl Group {
         leader: NodeId,
         deadline: Instant,
     ) -> Result<CommitMark, FreshnessError> {
-        let nobody = || NotLeader { leader: None, address: None };
-        let neighbours = &self.around().neighbours;
-        let peers = neighbours.peers().ok_or_else(nobody)?;
-        let request = CommitOf { epoch: neighbours.epoch(), groups: vec![self.id()] };
-        let reply = timeout_at(deadline, peers.request(leader, request)).await;
-        let reply = reply.map_err(|_| nobody())?.map_err(|_| nobody())?;
+        let request = CommitOf { epoch: self.around().neighbours.epoch(), groups: vec![self.id()] };
+        let reply = self.ask(leader, deadline, request).await?;
         reply.marks.into_iter().next().flatten().ok_or_else(|| nobody().into())
     }
 }
@@ -283,6 +287,11 @@ impl Host {
         });
         CommitOfReply { marks: futures_util::future::join_all(marks).await }
     }
+}
+
+/// No leader is known, or it gave no answer.
+fn nobody() -> NotLeader {
+    NotLeader { leader: None, address: None }
 }
 
 /// One round of read index at the leader; nothing where this node does not lead or has no quorum.

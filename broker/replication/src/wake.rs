@@ -133,6 +133,7 @@ pub(crate) async fn wake(
     let keeper = Keeper {
         group,
         raft: raft.clone(),
+        log: log.clone(),
         shared: shared.clone(),
         around: around.clone(),
         standing,

@@ -7,7 +7,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::cluster::{Cluster, numbered};
+use harness::cluster::{Cluster, numbered, store};
 use harness::{Producer, propose, values};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
 use plimsoll_replication::{ProduceError, Role};
@@ -22,9 +22,7 @@ async fn batch_is_on_every_replica_and_acknowledged_by_a_majority() {
     let cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 20) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 20).await;
     for node in 1..=3 {
         cluster.caught_up(node, group, Offset(20)).await;
         assert_eq!(values(&cluster.group(node, group)), counted(20));
@@ -33,9 +31,7 @@ async fn batch_is_on_every_replica_and_acknowledged_by_a_majority() {
     let leader = cluster.leader(group).await;
     let follower = (1..=3).find(|node| *node != leader).unwrap();
     cluster.cuts.isolate(follower, (1..=3).filter(|node| *node != follower));
-    for batch in numbered(&mut producer, 5) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 5).await;
     assert_eq!(values(&cluster.group(leader, group)), counted(25));
 }
 
@@ -73,9 +69,7 @@ async fn leader_in_a_minority_refuses_and_follows_when_it_is_back() {
     let cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     let alone = cluster.leader(group).await;
     cluster.cuts.isolate(alone, (1..=3).filter(|node| *node != alone));
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -89,9 +83,7 @@ async fn leader_in_a_minority_refuses_and_follows_when_it_is_back() {
         })
         .await;
     cluster.cuts.heal();
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     for node in 1..=3 {
         cluster.caught_up(node, group, Offset(6)).await;
         assert_eq!(values(&cluster.group(node, group)), counted(6));
@@ -106,9 +98,7 @@ async fn one_broken_way_does_not_depose_a_leader_that_reaches_a_majority() {
     let cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     let leader = cluster.leader(group).await;
     let term = cluster.role(leader, group).led_term().unwrap();
     let deaf = (1..=3).find(|node| *node != leader).unwrap();
@@ -116,9 +106,7 @@ async fn one_broken_way_does_not_depose_a_leader_that_reaches_a_majority() {
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(cluster.role(leader, group).led_term(), Some(term), "it leads on");
-        for batch in numbered(&mut producer, 1) {
-            cluster.produce(group, &batch).await;
-        }
+        store(&cluster, group, &mut producer, 1).await;
     }
     cluster.cuts.heal();
     cluster.caught_up(deaf, group, Offset(8)).await;
@@ -133,9 +121,7 @@ async fn no_term_has_two_leaders() {
     let mut producer = Producer::new(7);
     let mut leaders = std::collections::BTreeMap::new();
     for round in 0..6 {
-        for batch in numbered(&mut producer, 2) {
-            cluster.produce(group, &batch).await;
-        }
+        store(&cluster, group, &mut producer, 2).await;
         for node in cluster.members.keys() {
             if let Some(term) = cluster.role(*node, group).led_term() {
                 let other = leaders.insert(term, *node);
@@ -186,9 +172,7 @@ async fn leadership_is_handed_over_without_a_refused_batch() {
     let cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     for _ in 0..3 {
         let leader = cluster.leader(group).await;
         let to = (1..=3).find(|node| *node != leader).unwrap();
@@ -198,9 +182,7 @@ async fn leadership_is_handed_over_without_a_refused_batch() {
         assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
         let follows = cluster.role(leader, group);
         assert!(matches!(follows, Role::Follower { leader, .. } if leader == led), "{follows:?}");
-        for batch in numbered(&mut producer, 2) {
-            cluster.produce(group, &batch).await;
-        }
+        store(&cluster, group, &mut producer, 2).await;
     }
     assert_eq!(values(&cluster.group(cluster.leader(group).await, group)), counted(9));
 }
@@ -212,18 +194,14 @@ async fn group_is_led_again_after_a_transfer_that_was_lost() {
     let cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     let leader = cluster.leader(group).await;
     let to = (1..=3).find(|node| *node != leader).unwrap();
     cluster.caught_up(to, group, Offset(3)).await;
     cluster.cuts.one_way(leader, to);
     let refused = cluster.group(leader, group).transfer_leader(Some(NodeId(to))).await;
     assert!(refused.is_err(), "{refused:?}");
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     cluster.cuts.heal();
     for node in 1..=3 {
         cluster.caught_up(node, group, Offset(6)).await;
@@ -236,9 +214,7 @@ async fn node_that_shuts_down_leaves_its_groups_led() {
     let mut cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     let leader = cluster.leader(group).await;
     let host = cluster.host(leader);
     let before = Instant::now();
@@ -249,9 +225,7 @@ async fn node_that_shuts_down_leaves_its_groups_led() {
     cluster.until("another leads", || others.iter().any(leads)).await;
     assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
     cluster.kill(leader).await;
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     let next = cluster.leader(group).await;
     assert_eq!(values(&cluster.group(next, group)), counted(6));
 }
@@ -273,9 +247,7 @@ async fn group_sleeps_on_every_node_together_and_wakes_where_it_was_led() {
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
     for round in 1..4 {
-        for batch in numbered(&mut producer, 3) {
-            cluster.produce(group, &batch).await;
-        }
+        store(&cluster, group, &mut producer, 3).await;
         let leader = cluster.leader(group).await;
         for node in 1..=3 {
             cluster.caught_up(node, group, Offset(3 * round)).await;
@@ -295,9 +267,7 @@ async fn sleeping_group_is_led_by_another_when_its_leader_is_gone() {
     let mut cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     for node in 1..=3 {
         cluster.caught_up(node, group, Offset(3)).await;
     }
@@ -308,9 +278,7 @@ async fn sleeping_group_is_led_by_another_when_its_leader_is_gone() {
     for node in cluster.members.keys() {
         assert_eq!(cluster.role(*node, group), Role::Asleep, "nobody needs it");
     }
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     let next = cluster.leader(group).await;
     cluster.caught_up(next, group, Offset(6)).await;
     // It sleeps without the dead one, which is repaired when it is back.
@@ -329,9 +297,7 @@ async fn linearizable_read_sees_what_was_acknowledged_before_on_every_replica() 
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
     for round in 1..10_u64 {
-        for batch in numbered(&mut producer, 1) {
-            cluster.produce(group, &batch).await;
-        }
+        store(&cluster, group, &mut producer, 1).await;
         let reads = (1..=3).map(|node| {
             let at = cluster.group(node, group);
             async move { (at.linearizable().await, at.linearizable().await) }
@@ -352,9 +318,7 @@ async fn bounded_read_is_refused_where_the_replica_may_be_too_old() {
     let cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    for batch in numbered(&mut producer, 3) {
-        cluster.produce(group, &batch).await;
-    }
+    store(&cluster, group, &mut producer, 3).await;
     let allowed = Duration::from_millis(300);
     for node in 1..=3 {
         let offset = cluster.group(node, group).fresh_within(allowed).await.unwrap();
@@ -378,9 +342,7 @@ async fn acknowledged_batches_survive_a_power_failure_of_every_node() {
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
     for round in 1..5 {
-        for batch in numbered(&mut producer, 5) {
-            cluster.produce(group, &batch).await;
-        }
+        store(&cluster, group, &mut producer, 5).await;
         let mut disks = Vec::new();
         for node in 1..=3 {
             disks.push(cluster.power_failure(node).await);

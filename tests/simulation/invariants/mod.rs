@@ -223,7 +223,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(offsets_dense::OffsetsDense::default()),
         Box::new(high_watermark_monotonic::HighWatermarkMonotonic::default()),
         Box::new(no_duplicate::NoDuplicate::default()),
-        Box::new(no_acked_record_lost::NoAckedRecordLost::default()),
+        Box::new(no_acked_record_lost::NoAckedRecordLost),
         Box::new(placement_rules::PlacementRules),
     ]
 }

@@ -10,7 +10,7 @@ use plimsoll_protocol::ids::NodeId;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, JoinSecret, NodeSpec};
 use tokio::time::timeout;
 
-use crate::certificates;
+use crate::files;
 
 /// Between two attempts to be heard.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -93,6 +93,5 @@ impl Introduction {
 }
 
 fn leave_token(data: &Path, token: &JoinToken) -> std::io::Result<()> {
-    certificates::write(&data.join(TOKEN_FILE), format!("{token}\n").as_bytes(), 0o600)
-        .map_err(std::io::Error::other)
+    files::replace(&data.join(TOKEN_FILE), format!("{token}\n").as_bytes(), 0o600)
 }

@@ -1,6 +1,5 @@
 //! This node among others: links to those that the catalog names, and what it says of itself there.
 
-mod dial;
 mod introduction;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +11,6 @@ use plimsoll_protocol::ids::NodeId;
 use plimsoll_protocol::peer::MemberAddress;
 use plimsoll_state::catalog::Catalog;
 
-pub(crate) use dial::SocketDial;
 pub(crate) use introduction::{Introduction, introduce};
 
 /// Keeps links to the members of the catalog, and to those that were named at joining as long as the

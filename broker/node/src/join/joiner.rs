@@ -5,7 +5,6 @@
 //! last, by the storage, whose directory it is. A crash between any two begins again at the question.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::certificates::{AuthorityFiles, CertificateError, install_authority};
 use crate::config::NodeConfig;
+use crate::files;
 
 /// What the joiner knows, in its directory.
 const FILE: &str = "join.json";
@@ -232,15 +232,9 @@ fn load(data: &Path) -> Result<Option<Known>, JoinError> {
 
 /// Replaces the file in one step, durably.
 fn store(data: &Path, known: &Known) -> Result<(), JoinError> {
-    let (path, new) = (data.join(FILE), data.join("join.json.new"));
-    let attempt = || {
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(known).expect("plain data"))?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        fs::File::open(data)?.sync_all()
-    };
-    attempt().map_err(|source| JoinError::Unwritable { path: path.clone(), source })
+    let path = data.join(FILE);
+    let bytes = serde_json::to_vec_pretty(known).expect("plain data");
+    files::replace(&path, &bytes, 0o644).map_err(|source| JoinError::Unwritable { path, source })
 }
 
 #[cfg(test)]

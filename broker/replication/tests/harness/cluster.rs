@@ -385,3 +385,10 @@ pub fn numbered(producer: &mut Producer, count: usize) -> Vec<Bytes> {
         })
         .collect()
 }
+
+/// Has `count` such batches stored, one after the other.
+pub async fn store(cluster: &Cluster, group: GroupId, producer: &mut Producer, count: usize) {
+    for batch in numbered(producer, count) {
+        cluster.produce(group, &batch).await;
+    }
+}
