@@ -21,6 +21,7 @@ pub mod invariants;
 pub mod nemesis;
 pub mod node;
 pub mod process;
+pub mod reads;
 pub mod run;
 pub mod trace;
 pub mod weather;

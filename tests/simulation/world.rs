@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
+use plimsoll_protocol::ids::NodeId;
 use plimsoll_transport::SimulatedNetwork;
 
 use crate::clock::SimClock;
@@ -14,6 +15,7 @@ use crate::invariants::Observer;
 use crate::nemesis::{Kind, Nemesis};
 use crate::node::SimNode;
 use crate::process::{Process, RIGHT_RATE};
+use crate::reads::read_to_the_end;
 use crate::trace::Trace;
 use crate::weather::Weather;
 use crate::workload::{Work, client_ip, consume, produce};
@@ -27,6 +29,8 @@ pub struct Setting {
     pub producers: u32,
     /// Consumers, each in a process of its own.
     pub consumers: u32,
+    /// Readers to the end, each in a process of its own.
+    pub readers: u32,
     /// What they do.
     pub work: Work,
     /// Groups without traffic for this long are put to sleep.
@@ -79,10 +83,10 @@ impl World {
             node.start(&network, 0);
             nodes.push(node);
         }
-        nodes[0].take_in(setting.nodes - 1);
+        nodes[0].take_in(2..setting.nodes + 1);
         let history = History::default();
         let mut clients = Vec::new();
-        let all = setting.producers + setting.consumers;
+        let all = setting.producers + setting.consumers + setting.readers;
         for number in 0..all {
             let ip = client_ip(u64::from(number) + 1);
             let host = network.start_host(ip);
@@ -90,8 +94,11 @@ impl World {
             let (history, work, seed) = (history.clone(), setting.work.clone(), random.number());
             if number < setting.producers {
                 process.spawn(produce(host, history, number, seed, work));
-            } else {
+            } else if number < setting.producers + setting.consumers {
                 process.spawn(consume(host, history, number - setting.producers, seed, work));
+            } else {
+                let reader = number - setting.producers;
+                process.spawn(read_to_the_end(host, history, reader, seed, work));
             }
             clients.push(ClientHost { ip, process });
         }
@@ -224,6 +231,23 @@ impl World {
         }
     }
 
+    /// Another host begins to run a node, which nobody has taken in yet.
+    pub(crate) fn add_node(&mut self) {
+        let number = self.nodes.len() as u64 + 1;
+        self.note("add", &[number]);
+        let mut node = SimNode::new(number, self.random.number(), self.nodes[0].sleep_after);
+        node.start(&self.network, self.now_ms);
+        self.nodes.push(node);
+    }
+
+    /// Whether the last node is of the cluster, as another one knows.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let last = NodeId(self.nodes.len() as u64);
+        let knows = |node: &SimNode| node.broker()?.catalog().node(last).map(drop);
+        self.nodes.iter().any(|node| knows(node).is_some())
+    }
+
     pub(crate) fn kill_node(&mut self, node: usize, power: Option<&CrashPlan>) {
         let ip = self.nodes[node].ip;
         // A host whose power fails says nothing; the kernel of one that lives resets connections.
@@ -278,6 +302,7 @@ impl World {
     /// What was broken, in words.
     pub fn step(&mut self) -> Result<(), String> {
         self.now_ms += 1;
+        self.history.lock().now_ms = self.now_ms;
         self.weather.pass(self.now_ms);
         self.with_nemesis(Nemesis::act);
         let nodes = self.nodes.len();
@@ -286,6 +311,8 @@ impl World {
             let other = self.random.below(at as u64 + 1);
             order.swap(at, usize::try_from(other).unwrap_or(at));
         }
+        // A process that ends in this step has shown its clients what the observer must still find.
+        let stores: Vec<_> = self.nodes.iter().map(SimNode::store).collect();
         for which in order {
             match which.checked_sub(nodes) {
                 Some(client) => self.clients[client].process.step(),
@@ -305,6 +332,7 @@ impl World {
             let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
             self.observer.look(self.now_ms, &self.nodes, &self.history, &mut trace)?;
         }
+        drop(stores);
         self.bury_processes();
         Ok(())
     }

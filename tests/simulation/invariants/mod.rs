@@ -12,6 +12,7 @@ mod offsets_dense;
 mod placement_rules;
 #[cfg(test)]
 mod planted;
+mod reads_are_fresh;
 mod vote_once;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Term};
 
 use crate::history::{Partition, RecordName, Seen};
+use crate::reads::Level;
 
 pub use observer::Observer;
 
@@ -116,6 +118,13 @@ pub enum Event<'a> {
         /// Term of its log's entry at the index of the last one that is committed anywhere.
         term_at_committed: Option<Term>,
     },
+    /// A process does not lead a group any more, or it has ended.
+    LeadsNoMore {
+        /// Which process.
+        at: Life,
+        /// The group.
+        group: GroupId,
+    },
     /// A node's vote, which it keeps by now.
     Voted {
         /// Which node.
@@ -149,6 +158,24 @@ pub enum Event<'a> {
     },
     /// A consumer got a record.
     Seen(Seen),
+    /// A read of a partition to its end begins.
+    ReadBegins {
+        /// Which.
+        read: u64,
+        /// Of what.
+        partition: Partition,
+        /// What it may have missed.
+        level: Level,
+        /// Everything below this offset was acknowledged when the level begins to count.
+        acked_end: u64,
+    },
+    /// It is over.
+    ReadEnds {
+        /// Which.
+        read: u64,
+        /// The offset after the last record; `None` where it was given up.
+        end: Option<u64>,
+    },
 }
 
 /// What was ever committed, in the order of each log.
@@ -225,5 +252,6 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(no_duplicate::NoDuplicate::default()),
         Box::new(no_acked_record_lost::NoAckedRecordLost),
         Box::new(placement_rules::PlacementRules),
+        Box::new(reads_are_fresh::ReadsAreFresh::default()),
     ]
 }
