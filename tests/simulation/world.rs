@@ -1,8 +1,7 @@
 //! A world: hosts, their processes, the network between them, in steps of a millisecond.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
@@ -14,6 +13,7 @@ use crate::history::History;
 use crate::invariants::Observer;
 use crate::nemesis::{Kind, Nemesis};
 use crate::node::SimNode;
+use crate::panics;
 use crate::process::{Process, RIGHT_RATE};
 use crate::reads::read_to_the_end;
 use crate::trace::Trace;
@@ -72,7 +72,7 @@ impl World {
     /// the first fault.
     #[must_use]
     pub fn new(seed: u64, setting: &Setting, calm_ms: u64, trace: Trace) -> Self {
-        listen_for_panics();
+        panics::listen();
         let mut random = SplitMix::new(seed);
         let trace = Arc::new(Mutex::new(trace));
         let weather = Weather::new(random.number(), Arc::clone(&trace));
@@ -325,7 +325,7 @@ impl World {
                 }
             }
         }
-        if let Some(panic) = take_panic() {
+        if let Some(panic) = panics::take() {
             return Err(format!("a task panicked: {panic}"));
         }
         {
@@ -398,25 +398,4 @@ impl Drop for World {
             self.network.kill(ip);
         }
     }
-}
-
-thread_local! {
-    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Tasks that panic end quietly; the world must not.
-fn listen_for_panics() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
-            usual(panic);
-        }));
-    });
-    PANICS.take();
-}
-
-fn take_panic() -> Option<String> {
-    PANICS.with_borrow_mut(|panics| panics.pop())
 }
