@@ -75,6 +75,8 @@ struct Insight {
     store: Option<Weak<Store>>,
     broker: Option<Weak<Broker>>,
     exited: Option<String>,
+    /// Of a process that has failed: its clients have seen what the observer must still find.
+    failed: Option<Arc<Store>>,
 }
 
 /// See the module.
@@ -345,7 +347,11 @@ async fn live(
         () = leave.notified() => None,
     };
     match ending {
-        Some(failed) => look().exited = Some(failed),
+        Some(failed) => {
+            let mut insight = look();
+            insight.exited = Some(failed);
+            insight.failed = insight.store.as_ref().and_then(Weak::upgrade);
+        }
         None => {
             node.shutdown().await;
             look().exited = Some("it was asked to".to_owned());

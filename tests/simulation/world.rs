@@ -311,8 +311,6 @@ impl World {
             let other = self.random.below(at as u64 + 1);
             order.swap(at, usize::try_from(other).unwrap_or(at));
         }
-        // A process that ends in this step has shown its clients what the observer must still find.
-        let stores: Vec<_> = self.nodes.iter().map(SimNode::store).collect();
         for which in order {
             match which.checked_sub(nodes) {
                 Some(client) => self.clients[client].process.step(),
@@ -332,7 +330,6 @@ impl World {
             let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
             self.observer.look(self.now_ms, &self.nodes, &self.history, &mut trace)?;
         }
-        drop(stores);
         self.bury_processes();
         Ok(())
     }
