@@ -156,7 +156,7 @@ impl Observer {
             }
         }
         // A store that failed has work that nobody does any more.
-        let is_settled = !store.is_work_due() && node.exited().is_none();
+        let is_settled = !store.is_work_due() && store.fatal().is_none();
         for group in store.groups() {
             let Some(log) = store.group(group) else { continue };
             let looked = self.look_at_log(at, &log);
