@@ -1,6 +1,7 @@
 //! A node of a world: a host with a disk, and the process that runs on it now and then.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ struct Insight {
     store: Option<Weak<Store>>,
     broker: Option<Weak<Broker>>,
     exited: Option<String>,
+    /// Of a process that has failed: its clients have seen what the observer must still find.
+    failed: Option<Arc<Store>>,
 }
 
 /// See the module.
@@ -98,7 +101,8 @@ pub struct SimNode {
     random: SplitMix,
     storage_due_ms: Option<u64>,
     look_around_ms: u64,
-    sleep_after: Duration,
+    /// Its groups without traffic for this long are put to sleep.
+    pub sleep_after: Duration,
 }
 
 impl std::fmt::Debug for SimNode {
@@ -190,13 +194,11 @@ impl SimNode {
         }
     }
 
-    /// Has the catalog take other nodes in, as their joining does it.
-    ///
-    /// # Panics
-    /// When no process runs on it.
-    pub fn take_in(&self, others: u64) {
-        let process = self.process.as_ref().expect("it is the world that starts it");
-        process.spawn(take_in(Arc::clone(&self.insight), others));
+    /// Has the catalog take nodes of these numbers in, one after the other, as their joining does it.
+    pub fn take_in(&self, numbers: Range<u64>) {
+        if let Some(process) = &self.process {
+            process.spawn(take_in(Arc::clone(&self.insight), numbers));
+        }
     }
 
     /// Whether a process runs on it.
@@ -345,7 +347,11 @@ async fn live(
         () = leave.notified() => None,
     };
     match ending {
-        Some(failed) => look().exited = Some(failed),
+        Some(failed) => {
+            let mut insight = look();
+            insight.exited = Some(failed);
+            insight.failed = insight.store.as_ref().and_then(Weak::upgrade);
+        }
         None => {
             node.shutdown().await;
             look().exited = Some("it was asked to".to_owned());
@@ -353,16 +359,16 @@ async fn live(
     }
 }
 
-/// Proposes nodes 2 and up, one after the other, so that they get these numbers.
-async fn take_in(insight: Arc<Mutex<Insight>>, others: u64) {
-    let mut next = 2;
-    while next < 2 + others {
+/// Proposes nodes one after the other, so that they get these numbers.
+async fn take_in(insight: Arc<Mutex<Insight>>, mut numbers: Range<u64>) {
+    while !numbers.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let broker = insight.lock().unwrap_or_else(PoisonError::into_inner).broker.clone();
         let Some(broker) = broker.as_ref().and_then(Weak::upgrade) else { continue };
         if !broker.catalog().is_set_up() {
             continue;
         }
+        let next = numbers.start;
         let spec = NodeSpec {
             address: node_address(next).to_string(),
             rack: None,
@@ -372,8 +378,11 @@ async fn take_in(insight: Arc<Mutex<Insight>>, others: u64) {
         let command =
             CatalogCommand::AddNode { join_id: u128::from(next), spec, takes_address: false };
         match broker.propose(command).await {
-            Ok(CatalogReply::Refused(refusal)) => panic!("node {next} was not taken in: {refusal}"),
-            Ok(_) => next += 1,
+            Ok(CatalogReply::Node { node, .. }) => {
+                assert_eq!(node, NodeId(next), "nodes are numbered in the order of their joining");
+                numbers.start += 1;
+            }
+            Ok(reply) => panic!("node {next} was not taken in: {reply:?}"),
             Err(error) => tracing::debug!(%error, "not taken in yet"),
         }
     }

@@ -36,6 +36,8 @@ pub struct Report {
     pub world_ms: u64,
     /// Records sent, acknowledged, and delivered.
     pub records: (u64, u64, u64),
+    /// Reads to the end that began, and those that got there.
+    pub reads: (u64, u64),
     /// Faults, by kind.
     pub faults: Vec<(Kind, u32)>,
     /// The last events, where they were kept.
@@ -73,13 +75,14 @@ impl fmt::Display for Failure {
 #[must_use]
 pub fn setting(seed: u64) -> Setting {
     let mut random = SplitMix::new(seed ^ 0x5eed);
-    let nodes = [1, 3, 3, 3, 3, 5][usize::try_from(random.below(6)).unwrap_or(0)];
+    let nodes = [1, 3, 3, 3, 3, 3, 3, 3, 5, 7][usize::try_from(random.below(10)).unwrap_or(0)];
     // A few kinds at a time: what comes together most often is found by seeds, not by each of them.
     let kinds = KINDS.into_iter().filter(|_| random.chance(40)).collect::<Vec<_>>();
     Setting {
         nodes,
         producers: 1 + u32::try_from(random.below(2)).unwrap_or(0),
         consumers: 1,
+        readers: 1,
         work: Work {
             nodes,
             partitions: 1 + u32::try_from(random.below(3)).unwrap_or(0),
@@ -150,6 +153,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
         events: world.with_trace(Trace::events),
         world_ms: world.now_ms(),
         records: (sent, state.acked, state.seen),
+        reads: state.reads,
         faults: world.nemesis().done().iter().map(|(kind, count)| (*kind, *count)).collect(),
         recent: world.with_trace(Trace::recent),
     })

@@ -1,11 +1,11 @@
 //! A world: hosts, their processes, the network between them, in steps of a millisecond.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
+use plimsoll_protocol::ids::NodeId;
 use plimsoll_transport::SimulatedNetwork;
 
 use crate::clock::SimClock;
@@ -13,7 +13,9 @@ use crate::history::History;
 use crate::invariants::Observer;
 use crate::nemesis::{Kind, Nemesis};
 use crate::node::SimNode;
+use crate::panics;
 use crate::process::{Process, RIGHT_RATE};
+use crate::reads::read_to_the_end;
 use crate::trace::Trace;
 use crate::weather::Weather;
 use crate::workload::{Work, client_ip, consume, produce};
@@ -27,6 +29,8 @@ pub struct Setting {
     pub producers: u32,
     /// Consumers, each in a process of its own.
     pub consumers: u32,
+    /// Readers to the end, each in a process of its own.
+    pub readers: u32,
     /// What they do.
     pub work: Work,
     /// Groups without traffic for this long are put to sleep.
@@ -68,7 +72,7 @@ impl World {
     /// the first fault.
     #[must_use]
     pub fn new(seed: u64, setting: &Setting, calm_ms: u64, trace: Trace) -> Self {
-        listen_for_panics();
+        panics::listen();
         let mut random = SplitMix::new(seed);
         let trace = Arc::new(Mutex::new(trace));
         let weather = Weather::new(random.number(), Arc::clone(&trace));
@@ -79,10 +83,10 @@ impl World {
             node.start(&network, 0);
             nodes.push(node);
         }
-        nodes[0].take_in(setting.nodes - 1);
+        nodes[0].take_in(2..setting.nodes + 1);
         let history = History::default();
         let mut clients = Vec::new();
-        let all = setting.producers + setting.consumers;
+        let all = setting.producers + setting.consumers + setting.readers;
         for number in 0..all {
             let ip = client_ip(u64::from(number) + 1);
             let host = network.start_host(ip);
@@ -90,8 +94,11 @@ impl World {
             let (history, work, seed) = (history.clone(), setting.work.clone(), random.number());
             if number < setting.producers {
                 process.spawn(produce(host, history, number, seed, work));
-            } else {
+            } else if number < setting.producers + setting.consumers {
                 process.spawn(consume(host, history, number - setting.producers, seed, work));
+            } else {
+                let reader = number - setting.producers;
+                process.spawn(read_to_the_end(host, history, reader, seed, work));
             }
             clients.push(ClientHost { ip, process });
         }
@@ -224,6 +231,23 @@ impl World {
         }
     }
 
+    /// Another host begins to run a node, which nobody has taken in yet.
+    pub(crate) fn add_node(&mut self) {
+        let number = self.nodes.len() as u64 + 1;
+        self.note("add", &[number]);
+        let mut node = SimNode::new(number, self.random.number(), self.nodes[0].sleep_after);
+        node.start(&self.network, self.now_ms);
+        self.nodes.push(node);
+    }
+
+    /// Whether the last node is of the cluster, as another one knows.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let last = NodeId(self.nodes.len() as u64);
+        let knows = |node: &SimNode| node.broker()?.catalog().node(last).map(drop);
+        self.nodes.iter().any(|node| knows(node).is_some())
+    }
+
     pub(crate) fn kill_node(&mut self, node: usize, power: Option<&CrashPlan>) {
         let ip = self.nodes[node].ip;
         // A host whose power fails says nothing; the kernel of one that lives resets connections.
@@ -278,6 +302,7 @@ impl World {
     /// What was broken, in words.
     pub fn step(&mut self) -> Result<(), String> {
         self.now_ms += 1;
+        self.history.lock().now_ms = self.now_ms;
         self.weather.pass(self.now_ms);
         self.with_nemesis(Nemesis::act);
         let nodes = self.nodes.len();
@@ -298,7 +323,7 @@ impl World {
                 }
             }
         }
-        if let Some(panic) = take_panic() {
+        if let Some(panic) = panics::take() {
             return Err(format!("a task panicked: {panic}"));
         }
         {
@@ -370,25 +395,4 @@ impl Drop for World {
             self.network.kill(ip);
         }
     }
-}
-
-thread_local! {
-    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Tasks that panic end quietly; the world must not.
-fn listen_for_panics() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
-            usual(panic);
-        }));
-    });
-    PANICS.take();
-}
-
-fn take_panic() -> Option<String> {
-    PANICS.with_borrow_mut(|panics| panics.pop())
 }

@@ -87,11 +87,13 @@ impl Surroundings {
 
     /// Whether this node alone holds the group, by what is known without its log.
     pub(crate) fn is_sole_replica(&self, group: GroupId) -> bool {
-        if self.neighbours.is_unplaced() {
-            return true;
+        // A start wakes the metadata group before anything is known of placements, and who joins has a
+        // vote in it before its first entry.
+        if group == GroupId::CATALOG {
+            return false;
         }
-        group != GroupId::CATALOG
-            && self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
+        self.neighbours.is_unplaced()
+            || self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
     }
 
     /// Whether a group that lost its whole log may begin anew here: this node alone holds it, and it

@@ -10,6 +10,7 @@
 mod chance;
 #[cfg(feature = "planted")]
 mod planted;
+mod style;
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -147,7 +148,11 @@ fn one_seed() {
             let faults: u32 = report.faults.iter().map(|(_, count)| count).sum();
             let (sent, acked, seen) = report.records;
             print!("{}", report.recent);
-            println!("seed {seed}: {seen} records delivered, {:?}", report.faults);
+            let (began, ended) = report.reads;
+            println!(
+                "seed {seed}: {seen} records delivered, {ended} of {began} reads, {:?}",
+                report.faults
+            );
             println!("{REPORT} {} {sent} {acked} {faults}", report.trace);
         }
         Err(failure) => panic!("{failure}"),
