@@ -54,6 +54,10 @@ impl Broker {
             if !self.has_topic(topic, meta.topic_id) {
                 return refusals::unknown_topic(topic);
             }
+            if error.is_of_replica() && meta.replica_set(partition).is_some_and(|r| r.wanted.len() > 1)
+            {
+                return refusals::unusable_here(&error);
+            }
             // Damage that was found while waking is told as what it is.
             let log = self.store().group(id);
             match log.and_then(|log| log.is_quarantined()) {
@@ -154,12 +158,17 @@ impl Broker {
         }
     }
 
-    /// Ends when this node does not lead the group any more. May be cancelled.
-    pub(crate) async fn deposed(&self, group: &Arc<Group>) -> ErrorResponse {
+    /// Ends when this node does not answer for the group any more: where the leader is to, when it does
+    /// not lead; else when no leader was found for a while. May be cancelled.
+    pub(crate) async fn deposed(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
         let mut role = group.role();
         loop {
             // Asleep, everybody has the same, and the next one who writes decides who leads.
-            let leads = |role: &Role| matches!(role, Role::Leader { .. } | Role::Asleep);
+            let leads = |role: &Role| match role {
+                Role::Leader { .. } | Role::Asleep => true,
+                Role::Follower { .. } => access == Access::Replica,
+                Role::Searching { .. } => false,
+            };
             let left = role.wait_for(|role| !leads(role)).await.map(|role| *role);
             let found = match left {
                 // It is being woken, or elects: most often it is the leader again in a moment.
@@ -173,7 +182,9 @@ impl Broker {
                 left => left,
             };
             match found {
-                Ok(Role::Follower { leader, .. }) => return self.not_leader(Some(leader)),
+                Ok(Role::Follower { leader, .. }) if access == Access::Leader => {
+                    return self.not_leader(Some(leader));
+                }
                 Ok(_) => {}
                 Err(_) => return refusals::shutting_down(),
             }

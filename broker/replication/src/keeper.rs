@@ -74,11 +74,14 @@ impl Keeper {
             }
         }
         self.around.neighbours.release(self.group);
+        // Not asleep: whoever reads here is to look for the leader.
+        let term = self.standing.borrow().role.term().unwrap_or_default();
+        let role = Role::Searching { term };
         self.standing.send_modify(|standing| {
-            standing.role = Role::Asleep;
+            standing.role = role;
             standing.ended = true;
         });
-        self.role.send_replace(Role::Asleep);
+        self.role.send_replace(role);
     }
 
     fn look(&self, metrics: &mut ServerMetrics) -> Seen {

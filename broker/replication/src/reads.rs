@@ -183,11 +183,11 @@ impl Group {
     async fn applied_by(self: &Arc<Self>, id: LogId, deadline: Instant) -> Answer {
         // Readers see nothing of a group that was not awake yet in this life of the node.
         let is_shown = *self.high_watermark().borrow() > Offset(0);
-        if is_shown && self.stored_applied() >= Some(id) {
+        if is_shown && self.stored_shown() >= Some(id) {
             return Ok(());
         }
         let instance = self.instance_awake().await?;
-        let applied = timeout_at(deadline, instance.shared.applied_at_least(id)).await;
+        let applied = timeout_at(deadline, instance.shared.shown_at_least(id)).await;
         applied
             .map_err(|_| OpenGroupError::NotReady { group: self.id(), waited: READ_TIMEOUT }.into())
     }

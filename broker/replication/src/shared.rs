@@ -77,6 +77,9 @@ struct State {
     admission: Admission,
     /// A proposal may or may not be in the log: nothing is admitted until all of it is applied.
     doubtful: bool,
+    /// Up to here readers see what is folded. The fold may be ahead of it: it is published piece by
+    /// piece.
+    shown: Option<LogId>,
     /// The catalog changed since it was last published.
     catalog_changed: bool,
     /// Retries that wait for a batch in flight.
@@ -96,6 +99,7 @@ impl Shared {
                 fold,
                 admission: Admission::new(),
                 doubtful: false,
+                shown: None,
                 catalog_changed: true,
                 waiting: BTreeMap::new(),
             }),
@@ -206,11 +210,16 @@ impl Shared {
         self.state().fold.progress().applied
     }
 
-    /// Waits until an entry with the index of `id` is folded and published.
-    pub(crate) async fn applied_at_least(&self, id: LogId) {
+    /// The last entry that readers see the effect of.
+    pub(crate) fn shown(&self) -> Option<LogId> {
+        self.state().shown
+    }
+
+    /// Waits until an entry with the index of `id` is folded and readers see it.
+    pub(crate) async fn shown_at_least(&self, id: LogId) {
         loop {
             let moved = self.moved.notified();
-            if self.applied().is_some_and(|applied| applied.index >= id.index) {
+            if self.shown().is_some_and(|shown| shown.index >= id.index) {
                 return;
             }
             moved.await;
@@ -268,7 +277,8 @@ impl Shared {
             {
                 self.published.catalog.send_replace(Arc::new(catalog.catalog().clone()));
             }
-            progress.applied
+            state.shown = progress.applied;
+            state.shown
         };
         if let Some(applied) = applied {
             self.log.applied(applied);

@@ -331,3 +331,24 @@ async fn failed_journal_reaches_openraft_as_an_error() {
     let _stepper = Stepper::start(store.clone());
     assert!(storage.save_vote(&RaftVote::new(3, 1)).await.is_err());
 }
+
+/// Whoever waited for an entry was told as soon as it was folded, and then read the high watermark of
+/// before: what is folded is shown piece by piece.
+#[tokio::test]
+async fn entry_is_waited_for_until_readers_see_it() {
+    use futures_util::FutureExt;
+
+    let store = open(Arc::new(SimDisk::new(6)), Driver::Manual);
+    let log = group(&store, Durability::Durable);
+    let published = Published::new();
+    let shared = Shared::new(Fold::empty(GroupKind::Partition), published.clone(), log);
+    let entry = blank(1, 0);
+    let id = crate::types::from_raft(&entry.log_id());
+    let mut shown = Box::pin(shared.shown_at_least(id));
+    shared.apply(entry.stored());
+    assert_eq!(shared.applied(), Some(id));
+    assert!(shown.as_mut().now_or_never().is_none(), "nothing of it is published");
+    assert_eq!(shared.shown(), None);
+    shared.publish();
+    shown.await;
+}

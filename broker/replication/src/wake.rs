@@ -7,7 +7,7 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::errors::Fatal;
-use plimsoll_log::{GroupLog, StateSource};
+use plimsoll_log::{Durability, GroupLog, StateSource};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
@@ -65,15 +65,23 @@ impl Awake {
         let _ = standing.wait_for(|standing| standing.role != Role::Leader { term }).await;
     }
 
-    /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
-    pub(crate) async fn end(self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
-        self.end_claiming(log, around, false).await
+    /// Whether the Raft instance, or the keeper that speaks for it, has ended by itself.
+    pub(crate) fn is_over(&self) -> bool {
+        self.standing.borrow().ended || self.keeper.0.is_finished()
     }
 
-    async fn end_claiming(
+    /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
+    pub(crate) async fn end(self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
+        let term = log.vote().map_or(Term(0), |vote| vote.term);
+        // Not asleep: that would say that it has everything.
+        self.end_as(log, around, Role::Searching { term }, false).await
+    }
+
+    async fn end_as(
         mut self,
         log: &GroupLog,
         around: &Surroundings,
+        role: Role,
         claims: bool,
     ) -> Arc<Shared> {
         self.keeper.0.abort();
@@ -82,7 +90,7 @@ impl Awake {
         if !claims {
             around.neighbours.release(log.id());
         }
-        self.published.role.send_replace(Role::Asleep);
+        self.published.role.send_replace(role);
         end(&self.raft, log).await;
         self.shared
     }
@@ -300,6 +308,17 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
     let bounds = log.bounds();
     let applied = fold.progress().applied;
     match (applied, bounds.last) {
+        (Some(applied), last)
+            if last.is_none_or(|last| last.index < applied.index)
+                && log.options().durability == Durability::Durable =>
+        {
+            // No state is stored ahead of what its log has durably. What is left of the records may be
+            // the only copy of them.
+            tracing::error!(%group, %applied, ?last, "log ends before its state");
+            log.set_quarantined("its log ends before its state: entries that were durable are gone");
+            let source = log.is_quarantined().expect("it was just set");
+            return Err(OpenGroupError::Quarantined { group, source });
+        }
         // A power failure took entries that were not durable, after a checkpoint with their fold.
         (Some(applied), last) if last.is_none_or(|last| last.index < applied.index) => {
             let offset = fold.progress().high_watermark;
@@ -364,7 +383,7 @@ fn begin_anew(log: &GroupLog, fold: &mut Fold, around: &Surroundings) {
 /// claiming the group.
 pub(crate) async fn lay_to_rest(awake: Awake, log: &GroupLog, around: &Surroundings, claims: bool) {
     let group = log.id();
-    awake.end_claiming(log, around, claims).await.store();
+    awake.end_as(log, around, Role::Asleep, claims).await.store();
     tracing::debug!(%group, "group asleep");
 }
 

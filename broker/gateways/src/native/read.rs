@@ -46,7 +46,7 @@ pub(super) async fn step(
     max_bytes: usize,
 ) -> Result<Option<Chunk>, ErrorResponse> {
     loop {
-        match group.log().read(cursor, upto, max_bytes).map_err(|error| refusals::read(&error))? {
+        match group.log().read(cursor, upto, max_bytes).map_err(|error| unreadable(group, &error))? {
             ReadStep::Batches { chunks, next_offset } => {
                 return Ok(Some(Chunk { payload: chunks, next_offset }));
             }
@@ -62,7 +62,24 @@ async fn blocking<T: Send + 'static>(
     group: &Group,
     work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, ErrorResponse> {
-    group.blocking().run(work).await.map_err(|error| refusals::read(&error))
+    group.blocking().run(work).await.map_err(|error| unreadable(group, &error))
+}
+
+/// Why nothing is read here: that this replica is damaged is final only where it is the only one.
+fn unreadable(group: &Group, error: &ReadError) -> ErrorResponse {
+    let is_of_replica = match error {
+        ReadError::Damaged(_)
+        | ReadError::Quarantined(_)
+        | ReadError::State { .. }
+        | ReadError::Medium { .. } => true,
+        ReadError::BeforeStart { .. } | ReadError::Purged { .. } | ReadError::PastEnd { .. } => {
+            false
+        }
+    };
+    if is_of_replica && group.has_other_replicas() {
+        return refusals::unusable_here(error);
+    }
+    refusals::read(error)
 }
 
 /// The high watermark and the log start as they are now.

@@ -307,11 +307,12 @@ impl<'a> Push<'a> {
     /// leads the partition and the peer wants its leader.
     async fn ended(&self, catalog: &mut watch::Receiver<Arc<Catalog>>) -> ErrorResponse {
         let broker = &self.session.broker;
+        let access = access(self.request.any_replica);
         let deleted = broker.deleted(catalog, &self.request.topic, self.partition.topic_id);
         tokio::select! {
             biased;
             deleted = deleted => deleted,
-            deposed = broker.deposed(&self.partition.group), if !self.request.any_replica => deposed,
+            deposed = broker.deposed(&self.partition.group, access) => deposed,
             dropped = broker.dropped(&self.partition.group), if self.request.any_replica => dropped,
         }
     }

@@ -30,12 +30,16 @@ impl Group {
         let mut deadline = None;
         loop {
             self.may_propose()?;
-            let mut awake = self.awake().await?;
+            let awake = self.awake().await.map_err(|error| self.unusable(error))?;
             let group = awake.as_ref().expect("awake() returned");
-            let (role, alone) = {
+            let (role, alone, ended) = {
                 let standing = group.standing.borrow();
-                (standing.role, standing.is_alone(self.around.node))
+                (standing.role, standing.is_alone(self.around.node), standing.ended)
             };
+            if ended {
+                let fatal = group.ended().await;
+                return Err(self.stopped(awake, fatal).await);
+            }
             match role {
                 Role::Leader { term } => {
                     if alone || self.renew_lease(group, term).await? {
@@ -45,10 +49,7 @@ impl Group {
                 Role::Follower { leader, .. } => {
                     return Err(NotLeader { leader: Some(leader), address: None }.into());
                 }
-                Role::Asleep => {
-                    let fatal = group.ended().await;
-                    return Err(self.stopped(&mut awake, fatal).await.into());
-                }
+                Role::Asleep => unreachable!("a group that is awake does not show that it sleeps"),
                 Role::Searching { term } => {
                     if let Some(leader) = self.around.neighbours.leader_since(self.id(), term) {
                         return Err(NotLeader { leader: Some(leader), address: None }.into());
@@ -62,8 +63,9 @@ impl Group {
                     drop(awake);
                     let wait = SEARCH_WAIT_MAX.min(self.around.config.wake_timeout);
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
-                    let found = standing
-                        .wait_for(|standing| !matches!(standing.role, Role::Searching { .. }));
+                    let found = standing.wait_for(|standing| {
+                        standing.ended || !matches!(standing.role, Role::Searching { .. })
+                    });
                     if timeout_at(deadline, found).await.is_err() {
                         return Err(self.not_leader().into());
                     }
