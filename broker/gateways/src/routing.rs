@@ -15,6 +15,8 @@ use crate::refusals;
 
 /// How long a request waits for a group to find its leader.
 const SEARCH_WAIT: Duration = Duration::from_secs(1);
+/// A leader that hears no majority for so long is not waited for: the others may have elected one.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
 
 /// Who may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,8 +145,20 @@ impl Broker {
         error
     }
 
-    /// Ends when this node does not lead the group any more. May be cancelled.
+    /// Ends when this node does not lead the group any more, or hears no majority of its voters while
+    /// it believes that it does: what comes next is stored by others, and it would never know. May be
+    /// cancelled.
     pub(crate) async fn deposed(&self, group: &Arc<Group>) -> ErrorResponse {
+        tokio::select! {
+            biased;
+            deposed = self.role_lost(group) => deposed,
+            cut_off = group.cut_off(CUT_OFF_AFTER) => {
+                ErrorResponse::new(ErrorCode::NoQuorum, cut_off.to_string())
+            }
+        }
+    }
+
+    async fn role_lost(&self, group: &Arc<Group>) -> ErrorResponse {
         let mut role = group.role();
         loop {
             // Asleep, everybody has the same, and the next one who writes decides who leads.
