@@ -58,10 +58,11 @@ impl Broker {
             }
             // Damage that was found while waking is told as what it is.
             let log = self.store().group(id);
-            match log.and_then(|log| log.is_quarantined()) {
+            let refusal = match log.and_then(|log| log.is_quarantined()) {
                 Some(quarantined) => refusals::read(&quarantined.into()),
                 None => refusals::open(&error),
-            }
+            };
+            self.elsewhere(id, refusal)
         })?;
         self.check_role(&group, access).await?;
         let limits = self.limits();
@@ -126,6 +127,24 @@ impl Broker {
                 "the partition has no leader now: try again in a moment; if it stays so, \
                  `plimsoll cluster status` says which nodes are missing",
             ),
+        }
+    }
+
+    /// What it means that this node's replica is shut off: where others have the partition too, one of
+    /// them leads it or will, and is to be asked.
+    pub(crate) fn elsewhere(&self, group: GroupId, error: ErrorResponse) -> ErrorResponse {
+        let me = self.identity().node_id;
+        let catalog = self.catalog();
+        let placed = catalog.replica_set(group);
+        let others = placed.is_some_and(|set| set.wanted.iter().any(|node| *node != me));
+        if error.code != ErrorCode::Quarantined || !others {
+            return error;
+        }
+        let message = format!("{}; other nodes have the partition too: ask them", error.message);
+        let refusal = ErrorResponse::new(ErrorCode::NotLeader, message);
+        match self.host().leader_hint(group) {
+            Some((node, _)) if node != me => refusal.with_leader(node, self.address_of(node)),
+            _ => refusal,
         }
     }
 

@@ -136,7 +136,10 @@ async fn admit(
         .map_err(|error| refusals::batch(&error, topic, index))?;
     match partition.group.produce(batch, header).await {
         Ok(pending) => Ok((header, partition, pending)),
-        Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
+        Err(error) => {
+            let refusal = broker.located(refusals::produce(&error, topic, index));
+            Err(broker.elsewhere(partition.group.id(), refusal))
+        }
     }
 }
 
