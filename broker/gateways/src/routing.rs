@@ -38,7 +38,7 @@ impl Broker {
         partition: PartitionIndex,
         access: Access,
     ) -> Result<Partition, ErrorResponse> {
-        let meta = self.topic(topic)?;
+        let meta = self.topic(topic).await?;
         let id = meta.group(partition).ok_or_else(|| {
             ErrorResponse::new(
                 ErrorCode::UnknownPartition,
