@@ -84,6 +84,7 @@ impl Shared {
         let mut backoff = self.backoff();
         let mut refused = None;
         loop {
+            let tried = Instant::now();
             let finding = async {
                 match target.node {
                     Some(node) => self.links.node(node, target.address.as_deref()).await,
@@ -111,7 +112,9 @@ impl Shared {
                 Next::AtOnce => continue,
                 Next::Pause => backoff.next_pause(),
             };
-            if began.elapsed() + pause >= after.min(PATIENCE) {
+            // Another attempt may take as long as this one did: one that cannot end in time would turn
+            // what is known now into a timeout.
+            if began.elapsed() + pause + tried.elapsed() >= after.min(PATIENCE) {
                 return Err(error);
             }
             refused = Some(error);

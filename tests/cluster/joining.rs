@@ -60,7 +60,6 @@ async fn a_copied_directory_is_refused() {
     eventually("the cluster serves", async || client.admin().cluster_status().await.ok()).await;
 }
 
-#[ignore = "open: failed in one of two runs, the new node was not found among the members"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_its_disk_joins_as_a_new_one() {
     let mut cluster = TestCluster::start().await;

@@ -2,8 +2,8 @@
 
 use plimsoll_protocol::api::{ClusterStatusResponse, NodeState};
 
-/// What a cluster of so many nodes that run lacks, in words.
-pub fn lack(status: &ClusterStatusResponse, running: usize) -> Option<String> {
+/// What a cluster lacks whose nodes at these addresses run, in words.
+pub fn lack(status: &ClusterStatusResponse, running: &[String]) -> Option<String> {
     if let Some(lack) = lack_of_members(status, running) {
         return Some(lack);
     }
@@ -18,16 +18,20 @@ pub fn lack(status: &ClusterStatusResponse, running: usize) -> Option<String> {
 }
 
 /// As [`lack`], but only of members and of a leader of the catalog.
-pub fn lack_of_members(status: &ClusterStatusResponse, running: usize) -> Option<String> {
+pub fn lack_of_members(status: &ClusterStatusResponse, running: &[String]) -> Option<String> {
     let serving = status.nodes.iter().filter(|node| node.up && node.state == NodeState::Active);
-    let serving = serving.count();
-    if serving != running {
+    let mut serving: Vec<_> = serving.map(|node| node.address.as_str()).collect();
+    let mut expected: Vec<_> = running.iter().map(String::as_str).collect();
+    serving.sort_unstable();
+    expected.sort_unstable();
+    if serving != expected {
+        let (serving, running) = (serving.len(), running.len());
         let words = status.nodes.iter().map(|node| {
             let heard = if node.up { "up" } else { "down" };
             format!("{} {} {heard}", node.address, node.state)
         });
         let nodes: Vec<_> = words.collect();
-        return Some(format!("{serving} of {running} nodes serve ({})", nodes.join(", ")));
+        return Some(format!("{serving} nodes serve, {running} run ({})", nodes.join(", ")));
     }
     status.controller.is_none().then(|| "nobody leads the catalog".to_owned())
 }
@@ -73,24 +77,30 @@ mod tests {
         }
     }
 
+    fn at(ids: &[u64]) -> Vec<String> {
+        ids.iter().map(|id| format!("127.0.0.1:{id}")).collect()
+    }
+
     #[test]
     fn a_cluster_is_well_when_nothing_is_missing() {
-        assert_eq!(lack(&well(), 3), None);
+        assert_eq!(lack(&well(), &at(&[1, 2, 3])), None);
         // One more was started than has joined.
-        assert!(lack(&well(), 4).unwrap().contains("3 of 4 nodes serve"));
+        assert!(lack(&well(), &at(&[1, 2, 3, 4])).unwrap().contains("3 nodes serve, 4 run"));
+        // Another than is thought to serve.
+        assert!(lack(&well(), &at(&[1, 2, 4])).unwrap().contains("3 nodes serve, 3 run"));
         let mut status = well();
         status.nodes[1].up = false;
-        assert!(lack(&status, 3).unwrap().contains("127.0.0.1:2 active down"));
-        assert_eq!(lack(&status, 2), None, "of those that run all serve");
+        assert!(lack(&status, &at(&[1, 2, 3])).unwrap().contains("127.0.0.1:2 active down"));
+        assert_eq!(lack(&status, &at(&[1, 3])), None, "of those that run all serve");
         status.nodes[2].state = NodeState::Joining;
-        assert!(lack(&status, 2).unwrap().contains("127.0.0.1:3 joining up"));
+        assert!(lack(&status, &at(&[1, 3])).unwrap().contains("127.0.0.1:3 joining up"));
     }
 
     #[test]
     fn what_lacks_first_is_named() {
         let mut status = well();
         status.moves_total = 4;
-        assert_eq!(lack(&status, 3).unwrap(), "4 partitions move");
+        assert_eq!(lack(&status, &at(&[1, 2, 3])).unwrap(), "4 partitions move");
         status.unwell_total = 1;
         status.unwell.push(UnwellPartition {
             topic: "t".parse().unwrap(),
@@ -101,9 +111,9 @@ mod tests {
             lag: 5,
             why: "nobody leads it".to_owned(),
         });
-        let text = lack(&status, 3).unwrap();
+        let text = lack(&status, &at(&[1, 2, 3])).unwrap();
         assert_eq!(text, "1 partitions lack something: t/7 nobody leads it (lag 5)");
         status.controller = None;
-        assert_eq!(lack(&status, 3).unwrap(), "nobody leads the catalog");
+        assert_eq!(lack(&status, &at(&[1, 2, 3])).unwrap(), "nobody leads the catalog");
     }
 }

@@ -25,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// For a request to a node that may be about to end.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// What a status lacks of nodes at these addresses, in words.
+type Lacks = fn(&ClusterStatusResponse, &[String]) -> Option<String>;
+
 /// Nodes, each running or not.
 #[derive(Debug)]
 pub struct ServeCluster {
@@ -210,7 +213,7 @@ impl ServeCluster {
     }
 
     /// Waits until all nodes that run are active members that hear each other, and no partition lacks
-    /// anything.
+    /// anything: as whoever answers `client` says, and each of these nodes itself.
     ///
     /// # Errors
     /// When a node ends by itself, or it takes longer than three minutes.
@@ -226,29 +229,48 @@ impl ServeCluster {
         self.wait_until(client, lack_of_members).await
     }
 
-    async fn wait_until(
-        &mut self,
-        client: &Client,
-        lacks: fn(&ClusterStatusResponse, usize) -> Option<String>,
-    ) -> anyhow::Result<()> {
-        let running = self.running().len();
+    async fn wait_until(&mut self, client: &Client, lacks: Lacks) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
             self.check_alive()?;
-            let problem = match tokio::time::timeout(ANSWER, client.admin().cluster_status()).await
-            {
-                Ok(Ok(status)) => match lacks(&status, running) {
-                    None => return Ok(()),
-                    Some(what) => what,
-                },
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {ANSWER:?}"),
-            };
+            let Some(problem) = self.problem(client, lacks).await else { return Ok(()) };
             if began.elapsed() > PATIENCE {
                 bail!("not well after {PATIENCE:?}: {problem}; the nodes said:\n{}", self.output());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// What the cluster lacks in the eyes of whoever answers the client, and then of each node that
+    /// runs: one that was killed and started again a moment ago is missed by itself only.
+    async fn problem(&self, client: &Client, lacks: Lacks) -> Option<String> {
+        let running = self.running();
+        let addresses: Vec<_> =
+            running.iter().map(|index| self.nodes[*index].command.address().to_string()).collect();
+        let judge = async |client: &Client| match tokio::time::timeout(
+            ANSWER,
+            client.admin().cluster_status(),
+        )
+        .await
+        {
+            Ok(Ok(status)) => lacks(&status, &addresses),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {ANSWER:?}")),
+        };
+        if let Some(problem) = judge(client).await {
+            return Some(problem);
+        }
+        for index in running {
+            let problem = match tokio::time::timeout(ANSWER, self.client_of(index)).await {
+                Ok(Ok(client)) => judge(&client).await,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("node {index} took no connection within {ANSWER:?}")),
+            };
+            if problem.is_some() {
+                return problem;
+            }
+        }
+        None
     }
 
     /// Starts a node that does not run and returns how long it took until that node itself says that

@@ -108,8 +108,9 @@ impl Broker {
             (Ok(Ok(Role::Follower { leader, .. })), Access::Leader) => {
                 Err(self.not_leader(Some(leader)))
             }
-            (Ok(Ok(Role::Leader { .. } | Role::Asleep)), _)
-            | (Ok(Ok(Role::Follower { .. })), Access::Replica) => Ok(()),
+            (Ok(Ok(Role::Leader { .. })), _) | (Ok(Ok(Role::Follower { .. })), Access::Replica) => {
+                Ok(())
+            }
             _ => Err(self.not_leader(None)),
         }
     }

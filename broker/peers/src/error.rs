@@ -8,10 +8,15 @@ use thiserror::Error;
 /// Why something did not get through to another node.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PeerError {
-    /// There is no link to the node, or it was lost meanwhile: then whether a request took effect is
-    /// unknown.
+    /// There is no link to the node. Nothing was sent.
     #[error("node {node} cannot be reached")]
     Unreachable {
+        /// The node.
+        node: NodeId,
+    },
+    /// The link to the node was lost meanwhile: whether a request took effect is unknown.
+    #[error("the link to node {node} was lost")]
+    Lost {
         /// The node.
         node: NodeId,
     },

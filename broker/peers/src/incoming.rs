@@ -207,7 +207,7 @@ fn push_answer(link: &Link, lane: u8, answer: &AppendedFrame) -> bool {
 impl State {
     fn answer(&self, settles: u32, answer: Appended) -> Result<(), PeerError> {
         if self.link.is_closed() {
-            return Err(self.link.unreachable());
+            return Err(self.link.lost());
         }
         // At most as many as were asked for.
         let settles = self.link.incoming.settle(self.id, settles as usize) as u32;
@@ -215,11 +215,7 @@ impl State {
             return Ok(());
         }
         let frame = AppendedFrame { session: self.id, settles, answer };
-        if push_answer(&self.link, self.lane, &frame) {
-            Ok(())
-        } else {
-            Err(self.link.unreachable())
-        }
+        if push_answer(&self.link, self.lane, &frame) { Ok(()) } else { Err(self.link.lost()) }
     }
 }
 
@@ -266,7 +262,7 @@ impl IncomingSession {
     /// Answers the oldest unanswered append; where there is none, nothing happens. Does not wait.
     ///
     /// # Errors
-    /// [`PeerError::Unreachable`] when the link is gone.
+    /// [`PeerError::Lost`] when the link is gone.
     pub fn send(&mut self, answer: Appended) -> Result<(), PeerError> {
         self.answers.send(answer)
     }

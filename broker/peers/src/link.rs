@@ -1,7 +1,7 @@
 //! One link to another node: its streams, and what is unanswered on it.
 //!
 //! Invariant: once a link is closed, nothing waits on it any more: every request, session and stream
-//! of it has ended with [`PeerError::Unreachable`].
+//! of it has ended with [`PeerError::Lost`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -149,8 +149,8 @@ impl Link {
         (group.0 % self.lanes.len() as u64) as u8
     }
 
-    pub(crate) fn unreachable(&self) -> PeerError {
-        PeerError::Unreachable { node: self.node }
+    pub(crate) fn lost(&self) -> PeerError {
+        PeerError::Lost { node: self.node }
     }
 
     /// Closes the link; the first reason stays. Its task sees to the rest.
@@ -195,7 +195,7 @@ impl Link {
         let correlation = {
             let mut waiting = self.waiting();
             if waiting.closed {
-                return Err(self.unreachable());
+                return Err(self.lost());
             }
             if waiting.answers.len() >= self.limits.requests_max {
                 return Err(PeerError::Full { node: self.node });
@@ -210,7 +210,7 @@ impl Link {
         };
         let waits = Waits { link: self, correlation };
         self.say(api, FrameFlags::REQUEST, CorrelationId(correlation), body)?;
-        let frame = answered.await.map_err(|_| self.unreachable())?;
+        let frame = answered.await.map_err(|_| self.lost())?;
         drop(waits);
         Ok(frame)
     }
@@ -230,7 +230,7 @@ impl Link {
         }
         self.control.push(Outgoing::new(frame)).map_err(|problem| match problem {
             NotTaken::Full => PeerError::Full { node: self.node },
-            NotTaken::Closed => self.unreachable(),
+            NotTaken::Closed => self.lost(),
         })
     }
 

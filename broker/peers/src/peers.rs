@@ -215,7 +215,7 @@ impl Peers {
     /// Sends a message without an answer. Messages to one node arrive in order, or not at all.
     ///
     /// # Errors
-    /// [`PeerError::Unreachable`], [`PeerError::Full`], [`PeerError::TooLarge`].
+    /// [`PeerError::Unreachable`], [`PeerError::Lost`], [`PeerError::Full`], [`PeerError::TooLarge`].
     #[expect(clippy::needless_pass_by_value, reason = "as a request, a message is used up")]
     pub fn push<M: PeerMessage>(&self, to: NodeId, message: M) -> Result<(), PeerError> {
         self.link(to)?.say(M::API, FrameFlags::PUSH, CorrelationId(0), &message)
@@ -232,19 +232,19 @@ impl Peers {
     /// Opens a stream for a transfer of segments to `to`. It ends with the link.
     ///
     /// # Errors
-    /// [`PeerError::Unreachable`]. How many are open at once is the caller's to bound.
+    /// [`PeerError::Unreachable`], [`PeerError::Lost`]. How many are open at once is the caller's to bound.
     pub async fn open_seed(&self, to: NodeId) -> Result<(FrameSender, FrameReceiver), PeerError> {
         let link = self.link(to)?;
         let slot = self.node.slot(to);
         let opened = link_task::open_stream(&self.node, &slot, &link, Role::Seed);
         let opened = tokio::select! {
             biased;
-            _ = link.closed() => return Err(link.unreachable()),
+            _ = link.closed() => return Err(link.lost()),
             opened = opened => opened,
         };
         let mut arrival = opened.map_err(|error| {
             tracing::debug!(peer = %to, %error, "no stream for a transfer");
-            link.unreachable()
+            link.lost()
         })?;
         streams::prepare(&mut arrival);
         if let Some(connection) = arrival.connection {
@@ -285,7 +285,7 @@ impl Peers {
     }
 
     /// Closes every link and ends every task; what is under way ends with
-    /// [`PeerError::Unreachable`] at both ends.
+    /// [`PeerError::Lost`] at both ends.
     pub async fn shutdown(&self) {
         // Every task looks at it.
         self.node.stopping.set(());

@@ -104,7 +104,7 @@ impl SessionTable {
         let (answers, receiving) = mpsc::unbounded_channel();
         let mut table = link.sessions.lock();
         if table.closed {
-            return Err(link.unreachable());
+            return Err(link.lost());
         }
         if table.open.len() >= limits.sessions_max {
             let (node, limit) = (link.node, limits.sessions_max);
@@ -236,7 +236,7 @@ impl Session {
     /// cancelled: then nothing was sent.
     ///
     /// # Errors
-    /// [`PeerError::Unreachable`] once the link is gone, [`PeerError::TooLarge`].
+    /// [`PeerError::Lost`] once the link is gone, [`PeerError::TooLarge`].
     pub async fn send(&mut self, append: Append) -> Result<(), PeerError> {
         self.sender.send(append).await
     }
@@ -244,7 +244,7 @@ impl Session {
     /// The next answer. Answers are cumulative: one may answer several appends. May be cancelled.
     ///
     /// # Errors
-    /// [`PeerError::Unreachable`] once the link is gone and every answer was taken.
+    /// [`PeerError::Lost`] once the link is gone and every answer was taken.
     pub async fn recv(&mut self) -> Result<Appended, PeerError> {
         self.receiver.recv().await
     }
@@ -268,7 +268,7 @@ impl SessionSender {
         if bytes > limit {
             return Err(PeerError::TooLarge { bytes, limit });
         }
-        let gone = |_| link.unreachable();
+        let gone = |_| link.lost();
         let share = |max: usize| u32::try_from(bytes.min(max)).expect("a frame is below 32 MiB");
         let request = credit.requests.acquire().await.map_err(gone)?;
         let of_session = credit.bytes.acquire_many(share(link.limits.session_bytes_max));
@@ -276,7 +276,7 @@ impl SessionSender {
         let of_link = link.append_credit.acquire_many(share(link.limits.link_append_bytes_max));
         let of_link = of_link.await.map_err(gone)?;
         if !link.sessions.charge(*id, bytes) {
-            return Err(link.unreachable());
+            return Err(link.lost());
         }
         // The answer gives them back.
         request.forget();
@@ -292,7 +292,7 @@ impl SessionSender {
             lane.push_all([open, append])
         };
         self.opened = true;
-        taken.map_err(|_| link.unreachable())
+        taken.map_err(|_| link.lost())
     }
 }
 
@@ -302,6 +302,6 @@ impl SessionReceiver {
     /// # Errors
     /// As [`Session::recv`].
     pub async fn recv(&mut self) -> Result<Appended, PeerError> {
-        self.answers.recv().await.ok_or_else(|| self.handle.link.unreachable())
+        self.answers.recv().await.ok_or_else(|| self.handle.link.lost())
     }
 }

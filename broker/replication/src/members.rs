@@ -65,7 +65,16 @@ pub(crate) async fn keep(host: Weak<Host>) {
         let hears = |node: NodeId| neighbours.reaches(node);
         let Some(change) = next(&group.catalog(), &present, host.node(), hears) else { continue };
         tracing::info!(?change, "the metadata group changes");
-        if timeout(CHANGE_TIMEOUT, carry_out(&host, &instance, change)).await.is_err() {
+        let changing = async {
+            // An idle leader's lease has run out, and without one openraft changes no members.
+            match group.lead_for_read().await {
+                Ok(_) => carry_out(&host, &instance, change).await,
+                Err(error) => {
+                    tracing::warn!(?change, %error, "the metadata group could not be changed");
+                }
+            }
+        };
+        if timeout(CHANGE_TIMEOUT, changing).await.is_err() {
             tracing::warn!(?change, "the metadata group was not changed in time");
         }
     }

@@ -43,7 +43,9 @@ impl Host {
         let began = Instant::now();
         let mut doubtful = false;
         loop {
-            let error = match self.try_command(request_id, &bytes).await {
+            // A leader that loses its majority right after a proposal would never answer.
+            let attempt = timeout_at(began + COMMAND_TIMEOUT, self.try_command(request_id, &bytes));
+            let error = match attempt.await.unwrap_or(Err(ProposeError::Unknown)) {
                 Ok((_, reply)) => return Ok(reply),
                 Err(error @ ProposeError::Group(_)) if !doubtful => return Err(error),
                 Err(error) => error,
@@ -87,6 +89,9 @@ impl Host {
         let ForwardReply { applied, reply } = match answer {
             Ok(Ok(reply)) => reply,
             Ok(Err(PeerError::Failed { failure, .. })) => return Err(forwarded(leader, &failure)),
+            Ok(Err(PeerError::Unreachable { .. } | PeerError::Full { .. })) => {
+                return Err(NotLeader { leader: Some(leader), address: None }.into());
+            }
             // The request may have got there.
             Ok(Err(_)) | Err(_) => return Err(ProposeError::Unknown),
         };

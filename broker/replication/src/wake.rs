@@ -129,6 +129,9 @@ pub(crate) async fn wake(
     let alone = is_alone(&configs, around.node);
     let role = Role::Searching { term: log.vote().map_or(Term(0), |vote| vote.term) };
     let (standing, watched) = watch::channel(Standing { role, configs, has_others, ended: false });
+    // Before anybody holds it awake: as long as it showed that it sleeps, it would be read as if it
+    // had all that the others have.
+    published.role.send_replace(role);
     let nudge = Arc::new(Notify::new());
     let keeper = Keeper {
         group,

@@ -16,7 +16,7 @@ fn forward(command: &'static [u8]) -> Forward {
 async fn a_lost_link_ends_what_is_under_way_and_comes_back() {
     for kind in KINDS {
         let mut nodes = cluster(2, &Options::new(kind)).await;
-        let unreachable = PeerError::Unreachable { node: NodeId(2) };
+        let lost = PeerError::Lost { node: NodeId(2) };
         let peers = nodes[0].peers.clone();
         let request = tokio::spawn({
             let peers = peers.clone();
@@ -32,10 +32,10 @@ async fn a_lost_link_ends_what_is_under_way_and_comes_back() {
             node.cutter.cut();
         }
         let outcome = timeout(PATIENCE, request).await.unwrap().unwrap();
-        assert_eq!(outcome.unwrap_err(), unreachable);
-        assert_eq!(timeout(PATIENCE, session.recv()).await.unwrap().unwrap_err(), unreachable);
+        assert_eq!(outcome.unwrap_err(), lost);
+        assert_eq!(timeout(PATIENCE, session.recv()).await.unwrap().unwrap_err(), lost);
         let sent = timeout(PATIENCE, session.send(append(GroupId(1), 1, 10))).await.unwrap();
-        assert_eq!(sent.unwrap_err(), unreachable);
+        assert_eq!(sent.unwrap_err(), lost);
         assert!(timeout(PATIENCE, incoming.recv()).await.unwrap().is_none());
         assert!(incoming.send(plimsoll_protocol::peer::Appended::Ok(None)).is_err());
 
@@ -61,7 +61,9 @@ async fn both_sides_may_dial_at_once() {
                 let reply = timeout(PATIENCE, async {
                     loop {
                         match nodes[node].peers.request(other, forward(b"echo")).await {
-                            Err(PeerError::Unreachable { .. }) => tokio::task::yield_now().await,
+                            Err(PeerError::Unreachable { .. } | PeerError::Lost { .. }) => {
+                                tokio::task::yield_now().await;
+                            }
                             done => return done,
                         }
                     }

@@ -88,7 +88,7 @@ async fn sessions_end_with_a_cut_and_a_new_one_works_after_it() {
     world.fabric.cut(1, 2);
     world.fabric.cut(2, 1);
     session.send(world::append(1)).await.unwrap();
-    assert_eq!(session.recv().await, Err(PeerError::Unreachable { node: NodeId(2) }));
+    assert_eq!(session.recv().await, Err(PeerError::Lost { node: NodeId(2) }));
     world.fabric.heal();
     world.pass(BACK).await;
     let mut session = world.peers(1).session(NodeId(2), GroupId(1)).unwrap();
