@@ -15,6 +15,8 @@ use crate::refusals;
 
 /// How long a request waits for a group to find its leader.
 const SEARCH_WAIT: Duration = Duration::from_secs(1);
+/// A leader that hears no majority for so long is not waited for: the others may have elected one.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
 
 /// Who may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +38,7 @@ impl Broker {
         partition: PartitionIndex,
         access: Access,
     ) -> Result<Partition, ErrorResponse> {
-        let meta = self.topic(topic)?;
+        let meta = self.topic(topic).await?;
         let id = meta.group(partition).ok_or_else(|| {
             ErrorResponse::new(
                 ErrorCode::UnknownPartition,
@@ -54,16 +56,13 @@ impl Broker {
             if !self.has_topic(topic, meta.topic_id) {
                 return refusals::unknown_topic(topic);
             }
-            if error.is_of_replica() && meta.replica_set(partition).is_some_and(|r| r.wanted.len() > 1)
-            {
-                return refusals::unusable_here(&error);
-            }
             // Damage that was found while waking is told as what it is.
             let log = self.store().group(id);
-            match log.and_then(|log| log.is_quarantined()) {
+            let refusal = match log.and_then(|log| log.is_quarantined()) {
                 Some(quarantined) => refusals::read(&quarantined.into()),
                 None => refusals::open(&error),
-            }
+            };
+            if error.is_of_replica() { self.elsewhere(id, refusal) } else { refusal }
         })?;
         self.check_role(&group, access).await?;
         let limits = self.limits();
@@ -133,6 +132,24 @@ impl Broker {
         }
     }
 
+    /// What it means that this node's replica is shut off: where others have the partition too, one of
+    /// them leads it or will, and is to be asked.
+    pub(crate) fn elsewhere(&self, group: GroupId, error: ErrorResponse) -> ErrorResponse {
+        let me = self.identity().node_id;
+        let catalog = self.catalog();
+        let placed = catalog.replica_set(group);
+        let others = placed.is_some_and(|set| set.wanted.iter().any(|node| *node != me));
+        if !others {
+            return error;
+        }
+        let message = format!("{}; other nodes have the partition too: ask them", error.message);
+        let refusal = ErrorResponse::new(ErrorCode::NotLeader, message);
+        match self.host().leader_hint(group) {
+            Some((node, _)) if node != me => refusal.with_leader(node, self.address_of(node)),
+            _ => refusal,
+        }
+    }
+
     /// Where clients reach a node; empty where it is not known.
     pub(crate) fn address_of(&self, node: NodeId) -> String {
         let catalog = self.catalog();
@@ -159,8 +176,20 @@ impl Broker {
     }
 
     /// Ends when this node does not answer for the group any more: where the leader is to, when it does
-    /// not lead; else when no leader was found for a while. May be cancelled.
+    /// not lead, or hears no majority of its voters while it believes that it does (what comes next is
+    /// stored by others, and it would never know); else when no leader was found for a while. May be
+    /// cancelled.
     pub(crate) async fn deposed(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
+        tokio::select! {
+            biased;
+            deposed = self.role_lost(group, access) => deposed,
+            cut_off = group.cut_off(CUT_OFF_AFTER), if access == Access::Leader => {
+                ErrorResponse::new(ErrorCode::NoQuorum, cut_off.to_string())
+            }
+        }
+    }
+
+    async fn role_lost(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
         let mut role = group.role();
         loop {
             // Asleep, everybody has the same, and the next one who writes decides who leads.

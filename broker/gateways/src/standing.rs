@@ -65,8 +65,11 @@ impl Broker {
         }
         info.log_start_offset = bounds.log_start_offset;
         info.log_end_offset = bounds.log_end_offset;
-        // Who sleeps has agreed with the others that all of it is committed.
-        info.high_watermark = bounds.log_end_offset;
+        info.high_watermark = match info.replicas.len() {
+            // With one voter everything in the log of a group that sleeps is committed.
+            0 | 1 => bounds.log_end_offset,
+            _ => self.committed(info.group_id).await.min(bounds.log_end_offset),
+        };
         info.bytes = bounds.bytes;
         info.segments = bounds.segments;
         if let Some(group) = self.host().held(info.group_id) {
@@ -83,6 +86,15 @@ impl Broker {
             info.condition = PartitionCondition::Quarantined;
         }
         true
+    }
+
+    /// Up to where a group is known to be committed here, without waking it: what follows in its log
+    /// may be cut off again.
+    async fn committed(&self, group: GroupId) -> Offset {
+        let host = Arc::clone(self.host());
+        let known = self.host().blocking().run(move || host.committed_offset(group)).await;
+        // A state that cannot be read says nothing; its partition is told to be shut off.
+        known.ok().flatten().unwrap_or(Offset(0))
     }
 }
 

@@ -57,6 +57,7 @@ mod pending;
 mod placements;
 mod quiesce;
 mod random;
+mod reach;
 mod reads;
 mod reconcile;
 mod reply;

@@ -282,7 +282,7 @@ impl Neighbours {
         if let Some((node, term)) = self.leader(group) {
             return Some((node, Some(term)));
         }
-        let fit = |node: &NodeId| self.serves(*node) && !self.leaders.is_unfit(*node, group);
+        let fit = |node: &NodeId| self.serves(*node) && !self.leaders.is_unfit(*node, self.me, group);
         placed.iter().copied().find(fit).map(|node| (node, None))
     }
 }

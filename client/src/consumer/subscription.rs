@@ -217,7 +217,7 @@ impl Subscription {
                 biased;
                 () = self.events.closed() => return Ok(Ended::Unwanted),
                 frame = source.next() => frame?,
-                () = route.moved(), if follows => return Ok(Ended::Moved),
+                () = route.moved(None), if follows => return Ok(Ended::Moved),
             };
             self.hand_on(frame, &mut source, place).await?;
         }

@@ -245,6 +245,58 @@ async fn a_record_that_a_deposed_leader_may_have_stored_is_never_reported_as_los
     assert!(!error.is_definite(), "{error}");
 }
 
+/// It got a batch into its log before it noticed that nobody else hears it, and refuses the next: of
+/// the one it never says anything.
+#[tokio::test(start_paused = true)]
+async fn a_producer_leaves_a_leader_that_is_cut_off_and_still_owes_it_an_answer() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    let mut futures = enqueue(&producer, 0..3).await;
+    producer.flush().await.unwrap();
+    cluster.plan(1, |plan| plan.withholds = true);
+    futures.extend(enqueue(&producer, 3..6).await);
+    sleep(Duration::from_millis(10)).await;
+    cluster.plan(1, |plan| plan.refuses = Some(ErrorCode::NoQuorum));
+    futures.extend(enqueue(&producer, 6..9).await);
+    sleep(Duration::from_millis(600)).await;
+    cluster.lead(0, 2, &[2, 3]);
+    let stored = all_stored(&cluster, futures);
+    timeout(Duration::from_secs(1), stored).await.expect("the others are asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_leaves_a_leader_that_is_cut_off_and_refuses_nothing() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    cluster.plan(1, |plan| plan.withholds = true);
+    let futures = enqueue(&producer, 0..9).await;
+    sleep(Duration::from_millis(600)).await;
+    cluster.lead(0, 2, &[2, 3]);
+    let stored = all_stored(&cluster, futures);
+    timeout(Duration::from_secs(2), stored).await.expect("the others are asked");
+}
+
+/// The news of another leader and new records come in one moment, while the old one owes answers: what
+/// is new must not go to the new leader before what it follows.
+#[tokio::test(start_paused = true)]
+async fn a_busy_producer_leaves_the_old_leader_with_all_that_it_was_asked() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    cluster.plan(1, |plan| plan.withholds = true);
+    let mut futures = enqueue(&producer, 0..3).await;
+    sleep(Duration::from_millis(10)).await;
+    cluster.forget(0);
+    cluster.lead(0, 2, &[1, 2, 3]);
+    // The last that it does is to bring the news.
+    let _consumer = client.consumer("t").build().await.unwrap();
+    futures.extend(enqueue(&producer, 3..6).await);
+    let stored = all_stored(&cluster, futures);
+    timeout(Duration::from_secs(1), stored).await.expect("nothing waits for the old leader");
+}
+
 /// An answer that takes long is no sign of death where pings are answered.
 #[tokio::test(start_paused = true)]
 async fn a_slow_leader_that_answers_pings_keeps_its_connection() {

@@ -386,7 +386,8 @@ pub(super) async fn join_token(
     session: Arc<Session>,
     _: JoinTokenRequest,
 ) -> Result<Answer<JoinTokenRequest>, ErrorResponse> {
-    if !session.peer.ip().is_loopback() {
+    // A listener of both families shows 127.0.0.1 as ::ffff:127.0.0.1.
+    if !session.peer.ip().to_canonical().is_loopback() {
         return Err(ErrorResponse::new(
             ErrorCode::InvalidArgument,
             "the join token is told on a member's own machine only: run the command there",

@@ -60,7 +60,7 @@ pub(super) async fn describe(
     request: DescribeTopicRequest,
 ) -> Result<Answer<DescribeTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
-    let meta = broker.topic(&request.topic)?;
+    let meta = broker.topic(&request.topic).await?;
     let first = request.first_partition.0 as usize;
     let wanted = page(&session, PARTITION_INFO_BYTES_MAX).min(request.partitions_max as usize);
     let numbered = (0..).map(PartitionIndex).zip(meta.partitions.iter().copied());
