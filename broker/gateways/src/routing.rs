@@ -56,13 +56,16 @@ impl Broker {
             if !self.has_topic(topic, meta.topic_id) {
                 return refusals::unknown_topic(topic);
             }
+            if error.is_of_replica() && meta.replica_set(partition).is_some_and(|r| r.wanted.len() > 1)
+            {
+                return refusals::unusable_here(&error);
+            }
             // Damage that was found while waking is told as what it is.
             let log = self.store().group(id);
-            let refusal = match log.and_then(|log| log.is_quarantined()) {
+            match log.and_then(|log| log.is_quarantined()) {
                 Some(quarantined) => refusals::read(&quarantined.into()),
                 None => refusals::open(&error),
-            };
-            if error.is_of_replica() { self.elsewhere(id, refusal) } else { refusal }
+            }
         })?;
         self.check_role(&group, access).await?;
         let limits = self.limits();
@@ -139,7 +142,7 @@ impl Broker {
         let catalog = self.catalog();
         let placed = catalog.replica_set(group);
         let others = placed.is_some_and(|set| set.wanted.iter().any(|node| *node != me));
-        if !others {
+        if error.code != ErrorCode::Quarantined || !others {
             return error;
         }
         let message = format!("{}; other nodes have the partition too: ask them", error.message);

@@ -1,6 +1,8 @@
 //! Where partitions stand, without waking them: by this node's own replica, or by the word of the node
 //! that leads them.
 
+use std::sync::Arc;
+
 use plimsoll_protocol::api::{PartitionCondition, PartitionInfo};
 use plimsoll_protocol::ids::{GroupId, Offset, PartitionIndex, Term};
 use plimsoll_protocol::peer::{GroupReport, ReplicaCondition};

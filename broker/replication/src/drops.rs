@@ -79,10 +79,8 @@ impl Host {
     /// Takes log, state and files of a group away; its vote stays.
     async fn drop_replica(self: &Arc<Self>, id: GroupId) -> Result<(), PeerFailure> {
         let group = self.for_peer(id).map_err(|error| failure(&error))?;
-        let mut guard = group.lock().await;
-        if let Some(awake) = group.take_instance(&mut guard) {
-            awake.end(group.log(), self.around()).await;
-        }
+        let guard = group.lock().await;
+        let guard = group.end_locked(guard).await.map_err(|error| failure(&error))?;
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |outcome| {
             // Nobody waits for it where the node is going down.

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
@@ -523,6 +522,26 @@ impl Group {
             drop(guard);
         });
         ended.await.is_ok()
+    }
+
+    /// Ends the Raft instance, if there is one, and keeps the lock: nobody wakes the group before it is
+    /// dropped. In a task of its own, as [`Group::end_instance`].
+    pub(crate) async fn end_locked(
+        self: &Arc<Self>,
+        mut guard: OwnedMutexGuard<Option<Awake>>,
+    ) -> Result<OwnedMutexGuard<Option<Awake>>, OpenGroupError> {
+        self.set_instance(None);
+        let group = self.clone();
+        let ended = tokio::spawn(async move {
+            if let Some(awake) = guard.take() {
+                awake.end(&group.log, &group.around).await;
+            }
+            guard
+        });
+        ended.await.map_err(|panic| OpenGroupError::Storage {
+            group: self.id(),
+            source: Arc::new(panic),
+        })
     }
 
     /// Waits for what is in flight, for at most `drain`, then drops the Raft instance.

@@ -102,7 +102,7 @@ impl Neighbours {
 
     /// Whether a node said that its replica of the group cannot be used.
     pub(crate) fn is_unfit(&self, node: NodeId, group: GroupId) -> bool {
-        self.leaders.is_unfit(node, group)
+        self.leaders.is_unfit(node, self.me, group)
     }
 
     /// Tells when something about the other nodes has changed.

@@ -151,10 +151,7 @@ async fn admit(
         Ok(pending) => Ok((header, partition, pending)),
         Err(error) => {
             let refusal = broker.located(refusals::produce(&error, topic, index));
-            match refusal.code {
-                ErrorCode::Quarantined => Err(broker.elsewhere(partition.group.id(), refusal)),
-                _ => Err(refusal),
-            }
+            Err(broker.elsewhere(partition.group.id(), refusal))
         }
     }
 }

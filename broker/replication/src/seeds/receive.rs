@@ -232,10 +232,8 @@ async fn finish(host: &Arc<Host>, incoming: Incoming, frame: &Frame) -> Result<L
         return Err(malformed("the state is not of the entry that it names".to_owned()));
     }
     let Some(import) = import else { return Ok(last) };
-    let mut guard = group.lock().await;
-    if let Some(awake) = group.take_instance(&mut guard) {
-        awake.end(group.log(), host.around()).await;
-    }
+    let guard = group.lock().await;
+    let guard = group.end_locked(guard).await.map_err(|error| failure(&error))?;
     let (sender, receiver) = oneshot::channel();
     let log = group.log().clone();
     let applied = end.applied;
