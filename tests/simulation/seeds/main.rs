@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use plimsoll_simulation::run::{Length, run};
 
 /// Seeds of a usual run.
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 200;
 /// The virtual time of their faults, in seconds.
 const SECONDS: u64 = 3;
 /// What the line begins with that one seed leaves for the others.
