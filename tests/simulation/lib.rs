@@ -20,6 +20,7 @@ pub mod history;
 pub mod invariants;
 pub mod nemesis;
 pub mod node;
+pub mod operate;
 mod panics;
 pub mod process;
 pub mod reads;

@@ -91,15 +91,18 @@ pub struct Nemesis {
 }
 
 impl Nemesis {
-    /// Begins at `from_ms`, with faults of these kinds and at most so long between two.
+    /// One that knows these kinds of faults, with at most so long between two.
     #[must_use]
-    pub fn new(seed: u64, kinds: Vec<Kind>, from_ms: u64, pause_ms_max: u64) -> Self {
+    pub fn new(seed: u64, kinds: Vec<Kind>, pause_ms_max: u64) -> Self {
         let (random, agenda, done) = (SplitMix::new(seed), BTreeMap::new(), BTreeMap::new());
-        let mut nemesis = Self { random, kinds, pause_ms_max, agenda, planned: 0, done };
-        if !nemesis.kinds.is_empty() {
-            nemesis.plan(from_ms, Deed::Choose);
+        Self { random, kinds, pause_ms_max, agenda, planned: 0, done }
+    }
+
+    /// Begins, with the first fault soon.
+    pub(crate) fn begin(&mut self, now_ms: u64) {
+        if !self.kinds.is_empty() {
+            self.later(now_ms, self.pause_ms_max, Deed::Choose);
         }
-        nemesis
     }
 
     /// How often each kind of fault came.
@@ -146,7 +149,7 @@ impl Nemesis {
             Deed::UsualDisk(node) => usual_disk(world, node),
             Deed::RightClock(node) => world.set_clock(node, RIGHT_RATE, 0),
             Deed::Roll(node) if node < world.nodes().len() => {
-                world.nodes()[node].ask_to_leave();
+                world.node_mut(node).ask_to_leave();
                 self.later(world.now_ms(), 1500, Deed::Roll(node + 1));
             }
             Deed::Roll(_) => {}
@@ -190,7 +193,7 @@ impl Nemesis {
                 let nth = 1 + self.random.below(6);
                 world.nodes()[node].disk.inject(Fault::new(which, nth, Effect::Eio).once());
             }
-            Kind::Restart => world.nodes()[node].ask_to_leave(),
+            Kind::Restart => world.node_mut(node).ask_to_leave(),
             Kind::Stop => {
                 world.stop_node(node);
                 self.later(now_ms, 3000, Deed::Resume(node));

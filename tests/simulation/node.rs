@@ -95,6 +95,7 @@ pub struct SimNode {
     pub life: u32,
     /// It does not run although it lives (SIGSTOP).
     pub is_stopped: bool,
+    is_leaving: bool,
     process: Option<Process>,
     insight: Arc<Mutex<Insight>>,
     leave: Arc<Notify>,
@@ -134,6 +135,7 @@ impl SimNode {
             storage_time: StorageTime { least: 0, most: 2 },
             life: 0,
             is_stopped: false,
+            is_leaving: false,
             process: None,
             insight: Arc::default(),
             leave: Arc::default(),
@@ -152,6 +154,7 @@ impl SimNode {
     pub fn start(&mut self, network: &SimulatedNetwork, now_ms: u64) {
         self.life += 1;
         self.is_stopped = false;
+        self.is_leaving = false;
         self.insight = Arc::default();
         self.leave = Arc::default();
         self.storage_due_ms = None;
@@ -214,8 +217,15 @@ impl SimNode {
     }
 
     /// Asks its process to end in order.
-    pub fn ask_to_leave(&self) {
+    pub fn ask_to_leave(&mut self) {
+        self.is_leaving = true;
         self.leave.notify_one();
+    }
+
+    /// Whether a process runs on it that was not asked to end.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.is_running() && !self.is_leaving
     }
 
     /// Its process's store, once it is open.

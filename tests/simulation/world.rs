@@ -13,6 +13,7 @@ use crate::history::History;
 use crate::invariants::Observer;
 use crate::nemesis::{Kind, Nemesis};
 use crate::node::SimNode;
+use crate::operate::operate;
 use crate::panics;
 use crate::process::{Process, RIGHT_RATE};
 use crate::reads::read_to_the_end;
@@ -31,6 +32,8 @@ pub struct Setting {
     pub consumers: u32,
     /// Readers to the end, each in a process of its own.
     pub readers: u32,
+    /// Whether there is an operator, in a process of its own.
+    pub has_operator: bool,
     /// What they do.
     pub work: Work,
     /// Groups without traffic for this long are put to sleep.
@@ -68,10 +71,10 @@ impl std::fmt::Debug for World {
 }
 
 impl World {
-    /// A world in which the nodes begin to start and the clients begin to dial. `calm_ms` pass before
-    /// the first fault.
+    /// A world in which the nodes begin to start and the clients begin to dial. No fault comes before
+    /// [`World::begin_faults`].
     #[must_use]
-    pub fn new(seed: u64, setting: &Setting, calm_ms: u64, trace: Trace) -> Self {
+    pub fn new(seed: u64, setting: &Setting, trace: Trace) -> Self {
         panics::listen();
         let mut random = SplitMix::new(seed);
         let trace = Arc::new(Mutex::new(trace));
@@ -86,24 +89,26 @@ impl World {
         nodes[0].take_in(2..setting.nodes + 1);
         let history = History::default();
         let mut clients = Vec::new();
-        let all = setting.producers + setting.consumers + setting.readers;
+        let Setting { producers, consumers, readers, .. } = *setting;
+        let all = producers + consumers + readers + u32::from(setting.has_operator);
         for number in 0..all {
             let ip = client_ip(u64::from(number) + 1);
             let host = network.start_host(ip);
             let process = Process::new(SimClock::default(), 0);
             let (history, work, seed) = (history.clone(), setting.work.clone(), random.number());
-            if number < setting.producers {
+            if number < producers {
                 process.spawn(produce(host, history, number, seed, work));
-            } else if number < setting.producers + setting.consumers {
-                process.spawn(consume(host, history, number - setting.producers, seed, work));
+            } else if number < producers + consumers {
+                process.spawn(consume(host, history, number - producers, seed, work));
+            } else if number < producers + consumers + readers {
+                process.spawn(read_to_the_end(host, history, number - producers, seed, work));
             } else {
-                let reader = number - setting.producers;
-                process.spawn(read_to_the_end(host, history, reader, seed, work));
+                process.spawn(operate(host, history, seed, work));
             }
             clients.push(ClientHost { ip, process });
         }
         let (kinds, pause) = (setting.kinds.clone(), setting.fault_pause_ms_max);
-        let nemesis = Nemesis::new(random.number(), kinds, calm_ms, pause);
+        let nemesis = Nemesis::new(random.number(), kinds, pause);
         Self {
             now_ms: 0,
             random,
@@ -283,6 +288,12 @@ impl World {
         }
     }
 
+    /// From now on there are faults.
+    pub fn begin_faults(&mut self) {
+        self.with_nemesis(|nemesis, world| nemesis.begin(world.now_ms()));
+        self.note("faults", &[]);
+    }
+
     /// Ends the faults and makes everything right.
     pub fn heal(&mut self) {
         self.with_nemesis(Nemesis::heal);
@@ -290,7 +301,7 @@ impl World {
     }
 
     fn with_nemesis(&mut self, act: impl FnOnce(&mut Nemesis, &mut Self)) {
-        let idle = Nemesis::new(0, Vec::new(), 0, 1);
+        let idle = Nemesis::new(0, Vec::new(), 1);
         let mut nemesis = std::mem::replace(&mut self.nemesis, idle);
         act(&mut nemesis, self);
         self.nemesis = nemesis;

@@ -271,7 +271,10 @@ impl Shared {
             let mut state = self.state();
             let state = &mut *state;
             let progress = state.fold.progress();
-            self.published.publish_offset(progress.high_watermark);
+            let shown = progress.high_watermark;
+            #[cfg(feature = "planted")]
+            let shown = plimsoll_log::planted::shown_too_early(shown);
+            self.published.publish_offset(shown);
             if let Fold::Catalog(catalog) = &state.fold
                 && std::mem::take(&mut state.catalog_changed)
             {

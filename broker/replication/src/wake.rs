@@ -105,6 +105,10 @@ pub(crate) async fn wake(
     around: &Arc<Surroundings>,
 ) -> Result<Awake, OpenGroupError> {
     let group = log.id();
+    // An instance takes what its log shows for durable, and says so to its leader.
+    if let Some(source) = log.stopped() {
+        return Err(OpenGroupError::Storage { group, source });
+    }
     if let Some(source) = log.is_quarantined() {
         around.neighbours.set_unfit(group, true);
         return Err(OpenGroupError::Quarantined { group, source });
