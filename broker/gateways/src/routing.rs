@@ -56,7 +56,8 @@ impl Broker {
             if !self.has_topic(topic, meta.topic_id) {
                 return refusals::unknown_topic(topic);
             }
-            if error.is_of_replica() && meta.replica_set(partition).is_some_and(|r| r.wanted.len() > 1)
+            if error.is_of_replica()
+                && meta.replica_set(partition).is_some_and(|r| r.wanted.len() > 1)
             {
                 return refusals::unusable_here(&error);
             }

@@ -209,25 +209,24 @@ impl Group {
             header.producer_id = plimsoll_protocol::ids::ProducerId::NONE;
             header.body_crc = header.compute_body_crc(&batch[BATCH_HEADER_BYTES..]);
         }
-        let Led { awake, term } = self.lead().await?;
-        let group = awake.as_ref().expect("lead() returned");
-        loop {
+        let (Led { awake, term }, begin) = loop {
+            let Led { awake, term } = self.lead().await?;
+            let group = awake.as_ref().expect("lead() returned");
             match group.shared.begin(&header) {
-                Begin::Propose => break,
-                Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
-                Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
                 Begin::Doubtful => {
-                    let ended = tokio::select! {
-                        biased;
-                        () = group.shared.certain() => None,
-                        fatal = group.ended() => Some(fatal),
-                        () = group.deposed(term) => return Err(self.not_leader().into()),
-                    };
-                    if let Some(fatal) = ended {
+                    if let Some(fatal) = self.settled(group, term).await? {
                         return Err(self.stopped(awake, fatal).await.into());
                     }
                 }
+                begin => break (Led { awake, term }, begin),
             }
+        };
+        let group = awake.as_ref().expect("lead() returned");
+        match begin {
+            Begin::Propose => {}
+            Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
+            Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
+            Begin::Doubtful => unreachable!("that was waited for"),
         }
         // From here on the reply must be over, whatever happens: nothing may come in between.
         let (reply, outcome) = Reply::new(group.shared.clone());

@@ -92,6 +92,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
+        // A replica that is damaged does not vote.
+        if let Some(quarantined) = self.log.is_quarantined() {
+            return Err(io::Error::other(quarantined));
+        }
         let (sender, receiver) = oneshot::channel();
         let done: Completion = Box::new(move |outcome| {
             let _ = sender.send(outcome);

@@ -146,9 +146,7 @@ impl Host {
             _ => return false,
         };
         match id {
-            Some(id) => {
-                timeout(REQUEST_TIMEOUT, instance.shared.shown_at_least(id)).await.is_ok()
-            }
+            Some(id) => timeout(REQUEST_TIMEOUT, instance.shared.shown_at_least(id)).await.is_ok(),
             None => true,
         }
     }

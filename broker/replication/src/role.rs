@@ -64,7 +64,7 @@ pub(crate) struct Standing {
     pub(crate) configs: Configs,
     /// Whether the membership names another node, as a voter or a learner.
     pub(crate) has_others: bool,
-    /// The instance ended by itself.
+    /// The instance ended by itself, or is to be ended because the replica is quarantined.
     pub(crate) ended: bool,
 }
 

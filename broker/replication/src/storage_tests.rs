@@ -352,3 +352,22 @@ async fn entry_is_waited_for_until_readers_see_it() {
     shared.publish();
     shown.await;
 }
+
+/// A panic in the fold ended the checkpoint thread, or the node's maintenance, when they next asked for
+/// the state.
+#[tokio::test]
+async fn entry_that_cannot_be_applied_shuts_the_replica_off_and_nothing_else() {
+    use openraft::storage::RaftStateMachine;
+    use plimsoll_log::StateSource;
+
+    let store = open(Arc::new(SimDisk::new(8)), Driver::Manual);
+    let log = group(&store, Durability::Durable);
+    let shared = Shared::new(Fold::empty(GroupKind::Partition), Published::new(), log.clone());
+    let mut machine = StateMachine::new(shared.clone());
+    // The second one goes back.
+    let entries = [blank(1, 0), blank(1, 0)].map(|entry| Ok((entry, None)));
+    machine.apply(futures_util::stream::iter(entries)).await.unwrap_err();
+    assert!(log.is_quarantined().is_some());
+    assert!(shared.encode_state().is_none() && shared.store().is_none());
+    shared.proposal_over(false);
+}

@@ -50,10 +50,16 @@ impl Drop for KeeperTask {
 }
 
 impl Awake {
-    /// Waits until the Raft instance ends by itself, and says why it did.
+    /// Waits until the Raft instance ends by itself, or its replica is shut off, and says why.
     pub(crate) async fn ended(&self) -> Fatal<Types> {
         let mut metrics = self.raft.server_metrics();
-        while metrics.changed().await.is_ok() {}
+        let mut standing = self.standing.clone();
+        tokio::select! {
+            biased;
+            () = async { while metrics.changed().await.is_ok() {} } => {}
+            // A sender that is gone without a word is for `is_over`.
+            Ok(_) = standing.wait_for(|standing| standing.ended) => {}
+        }
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         running.err().unwrap_or(Fatal::Stopped)
     }
@@ -113,9 +119,15 @@ pub(crate) async fn wake(
         around.neighbours.set_unfit(group, true);
         return Err(OpenGroupError::Quarantined { group, source });
     }
-    let permit = around.neighbours.wakes.acquire().await;
-    let permit = permit.expect("the semaphore is never closed");
+    // May wait for the catalog, which must not be kept from waking by those who wait for it.
     let voters = voters_at_birth(log, around).await?;
+    let permit = match group {
+        GroupId::CATALOG => None,
+        _ => {
+            let permit = around.neighbours.wakes.acquire().await;
+            Some(permit.expect("the semaphore is never closed"))
+        }
+    };
     let (raft, shared) = match around.config.blocking {
         Blocking::Inline => build(log, kind, &published, around, voters).await?,
         Blocking::Pool => {
@@ -145,6 +157,9 @@ pub(crate) async fn wake(
     // had all that the others have.
     published.role.send_replace(role);
     let nudge = Arc::new(Notify::new());
+    let damaged = Arc::new(Notify::new());
+    let tell = damaged.clone();
+    log.on_quarantine(Some(Box::new(move || tell.notify_one())));
     let keeper = Keeper {
         group,
         raft: raft.clone(),
@@ -154,6 +169,7 @@ pub(crate) async fn wake(
         standing,
         role: published.role.clone(),
         nudge: nudge.clone(),
+        damaged,
     };
     let keeper = KeeperTask(tokio::spawn(keeper.run()));
     let mut awake = Awake { raft, shared, standing: watched, nudge, published, keeper };
@@ -319,7 +335,9 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
             // No state is stored ahead of what its log has durably. What is left of the records may be
             // the only copy of them.
             tracing::error!(%group, %applied, ?last, "log ends before its state");
-            log.set_quarantined("its log ends before its state: entries that were durable are gone");
+            log.set_quarantined(
+                "its log ends before its state: entries that were durable are gone",
+            );
             let source = log.is_quarantined().expect("it was just set");
             return Err(OpenGroupError::Quarantined { group, source });
         }
@@ -396,6 +414,7 @@ async fn end(raft: &Raft, log: &GroupLog) {
         tracing::error!(group = %log.id(), %error, "a group's Raft task ended badly");
     }
     log.set_state_source(None);
+    log.on_quarantine(None);
 }
 
 pub(crate) fn storage(

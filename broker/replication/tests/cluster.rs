@@ -378,3 +378,24 @@ async fn acknowledged_batches_survive_a_power_failure_of_every_node() {
         assert_eq!(values(&cluster.group(leader, group)), counted(5 * round));
     }
 }
+
+/// A leader whose replica showed damage went on leading, with nobody able to read, until somebody wrote.
+#[tokio::test(start_paused = true)]
+async fn damaged_replica_neither_leads_nor_follows() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    let damaged = cluster.leader(group).await;
+    let at = cluster.group(damaged, group);
+    at.log().set_quarantined("a test says so");
+    cluster
+        .until("another node leads", || {
+            (1..=3).any(|node| node != damaged && cluster.role(node, group).led_term().is_some())
+        })
+        .await;
+    let shown = cluster.role(damaged, group);
+    assert!(matches!(shown, Role::Searching { .. }), "it is no answer to a reader: {shown:?}");
+    let refused = propose(&at, &numbered(&mut producer, 1)[0]).await.unwrap_err();
+    assert!(matches!(refused, ProduceError::NotLeader(_)), "others are whole: {refused}");
+}

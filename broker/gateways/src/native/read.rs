@@ -46,7 +46,11 @@ pub(super) async fn step(
     max_bytes: usize,
 ) -> Result<Option<Chunk>, ErrorResponse> {
     loop {
-        match group.log().read(cursor, upto, max_bytes).map_err(|error| unreadable(group, &error))? {
+        match group
+            .log()
+            .read(cursor, upto, max_bytes)
+            .map_err(|error| unreadable(group, &error))?
+        {
             ReadStep::Batches { chunks, next_offset } => {
                 return Ok(Some(Chunk { payload: chunks, next_offset }));
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::Fatal;
 use plimsoll_protocol::ids::{GroupId, Term};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -13,6 +14,7 @@ use super::Group;
 use crate::config::{LEASE, LEASE_RENEWAL_MAX};
 use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError};
 use crate::role::Role;
+use crate::types::Types;
 use crate::wake::Awake;
 
 /// How long a proposal waits, at most, for the group to find its leader.
@@ -109,6 +111,34 @@ impl Group {
             _ => self.around.neighbours.leader_elsewhere(self.id()),
         };
         NotLeader { leader, address: None }
+    }
+
+    /// Waits for a while until it is known what the log holds. Whether it is or not, the group is to be
+    /// looked at anew: others wait for its lock. Says why, where the Raft instance has ended.
+    pub(super) async fn settled(
+        &self,
+        awake: &Awake,
+        term: Term,
+    ) -> Result<Option<Fatal<Types>>, LeadError> {
+        let configs = awake.standing.borrow().configs.clone();
+        tokio::select! {
+            biased;
+            () = awake.shared.certain() => Ok(None),
+            fatal = awake.ended() => Ok(Some(fatal)),
+            () = awake.deposed(term) => {
+                // It leads no more because it ended: that may be seen before the end itself.
+                if awake.standing.borrow().ended {
+                    return Ok(Some(awake.ended().await));
+                }
+                Err(self.not_leader().into())
+            }
+            () = tokio::time::sleep(LEASE_RENEWAL_MAX) => {
+                if !self.around.neighbours.reaches_majority(&configs) {
+                    return Err(NoQuorum { group: self.id() }.into());
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Sees to it that a quorum has confirmed this leader a moment ago. False: it does not lead any
