@@ -127,7 +127,7 @@ impl Node {
         if let Some(simulated) = &around.simulated {
             (simulated.opened)(&store);
         }
-        let opened = open_on(&config, &store, &around, &origin).await;
+        let opened = open_on(&config, &store, &around, &origin, tell_of_tasks.clone()).await;
         let Opened { certificates, listener, plaintext, host, broker, peers } = match opened {
             Ok(opened) => opened,
             Err(error) => {
