@@ -67,6 +67,7 @@ mod snapshot;
 mod state_machine;
 #[cfg(test)]
 mod storage_tests;
+mod tasks;
 mod types;
 mod wake;
 mod wire;

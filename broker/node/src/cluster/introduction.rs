@@ -61,11 +61,20 @@ pub(crate) async fn introduce(
         if let (Some(data), Some(token)) = (introduction.data.clone(), broker.join_token())
             && left.as_ref() != Some(&token)
         {
-            left = Some(token.clone());
-            let leaving = tokio::task::spawn_blocking(move || leave_token(&data, &token)).await;
-            if let Ok(Err(error)) = leaving {
-                tracing::warn!(%error, "no join token was left in the data directory");
+            let leaves = token.clone();
+            let leaving = tokio::task::spawn_blocking(move || leave_token(&data, &leaves)).await;
+            match leaving {
+                Ok(Err(error)) => {
+                    again = true;
+                    tracing::warn!(%error, "no join token was left in the data directory");
+                }
+                _ => left = Some(token),
             }
+        }
+        if said {
+            // Whatever the catalog says by now: not before its time.
+            sleep(contest.pause()).await;
+            continue;
         }
         match again {
             // Whatever comes first: news, or another attempt.
