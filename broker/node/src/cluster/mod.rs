@@ -39,8 +39,9 @@ fn addresses(catalog: &Catalog, me: NodeId, named: &[MemberAddress]) -> Vec<Peer
     if catalog.node(me).is_none() {
         addresses.extend(named.iter().map(|member| (member.node, member.address.clone())));
     }
-    // An address is taken from a node when another one is found to live there.
-    let known = catalog.members().filter(|(_, meta)| !meta.spec.address.is_empty());
+    // An address is taken from a node when another one is found to live there: then it is a member
+    // without one, which keeps its link and is not dialed.
+    let known = catalog.members();
     addresses.extend(known.map(|(node, meta)| (node, meta.spec.address.clone())));
     addresses.remove(&me);
     addresses.into_iter().map(|(node, address)| PeerAddr { node, address }).collect()
