@@ -358,3 +358,18 @@ async fn acknowledged_batches_survive_a_power_failure_of_every_node() {
         assert_eq!(values(&cluster.group(leader, group)), counted(5 * round));
     }
 }
+
+/// openraft's leader does not step down for that, so its role tells those who read from it nothing.
+#[tokio::test(start_paused = true)]
+async fn leader_that_hears_no_majority_says_that_it_is_cut_off() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    let leader = cluster.leader(group).await;
+    let (held, limit) = (cluster.group(leader, group), Duration::from_secs(1));
+    let well = tokio::time::timeout(limit * 3, held.cut_off(limit)).await;
+    assert!(well.is_err(), "it reaches all of them");
+    cluster.cuts.isolate(leader, (1..=3).filter(|node| *node != leader));
+    tokio::time::timeout(limit * 5, held.cut_off(limit)).await.expect("it hears nobody");
+}
