@@ -200,9 +200,7 @@ pub(super) async fn list_offsets(
     let mut offsets = Vec::with_capacity(request.positions.len());
     for position in request.positions {
         let offset = resolve(&partition.group, position).await;
-        offsets.push(
-            offset.map_err(|error| broker.gone_or(&request.topic, &partition, error))?,
-        );
+        offsets.push(offset.map_err(|error| broker.gone_or(&request.topic, &partition, error))?);
     }
     done(ListOffsetsResponse { offsets })
 }
