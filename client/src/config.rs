@@ -30,8 +30,8 @@ pub struct ClientConfig {
     /// Time for the answer of one request. Default 30 s. Shorter notices a dead node sooner,
     /// longer bears a node that recovers.
     pub request_timeout: Duration,
-    /// First pause before a reconnection; it doubles up to 32 times this, with jitter. Default
-    /// 20 ms. Also between attempts to send and to read, there at most 500 ms.
+    /// First pause before another attempt to connect, send or read; it doubles up to 500 ms, with
+    /// jitter. Default 20 ms. Above 500 ms it stays as it is.
     pub reconnect_pause: Duration,
     /// When a node of several is taken for dead.
     pub suspicion: Suspicion,

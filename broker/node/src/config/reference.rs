@@ -12,7 +12,8 @@ impl Setting {
 
     fn flag(&self) -> String {
         match self.key {
-            "data" | "listen" | "listen_plaintext" => format!("--{}", self.key.replace('_', "-")),
+            "data" | "listen" | "listen_plaintext" | "join" | "join_token" | "advertise"
+            | "rack" | "weight" => format!("--{}", self.key.replace('_', "-")),
             key => format!("--set {key}=..."),
         }
     }
