@@ -122,6 +122,12 @@ pub(crate) fn plan(error: &PlanError) -> ErrorResponse {
     }
 }
 
+/// This node's replica failed; there are others.
+pub(crate) fn unusable_here(error: &dyn std::error::Error) -> ErrorResponse {
+    let message = format!("{error}: this node's replica is shut off; ask another node");
+    ErrorResponse::new(ErrorCode::NotLeader, message)
+}
+
 pub(crate) fn read(error: &ReadError) -> ErrorResponse {
     match error {
         ReadError::BeforeStart { offset, log_start } => below_log_start(*offset, *log_start),

@@ -56,13 +56,17 @@ impl Broker {
             if !self.has_topic(topic, meta.topic_id) {
                 return refusals::unknown_topic(topic);
             }
+            if error.is_of_replica()
+                && meta.replica_set(partition).is_some_and(|r| r.wanted.len() > 1)
+            {
+                return refusals::unusable_here(&error);
+            }
             // Damage that was found while waking is told as what it is.
             let log = self.store().group(id);
-            let refusal = match log.and_then(|log| log.is_quarantined()) {
+            match log.and_then(|log| log.is_quarantined()) {
                 Some(quarantined) => refusals::read(&quarantined.into()),
                 None => refusals::open(&error),
-            };
-            self.elsewhere(id, refusal)
+            }
         })?;
         self.check_role(&group, access).await?;
         let limits = self.limits();
@@ -131,24 +135,6 @@ impl Broker {
         }
     }
 
-    /// What it means that this node's replica is shut off: where others have the partition too, one of
-    /// them leads it or will, and is to be asked.
-    pub(crate) fn elsewhere(&self, group: GroupId, error: ErrorResponse) -> ErrorResponse {
-        let me = self.identity().node_id;
-        let catalog = self.catalog();
-        let placed = catalog.replica_set(group);
-        let others = placed.is_some_and(|set| set.wanted.iter().any(|node| *node != me));
-        if error.code != ErrorCode::Quarantined || !others {
-            return error;
-        }
-        let message = format!("{}; other nodes have the partition too: ask them", error.message);
-        let refusal = ErrorResponse::new(ErrorCode::NotLeader, message);
-        match self.host().leader_hint(group) {
-            Some((node, _)) if node != me => refusal.with_leader(node, self.address_of(node)),
-            _ => refusal,
-        }
-    }
-
     /// Where clients reach a node; empty where it is not known.
     pub(crate) fn address_of(&self, node: NodeId) -> String {
         let catalog = self.catalog();
@@ -165,24 +151,28 @@ impl Broker {
         error
     }
 
-    /// Ends when this node does not lead the group any more, or hears no majority of its voters while
-    /// it believes that it does: what comes next is stored by others, and it would never know. May be
-    /// cancelled.
-    pub(crate) async fn deposed(&self, group: &Arc<Group>) -> ErrorResponse {
+    /// Ends when this node does not answer for the group any more: where the leader is to, when it does
+    /// not lead; else when no leader was found for a while. Also when it leads and hears no majority of
+    /// its voters: what comes next is stored by others, and it would never know. May be cancelled.
+    pub(crate) async fn deposed(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
         tokio::select! {
             biased;
-            deposed = self.role_lost(group) => deposed,
+            deposed = self.role_lost(group, access) => deposed,
             cut_off = group.cut_off(CUT_OFF_AFTER) => {
                 ErrorResponse::new(ErrorCode::NoQuorum, cut_off.to_string())
             }
         }
     }
 
-    async fn role_lost(&self, group: &Arc<Group>) -> ErrorResponse {
+    async fn role_lost(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
         let mut role = group.role();
         loop {
             // Asleep, everybody has the same, and the next one who writes decides who leads.
-            let leads = |role: &Role| matches!(role, Role::Leader { .. } | Role::Asleep);
+            let leads = |role: &Role| match role {
+                Role::Leader { .. } | Role::Asleep => true,
+                Role::Follower { .. } => access == Access::Replica,
+                Role::Searching { .. } => false,
+            };
             let left = role.wait_for(|role| !leads(role)).await.map(|role| *role);
             let found = match left {
                 // It is being woken, or elects: most often it is the leader again in a moment.
@@ -196,7 +186,9 @@ impl Broker {
                 left => left,
             };
             match found {
-                Ok(Role::Follower { leader, .. }) => return self.not_leader(Some(leader)),
+                Ok(Role::Follower { leader, .. }) if access == Access::Leader => {
+                    return self.not_leader(Some(leader));
+                }
                 Ok(_) => {}
                 Err(_) => return refusals::shutting_down(),
             }

@@ -22,6 +22,15 @@ pub enum FatalError {
         /// What the system said.
         source: io::Error,
     },
+    /// A thread of the store failed: a bug.
+    #[error(
+        "the thread {thread} failed, which is a bug; the store stopped. Start again: what was \
+         acknowledged is kept"
+    )]
+    Panicked {
+        /// Its name.
+        thread: &'static str,
+    },
     /// The store was closed before this was done.
     #[error("the store was closed")]
     Closed,

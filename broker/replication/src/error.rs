@@ -70,6 +70,23 @@ pub enum OpenGroupError {
     ShuttingDown,
 }
 
+impl OpenGroupError {
+    /// Whether this replica failed, and not the group: another one may be whole.
+    #[must_use]
+    pub fn is_of_replica(&self) -> bool {
+        match self {
+            Self::Quarantined { .. }
+            | Self::DamagedState { .. }
+            | Self::MissingEntries { .. }
+            | Self::Storage { .. } => true,
+            Self::NotReady { .. }
+            | Self::NotPlaced { .. }
+            | Self::Deleted { .. }
+            | Self::ShuttingDown => false,
+        }
+    }
+}
+
 /// Another node leads the group, or none does.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("this node does not lead the group; {}", match .leader {

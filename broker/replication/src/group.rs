@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::Fatal;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 
 use self::lead::Led;
 use crate::config::Blocking;
-use crate::error::{OpenGroupError, ProduceError, ProposeError};
+use crate::error::{LeadError, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;
 use crate::host::Surroundings;
 use crate::pending::{PendingProduce, Produced, refused};
@@ -27,8 +28,11 @@ use crate::reply::Reply;
 use crate::retention::Given;
 use crate::role::{Role, Standing};
 use crate::shared::{Begin, Published, Shared};
-use crate::types::{Proposal, from_raft};
+use crate::types::{Proposal, Types, from_raft};
 use crate::wake::{Awake, Raft, lay_to_rest, wake};
+
+/// How long after a Raft instance ended by itself it begins anew, where nobody wants it earlier.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// One Raft group of this node. It sleeps while nobody writes to it; writing wakes it.
 #[derive(Debug)]
@@ -48,6 +52,23 @@ pub struct Group {
     /// It sleeps as its leader proposed: its whole log is durable.
     slept_as_agreed: AtomicBool,
     reads: Reads,
+}
+
+/// How a Raft instance ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ending {
+    /// Its state lies with the log; where this node leads and the members rest too, it goes on claiming
+    /// the group.
+    Rests {
+        /// Whether it does.
+        claims: bool,
+    },
+    /// As its leader proposed.
+    RestsAsAgreed,
+    /// As `Rests`, after what is in flight, for which it waits so long at most.
+    Drained(Duration),
+    /// Nothing is kept.
+    Ended,
 }
 
 /// What a group is doing, for people to look at.
@@ -174,25 +195,24 @@ impl Group {
             header.producer_id = plimsoll_protocol::ids::ProducerId::NONE;
             header.body_crc = header.compute_body_crc(&batch[BATCH_HEADER_BYTES..]);
         }
-        let Led { mut awake, term } = self.lead().await?;
-        let group = awake.as_ref().expect("lead() returned");
-        loop {
+        let (Led { awake, term }, begin) = loop {
+            let Led { awake, term } = self.lead().await?;
+            let group = awake.as_ref().expect("lead() returned");
             match group.shared.begin(&header) {
-                Begin::Propose => break,
-                Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
-                Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
                 Begin::Doubtful => {
-                    let ended = tokio::select! {
-                        biased;
-                        () = group.shared.certain() => None,
-                        fatal = group.ended() => Some(fatal),
-                        () = group.deposed(term) => return Err(self.not_leader().into()),
-                    };
-                    if let Some(fatal) = ended {
-                        return Err(self.stopped(&mut awake, fatal).await.into());
+                    if let Some(fatal) = self.settled(group, term).await? {
+                        return Err(self.stopped(awake, fatal).await.into());
                     }
                 }
+                begin => break (Led { awake, term }, begin),
             }
+        };
+        let group = awake.as_ref().expect("lead() returned");
+        match begin {
+            Begin::Propose => {}
+            Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
+            Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
+            Begin::Doubtful => unreachable!("that was waited for"),
         }
         // From here on the reply must be over, whatever happens: nothing may come in between.
         let (reply, outcome) = Reply::new(group.shared.clone());
@@ -201,7 +221,7 @@ impl Group {
         let proposal = Proposal { header, body: batch.slice(BATCH_HEADER_BYTES..) };
         let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
         if let Err(fatal) = sent {
-            return Err(self.stopped(&mut awake, fatal).await.into());
+            return Err(self.stopped(awake, fatal).await.into());
         }
         Ok(PendingProduce::proposed(self.id(), outcome))
     }
@@ -228,14 +248,14 @@ impl Group {
     ) -> Result<(LogId, CatalogReply), ProposeError> {
         assert_eq!(self.kind, GroupKind::Catalog, "commands go to the catalog");
         let outcome = {
-            let Led { mut awake, term } = self.lead().await?;
+            let Led { awake, term } = self.lead().await?;
             let group = awake.as_ref().expect("lead() returned");
             let proposal = Proposal::control(command, self.around.clock.unix_ms());
             group.shared.begin_control();
             let (reply, outcome) = Reply::new(group.shared.clone());
             let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
             if let Err(fatal) = sent {
-                return Err(self.stopped(&mut awake, fatal).await.into());
+                return Err(self.stopped(awake, fatal).await.into());
             }
             outcome
         };
@@ -319,12 +339,6 @@ impl Group {
         self.around.clock.monotonic().saturating_sub(used) >= idle_for
     }
 
-    /// Takes the Raft instance out, to be ended.
-    pub(crate) fn take_instance(&self, awake: &mut Option<Awake>) -> Option<Awake> {
-        self.set_instance(None);
-        awake.take()
-    }
-
     fn set_instance(&self, instance: Option<Instance>) {
         *self.instance.lock().expect("nothing panics while it holds the instance") = instance;
     }
@@ -355,14 +369,15 @@ impl Group {
         let mut standing = awake.standing.clone();
         let group = Arc::downgrade(self);
         tokio::spawn(async move {
-            let ended = standing.wait_for(|standing| standing.ended).await.is_ok();
-            let Some(group) = group.upgrade().filter(|_| ended) else { return };
-            let mut guard = group.awake.clone().lock_owned().await;
+            // Without a word its keeper was aborted, because the instance is being ended, or it failed.
+            let told = standing.wait_for(|standing| standing.ended).await.is_ok();
+            let Some(group) = group.upgrade() else { return };
+            let guard = group.lock().await;
             if let Some(awake) = &*guard
-                && awake.standing.borrow().ended
+                && awake.is_over()
             {
-                let fatal = awake.ended().await;
-                group.stopped(&mut guard, fatal).await;
+                let fatal = if told { awake.ended().await } else { Fatal::Stopped };
+                group.stopped(guard, fatal).await;
             }
         });
     }
@@ -380,22 +395,56 @@ impl Group {
     /// The Raft instance ended by itself: the next use tries to wake the group anew, and says what
     /// is wrong with it.
     async fn stopped(
-        &self,
-        awake: &mut Option<Awake>,
-        fatal: openraft::errors::Fatal<crate::types::Types>,
-    ) -> OpenGroupError {
+        self: &Arc<Self>,
+        guard: OwnedMutexGuard<Option<Awake>>,
+        fatal: Fatal<Types>,
+    ) -> LeadError {
         tracing::error!(group = %self.id(), error = %fatal, "a group's Raft instance stopped");
-        if let Some(stopped) = awake.take() {
-            self.set_instance(None);
-            stopped.end(&self.log, &self.around).await;
-        }
-        match self.log.is_quarantined() {
+        let error = match self.log.is_quarantined() {
             Some(source) => {
                 self.around.neighbours.set_unfit(self.id(), true);
                 OpenGroupError::Quarantined { group: self.id(), source }
             }
-            None => OpenGroupError::Storage { group: self.id(), source: Arc::new(fatal) },
+            None => {
+                if self.has_other_replicas() {
+                    self.wake_again();
+                }
+                OpenGroupError::Storage { group: self.id(), source: Arc::new(fatal) }
+            }
+        };
+        self.end_instance(guard, Ending::Ended).await;
+        self.unusable(error)
+    }
+
+    /// Wakes the group in a while where nobody did: the others count on this replica's vote.
+    fn wake_again(self: &Arc<Self>) {
+        let group = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(AGAIN_AFTER).await;
+            let Some(group) = group.upgrade().filter(|group| group.instance().is_none()) else {
+                return;
+            };
+            if let Err(error) = group.wake().await {
+                tracing::warn!(group = %group.id(), %error, "a group cannot be woken again");
+            }
+        });
+    }
+
+    /// Whether other nodes shall hold replicas of the group, too.
+    #[must_use]
+    pub fn has_other_replicas(&self) -> bool {
+        let placed = self.around.neighbours.placed(self.id());
+        placed.is_some_and(|placed| placed.wanted.len() > 1)
+    }
+
+    /// What is told to whoever wants to use the group and cannot, here: that this replica failed is final
+    /// only where it is the only one.
+    fn unusable(&self, error: OpenGroupError) -> LeadError {
+        if error.is_of_replica() && self.has_other_replicas() {
+            let leader = self.around.neighbours.leader_elsewhere(self.id());
+            return NotLeader { leader, address: None }.into();
         }
+        error.into()
     }
 
     fn touch(&self) {
@@ -436,7 +485,7 @@ impl Group {
 
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.
     pub(crate) async fn sleep_if_idle(self: Arc<Self>, idle_for: Duration) -> bool {
-        let Ok(mut guard) = self.awake.clone().try_lock_owned() else { return false };
+        let Ok(guard) = self.awake.clone().try_lock_owned() else { return false };
         let idle = self.is_idle(idle_for);
         // With other members it takes an agreement.
         let may_sleep =
@@ -444,32 +493,52 @@ impl Group {
         if !idle || !guard.as_ref().is_some_and(may_sleep) {
             return false;
         }
-        let awake = guard.take().expect("it was just looked at");
+        self.end_instance(guard, Ending::Rests { claims: false }).await
+    }
+
+    /// Ends the Raft instance, if there is one, and then gives the lock back. Returns whether there was
+    /// one, and it ended in order.
+    ///
+    /// In a task of its own, for the same reason as in waking: whoever waits may go away, and an instance
+    /// that is out of its place and still at work would meet the next one on the same log.
+    pub(crate) async fn end_instance(
+        self: &Arc<Self>,
+        mut guard: OwnedMutexGuard<Option<Awake>>,
+        ending: Ending,
+    ) -> bool {
         self.set_instance(None);
-        // A task of its own, for the same reason as in waking.
-        let asleep = tokio::spawn(async move {
-            lay_to_rest(awake, &self.log, &self.around, false).await;
+        let Some(awake) = guard.take() else { return false };
+        let group = self.clone();
+        let ended = tokio::spawn(async move {
+            let (log, around) = (&group.log, &group.around);
+            match ending {
+                Ending::Rests { claims } => lay_to_rest(awake, log, around, claims).await,
+                Ending::RestsAsAgreed => {
+                    lay_to_rest(awake, log, around, false).await;
+                    // Its leader counts all of it as flushed here.
+                    group.set_slept_as_agreed(true);
+                }
+                Ending::Drained(drain) => {
+                    let _ = timeout(drain, awake.shared.idle()).await;
+                    lay_to_rest(awake, log, around, false).await;
+                }
+                Ending::Ended => drop(awake.end(log, around).await),
+            }
             drop(guard);
         });
-        asleep.await.is_ok()
+        ended.await.is_ok()
     }
 
     /// Waits for what is in flight, for at most `drain`, then drops the Raft instance.
     pub(crate) async fn shut_down(self: Arc<Self>, drain: Duration) {
-        let mut guard = self.awake.clone().lock_owned().await;
-        if let Some(awake) = guard.take() {
-            self.set_instance(None);
-            let _ = timeout(drain, awake.shared.idle()).await;
-            lay_to_rest(awake, &self.log, &self.around, false).await;
-        }
+        let guard = self.lock().await;
+        self.end_instance(guard, Ending::Drained(drain)).await;
     }
 
     /// Drops the Raft instance and keeps nothing, as a killed process would.
     pub(crate) async fn abandon(self: Arc<Self>) {
-        if let Some(awake) = self.awake.clone().lock_owned().await.take() {
-            self.set_instance(None);
-            awake.end(&self.log, &self.around).await;
-        }
+        let guard = self.lock().await;
+        self.end_instance(guard, Ending::Ended).await;
     }
 
     /// As [`Group::abandon`], and the group can never be woken again.

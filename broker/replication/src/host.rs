@@ -425,9 +425,13 @@ impl Host {
     ) -> Result<RetainOutcome, OpenGroupError> {
         let Some(log) = self.store.group(id) else { return Ok(RetainOutcome::default()) };
         let held = self.held(id);
-        let present = || match held.as_ref().and_then(|group| group.store_state()) {
-            Some(given) => Ok(Some(given)),
-            None => self.stored(id),
+        let present = || -> Result<Option<Given>, OpenGroupError> {
+            let given = match held.as_ref().and_then(|group| group.store_state()) {
+                Some(given) => Some(given),
+                None => self.stored(id)?,
+            };
+            // Only what the next checkpoint will hold is counted on.
+            Ok(given.filter(|given| log.may_keep_state(given.applied)))
         };
         let checkpoints = self.store.stats().checkpoints;
         let Some(safe) = self.safety.take(id, checkpoints, present)? else {

@@ -149,6 +149,9 @@ impl Ballot {
             ));
         }
         let held = host.for_peer_at(group, epoch).await.map_err(|error| failure(&error))?;
+        if let Some(source) = held.log().is_quarantined() {
+            return Err(failure(&OpenGroupError::Quarantined { group, source }));
+        }
         if !transfer && let Some(refusal) = self.shielded(host, &held) {
             return Ok(refusal);
         }

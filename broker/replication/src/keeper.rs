@@ -31,6 +31,8 @@ pub(crate) struct Keeper {
     pub(crate) role: watch::Sender<Role>,
     /// Told when somebody wants the group led now, or a leader took back its claim.
     pub(crate) nudge: Arc<Notify>,
+    /// Told when the replica is quarantined.
+    pub(crate) damaged: Arc<Notify>,
 }
 
 /// An election that this node wants.
@@ -50,7 +52,8 @@ struct Seen {
 }
 
 impl Keeper {
-    /// Runs until the Raft instance ends.
+    /// Runs until the Raft instance ends, or its replica is quarantined: it may not lead, vote or answer
+    /// then, and is ended.
     pub(crate) async fn run(self) {
         let mut metrics = self.raft.server_metrics();
         let mut neighbours = self.around.neighbours.changes();
@@ -62,6 +65,7 @@ impl Keeper {
             let due = candidacy.as_ref().map(|candidacy| candidacy.next);
             tokio::select! {
                 biased;
+                () = self.damaged.notified() => break,
                 changed = metrics.changed() => if changed.is_err() { break },
                 () = self.recovered(seen.term), if !ready => self.lead(&seen),
                 () = neighbours.changed() => {}
@@ -74,11 +78,14 @@ impl Keeper {
             }
         }
         self.around.neighbours.release(self.group);
+        // Not asleep: whoever reads here is to look for the leader.
+        let term = self.standing.borrow().role.term().unwrap_or_default();
+        let role = Role::Searching { term };
         self.standing.send_modify(|standing| {
-            standing.role = Role::Asleep;
+            standing.role = role;
             standing.ended = true;
         });
-        self.role.send_replace(Role::Asleep);
+        self.role.send_replace(role);
     }
 
     fn look(&self, metrics: &mut ServerMetrics) -> Seen {

@@ -10,10 +10,11 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use plimsoll_protocol::ids::{NodeId, Term};
 use plimsoll_protocol::peer::Condition;
 use thiserror::Error;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use crate::error::OpenGroupError;
-use crate::group::Group;
+use crate::group::{Ending, Group};
 use crate::host::Host;
 use crate::role::Role;
 use crate::wake::Awake;
@@ -59,7 +60,7 @@ impl Group {
         self: &Arc<Self>,
         to: Option<NodeId>,
     ) -> Result<NodeId, TransferError> {
-        let mut guard = self.lock().await;
+        let guard = self.lock().await;
         let Some(awake) = &*guard else { return Err(TransferError::NotLeader) };
         let role = awake.standing.borrow().role;
         let Role::Leader { term } = role else { return Err(TransferError::NotLeader) };
@@ -67,8 +68,20 @@ impl Group {
         // What is in flight beyond this has an unknown outcome, and is settled by a retry.
         let _ = timeout(drain, awake.shared.idle()).await;
         let target = self.choose(awake, to).await?;
+        // A task of its own: from here on a caller that goes away would leave a leader that is mute.
+        let handing_over = tokio::spawn(self.clone().hand_over(guard, term, target));
+        handing_over.await.unwrap_or(Err(TransferError::NotTaken { node: target }))
+    }
+
+    async fn hand_over(
+        self: Arc<Self>,
+        guard: OwnedMutexGuard<Option<Awake>>,
+        term: Term,
+        target: NodeId,
+    ) -> Result<NodeId, TransferError> {
+        let awake = guard.as_ref().expect("it was just looked at");
         if awake.raft.trigger().transfer_leader(target.0).await.is_ok()
-            && timeout(STEP_TIMEOUT, followed(awake, term)).await.is_ok()
+            && timeout(STEP_TIMEOUT, followed(awake, term)).await == Ok(true)
         {
             tracing::info!(group = %self.id(), node = %target, "leadership was handed over");
             return Ok(target);
@@ -76,10 +89,7 @@ impl Group {
         // A leader whose transfer did not happen is mute for ever: it takes neither proposals nor
         // elections. Its instance ends, and begins again as a follower.
         tracing::warn!(group = %self.id(), node = %target, "leadership was not taken over in time");
-        if let Some(awake) = self.take_instance(&mut guard) {
-            awake.end(self.log(), self.around()).await;
-        }
-        drop(guard);
+        self.end_instance(guard, Ending::Ended).await;
         if !self.around().closed.load(Ordering::Acquire) {
             let group = self.clone();
             tokio::spawn(async move { group.wake().await });
@@ -133,12 +143,13 @@ impl Group {
     }
 }
 
-/// Waits until another node leads in a later term than `term`.
-async fn followed(awake: &Awake, term: Term) {
+/// Waits until another node leads in a later term than `term`; false where the instance ended before.
+async fn followed(awake: &Awake, term: Term) -> bool {
     let mut standing = awake.standing.clone();
     let follows = |role: Role| matches!(role, Role::Follower { term: now, .. } if now > term);
     // The sender goes away with the instance only.
-    let _ = standing.wait_for(|standing| follows(standing.role) || standing.ended).await;
+    let settled = standing.wait_for(|standing| follows(standing.role) || standing.ended).await;
+    settled.is_ok_and(|standing| follows(standing.role))
 }
 
 impl Host {

@@ -38,6 +38,8 @@ mod elector;
 mod error;
 mod fold;
 mod group;
+#[cfg(test)]
+mod group_tests;
 mod host;
 mod incoming;
 mod keeper;

@@ -92,6 +92,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
+        // A replica that is damaged does not vote.
+        if let Some(quarantined) = self.log.is_quarantined() {
+            return Err(io::Error::other(quarantined));
+        }
         let (sender, receiver) = oneshot::channel();
         let done: Completion = Box::new(move |outcome| {
             let _ = sender.send(outcome);
@@ -147,8 +151,9 @@ impl RaftLogStorage<Types> for LogStore {
         self.log.truncate_after(kept, unawaited()).map_err(io::Error::other)
     }
 
-    /// Past the end of the log, after a snapshot was installed or entries were lost that were not
-    /// durable, the log is begun anew behind the purged entry.
+    /// Past the end of the log, after a snapshot was installed or entries were lost of a group without
+    /// durability, the log is begun anew behind the purged entry. A durable log that ends before its state
+    /// is quarantined when it wakes, and does not get here.
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
         let upto = from_raft(&upto);
         let bounds = self.log.bounds();

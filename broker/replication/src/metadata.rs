@@ -96,7 +96,7 @@ impl Host {
             Ok(Err(_)) | Err(_) => return Err(ProposeError::Unknown),
         };
         let instance = group.instance_awake().await?;
-        if timeout(COMMAND_TIMEOUT, instance.shared.applied_at_least(applied)).await.is_err() {
+        if timeout(COMMAND_TIMEOUT, instance.shared.shown_at_least(applied)).await.is_err() {
             return Err(ProposeError::Unknown);
         }
         match CatalogReply::decode(&reply, &group.catalog()) {
@@ -146,9 +146,7 @@ impl Host {
             _ => return false,
         };
         match id {
-            Some(id) => {
-                timeout(REQUEST_TIMEOUT, instance.shared.applied_at_least(id)).await.is_ok()
-            }
+            Some(id) => timeout(REQUEST_TIMEOUT, instance.shared.shown_at_least(id)).await.is_ok(),
             None => true,
         }
     }

@@ -20,11 +20,11 @@ use plimsoll_protocol::peer::{
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use crate::group::Group;
+use crate::group::{Ending, Group};
 use crate::host::Host;
 use crate::role::Role;
 use crate::types::{RaftVote, from_raft, to_raft};
-use crate::wake::{Awake, lay_to_rest};
+use crate::wake::Awake;
 
 /// How long a member may take to apply what the leader says is committed.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(250);
@@ -73,14 +73,11 @@ impl Host {
             });
             let agreed = futures_util::future::join_all(asking).await;
             let agreed: BTreeSet<(GroupId, NodeId)> = agreed.into_iter().flatten().collect();
-            for mut candidate in candidates {
-                let group = candidate.group.id();
-                if candidate.members.iter().all(|node| agreed.contains(&(group, *node)))
-                    && let Some(awake) = candidate.group.take_instance(&mut candidate.guard)
-                {
+            for Candidate { group, guard, members, .. } in candidates {
+                if members.iter().all(|node| agreed.contains(&(group.id(), *node))) {
                     // Asleep it is led by this node as before: that is what its claim says.
-                    lay_to_rest(awake, candidate.group.log(), self.around(), true).await;
-                    asleep += 1;
+                    let rests = group.end_instance(guard, Ending::Rests { claims: true }).await;
+                    asleep += usize::from(rests);
                 }
             }
         }
@@ -172,7 +169,7 @@ impl Group {
 
     /// Sleeps, if this replica is as its leader says.
     async fn sleep_as_agreed(self: Arc<Self>, from: NodeId, ask: &SleepGroup) -> SleepAnswer {
-        let Ok(mut guard) = timeout(APPLY_TIMEOUT, self.lock()).await else {
+        let Ok(guard) = timeout(APPLY_TIMEOUT, self.lock()).await else {
             return SleepAnswer::NotApplied;
         };
         let vote = self.log().vote();
@@ -195,12 +192,10 @@ impl Group {
         if !applies(awake, from, ask.term.0, ask.last).await {
             return SleepAnswer::NotApplied;
         }
-        if let Some(awake) = self.take_instance(&mut guard) {
-            lay_to_rest(awake, self.log(), self.around(), false).await;
-            // Its leader counts all of it as flushed here.
-            self.set_slept_as_agreed(true);
+        match self.end_instance(guard, Ending::RestsAsAgreed).await {
+            true => SleepAnswer::Slept,
+            false => SleepAnswer::NotApplied,
         }
-        SleepAnswer::Slept
     }
 }
 
@@ -226,14 +221,14 @@ impl Group {
         let same =
             own.committed && vote.committed && (own.term, own.voted_for) == (vote.term, vote.node);
         let has = |id: LogId| self.log().term_at(id.index) == Some(id.term);
-        (same && prev.is_some_and(has) && commit <= self.stored_applied())
+        (same && prev.is_some_and(has) && commit <= self.stored_shown())
             .then_some(Appended::Ok(prev))
     }
 
-    /// Up to where the group is folded: awake, or asleep by its stored state.
-    pub(crate) fn stored_applied(&self) -> Option<LogId> {
+    /// Up to where readers see the group: awake, or asleep by its stored state.
+    pub(crate) fn stored_shown(&self) -> Option<LogId> {
         match self.instance() {
-            Some(instance) => instance.shared.applied(),
+            Some(instance) => instance.shared.shown(),
             None => self.log().state().ok().flatten().map(|(applied, _)| applied),
         }
     }
@@ -253,7 +248,7 @@ async fn applies(awake: &Awake, leader: NodeId, term: u64, last: LogId) -> bool 
     let told = async {
         let mut answers = Box::pin(awake.raft.stream_append(stream::iter([request])));
         answers.next().await;
-        awake.shared.applied_at_least(last).await;
+        awake.shared.shown_at_least(last).await;
     };
     timeout(APPLY_TIMEOUT, told).await.is_ok()
 }

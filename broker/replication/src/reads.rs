@@ -77,6 +77,32 @@ struct Waiting {
     is_running: bool,
 }
 
+/// The task that makes the rounds of a group.
+struct Running<'a>(&'a Reads);
+
+impl Running<'_> {
+    /// Those who wait for the next round; nothing, and the task has ended, where nobody does.
+    fn next_readers(&self) -> Option<Vec<oneshot::Sender<Answer>>> {
+        let mut waiting = self.0.waiting();
+        if waiting.readers.is_empty() {
+            waiting.is_running = false;
+            return None;
+        }
+        Some(std::mem::take(&mut waiting.readers))
+    }
+}
+
+impl Drop for Running<'_> {
+    /// A round that failed altogether must not keep those who come later waiting for the next one.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut waiting = self.0.waiting();
+            waiting.is_running = false;
+            waiting.readers.clear();
+        }
+    }
+}
+
 /// Up to this offset the replica has everything that was committed at this moment.
 #[derive(Debug, Clone, Copy)]
 struct Known {
@@ -112,20 +138,13 @@ impl Group {
             tokio::spawn(self.clone().run_rounds());
         }
         let answered = receiver.await;
-        answered.map_err(|_| OpenGroupError::ShuttingDown)??;
+        answered.map_err(|_| nobody())??;
         Ok(*self.high_watermark().borrow())
     }
 
     async fn run_rounds(self: Arc<Self>) {
-        loop {
-            let readers = {
-                let mut waiting = self.reads().waiting();
-                if waiting.readers.is_empty() {
-                    waiting.is_running = false;
-                    return;
-                }
-                std::mem::take(&mut waiting.readers)
-            };
+        let running = Running(self.reads());
+        while let Some(readers) = running.next_readers() {
             let answer = self.round().await;
             for reader in readers {
                 // A reader that went away needs no answer.
@@ -134,10 +153,12 @@ impl Group {
         }
     }
 
-    /// One read index, and the wait for this replica to have applied as much.
+    /// One read index, and the wait for this replica to have applied as much. All of it has one deadline:
+    /// those who come later wait for its end.
     async fn round(self: &Arc<Self>) -> Answer {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let mark = match self.read_index().await {
+        let late = || OpenGroupError::NotReady { group: self.id(), waited: READ_TIMEOUT };
+        let mark = match timeout_at(deadline, self.read_index()).await.map_err(|_| late())? {
             Err(LeadError::NotLeader(NotLeader { leader: Some(leader), .. })) => {
                 self.ask_leader(leader, deadline).await?
             }
@@ -183,13 +204,13 @@ impl Group {
     async fn applied_by(self: &Arc<Self>, id: LogId, deadline: Instant) -> Answer {
         // Readers see nothing of a group that was not awake yet in this life of the node.
         let is_shown = *self.high_watermark().borrow() > Offset(0);
-        if is_shown && self.stored_applied() >= Some(id) {
+        if is_shown && self.stored_shown() >= Some(id) {
             return Ok(());
         }
         let instance = self.instance_awake().await?;
-        let applied = timeout_at(deadline, instance.shared.applied_at_least(id)).await;
-        applied
-            .map_err(|_| OpenGroupError::NotReady { group: self.id(), waited: READ_TIMEOUT }.into())
+        let applied = timeout_at(deadline, instance.shared.shown_at_least(id)).await;
+        let waited = READ_TIMEOUT;
+        applied.map_err(|_| OpenGroupError::NotReady { group: self.id(), waited }.into())
     }
 
     /// Waits until what this replica has is at most `allowed` old, and returns up to where a reader
@@ -210,7 +231,10 @@ impl Group {
         }
         let asked = Instant::now();
         let deadline = asked + allowed.max(Duration::from_millis(250));
-        let mark = match self.commit_mark().await {
+        let staleness = || known.map_or(Duration::MAX, |known| known.as_of.elapsed());
+        let marked = timeout_at(deadline, self.commit_mark()).await;
+        let too_late = |_| FreshnessError::TooStale { staleness: staleness(), allowed };
+        let mark = match marked.map_err(too_late)? {
             Err(LeadError::NotLeader(NotLeader { leader: Some(leader), .. })) => {
                 self.ask_commit(leader, deadline).await?
             }
@@ -221,8 +245,7 @@ impl Group {
         if let Some(id) = mark.id
             && self.applied_by(id, deadline).await.is_err()
         {
-            let staleness = known.map_or(Duration::MAX, |known| known.as_of.elapsed());
-            return Err(FreshnessError::TooStale { staleness, allowed });
+            return Err(FreshnessError::TooStale { staleness: staleness(), allowed });
         }
         let high_watermark = *self.high_watermark().borrow();
         let known = Known { as_of, high_watermark };

@@ -46,7 +46,8 @@ impl Host {
     fn digest(&self, group: GroupId) -> Option<GroupDigest> {
         let log = self.store().group(group)?;
         let held = self.held(group);
-        let role = held.map_or(Role::Asleep, |group| *group.role().borrow());
+        let awake = held.and_then(|group| group.instance());
+        let role = awake.map_or(Role::Asleep, |awake| awake.standing.borrow().role);
         let condition = match role {
             _ if log.is_quarantined().is_some() => ReplicaCondition::Quarantined,
             Role::Asleep => ReplicaCondition::Asleep,

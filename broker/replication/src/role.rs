@@ -8,7 +8,7 @@ use plimsoll_protocol::ids::{NodeId, Term};
 /// What this node is in a group, as its Raft instance and the other nodes tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Role {
-    /// Nothing: the group has no Raft instance here.
+    /// Nothing: the group was laid to rest, or not used yet in this life of the node.
     #[default]
     Asleep,
     /// It leads: everything that was in the log when the term began is folded, and batches are
@@ -24,7 +24,8 @@ pub enum Role {
         /// The leader's term.
         term: Term,
     },
-    /// It knows no leader that lives, or it has been elected and is not ready yet.
+    /// It knows no leader that lives, or it has been elected and is not ready yet, or its Raft instance
+    /// ended by itself.
     Searching {
         /// The term of its last vote.
         term: Term,
@@ -63,7 +64,7 @@ pub(crate) struct Standing {
     pub(crate) configs: Configs,
     /// Whether the membership names another node, as a voter or a learner.
     pub(crate) has_others: bool,
-    /// The instance ended by itself.
+    /// The instance ended by itself, or is to be ended because the replica is quarantined.
     pub(crate) ended: bool,
 }
 

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
@@ -16,6 +17,7 @@ use plimsoll_state::admission::{Admission, Admitted, ProposalToken};
 use plimsoll_state::catalog::Catalog;
 use plimsoll_state::partition::Progress;
 use plimsoll_state::producers::Verdict;
+use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::fold::{Fold, GroupKind};
@@ -49,6 +51,14 @@ impl Published {
     }
 }
 
+/// The fold does not take a committed entry: the replica holds something else than the others, or it is
+/// a bug.
+#[derive(Debug, Error)]
+#[error("entry {entry} is committed and cannot be applied to what this replica holds")]
+pub(crate) struct CannotApply {
+    entry: LogId,
+}
+
 /// What becomes of a batch that wants to be proposed.
 pub(crate) enum Begin {
     /// Propose it now. It counts as outstanding until its [`crate::reply::Reply`] is over.
@@ -77,6 +87,9 @@ struct State {
     admission: Admission,
     /// A proposal may or may not be in the log: nothing is admitted until all of it is applied.
     doubtful: bool,
+    /// Up to here readers see what is folded. The fold may be ahead of it: it is published piece by
+    /// piece.
+    shown: Option<LogId>,
     /// The catalog changed since it was last published.
     catalog_changed: bool,
     /// Retries that wait for a batch in flight.
@@ -96,6 +109,7 @@ impl Shared {
                 fold,
                 admission: Admission::new(),
                 doubtful: false,
+                shown: None,
                 catalog_changed: true,
                 waiting: BTreeMap::new(),
             }),
@@ -107,7 +121,14 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds the fold, save for a broken fold")
+        // A fold that failed in the middle of an entry is never stored or shown, see `is_broken`; those
+        // who only settle what was in flight must not fail as well.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether folding an entry failed: the fold is worth nothing any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.is_poisoned()
     }
 
     pub(crate) fn kind(&self) -> GroupKind {
@@ -201,11 +222,16 @@ impl Shared {
         self.state().fold.progress().applied
     }
 
-    /// Waits until an entry with the index of `id` is folded and published.
-    pub(crate) async fn applied_at_least(&self, id: LogId) {
+    /// The last entry that readers see the effect of.
+    pub(crate) fn shown(&self) -> Option<LogId> {
+        self.state().shown
+    }
+
+    /// Waits until an entry with the index of `id` is folded and readers see it.
+    pub(crate) async fn shown_at_least(&self, id: LogId) {
         loop {
             let moved = self.moved.notified();
-            if self.applied().is_some_and(|applied| applied.index >= id.index) {
+            if self.shown().is_some_and(|shown| shown.index >= id.index) {
                 return;
             }
             moved.await;
@@ -233,6 +259,20 @@ impl Shared {
         }
     }
 
+    /// Folds one committed entry; where that fails the replica is quarantined, and nothing of the fold is
+    /// kept.
+    pub(crate) fn try_apply(
+        &self,
+        entry: &LogEntry,
+    ) -> Result<(Applied, Vec<oneshot::Sender<Applied>>), CannotApply> {
+        // What is left half done is behind a mutex that is then poisoned.
+        let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
+        applied.map_err(|_| {
+            self.log.set_quarantined("an entry that is committed cannot be applied");
+            CannotApply { entry: entry.id() }
+        })
+    }
+
     /// Folds one committed entry. Returns what it gave, and the retries that wait for the same.
     pub(crate) fn apply(&self, entry: &LogEntry) -> (Applied, Vec<oneshot::Sender<Applied>>) {
         let header = &entry.header;
@@ -253,6 +293,9 @@ impl Shared {
 
     /// Shows readers what was applied.
     pub(crate) fn publish(&self) {
+        if self.is_broken() {
+            return;
+        }
         let applied = {
             let mut state = self.state();
             let state = &mut *state;
@@ -263,7 +306,8 @@ impl Shared {
             {
                 self.published.catalog.send_replace(Arc::new(catalog.catalog().clone()));
             }
-            progress.applied
+            state.shown = progress.applied;
+            state.shown
         };
         if let Some(applied) = applied {
             self.log.applied(applied);
@@ -273,6 +317,9 @@ impl Shared {
 
     /// Stores the state with the log, to be found again when the group wakes.
     pub(crate) fn store(&self) -> Option<Given> {
+        if self.is_broken() {
+            return None;
+        }
         let (progress, bytes) = self.encode();
         self.store_as(progress.applied, bytes);
         let high_watermark = progress.high_watermark;
@@ -289,6 +336,9 @@ impl Shared {
 
 impl StateSource for Shared {
     fn encode_state(&self) -> Option<(LogId, Bytes)> {
+        if self.is_broken() {
+            return None;
+        }
         let (progress, bytes) = self.encode();
         progress.applied.map(|applied| (applied, bytes))
     }

@@ -42,12 +42,16 @@ impl StateMachine {
         Self { shared, has_snapshot: false, answers: Vec::new(), retries: Vec::new() }
     }
 
-    fn take(&mut self, (entry, responder): (Entry, Option<ApplyResponder<Types>>)) {
-        let (applied, waiting) = self.shared.apply(entry.stored());
+    fn take(
+        &mut self,
+        (entry, responder): (Entry, Option<ApplyResponder<Types>>),
+    ) -> Result<(), io::Error> {
+        let (applied, waiting) = self.shared.try_apply(entry.stored()).map_err(io::Error::other)?;
         self.retries.extend(waiting.into_iter().map(|sender| (sender, applied.clone())));
         if let Some(responder) = responder {
             self.answers.push((responder, applied));
         }
+        Ok(())
     }
 
     /// Readers see the records before their producer hears that they are stored.
@@ -79,12 +83,9 @@ impl RaftStateMachine<Types> for StateMachine {
         let mut chunks = entries.ready_chunks(APPLY_AT_ONCE);
         while let Some(chunk) = chunks.next().await {
             for item in chunk {
-                match item {
-                    Ok(item) => self.take(item),
-                    Err(error) => {
-                        self.publish_and_answer();
-                        return Err(error);
-                    }
+                if let Err(error) = item.and_then(|item| self.take(item)) {
+                    self.publish_and_answer();
+                    return Err(error);
                 }
             }
             self.publish_and_answer();

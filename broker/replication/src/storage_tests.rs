@@ -331,3 +331,43 @@ async fn failed_journal_reaches_openraft_as_an_error() {
     let _stepper = Stepper::start(store.clone());
     assert!(storage.save_vote(&RaftVote::new(3, 1)).await.is_err());
 }
+
+/// Whoever waited for an entry was told as soon as it was folded, and then read the high watermark of
+/// before: what is folded is shown piece by piece.
+#[tokio::test]
+async fn entry_is_waited_for_until_readers_see_it() {
+    use futures_util::FutureExt;
+
+    let store = open(Arc::new(SimDisk::new(6)), Driver::Manual);
+    let log = group(&store, Durability::Durable);
+    let published = Published::new();
+    let shared = Shared::new(Fold::empty(GroupKind::Partition), published.clone(), log);
+    let entry = blank(1, 0);
+    let id = crate::types::from_raft(&entry.log_id());
+    let mut shown = Box::pin(shared.shown_at_least(id));
+    shared.apply(entry.stored());
+    assert_eq!(shared.applied(), Some(id));
+    assert!(shown.as_mut().now_or_never().is_none(), "nothing of it is published");
+    assert_eq!(shared.shown(), None);
+    shared.publish();
+    shown.await;
+}
+
+/// A panic in the fold ended the checkpoint thread, or the node's maintenance, when they next asked for
+/// the state.
+#[tokio::test]
+async fn entry_that_cannot_be_applied_shuts_the_replica_off_and_nothing_else() {
+    use openraft::storage::RaftStateMachine;
+    use plimsoll_log::StateSource;
+
+    let store = open(Arc::new(SimDisk::new(8)), Driver::Manual);
+    let log = group(&store, Durability::Durable);
+    let shared = Shared::new(Fold::empty(GroupKind::Partition), Published::new(), log.clone());
+    let mut machine = StateMachine::new(shared.clone());
+    // The second one goes back.
+    let entries = [blank(1, 0), blank(1, 0)].map(|entry| Ok((entry, None)));
+    machine.apply(futures_util::stream::iter(entries)).await.unwrap_err();
+    assert!(log.is_quarantined().is_some());
+    assert!(shared.encode_state().is_none() && shared.store().is_none());
+    shared.proposal_over(false);
+}

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::errors::Fatal;
-use plimsoll_log::{GroupLog, StateSource};
+use plimsoll_log::{Durability, GroupLog, StateSource};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
@@ -50,10 +50,16 @@ impl Drop for KeeperTask {
 }
 
 impl Awake {
-    /// Waits until the Raft instance ends by itself, and says why it did.
+    /// Waits until the Raft instance ends by itself, or its replica is shut off, and says why.
     pub(crate) async fn ended(&self) -> Fatal<Types> {
         let mut metrics = self.raft.server_metrics();
-        while metrics.changed().await.is_ok() {}
+        let mut standing = self.standing.clone();
+        tokio::select! {
+            biased;
+            () = async { while metrics.changed().await.is_ok() {} } => {}
+            // A sender that is gone without a word is for `is_over`.
+            Ok(_) = standing.wait_for(|standing| standing.ended) => {}
+        }
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         running.err().unwrap_or(Fatal::Stopped)
     }
@@ -65,15 +71,23 @@ impl Awake {
         let _ = standing.wait_for(|standing| standing.role != Role::Leader { term }).await;
     }
 
-    /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
-    pub(crate) async fn end(self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
-        self.end_claiming(log, around, false).await
+    /// Whether the Raft instance, or the keeper that speaks for it, has ended by itself.
+    pub(crate) fn is_over(&self) -> bool {
+        self.standing.borrow().ended || self.keeper.0.is_finished()
     }
 
-    async fn end_claiming(
+    /// Takes the claim back, ends the Raft instance and leaves nothing with the log.
+    pub(crate) async fn end(self, log: &GroupLog, around: &Surroundings) -> Arc<Shared> {
+        let term = log.vote().map_or(Term(0), |vote| vote.term);
+        // Not asleep: that would say that it has everything.
+        self.end_as(log, around, Role::Searching { term }, false).await
+    }
+
+    async fn end_as(
         mut self,
         log: &GroupLog,
         around: &Surroundings,
+        role: Role,
         claims: bool,
     ) -> Arc<Shared> {
         self.keeper.0.abort();
@@ -82,7 +96,7 @@ impl Awake {
         if !claims {
             around.neighbours.release(log.id());
         }
-        self.published.role.send_replace(Role::Asleep);
+        self.published.role.send_replace(role);
         end(&self.raft, log).await;
         self.shared
     }
@@ -101,9 +115,15 @@ pub(crate) async fn wake(
         around.neighbours.set_unfit(group, true);
         return Err(OpenGroupError::Quarantined { group, source });
     }
-    let permit = around.neighbours.wakes.acquire().await;
-    let permit = permit.expect("the semaphore is never closed");
+    // May wait for the catalog, which must not be kept from waking by those who wait for it.
     let voters = voters_at_birth(log, around).await?;
+    let permit = match group {
+        GroupId::CATALOG => None,
+        _ => {
+            let permit = around.neighbours.wakes.acquire().await;
+            Some(permit.expect("the semaphore is never closed"))
+        }
+    };
     let (raft, shared) = match around.config.blocking {
         Blocking::Inline => build(log, kind, &published, around, voters).await?,
         Blocking::Pool => {
@@ -133,6 +153,9 @@ pub(crate) async fn wake(
     // had all that the others have.
     published.role.send_replace(role);
     let nudge = Arc::new(Notify::new());
+    let damaged = Arc::new(Notify::new());
+    let tell = damaged.clone();
+    log.on_quarantine(Some(Box::new(move || tell.notify_one())));
     let keeper = Keeper {
         group,
         raft: raft.clone(),
@@ -142,6 +165,7 @@ pub(crate) async fn wake(
         standing,
         role: published.role.clone(),
         nudge: nudge.clone(),
+        damaged,
     };
     let keeper = KeeperTask(tokio::spawn(keeper.run()));
     let mut awake = Awake { raft, shared, standing: watched, nudge, published, keeper };
@@ -289,6 +313,19 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
     let bounds = log.bounds();
     let applied = fold.progress().applied;
     match (applied, bounds.last) {
+        (Some(applied), last)
+            if last.is_none_or(|last| last.index < applied.index)
+                && log.options().durability == Durability::Durable =>
+        {
+            // No state is stored ahead of what its log has durably. What is left of the records may be
+            // the only copy of them.
+            tracing::error!(%group, %applied, ?last, "log ends before its state");
+            log.set_quarantined(
+                "its log ends before its state: entries that were durable are gone",
+            );
+            let source = log.is_quarantined().expect("it was just set");
+            return Err(OpenGroupError::Quarantined { group, source });
+        }
         // A power failure took entries that were not durable, after a checkpoint with their fold.
         (Some(applied), last) if last.is_none_or(|last| last.index < applied.index) => {
             let offset = fold.progress().high_watermark;
@@ -353,7 +390,7 @@ fn begin_anew(log: &GroupLog, fold: &mut Fold, around: &Surroundings) {
 /// claiming the group.
 pub(crate) async fn lay_to_rest(awake: Awake, log: &GroupLog, around: &Surroundings, claims: bool) {
     let group = log.id();
-    awake.end_claiming(log, around, claims).await.store();
+    awake.end_as(log, around, Role::Asleep, claims).await.store();
     tracing::debug!(%group, "group asleep");
 }
 
@@ -362,6 +399,7 @@ async fn end(raft: &Raft, log: &GroupLog) {
         tracing::error!(group = %log.id(), %error, "a group's Raft task ended badly");
     }
     log.set_state_source(None);
+    log.on_quarantine(None);
 }
 
 pub(crate) fn storage(

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use harness::{DURABLE, Node, PARTITION, Producer, produce, values};
-use plimsoll_protocol::ids::{GroupId, Offset};
-use plimsoll_replication::{GroupKind, OpenGroupError, ProduceError};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
+use plimsoll_replication::{GroupKind, OpenGroupError, Placed, Placements, ProduceError};
 
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -178,4 +178,46 @@ async fn nothing_wakes_after_the_shutdown() {
     let refused = produce(&group, &Producer::new(2).batch(&["b"])).await.unwrap_err();
     assert!(matches!(refused, ProduceError::Group(OpenGroupError::ShuttingDown)), "{refused}");
     assert!(node.host.group(PARTITION, GroupKind::Partition, DURABLE).await.is_err());
+}
+
+/// This node's replica is the only one of every group.
+struct Everything;
+
+impl Placements for Everything {
+    fn placed(&self, _group: GroupId) -> Option<Placed> {
+        Some(Placed { options: DURABLE, wanted: [NodeId(1)].into(), birth: None })
+    }
+
+    fn is_deleted(&self, _group: GroupId) -> bool {
+        false
+    }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+}
+
+/// Groups that are new here wait for the catalog, to be born by it. While so many of them waited as may
+/// wake at a time, no other group woke, and the catalog did not either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_wait_for_the_catalog_keep_no_other_from_waking() {
+    let node = Node::new();
+    produce(&*node.partition().await, &Producer::new(1).batch(&["a"])).await.unwrap();
+    let node = node.restart().await;
+    node.host.set_placements(std::sync::Arc::new(Everything));
+    let waiting: Vec<_> = (1_000..1_100)
+        .map(|id| {
+            let group = node.host.open(GroupId(id), GroupKind::Partition, DURABLE).unwrap();
+            tokio::spawn(async move { group.wake().await })
+        })
+        .collect();
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(values(&*node.partition().await), ["a"]);
+    let catalog = node.host.open(GroupId::CATALOG, GroupKind::Catalog, DURABLE).unwrap();
+    catalog.wake().await.unwrap();
+    for waker in waiting {
+        waker.abort();
+    }
 }

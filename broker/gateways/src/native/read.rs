@@ -46,7 +46,11 @@ pub(super) async fn step(
     max_bytes: usize,
 ) -> Result<Option<Chunk>, ErrorResponse> {
     loop {
-        match group.log().read(cursor, upto, max_bytes).map_err(|error| refusals::read(&error))? {
+        match group
+            .log()
+            .read(cursor, upto, max_bytes)
+            .map_err(|error| unreadable(group, &error))?
+        {
             ReadStep::Batches { chunks, next_offset } => {
                 return Ok(Some(Chunk { payload: chunks, next_offset }));
             }
@@ -62,7 +66,24 @@ async fn blocking<T: Send + 'static>(
     group: &Group,
     work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, ErrorResponse> {
-    group.blocking().run(work).await.map_err(|error| refusals::read(&error))
+    group.blocking().run(work).await.map_err(|error| unreadable(group, &error))
+}
+
+/// Why nothing is read here: that this replica is damaged is final only where it is the only one.
+fn unreadable(group: &Group, error: &ReadError) -> ErrorResponse {
+    let is_of_replica = match error {
+        ReadError::Damaged(_)
+        | ReadError::Quarantined(_)
+        | ReadError::State { .. }
+        | ReadError::Medium { .. } => true,
+        ReadError::BeforeStart { .. } | ReadError::Purged { .. } | ReadError::PastEnd { .. } => {
+            false
+        }
+    };
+    if is_of_replica && group.has_other_replicas() {
+        return refusals::unusable_here(error);
+    }
+    refusals::read(error)
 }
 
 /// The high watermark and the log start as they are now.
@@ -139,7 +160,7 @@ pub(super) async fn fetch(
     freshen(broker, &partition.group, request.isolation, request.max_staleness_ms).await?;
     let mut stopping = broker.stopping();
     let mut watermark = partition.group.high_watermark();
-    let gone_or = |error| broker.gone_or(&request.topic, &partition, error);
+    let gone_or = |error| broker.gone_or(&request.topic, partition.topic_id, error);
     resolve(&partition.group, StartPosition::Offset(request.from)).await.map_err(gone_or)?;
     let mut cursor = partition.group.log().cursor(request.from);
     let max_bytes = max_payload(request.max_bytes, limits.frame_bytes_max, limits.delivery_bytes);
@@ -200,7 +221,9 @@ pub(super) async fn list_offsets(
     let mut offsets = Vec::with_capacity(request.positions.len());
     for position in request.positions {
         let offset = resolve(&partition.group, position).await;
-        offsets.push(offset.map_err(|error| broker.gone_or(&request.topic, &partition, error))?);
+        offsets.push(
+            offset.map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?,
+        );
     }
     done(ListOffsetsResponse { offsets })
 }

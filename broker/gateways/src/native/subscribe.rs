@@ -172,7 +172,7 @@ async fn begin(
     freshen(broker, &partition.group, request.isolation, request.max_staleness_ms).await?;
     let start = resolve(&partition.group, request.start)
         .await
-        .map_err(|error| broker.gone_or(&request.topic, &partition, error))?;
+        .map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?;
     Ok((partition, start))
 }
 
@@ -307,16 +307,17 @@ impl<'a> Push<'a> {
     /// leads the partition and the peer wants its leader.
     async fn ended(&self, catalog: &mut watch::Receiver<Arc<Catalog>>) -> ErrorResponse {
         let broker = &self.session.broker;
+        let access = access(self.request.any_replica);
         let deleted = broker.deleted(catalog, &self.request.topic, self.partition.topic_id);
         tokio::select! {
             biased;
             deleted = deleted => deleted,
-            deposed = broker.deposed(&self.partition.group), if !self.request.any_replica => deposed,
+            deposed = broker.deposed(&self.partition.group, access) => deposed,
         }
     }
 
     fn gone_or(&self, error: ErrorResponse) -> ErrorResponse {
-        self.session.broker.gone_or(&self.request.topic, &self.partition, error)
+        self.session.broker.gone_or(&self.request.topic, self.partition.topic_id, error)
     }
 
     /// Looks the partition up again.

@@ -9,6 +9,7 @@ use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 
 use super::back::Back;
 use super::error::Quarantined;
+use crate::config::Durability;
 use crate::entry::{Change, Cut, Install, LogEntry, Marks, Reset};
 use crate::parking::Mutex;
 
@@ -23,7 +24,11 @@ pub(crate) struct Front {
     written: LogIndex,
     /// Entries below this index were applied.
     applied: LogIndex,
+    /// Entries of a durable group below this index are on stable storage.
+    journaled: LogIndex,
     pub(crate) state: StateSlot,
+    /// The state before one that is folded from entries that are not on stable storage yet.
+    state_before: StateSlot,
     pub(crate) quarantined: Option<Quarantined>,
     pub(crate) deleted: bool,
     /// The log that was installed, for readers, while the back still holds the one before.
@@ -63,13 +68,19 @@ impl Front {
         // What is folded into the state was applied, whether the group is woken in this life or not. The
         // state may be ahead of a log that lost entries; what comes in their place was not applied.
         let folded = state.folded_upto();
+        let state_before = match folded > marks.next_index() {
+            true => state.clone(),
+            false => StateSlot::None,
+        };
         Self {
             written: marks.next_index(),
             applied: folded.min(marks.next_index()),
             marks,
             cache: VecDeque::new(),
             cached_bytes: 0,
+            journaled: marks.next_index(),
             state,
+            state_before,
             quarantined: None,
             deleted: false,
             installed: None,
@@ -142,6 +153,7 @@ impl Front {
         }
         self.written = self.written.min(next);
         self.applied = self.applied.min(next);
+        self.journaled = self.journaled.min(next);
         self.forget_allocation();
     }
 
@@ -151,11 +163,16 @@ impl Front {
         self.cached_bytes = 0;
         self.written = LogIndex(reset.last.index.0 + 1);
         self.applied = self.written;
+        self.journaled = LogIndex(0);
     }
 
     /// The log is another one from now on, and so is the state. What was damaged is gone.
     pub(crate) fn install(&mut self, install: &Install, state: StateSlot, back: Back) {
-        self.states_before.push((self.installs, std::mem::replace(&mut self.state, state)));
+        let before = self.kept_state();
+        self.states_before.push((self.installs, before));
+        self.state = state;
+        self.state_before = StateSlot::None;
+        self.journaled = LogIndex(0);
         self.installs += 1;
         self.marks.apply_install(install);
         self.cache = VecDeque::new();
@@ -186,6 +203,36 @@ impl Front {
         if branch == self.marks.branch {
             self.written = self.written.max(next);
             self.shrink(cache_bytes_max);
+        }
+    }
+
+    /// Everything up to `next` of this branch is on stable storage.
+    pub(crate) fn journaled(&mut self, branch: u64, next: LogIndex) {
+        if branch == self.marks.branch {
+            self.journaled = self.journaled.max(next);
+        }
+    }
+
+    /// Whether a state that is folded up to `applied` can outlive a crash together with its log. Without
+    /// durability every one may: the log goes on behind it.
+    pub(crate) fn may_keep(&self, applied: LogId) -> bool {
+        self.marks.options.durability == Durability::Memory || applied.index < self.journaled
+    }
+
+    /// Stores a state.
+    pub(crate) fn put_state(&mut self, applied: LogId, state: Bytes) {
+        self.state_before = match self.may_keep(applied) {
+            true => StateSlot::None,
+            false => self.kept_state(),
+        };
+        self.state = StateSlot::Held(applied, state);
+    }
+
+    /// The state for a checkpoint: the last one that is not ahead of what is on stable storage.
+    pub(crate) fn kept_state(&self) -> StateSlot {
+        match self.state.applied() {
+            Some(applied) if !self.may_keep(applied) => self.state_before.clone(),
+            _ => self.state.clone(),
         }
     }
 
@@ -277,6 +324,36 @@ mod tests {
         assert_eq!(front.cached_from(), LogIndex(0), "the old entries 2 and 3 were meant");
         front.written(1, LogIndex(4), u64::MAX);
         assert_eq!(front.cached_from(), LogIndex(4));
+    }
+
+    #[test]
+    fn state_is_kept_once_its_entries_are_on_stable_storage() {
+        let mut front = front(4);
+        let id = |index| LogId::new(Term(1), LogIndex(index));
+        let state = |index| StateSlot::Held(id(index), Bytes::from_static(b"state"));
+        front.put_state(id(1), Bytes::from_static(b"state"));
+        assert_eq!(front.kept_state(), StateSlot::None);
+        front.journaled(0, LogIndex(2));
+        assert_eq!(front.kept_state(), state(1));
+        front.put_state(id(2), Bytes::from_static(b"state"));
+        front.put_state(id(3), Bytes::from_static(b"state"));
+        assert_eq!(front.kept_state(), state(1), "the last one that its log can carry");
+        front.journaled(0, LogIndex(4));
+        assert_eq!(front.kept_state(), state(3));
+        front.cut_at_end();
+        front.append(&[entry(4)]);
+        front.journaled(0, LogIndex(5));
+        front.put_state(id(4), Bytes::from_static(b"state"));
+        assert_eq!(front.kept_state(), state(3), "another branch was journaled");
+    }
+
+    #[test]
+    fn state_without_durability_is_kept_at_once() {
+        let mut front = front(4);
+        front.marks.options.durability = Durability::Memory;
+        let id = LogId::new(Term(1), LogIndex(3));
+        front.put_state(id, Bytes::from_static(b"state"));
+        assert_eq!(front.kept_state(), StateSlot::Held(id, Bytes::from_static(b"state")));
     }
 
     #[test]

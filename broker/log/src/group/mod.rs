@@ -5,9 +5,10 @@
 //! the front and pushes the same change into the store's queue under the front's lock, so that both
 //! halves see all changes in the same order.
 //!
-//! Order of locks: front, then a log that is being installed, then the store's queue. Front and back are
+//! Order of locks: who is told of a quarantine, front, then a log that is being installed, then the store's queue. Front and back are
 //! never held together.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
@@ -52,6 +53,24 @@ pub struct LogBounds {
     pub segments: u32,
 }
 
+/// Who is told when a group is quarantined.
+#[derive(Default)]
+struct OnQuarantine(Option<Box<dyn Fn() + Send + Sync>>);
+
+impl OnQuarantine {
+    fn tell(&self) {
+        if let Some(tell) = &self.0 {
+            tell();
+        }
+    }
+}
+
+impl fmt::Debug for OnQuarantine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnQuarantine").field("is_set", &self.0.is_some()).finish()
+    }
+}
+
 /// The log of one group. All calls may come from any thread.
 #[derive(Debug)]
 pub struct GroupLog {
@@ -61,6 +80,7 @@ pub struct GroupLog {
     pub(crate) front: Mutex<Front>,
     pub(crate) back: Mutex<Back>,
     state_source: Mutex<Option<Weak<dyn StateSource>>>,
+    on_quarantine: Mutex<OnQuarantine>,
     /// Whether it is in the list of groups that the next checkpoint must write anew.
     pub(crate) listed: AtomicBool,
     /// Size of the back, for those who must not wait for its lock.
@@ -83,6 +103,7 @@ impl GroupLog {
             front: Mutex::new(Front::new(marks, state)),
             back: Mutex::new(back),
             state_source: Mutex::new(None),
+            on_quarantine: Mutex::default(),
             listed: AtomicBool::new(false),
             stored_bytes: AtomicU64::new(0),
             stored_segments: AtomicU32::new(0),
@@ -593,10 +614,23 @@ impl GroupLog {
 
     /// Stops the group from serving, changing and deleting anything.
     pub fn set_quarantined(&self, reason: &str) {
-        let mut front = self.front.lock();
-        if front.quarantined.is_none() {
+        {
+            let mut front = self.front.lock();
+            if front.quarantined.is_some() {
+                return;
+            }
             tracing::error!(group = %self.id, reason, "group quarantined");
             front.quarantined = Some(Quarantined { reason: reason.into() });
+        }
+        self.on_quarantine.lock().tell();
+    }
+
+    /// Who is told when the group is quarantined; at once where it is. Must not call the group.
+    pub fn on_quarantine(&self, tell: Option<Box<dyn Fn() + Send + Sync>>) {
+        let mut told = self.on_quarantine.lock();
+        told.0 = tell;
+        if self.is_quarantined().is_some() {
+            told.tell();
         }
     }
 

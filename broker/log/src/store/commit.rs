@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use plimsoll_protocol::ids::GroupId;
+use plimsoll_protocol::ids::{GroupId, LogIndex};
 
 use super::placing::{Extent, Part, Placement, Plan, push_extent};
 use super::queue::{Block, Item, Work};
@@ -143,7 +143,10 @@ impl GroupCommit {
             return self.give_up(chosen);
         }
         let (mut done, mut items) = (Vec::new(), VecDeque::with_capacity(chosen.items.len()));
-        for ChosenItem { mut item, is_placed, .. } in chosen.items {
+        for ChosenItem { mut item, is_placed, extents } in chosen.items {
+            if let Some(next) = journaled_upto(&item, &extents) {
+                item.group.front.lock().journaled(item.branch, next);
+            }
             // What a memory group waits for is the materialiser, for all its changes, so that they
             // complete in order.
             if item.durability == Durability::Durable {
@@ -414,6 +417,28 @@ impl GroupCommit {
         for done in self.pending.drain(..).filter_map(|item| item.done) {
             done(Err(error.clone()));
         }
+    }
+}
+
+/// Index behind the entries of the group that are on stable storage with the item, where it says.
+fn journaled_upto(item: &Item, extents: &[Extent]) -> Option<LogIndex> {
+    match &item.change {
+        Change::Entries(_) if item.durability == Durability::Memory => None,
+        Change::Entries(entries) => {
+            let placed = extents.last().map(|extent| extent.last.index);
+            let last = entries.last().map(|entry| entry.header.index).or(placed);
+            last.map(|last| LogIndex(last.0 + 1))
+        }
+        Change::Cut(cut) => Some(cut.end_index()),
+        Change::Reset(reset) => Some(LogIndex(reset.last.index.0 + 1)),
+        Change::Install(install) => Some(install.end_index()),
+        Change::Create(_)
+        | Change::Options(_)
+        | Change::Delete
+        | Change::Vote(_)
+        | Change::Committed(_)
+        | Change::Purge(_)
+        | Change::Start(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The three threads of a store. Each owns its piece of the machinery and meets the others at the
 //! queues only.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -15,6 +16,7 @@ use super::placing::{Part, Placement};
 use super::queue::Work;
 use super::shared::Shared;
 use super::stepper::Stepper;
+use crate::fatal::FatalError;
 
 /// How often the checkpoint thread looks around unasked.
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(1);
@@ -26,16 +28,32 @@ pub(crate) fn start(stepper: Stepper) -> Vec<JoinHandle<()>> {
     let journal = shared.clone();
     let material = shared.clone();
     vec![
-        spawn("plimsoll-journal", move || run_journal(&journal, commit)),
-        spawn("plimsoll-write", move || run_materialiser(&material, materialiser)),
-        spawn("plimsoll-ckpt", move || run_checkpointer(&shared, checkpointer)),
+        spawn("plimsoll-journal", journal, |shared| run_journal(shared, commit)),
+        spawn("plimsoll-write", material, |shared| run_materialiser(shared, materialiser)),
+        spawn("plimsoll-ckpt", shared, |shared| run_checkpointer(shared, checkpointer)),
     ]
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+/// A thread that fails stops the store: the others would wait for it, and votes behind them, while the
+/// node goes on showing that it lives.
+fn spawn(
+    name: &'static str,
+    shared: Arc<Shared>,
+    run: impl FnOnce(&Arc<Shared>) + Send + 'static,
+) -> JoinHandle<()> {
+    let guarded = move || {
+        // What it left half done is not looked at any more once the store has stopped.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&shared))) {
+            shared.fatal.raise(FatalError::Panicked { thread: name });
+            // Nobody may be left who works the queues off.
+            shared.wake_all();
+            shared.fail_queued();
+            resume_unwind(panic);
+        }
+    };
     thread::Builder::new()
         .name(name.to_owned())
-        .spawn(run)
+        .spawn(guarded)
         .expect("a process that opens a store can start three threads")
 }
 

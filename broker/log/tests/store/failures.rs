@@ -176,3 +176,29 @@ fn damaged_piece_of_a_checkpoint_is_not_carried_over() {
         assert!(reason.contains(&newest), "{reason}");
     }
 }
+
+struct Broken;
+
+impl plimsoll_log::StateSource for Broken {
+    fn encode_state(&self) -> Option<(plimsoll_protocol::ids::LogId, bytes::Bytes)> {
+        panic!("a test breaks the source of a state")
+    }
+}
+
+/// The checkpoint thread was gone and nobody was told: once the journal's files were used up, the appends
+/// and votes of every group waited for ever.
+#[test]
+fn a_thread_that_fails_stops_the_store() {
+    let Failing { store, told, .. } = open_failing(SimDisk::new(9), Driver::Threads);
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    append(&group, vec![records(1, 0, 1, 100)]);
+    let source = Arc::new(Broken);
+    let weak = Arc::downgrade(&source);
+    group.set_state_source(Some(weak));
+    store.checkpoint_now();
+    assert!(matches!(*store.fatal().unwrap(), FatalError::Panicked { .. }));
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+    let (done, outcome) = completion();
+    group.append(vec![records(1, 1, 1, 100)], done).unwrap();
+    assert!(wait(&outcome).is_err());
+}

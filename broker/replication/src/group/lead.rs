@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::Fatal;
 use plimsoll_protocol::ids::{GroupId, Term};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -13,6 +14,7 @@ use super::Group;
 use crate::config::{LEASE, LEASE_RENEWAL_MAX};
 use crate::error::{LeadError, NoQuorum, NotLeader, OpenGroupError};
 use crate::role::Role;
+use crate::types::Types;
 use crate::wake::Awake;
 
 /// How long a proposal waits, at most, for the group to find its leader.
@@ -30,12 +32,16 @@ impl Group {
         let mut deadline = None;
         loop {
             self.may_propose()?;
-            let mut awake = self.awake().await?;
+            let awake = self.awake().await.map_err(|error| self.unusable(error))?;
             let group = awake.as_ref().expect("awake() returned");
-            let (role, alone) = {
+            let (role, alone, ended) = {
                 let standing = group.standing.borrow();
-                (standing.role, standing.is_alone(self.around.node))
+                (standing.role, standing.is_alone(self.around.node), standing.ended)
             };
+            if ended {
+                let fatal = group.ended().await;
+                return Err(self.stopped(awake, fatal).await);
+            }
             match role {
                 Role::Leader { term } => {
                     if alone || self.renew_lease(group, term).await? {
@@ -45,10 +51,7 @@ impl Group {
                 Role::Follower { leader, .. } => {
                     return Err(NotLeader { leader: Some(leader), address: None }.into());
                 }
-                Role::Asleep => {
-                    let fatal = group.ended().await;
-                    return Err(self.stopped(&mut awake, fatal).await.into());
-                }
+                Role::Asleep => unreachable!("a group that is awake does not show that it sleeps"),
                 Role::Searching { term } => {
                     if let Some(leader) = self.around.neighbours.leader_since(self.id(), term) {
                         return Err(NotLeader { leader: Some(leader), address: None }.into());
@@ -62,8 +65,9 @@ impl Group {
                     drop(awake);
                     let wait = SEARCH_WAIT_MAX.min(self.around.config.wake_timeout);
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
-                    let found = standing
-                        .wait_for(|standing| !matches!(standing.role, Role::Searching { .. }));
+                    let found = standing.wait_for(|standing| {
+                        standing.ended || !matches!(standing.role, Role::Searching { .. })
+                    });
                     if timeout_at(deadline, found).await.is_err() {
                         return Err(self.not_leader().into());
                     }
@@ -107,6 +111,34 @@ impl Group {
             _ => self.around.neighbours.leader_elsewhere(self.id()),
         };
         NotLeader { leader, address: None }
+    }
+
+    /// Waits for a while until it is known what the log holds. Whether it is or not, the group is to be
+    /// looked at anew: others wait for its lock. Says why, where the Raft instance has ended.
+    pub(super) async fn settled(
+        &self,
+        awake: &Awake,
+        term: Term,
+    ) -> Result<Option<Fatal<Types>>, LeadError> {
+        let configs = awake.standing.borrow().configs.clone();
+        tokio::select! {
+            biased;
+            () = awake.shared.certain() => Ok(None),
+            fatal = awake.ended() => Ok(Some(fatal)),
+            () = awake.deposed(term) => {
+                // It leads no more because it ended: that may be seen before the end itself.
+                if awake.standing.borrow().ended {
+                    return Ok(Some(awake.ended().await));
+                }
+                Err(self.not_leader().into())
+            }
+            () = tokio::time::sleep(LEASE_RENEWAL_MAX) => {
+                if !self.around.neighbours.reaches_majority(&configs) {
+                    return Err(NoQuorum { group: self.id() }.into());
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Sees to it that a quorum has confirmed this leader a moment ago. False: it does not lead any
