@@ -595,7 +595,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn survives<T: Encode + Decode + PartialEq + std::fmt::Debug>(value: &T) {
+    fn survives<T: Encode + Decode + PartialEq + fmt::Debug>(value: &T) {
         let bytes = encode_to_bytes(value);
         assert!(bytes.len() >= T::BYTES_MIN);
         assert_eq!(&decode_all::<T>(&bytes).unwrap(), value);

@@ -417,7 +417,8 @@ async fn a_question_to_a_leader_that_cannot_be_dialed_is_asked_of_another_soon()
     let _producer = producer(&client).await;
     cluster.silence(1);
     cluster.lead(0, 2, &[2]);
-    let asked = client.admin().offsets("t", 0, vec![StartPosition::Latest]);
+    let admin = client.admin();
+    let asked = admin.offsets("t", 0, vec![StartPosition::Latest]);
     let offsets = timeout(Duration::from_secs(2), asked).await.expect("it is answered");
     assert_eq!(offsets.unwrap(), [Offset(0)]);
 }
