@@ -245,7 +245,7 @@ impl Route {
 /// # Errors
 /// When it cannot be had soon; it is dialed on in the background.
 pub(crate) async fn to(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     view: &ClusterView,
     node: NodeId,
     address: Option<&str>,

@@ -346,13 +346,10 @@ impl Broker {
     pub(crate) fn gone_or(
         &self,
         name: &TopicName,
-        partition: &Partition,
+        topic_id: u64,
         error: ErrorResponse,
     ) -> ErrorResponse {
-        match self.has_topic(name, partition.topic_id) {
-            true => self.elsewhere(partition.group.id(), error),
-            false => refusals::unknown_topic(name),
-        }
+        if self.has_topic(name, topic_id) { error } else { refusals::unknown_topic(name) }
     }
 
     /// Waits until this very topic is gone, and says so. `catalog` must have been taken before the

@@ -136,24 +136,6 @@ impl Broker {
         }
     }
 
-    /// What it means that this node's replica is shut off: where others have the partition too, one of
-    /// them leads it or will, and is to be asked.
-    pub(crate) fn elsewhere(&self, group: GroupId, error: ErrorResponse) -> ErrorResponse {
-        let me = self.identity().node_id;
-        let catalog = self.catalog();
-        let placed = catalog.replica_set(group);
-        let others = placed.is_some_and(|set| set.wanted.iter().any(|node| *node != me));
-        if error.code != ErrorCode::Quarantined || !others {
-            return error;
-        }
-        let message = format!("{}; other nodes have the partition too: ask them", error.message);
-        let refusal = ErrorResponse::new(ErrorCode::NotLeader, message);
-        match self.host().leader_hint(group) {
-            Some((node, _)) if node != me => refusal.with_leader(node, self.address_of(node)),
-            _ => refusal,
-        }
-    }
-
     /// Where clients reach a node; empty where it is not known.
     pub(crate) fn address_of(&self, node: NodeId) -> String {
         let catalog = self.catalog();

@@ -31,6 +31,7 @@ use crate::retention::{Given, Safety};
 use crate::seeds::{Arriving, Pacer};
 use crate::sight::Sight;
 use crate::steps::Seeding;
+use crate::tasks::keep_running;
 
 /// How long what another node sends waits for this node's copy of the catalog.
 const CATALOG_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -165,7 +166,8 @@ impl Host {
     /// When it was said before.
     pub fn set_placements(self: &Arc<Self>, placements: Arc<dyn Placements>) {
         assert!(self.around.neighbours.set_placements(placements), "placements are given once");
-        tokio::spawn(metadata::confirm(Arc::downgrade(self)));
+        let host = Arc::downgrade(self);
+        keep_running("confirming the catalog", move || metadata::confirm(host.clone()));
     }
 
     /// Whether the local catalog is known to be as new as the cluster's was at some moment of this
@@ -196,10 +198,14 @@ impl Host {
             neighbours.doubt(Instant::now() + DOUBT);
             tokio::spawn(settle(Arc::downgrade(&self.store), self.around.config.blocking));
         }
-        tokio::spawn(follow(Arc::downgrade(self), peers));
-        tokio::spawn(members::keep(Arc::downgrade(self)));
-        tokio::spawn(moves::drive(Arc::downgrade(self)));
-        tokio::spawn(drops::keep(Arc::downgrade(self)));
+        let host = Arc::downgrade(self);
+        keep_running("following who lives", move || follow(host.clone(), peers.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("keeping members", move || members::keep(host.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("driving moves", move || moves::drive(host.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("dropping replicas", move || drops::keep(host.clone()));
     }
 
     /// The live node that leads the group by its own word, this one included, and its term.

@@ -74,6 +74,7 @@ mod state_machine;
 mod steps;
 #[cfg(test)]
 mod storage_tests;
+mod tasks;
 mod types;
 mod wake;
 mod wire;

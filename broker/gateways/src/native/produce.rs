@@ -149,10 +149,7 @@ async fn admit(
         .map_err(|error| refusals::batch(&error, topic, index))?;
     match partition.group.produce(batch, header).await {
         Ok(pending) => Ok((header, partition, pending)),
-        Err(error) => {
-            let refusal = broker.located(refusals::produce(&error, topic, index));
-            Err(broker.elsewhere(partition.group.id(), refusal))
-        }
+        Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
 }
 

@@ -160,7 +160,7 @@ pub(super) async fn fetch(
     freshen(broker, &partition.group, request.isolation, request.max_staleness_ms).await?;
     let mut stopping = broker.stopping();
     let mut watermark = partition.group.high_watermark();
-    let gone_or = |error| broker.gone_or(&request.topic, &partition, error);
+    let gone_or = |error| broker.gone_or(&request.topic, partition.topic_id, error);
     resolve(&partition.group, StartPosition::Offset(request.from)).await.map_err(gone_or)?;
     let mut cursor = partition.group.log().cursor(request.from);
     let max_bytes = max_payload(request.max_bytes, limits.frame_bytes_max, limits.delivery_bytes);
@@ -222,7 +222,7 @@ pub(super) async fn list_offsets(
     for position in request.positions {
         let offset = resolve(&partition.group, position).await;
         offsets.push(
-            offset.map_err(|error| broker.gone_or(&request.topic, &partition, error))?,
+            offset.map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?,
         );
     }
     done(ListOffsetsResponse { offsets })

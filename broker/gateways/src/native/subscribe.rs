@@ -172,7 +172,7 @@ async fn begin(
     freshen(broker, &partition.group, request.isolation, request.max_staleness_ms).await?;
     let start = resolve(&partition.group, request.start)
         .await
-        .map_err(|error| broker.gone_or(&request.topic, &partition, error))?;
+        .map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?;
     Ok((partition, start))
 }
 
@@ -318,7 +318,7 @@ impl<'a> Push<'a> {
     }
 
     fn gone_or(&self, error: ErrorResponse) -> ErrorResponse {
-        self.session.broker.gone_or(&self.request.topic, &self.partition, error)
+        self.session.broker.gone_or(&self.request.topic, self.partition.topic_id, error)
     }
 
     /// Looks the partition up again.

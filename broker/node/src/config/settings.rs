@@ -31,15 +31,33 @@ pub struct Setting {
     pub(super) get: fn(&NodeConfig) -> String,
 }
 
+/// Settings whose values are never printed with the others.
+const SECRETS: &[&str] = &["join_token"];
+
 macro_rules! settings {
     ($( [$group:literal] $(
         $(#[doc = $doc:literal])+
         $key:ident : $type:ty = $default:expr $(, in $bounds:expr)?;
     )* )*) => {
         /// The settings of a node. `plimsoll config reference` prints this page.
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Clone, PartialEq, Eq)]
         pub struct NodeConfig {
             $($( $(#[doc = $doc])+ pub $key: $type, )*)*
+        }
+
+        impl std::fmt::Debug for NodeConfig {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let shown = |key, value: &dyn std::fmt::Debug| match SECRETS.contains(&key) {
+                    true => "(secret)".to_owned(),
+                    false => format!("{value:?}"),
+                };
+                f.debug_struct("NodeConfig")
+                    $($( .field(
+                        stringify!($key),
+                        &format_args!("{}", shown(stringify!($key), &self.$key)),
+                    ) )*)*
+                    .finish()
+            }
         }
 
         impl Default for NodeConfig {
