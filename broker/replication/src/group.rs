@@ -537,10 +537,9 @@ impl Group {
             }
             guard
         });
-        ended.await.map_err(|panic| OpenGroupError::Storage {
-            group: self.id(),
-            source: Arc::new(panic),
-        })
+        ended
+            .await
+            .map_err(|panic| OpenGroupError::Storage { group: self.id(), source: Arc::new(panic) })
     }
 
     /// Waits for what is in flight, for at most `drain`, then drops the Raft instance.
