@@ -198,6 +198,11 @@ impl Cluster {
         });
     }
 
+    /// Nobody is interested in a topic any more.
+    pub(crate) fn forget(&self, topic: &TopicName) {
+        self.change(|view| view.topics.remove(topic).is_some());
+    }
+
     /// A node gave no sign of life.
     pub(crate) fn suspect(&self, node: NodeId) {
         self.change(|view| view.suspects.insert(node));

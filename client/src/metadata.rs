@@ -60,6 +60,12 @@ impl Drop for Interest {
             *count -= 1;
             if *count == 0 {
                 interests.remove(&self.topic);
+                // Under the same lock: whoever takes an interest next learns it anew after this. What
+                // is being asked just now comes once more.
+                if let Ok(mut asked) = self.shared.metadata.asked.try_lock() {
+                    asked.remove(&self.topic);
+                }
+                self.shared.cluster.forget(&self.topic);
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::client::Shared;
 use crate::error::{RequestError, ServerError};
 use crate::pulse::Owed;
+use crate::route::to;
 
 /// How long a request is tried again before its refusal is given out: several elections. Whoever lost
 /// a majority for good is told so within it.
@@ -87,7 +88,10 @@ impl Shared {
             let tried = Instant::now();
             let finding = async {
                 match target.node {
-                    Some(node) => self.links.node(node, target.address.as_deref()).await,
+                    // A node whose machine is gone is not waited for while others may answer.
+                    Some(node) => {
+                        to(self, &self.cluster.view(), node, target.address.as_deref()).await
+                    }
                     None => self.links.any(target.avoid).await,
                 }
             };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::{NodeId, Term, TopicName};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::backoff::Backoff;
 use crate::client::Shared;
@@ -25,6 +25,8 @@ use crate::requests::hint;
 const ELECTED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest pause meanwhile.
 const ELECTION_PAUSE_MAX: Duration = Duration::from_millis(75);
+/// How often others are asked about a leader that is later than that.
+const DOUBT_PAUSE: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(crate) struct Route {
@@ -49,6 +51,8 @@ pub(crate) struct Route {
     misses: usize,
     /// Since when there is no leader.
     lost: Option<Instant>,
+    /// When others were asked last about a leader that owes answers.
+    doubted: Option<Instant>,
 }
 
 impl Route {
@@ -68,6 +72,7 @@ impl Route {
             free: true,
             misses: 0,
             lost: None,
+            doubted: None,
         }
     }
 
@@ -197,10 +202,40 @@ impl Route {
         })
     }
 
-    /// Waits until [`Route::has_moved`].
-    pub(crate) async fn moved(&mut self) {
+    /// Waits until [`Route::has_moved`]. From `doubtful` on others are asked who leads: a leader that
+    /// is cut off from its cluster, and not from its clients, answers nothing and tells nothing. May
+    /// be cancelled at any time: how often others are asked does not depend on it.
+    pub(crate) async fn moved(&mut self, doubtful: Option<Instant>) {
+        let has_choice = self.shared.links.has_choice();
         while !self.has_moved() {
-            self.changed().await;
+            let Some(doubtful) = doubtful.filter(|_| has_choice) else {
+                self.changed().await;
+                continue;
+            };
+            let pause = self.doubt_pause();
+            let due = self.doubted.map_or(doubtful, |asked| doubtful.max(asked + pause));
+            tokio::select! {
+                biased;
+                () = self.changed() => {}
+                () = sleep_until(due) => {
+                    self.doubted = Some(Instant::now());
+                    let (shared, topic, at) = (Arc::clone(&self.shared), self.topic.clone(), self.at);
+                    // A task, so that whoever is woken for something else does not ask in vain.
+                    tokio::spawn(async move { shared.refresh(&topic, at).await });
+                }
+            }
+        }
+    }
+
+    /// Since when a leader that refused one thing and owes the answer to another is doubted.
+    pub(crate) fn doubted_since(&self) -> Option<Instant> {
+        self.lost.map(|since| since + ELECTION_PAUSE_MAX)
+    }
+
+    fn doubt_pause(&self) -> Duration {
+        match self.lost {
+            Some(since) if since.elapsed() < ELECTED_WITHIN => ELECTION_PAUSE_MAX,
+            _ => DOUBT_PAUSE,
         }
     }
 }
@@ -210,7 +245,7 @@ impl Route {
 /// # Errors
 /// When it cannot be had soon; it is dialed on in the background.
 pub(crate) async fn to(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     view: &ClusterView,
     node: NodeId,
     address: Option<&str>,

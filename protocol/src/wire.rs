@@ -1,6 +1,8 @@
 //! How the bodies of frames are written and read: fixed-width little-endian numbers, strings with a
 //! 16-bit length, byte strings and lists with a 32-bit one, options with a byte before them.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
@@ -374,15 +376,46 @@ impl<T: Decode> Decode for Vec<T> {
     }
 }
 
-/// Defines a struct whose fields are encoded in the order in which they are written down.
+/// What `{:?}` shows of a field: not the value of one that is among `hidden`.
+pub(crate) fn shown<'a>(
+    hidden: &[&str],
+    field: &str,
+    value: &'a dyn fmt::Debug,
+) -> &'a dyn fmt::Debug {
+    if hidden.contains(&field) { &Secret } else { value }
+}
+
+struct Secret;
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Defines a struct whose fields are encoded in the order in which they are written down. Those that it
+/// `hides` are secrets, and never printed.
 macro_rules! wire_struct {
     (
         $(#[$doc:meta])*
-        pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $kind:ty),* $(,)? }
+        pub struct $name:ident $(hides $($hidden:ident),+)?
+        { $($(#[$field_doc:meta])* pub $field:ident: $kind:ty),* $(,)? }
     ) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Clone, PartialEq, Eq)]
         pub struct $name { $($(#[$field_doc])* pub $field: $kind),* }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let _hidden: &[&str] = &[$($(stringify!($hidden)),+)?];
+                f.debug_struct(stringify!($name))
+                    $(.field(
+                        stringify!($field),
+                        $crate::wire::shown(_hidden, stringify!($field), &self.$field),
+                    ))*
+                    .finish()
+            }
+        }
 
         impl $name {
             /// Names and types of the fields in the order of their bytes, as `protocol/FORMAT.md`
@@ -562,7 +595,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn survives<T: Encode + Decode + PartialEq + std::fmt::Debug>(value: &T) {
+    fn survives<T: Encode + Decode + PartialEq + fmt::Debug>(value: &T) {
         let bytes = encode_to_bytes(value);
         assert!(bytes.len() >= T::BYTES_MIN);
         assert_eq!(&decode_all::<T>(&bytes).unwrap(), value);

@@ -11,14 +11,10 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
 use plimsoll_peers::Peers;
-use plimsoll_protocol::api::{
-    Durability, PartitionCondition, PartitionInfo, ProducerIdentity, TopicConfig,
-};
+use plimsoll_protocol::api::{Durability, ProducerIdentity, TopicConfig};
 use plimsoll_protocol::batch::BatchLimits;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{
-    GroupId, NodeId, Offset, PartitionIndex, ProducerId, Term, TopicName,
-};
+use plimsoll_protocol::ids::{GroupId, NodeId, ProducerId, TopicName};
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError, Placements};
 use plimsoll_state::catalog::planning::PlanError;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, TopicMeta};
@@ -33,6 +29,7 @@ use crate::join_token::JoinToken;
 use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
+use crate::producer_ids::ProducerIds;
 use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
@@ -64,7 +61,9 @@ pub struct Broker {
     receiving: Arc<FrameRoom>,
     checking: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
-    producer_ids: Mutex<std::ops::Range<u64>>,
+    producer_ids: ProducerIds,
+    /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
+    caught_up: Mutex<Option<(Instant, bool)>>,
     /// The links to other nodes, once there are any to be.
     peers: OnceLock<Peers>,
     /// The cluster's authority, which those who join trust.
@@ -149,7 +148,8 @@ impl Broker {
             receiving: FrameRoom::new(limits.receiving_bytes_max, limits.receive_stall_timeout),
             checking: Arc::new(Semaphore::new(limits.checking_bytes_max)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
-            producer_ids: Mutex::new(0..0),
+            producer_ids: ProducerIds::default(),
+            caught_up: Mutex::new(None),
             peers: OnceLock::new(),
             authority: OnceLock::new(),
             deletion_places: Arc::new(Semaphore::new(DELETIONS_MAX)),
@@ -301,18 +301,39 @@ impl Broker {
         self.catalog.watch_catalog()
     }
 
-    /// The topic of this name.
-    pub(crate) fn topic(&self, name: &TopicName) -> Result<Arc<TopicMeta>, ErrorResponse> {
-        self.catalog().topic(name).cloned().ok_or_else(|| self.unknown_topic(name))
+    /// The topic of this name. That the copy of the catalog here does not have it says nothing until
+    /// the copy is as new as the cluster's is now: it may have been created through another node a
+    /// moment ago, and a client that is told that there is no such topic gives its records up.
+    ///
+    /// # Errors
+    /// Where there is none, or the copy cannot be made as new.
+    pub(crate) async fn topic(&self, name: &TopicName) -> Result<Arc<TopicMeta>, ErrorResponse> {
+        if let Some(meta) = self.catalog().topic(name) {
+            return Ok(Arc::clone(meta));
+        }
+        let is_new = self.catch_up().await;
+        match self.catalog().topic(name) {
+            Some(meta) => Ok(Arc::clone(meta)),
+            None if is_new => Err(refusals::unknown_topic(name)),
+            None => Err(refusals::catching_up(name)),
+        }
     }
 
-    /// What it means that the local catalog does not have a topic. Until it is known to be as new as
-    /// the cluster's was when this node started, that says nothing, and a client must not give up.
-    pub(crate) fn unknown_topic(&self, name: &TopicName) -> ErrorResponse {
-        match *self.host().catalog_confirmed().borrow() {
-            true => refusals::unknown_topic(name),
-            false => refusals::catching_up(name),
+    /// Makes the copy of the catalog here as new as the cluster's is. One at a time asks the cluster;
+    /// who waited for a whole attempt of another shares its outcome.
+    async fn catch_up(&self) -> bool {
+        let asked = Instant::now();
+        let mut last = self.caught_up.lock().await;
+        if let Some((began, is_new)) = *last
+            && began >= asked
+        {
+            return is_new;
         }
+        let began = Instant::now();
+        let fresh = timeout(COPY_PATIENCE, self.catalog.linearizable()).await;
+        let is_new = matches!(fresh, Ok(Ok(_)));
+        *last = Some((began, is_new));
+        is_new
     }
 
     /// Whether this very topic still exists.
@@ -479,63 +500,17 @@ impl Broker {
 
     /// A producer id that nobody had before, at epoch 0.
     pub(crate) async fn new_producer(&self) -> Result<ProducerIdentity, ErrorResponse> {
-        let mut ids = self.producer_ids.lock().await;
-        if ids.is_empty() {
+        let block = async {
             let command = CatalogCommand::AllocateProducerIds { count: PRODUCER_IDS_BLOCK };
-            let CatalogReply::ProducerIds { first, count } = self.command(command).await? else {
-                return Err(refusals::bug("the catalog answered a request for producer ids"));
-            };
-            *ids = first.0..first.0 + u64::from(count);
-        }
-        let id = ids.next().ok_or_else(|| refusals::bug("an empty block of producer ids"))?;
-        Ok(ProducerIdentity { producer_id: ProducerId(id), epoch: 0 })
-    }
-
-    /// Where a partition stands, without waking it.
-    pub(crate) async fn partition_info(
-        &self,
-        partition: PartitionIndex,
-        group_id: GroupId,
-    ) -> PartitionInfo {
-        let mut info = PartitionInfo {
-            partition,
-            group_id,
-            leader: None,
-            term: Term(0),
-            log_start_offset: Offset(0),
-            high_watermark: Offset(0),
-            log_end_offset: Offset(0),
-            bytes: 0,
-            segments: 0,
-            condition: PartitionCondition::Asleep,
-            replicas: self
-                .catalog()
-                .replica_set(group_id)
-                .map_or_else(Vec::new, |set| set.wanted.to_vec()),
-        };
-        // A partition that was never used has no log.
-        let Some(log) = self.store.group(group_id) else { return info };
-        let bounds = log.bounds();
-        info.log_start_offset = bounds.log_start_offset;
-        info.log_end_offset = bounds.log_end_offset;
-        // With one voter everything in the log of a group that sleeps is committed.
-        info.high_watermark = bounds.log_end_offset;
-        info.bytes = bounds.bytes;
-        info.segments = bounds.segments;
-        if let Some(group) = self.host.held(group_id) {
-            let status = group.status().await;
-            (info.leader, info.term) = (status.leader, status.term);
-            if status.awake {
-                info.condition = PartitionCondition::Awake;
-                info.high_watermark = *group.high_watermark().borrow();
+            match self.command(command).await? {
+                CatalogReply::ProducerIds { first, count } => {
+                    Ok(first.0..first.0 + u64::from(count))
+                }
+                _ => Err(refusals::bug("the catalog answered a request for producer ids")),
             }
-        } else {
-            info.term = log.vote().map_or(Term(0), |vote| vote.term);
-        }
-        if log.is_quarantined().is_some() {
-            info.condition = PartitionCondition::Quarantined;
-        }
-        info
+        };
+        let id = self.producer_ids.next(block).await?;
+        Ok(ProducerIdentity { producer_id: ProducerId(id), epoch: 0 })
     }
 
     /// Counters of the sessions, and what the node holds now.

@@ -4,6 +4,7 @@
 //!  broker        what all sessions share: groups, catalog, limits, counters
 //!  limits        what clients may use; beyond it is backpressure or a typed error
 //!  places        connections and subscriptions, counted
+//!  producer_ids  blocks of them, taken from the catalog
 //!  maintenance   sleep of idle groups, retention, what is left of deleted topics
 //!  native        the native protocol, one session per connection
 //! ```
@@ -21,8 +22,10 @@ mod memory;
 pub mod native;
 mod placements;
 mod places;
+mod producer_ids;
 mod refusals;
 mod routing;
+mod standing;
 
 pub use broker::{Broker, NodeIdentity, StrangerPlace};
 pub use counters::{Counter, Counters};

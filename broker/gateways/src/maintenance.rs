@@ -34,15 +34,17 @@ impl Default for MaintenanceConfig {
 
 /// Does maintenance until the broker stops.
 pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: MaintenanceConfig) {
+    // Beside each other: to remove a large topic takes long, and nothing else is to wait for it.
+    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config));
+}
+
+/// Has what is stored here be as the catalog says, whenever it changes.
+async fn keep_to_catalog(broker: &Broker) {
     let mut stopping = broker.stopping();
-    // A quarter of the time: a group sleeps at most that much later than configured.
-    let mut sleep = ticker(config.sleep_after / 4);
-    let mut retention = ticker(config.retention_interval);
     // A member learns from the others what was deleted and changed while it was down.
     let mut confirmed = broker.host().catalog_confirmed();
     let mut is_confirmed = false;
     let mut changes = broker.catalog_changes();
-    let mut held_at_most = 0;
     loop {
         tokio::select! {
             biased;
@@ -51,7 +53,22 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
                 is_confirmed = true;
                 changes.mark_changed();
             }
-            Ok(()) = changes.changed(), if is_confirmed => follow_catalog(&broker).await,
+            Ok(()) = changes.changed(), if is_confirmed => follow_catalog(broker).await,
+        }
+    }
+}
+
+/// Puts idle groups to sleep, and drops what retention lets go.
+async fn keep_house(broker: &Broker, clock: &dyn Clock, config: MaintenanceConfig) {
+    let mut stopping = broker.stopping();
+    // A quarter of the time: a group sleeps at most that much later than configured.
+    let mut sleep = ticker(config.sleep_after / 4);
+    let mut retention = ticker(config.retention_interval);
+    let mut held_at_most = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.wait() => return,
             _ = sleep.tick() => {
                 let asleep = broker.host().sleep_idle(config.sleep_after).await;
                 if asleep > 0 {
@@ -65,7 +82,7 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
                     broker.host().blocking().run(memory::give_back).await;
                 }
             }
-            _ = retention.tick() => retain_all(&broker, &*clock).await,
+            _ = retention.tick() => retain_all(broker, clock).await,
         }
     }
 }

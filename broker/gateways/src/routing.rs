@@ -15,6 +15,8 @@ use crate::refusals;
 
 /// How long a request waits for a group to find its leader.
 const SEARCH_WAIT: Duration = Duration::from_secs(1);
+/// A leader that hears no majority for so long is not waited for: the others may have elected one.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
 
 /// Who may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +38,7 @@ impl Broker {
         partition: PartitionIndex,
         access: Access,
     ) -> Result<Partition, ErrorResponse> {
-        let meta = self.topic(topic)?;
+        let meta = self.topic(topic).await?;
         let id = meta.group(partition).ok_or_else(|| {
             ErrorResponse::new(
                 ErrorCode::UnknownPartition,
@@ -90,7 +92,8 @@ impl Broker {
             // Before the first node has made itself known, everything is here.
             replicas.wanted.is_empty() || replicas.wants(me)
         });
-        let holds = wanted || self.store().group(id).is_some();
+        let has_log = || self.store().group(id).is_some_and(|log| log.bounds().last.is_some());
+        let holds = wanted || has_log();
         let hint = self.host().leader_hint(id).map(|(node, _)| node);
         match hint {
             Some(node) if node != me && (!holds || access == Access::Leader) => {
@@ -149,9 +152,30 @@ impl Broker {
         error
     }
 
+    /// Ends when this node's replica of the group is taken away. May be cancelled.
+    pub(crate) async fn dropped(&self, group: &Group) -> ErrorResponse {
+        let mut dropped = group.dropped();
+        match dropped.wait_for(|dropped| *dropped).await {
+            Ok(_) => self.not_leader(self.host().leader(group.id()).map(|(node, _)| node)),
+            Err(_) => refusals::shutting_down(),
+        }
+    }
+
     /// Ends when this node does not answer for the group any more: where the leader is to, when it does
-    /// not lead; else when no leader was found for a while. May be cancelled.
+    /// not lead, or hears no majority of its voters while it believes that it does (what comes next is
+    /// stored by others, and it would never know); else when no leader was found for a while. May be
+    /// cancelled.
     pub(crate) async fn deposed(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
+        tokio::select! {
+            biased;
+            deposed = self.role_lost(group, access) => deposed,
+            cut_off = group.cut_off(CUT_OFF_AFTER), if access == Access::Leader => {
+                ErrorResponse::new(ErrorCode::NoQuorum, cut_off.to_string())
+            }
+        }
+    }
+
+    async fn role_lost(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
         let mut role = group.role();
         loop {
             // Asleep, everybody has the same, and the next one who writes decides who leads.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_log::Identity;
-use plimsoll_transport::NodeIdentity;
+use plimsoll_transport::{Fingerprint, NodeIdentity};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData as _, SanType,
@@ -27,6 +27,7 @@ use thiserror::Error;
 
 use crate::config::NodeConfig;
 use crate::files;
+use crate::origin::FIRST_NODE;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
@@ -96,6 +97,15 @@ pub enum CertificateError {
         folder: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The authority of the cluster is gone, and is not this node's to make anew.
+    #[error(
+        "{folder} has no authority, and a new one would be trusted by no other node of this cluster: \
+         copy ca.key and ca.pem there from DATA/tls of another member"
+    )]
+    Lost {
+        /// The folder.
+        folder: PathBuf,
     },
     /// A name cannot stand in a certificate.
     #[error("`{name}` of `tls_names` cannot be put into a certificate: {problem}")]
@@ -167,6 +177,23 @@ pub fn install_authority(data: &Path, files: &AuthorityFiles) -> Result<(), Cert
     write(&pem_path, files.certificate_pem.as_bytes(), 0o644)
 }
 
+/// Whether `data` has the authority of another cluster than the one of this fingerprint already, so
+/// that what [`install_authority`] would refuse is known before anybody is asked for it.
+///
+/// # Errors
+/// Where it has.
+pub(crate) fn check_authority(data: &Path, wanted: Fingerprint) -> Result<(), CertificateError> {
+    let folder = data.join("tls");
+    let path = folder.join("ca.pem");
+    match fs::read(&path).ok().and_then(|pem| Fingerprint::of_pem(&pem)) {
+        Some(present) if present != wanted => {
+            let problem = "it is that of another cluster than the join token is of".to_owned();
+            Err(CertificateError::Damaged { path, folder, problem })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn make_folder(data: &Path) -> Result<PathBuf, CertificateError> {
     let folder = data.join("tls");
     fs::create_dir_all(&folder)
@@ -206,7 +233,9 @@ fn prepare_own(
     now: SystemTime,
 ) -> Result<(Identified, String), CertificateError> {
     let folder = make_folder(&config.data)?;
-    let authority = Authority::load_or_make(&folder, now)?;
+    // A node that joined got its authority before it got its id.
+    let may_make = identity.node_id == FIRST_NODE;
+    let authority = Authority::load_or_make(&folder, may_make, now)?;
     let names = names(config, listen);
     let Identity { cluster_id, node_id } = *identity;
     let node = NodeIdentity { cluster_id, node: node_id }.uri();
@@ -274,7 +303,11 @@ struct Authority {
 }
 
 impl Authority {
-    fn load_or_make(folder: &Path, now: SystemTime) -> Result<Self, CertificateError> {
+    fn load_or_make(
+        folder: &Path,
+        may_make: bool,
+        now: SystemTime,
+    ) -> Result<Self, CertificateError> {
         let (key_path, pem_path) = (folder.join("ca.key"), folder.join("ca.pem"));
         let key = match fs::read_to_string(&key_path) {
             Ok(pem) => KeyPair::from_pem(&pem).map_err(|error| CertificateError::Damaged {
@@ -289,6 +322,9 @@ impl Authority {
                         folder: folder.to_owned(),
                         problem: "it is missing, though ca.pem is there".to_owned(),
                     });
+                }
+                if !may_make {
+                    return Err(CertificateError::Lost { folder: folder.to_owned() });
                 }
                 let key = KeyPair::generate()?;
                 write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
@@ -391,7 +427,7 @@ mod tests {
 
     use super::*;
 
-    const NODE: Identity = Identity { cluster_id: [0xab; 16], node_id: NodeId(7) };
+    const NODE: Identity = Identity { cluster_id: [0xab; 16], node_id: FIRST_NODE };
 
     fn config(folder: &Path) -> NodeConfig {
         NodeConfig { data: folder.to_owned(), ..NodeConfig::default() }
@@ -469,6 +505,15 @@ mod tests {
         let second = prepare(&config(folder.path()), listen(), &other, later(0)).unwrap();
         assert_ne!(first.nodes.chain_pem, second.nodes.chain_pem);
         assert_eq!(first.cluster_pem, second.cluster_pem);
+    }
+
+    #[test]
+    fn a_node_that_joined_makes_no_authority_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let joined = Identity { node_id: NodeId(2), ..NODE };
+        let lost = prepare(&config(folder.path()), listen(), &joined, later(0)).unwrap_err();
+        assert!(matches!(lost, CertificateError::Lost { .. }), "{lost}");
+        assert!(!folder.path().join("tls").join("ca.key").exists());
     }
 
     #[test]

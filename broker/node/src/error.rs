@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use plimsoll_log::disk::real::OpenDiskError;
 use plimsoll_log::{HeaderError, OpenError};
+use plimsoll_protocol::ids::NodeId;
+use plimsoll_protocol::peer::PeerRefusal;
 use plimsoll_replication::OpenGroupError;
 use plimsoll_transport::{BindError, TlsConfigError};
 use thiserror::Error;
@@ -84,6 +86,14 @@ pub enum NodeFailed {
     /// The cluster does not count it any more.
     #[error("this node was removed from the cluster")]
     Removed,
+    /// Another node refuses this one for good.
+    #[error("node {by} refuses this node: {refusal}")]
+    Refused {
+        /// Who refuses.
+        by: NodeId,
+        /// Why.
+        refusal: PeerRefusal,
+    },
     /// A task that it cannot do without.
     #[error("{what} ended: {reason}")]
     Task {
@@ -103,6 +113,11 @@ impl NodeFailed {
             }
             Self::Removed => {
                 "its data directory can be deleted; to have the machine back, join it with an empty one"
+            }
+            Self::Refused { .. } => {
+                "find out which of the directories with this node's id is the copy or the old backup: \
+                 delete that one, start the other again, and join the second machine with an empty \
+                 directory"
             }
             Self::Task { .. } => "start again: what was acknowledged is kept",
         }

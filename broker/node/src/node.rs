@@ -127,7 +127,7 @@ impl Node {
         if let Some(simulated) = &around.simulated {
             (simulated.opened)(&store);
         }
-        let opened = open_on(&config, &store, &around, &origin).await;
+        let opened = open_on(&config, &store, &around, &origin, tell_of_tasks.clone()).await;
         let Opened { certificates, listener, plaintext, host, broker, peers } = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -152,13 +152,12 @@ impl Node {
             retention_interval: config.retention_interval,
         };
         let maintaining = maintain(Arc::clone(&broker), clock, maintenance);
-        let maintaining = async move {
-            maintaining.await;
-            Ok(())
+        let mut spawn = |what, work| {
+            tasks.maintenance.spawn(vital(what, work, tell_of_tasks.clone()));
         };
-        tasks.maintenance.spawn(vital("maintenance", maintaining, tell_of_tasks.clone()));
+        spawn("maintenance", maintaining.map(Ok).boxed());
         let linking = keep_links(Arc::clone(&broker), peers.clone(), origin.members.clone());
-        tasks.maintenance.spawn(linking);
+        spawn("keeping links", linking.map(Ok).boxed());
         let introduction = Introduction {
             node: store.identity().node_id,
             spec: origin.spec(&config, listener.local_addr()),
@@ -166,15 +165,22 @@ impl Node {
             new_secret: origin.new_secret,
             data: certificates.as_ref().map(|_| config.data.clone()),
         };
+        let tell = tell_of_tasks.clone();
         let tell_removed = move || {
-            tell_of_tasks.send_replace(Some(NodeFailed::Removed));
+            tell.send_replace(Some(NodeFailed::Removed));
         };
-        tasks.maintenance.spawn(introduce(Arc::clone(&broker), introduction, tell_removed));
+        let introducing = introduce(Arc::clone(&broker), introduction, tell_removed);
+        spawn("introducing itself", introducing.map(Ok).boxed());
         if origin.founder() {
             // Alone, the cluster is there when this returns. Among others, a majority of them may not
             // have been started yet: nobody is to wait here for that.
-            let set_up = is_set_up(&broker, &host);
-            let _ = timeout(ALONE_WITHIN, set_up).await;
+            let mut failing = failed.clone();
+            tokio::select! {
+                biased;
+                // Storage that fails meanwhile ends the process at once.
+                _ = failing.wait_for(Option::is_some) => {}
+                _ = timeout(ALONE_WITHIN, is_set_up(&broker, &host)) => {}
+            }
         }
         tracing::info!(
             node = %store.identity().node_id,
@@ -291,7 +297,7 @@ impl Node {
         let _ = timeout(self.config.shutdown_timeout, ended).await;
         drop(deletions);
         self.host.shutdown().await;
-        self.peers.shutdown().await;
+        self.unlink().await;
         let store = Arc::clone(&self.store);
         self.blocking.run(move || store.close()).await;
         self.release().await;
@@ -305,8 +311,14 @@ impl Node {
         self.tasks.maintenance.shutdown().await;
         self.broker.take_deletions().shutdown().await;
         self.host.abort().await;
-        self.peers.shutdown().await;
+        self.unlink().await;
         self.release().await;
+    }
+
+    async fn unlink(&self) {
+        if timeout(RELEASE_TIMEOUT, self.peers.shutdown()).await.is_err() {
+            tracing::error!("not every link has ended; this is a bug");
+        }
     }
 
     /// Drops the store and waits until nobody uses its directory any more.

@@ -8,10 +8,12 @@ use plimsoll_log::Store;
 use plimsoll_peers::{Dial, LivenessConfig, PeerLimits, Peers, PeersConfig, SocketDial};
 use plimsoll_replication::{Blocking, Host, HostConfig};
 use plimsoll_transport::{Fingerprint, Listener, NodeTls, ServerTls, TransportKind};
+use tokio::sync::watch;
 
 use crate::certificates::{self, Certificates};
+use crate::cluster::EndsWhereRefused;
 use crate::config::{NodeConfig, PeerTransport};
-use crate::error::StartError;
+use crate::error::{NodeFailed, StartError};
 use crate::origin::Origin;
 use crate::surroundings::Surroundings;
 
@@ -32,6 +34,7 @@ pub(crate) async fn open_on(
     store: &Arc<Store>,
     around: &Surroundings,
     origin: &Origin,
+    tell: watch::Sender<Option<NodeFailed>>,
 ) -> Result<Opened, StartError> {
     let (certificates, listener, plaintext, dial) = match &around.simulated {
         Some(simulated) => {
@@ -53,7 +56,8 @@ pub(crate) async fn open_on(
     if let Some(authority) = authority.and_then(Fingerprint::of_pem) {
         broker.set_authority(authority);
     }
-    let peers = Peers::new(links(config, store, around), dial, host.handler());
+    let handler = Arc::new(EndsWhereRefused { inner: host.handler(), tell });
+    let peers = Peers::new(links(config, store, around), dial, handler);
     host.attach(peers.clone());
     broker.attach(peers.clone());
     Ok(Opened { certificates, listener, plaintext, host, broker, peers })
@@ -119,6 +123,8 @@ async fn open_broker(
     let host_config = HostConfig {
         founder: origin.founder(),
         drain_timeout: config.shutdown_timeout,
+        move_bytes_per_second: config.move_bytes_per_second.0,
+        moves_max: config.moves_max,
         blocking: around.blocking(),
         random: around.random(),
         ..HostConfig::default()

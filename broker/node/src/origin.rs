@@ -16,7 +16,7 @@ use crate::join;
 use crate::surroundings::Surroundings;
 
 /// The first node of a cluster; those that join get the numbers after it.
-const FIRST_NODE: NodeId = NodeId(1);
+pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 /// Attempts to find a port that is free for both UDP and TCP.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -71,9 +71,11 @@ impl Origin {
         Ok(Self { identity: Some(identity), members, new_secret, listen })
     }
 
-    /// Whether this node made its cluster.
+    /// Whether this node made its cluster. One that joined and lost the list of those it joined did
+    /// not: it must not make a second catalog.
     pub(crate) fn founder(&self) -> bool {
-        self.members.is_empty()
+        let is_first = self.identity.is_none_or(|identity| identity.node_id == FIRST_NODE);
+        self.members.is_empty() && is_first
     }
 
     /// Where to listen.
@@ -123,4 +125,19 @@ fn free_port(listen: SocketAddr) -> SocketAddr {
         TcpListener::bind(address).is_ok().then_some(address)
     };
     (0..PORT_ATTEMPTS).find_map(|_| free()).unwrap_or(listen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_joined_and_lost_the_list_of_members_founds_no_second_catalog() {
+        let origin = |node_id| {
+            let identity = Some(Identity { cluster_id: [7; 16], node_id });
+            Origin { identity, members: Vec::new(), new_secret: [0; 32], listen: None }
+        };
+        assert!(origin(FIRST_NODE).founder());
+        assert!(!origin(NodeId(2)).founder());
+    }
 }

@@ -1,5 +1,6 @@
 //! The task that holds a link together: it begins its streams, and ends them all when one ends.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,11 +31,20 @@ pub(crate) struct Start {
 /// Runs until the link is closed or one of its streams ends.
 pub(crate) async fn run(node: Arc<Node>, start: Start) {
     let Start { slot, link, replaced, mut sender, mut receiver, arriving } = start;
+    let mut end = End::of(&node, &slot, &link);
     if let Some(replaced) = replaced {
         // The end of the one is told before the beginning of the other.
-        replaced.ended.wait().await;
+        tokio::select! {
+            biased;
+            _ = replaced.ended.wait() => {}
+            () = node.stopped() => {
+                end.because(code::STOPPING, "the node is going down");
+                return;
+            }
+        }
     }
     tracing::info!(peer = %link.node, dialed_by = %link.dialed_by, "linked");
+    end.is_told = true;
     node.handler.linked(link.node);
     streams::prepare_control(&mut sender, &mut receiver);
     let mut running = Running { node: Arc::clone(&node), link, tasks: JoinSet::new() };
@@ -54,11 +64,51 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) {
     }
     running.tasks.shutdown().await;
     tracing::info!(peer = %link.node, reason = %closed.reason, "link ended");
-    slot.clear(&link, &closed.reason);
-    node.handler.unlinked(link.node);
-    link.ended.set(());
+    end.because(closed.code, closed.reason);
+    drop(end);
     // The other side hears of the end, if it is there; whoever stops the process waits for it.
     let _ = timeout(DRAIN_TIME_MAX, link.connection.drained()).await;
+}
+
+/// The end of a link, whatever ends its task: a panic, too, leaves its place free and nobody waiting
+/// for it.
+struct End {
+    node: Arc<Node>,
+    slot: Arc<Slot>,
+    link: Arc<Link>,
+    /// Whether the handler was told of the link.
+    is_told: bool,
+    closed: Closed,
+}
+
+impl End {
+    fn of(node: &Arc<Node>, slot: &Arc<Slot>, link: &Arc<Link>) -> Self {
+        let (node, slot, link) = (Arc::clone(node), Arc::clone(slot), Arc::clone(link));
+        let reason = "the link's task failed; this is a bug".to_owned();
+        Self { node, slot, link, is_told: false, closed: Closed { code: code::BROKEN, reason } }
+    }
+
+    fn because(&mut self, code: u32, reason: impl Into<String>) {
+        self.closed = Closed { code, reason: reason.into() };
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let Self { node, slot, link, is_told, closed } = self;
+        link.close(closed.code, closed.reason.clone());
+        slot.clear(link, &closed.reason);
+        let told = AssertUnwindSafe(|| {
+            if *is_told {
+                node.handler.unlinked(link.node);
+            }
+        });
+        // Here it may be unwinding already: a second panic, let out, would end the process.
+        if std::panic::catch_unwind(told).is_err() {
+            tracing::error!(peer = %link.node, "the end of a link was not taken in; this is a bug");
+        }
+        link.ended.set(());
+    }
 }
 
 struct Running {

@@ -52,6 +52,9 @@ struct Known {
     life: Option<Life>,
     last_error: Option<String>,
     is_dialed: bool,
+    is_listed: bool,
+    /// A later life that was refused because the present one was still heard.
+    rival: Option<Rival>,
 }
 
 /// The latest life of a node that was met.
@@ -60,8 +63,27 @@ struct Life {
     boot_nonce: u64,
     /// Where it connected from or was dialed.
     address: String,
-    /// Whether another process claimed the same life.
+    /// Whether another process claimed to be the same node.
     is_double: bool,
+}
+
+/// Another process that has the id of a node that lives.
+struct Rival {
+    incarnation: u64,
+    boot_nonce: u64,
+    address: String,
+    /// When it was first refused.
+    since: Duration,
+}
+
+/// What the life of a hello is to those that were met.
+#[derive(Debug, PartialEq, Eq)]
+enum Met {
+    Same,
+    /// It takes the place of an earlier one.
+    Later,
+    /// It would, but the earlier one is still heard.
+    TooEarly,
 }
 
 impl Slot {
@@ -91,16 +113,34 @@ impl Slot {
         self.known().last_error = Some(error.into());
     }
 
+    /// Says whether the node is listed; gives whether it was.
+    pub(crate) fn set_listed(&self, is_listed: bool) -> bool {
+        std::mem::replace(&mut self.known().is_listed, is_listed)
+    }
+
     /// Puts a link in place, unless another one has to stay; gives the one that it replaces.
-    fn install(&self, me: NodeId, link: &Arc<Link>) -> Result<Option<Arc<Link>>, PeerRefusal> {
+    fn install(
+        &self,
+        me: NodeId,
+        link: &Arc<Link>,
+        clock: &Clock,
+    ) -> Result<Option<Arc<Link>>, PeerRefusal> {
         let mut known = self.known();
         let present = self.link.borrow().clone();
         let address = link.connection.remote_addr().to_string();
-        let is_later = match known.meet(&link.hello, address) {
-            Ok(is_later) => is_later,
-            Err(refusal) => {
+        let lives = clock.is_heard && present.as_ref().is_some_and(|link| !link.is_closed());
+        let is_later = match (known.meet(&link.hello, address, lives, clock), &present) {
+            (Ok(Met::Same), _) => false,
+            (Ok(Met::TooEarly), Some(present)) => {
+                return Err(PeerRefusal::DuplicateLink(present.dialed_by));
+            }
+            (Ok(Met::Later | Met::TooEarly), _) => true,
+            (Err(refusal), present) => {
+                let is_double = known.life.as_ref().is_some_and(|life| life.is_double);
                 drop(known);
-                if let Some(present) = present {
+                // Nobody knows which of the two is the copy. An earlier life says nothing against
+                // the present one.
+                if let Some(present) = present.as_ref().filter(|_| is_double) {
                     present.close(code::REFUSED, refusal.to_string());
                 }
                 return Err(refusal);
@@ -137,24 +177,60 @@ impl Slot {
 }
 
 impl Known {
-    /// Compares a hello with the lives that were met; `true`: it is a later one.
-    fn meet(&mut self, hello: &PeerHello, address: String) -> Result<bool, PeerRefusal> {
+    /// Compares a hello with the lives that were met. `lives`: the last one has a link and was heard a
+    /// moment ago, so that a later one may be a copy of its directory, with an older log.
+    fn meet(
+        &mut self,
+        hello: &PeerHello,
+        address: String,
+        lives: bool,
+        clock: &Clock,
+    ) -> Result<Met, PeerRefusal> {
         let &PeerHello { incarnation, boot_nonce, .. } = hello;
-        let is_later = match &mut self.life {
-            None => false,
-            Some(life) if incarnation > life.incarnation => true,
+        let is_rival =
+            |rival: &Rival| (rival.incarnation, rival.boot_nonce) == (incarnation, boot_nonce);
+        let met = match &mut self.life {
+            None => Met::Same,
+            Some(life) if incarnation > life.incarnation => {
+                let rival = self.rival.as_ref().filter(|rival| is_rival(rival));
+                if rival.is_some_and(|rival| rival.since + clock.patience <= clock.now) && lives {
+                    life.is_double = true;
+                }
+                if life.is_double && rival.is_some() {
+                    return Err(PeerRefusal::DuplicateNode(life.address.clone()));
+                }
+                if lives {
+                    let since = rival.map_or(clock.now, |rival| rival.since);
+                    self.rival = Some(Rival { incarnation, boot_nonce, address, since });
+                    return Ok(Met::TooEarly);
+                }
+                Met::Later
+            }
             Some(life) if incarnation == life.incarnation && !life.is_double => {
                 if boot_nonce == life.boot_nonce {
-                    return Ok(false);
+                    return Ok(Met::Same);
                 }
                 life.is_double = true;
                 return Err(PeerRefusal::DuplicateNode(life.address.clone()));
             }
-            Some(life) => return Err(PeerRefusal::DuplicateNode(life.address.clone())),
+            Some(life) => {
+                let rival = self.rival.as_ref().filter(|_| life.is_double);
+                let other = rival.map_or(&life.address, |rival| &rival.address);
+                return Err(PeerRefusal::DuplicateNode(other.clone()));
+            }
         };
+        self.rival = None;
         self.life = Some(Life { incarnation, boot_nonce, address, is_double: false });
-        Ok(is_later)
+        Ok(met)
     }
+}
+
+/// Whether the present life of a node is heard, and how long two of them are borne.
+struct Clock {
+    now: Duration,
+    is_heard: bool,
+    /// A later life that still finds the earlier one alive after so long is not its successor.
+    patience: Duration,
 }
 
 impl Node {
@@ -297,7 +373,15 @@ impl Node {
         if self.is_stopping() {
             return Err(PeerRefusal::Stopping(self.config.node));
         }
-        let replaced = slot.install(self.config.node, link)?;
+        let clock = {
+            let (now, silence) = (self.now(), self.config.liveness.timeout);
+            let table = self.table();
+            // A process that was ended and started again has been silent for longer.
+            let is_heard =
+                table.last_sign(now, slot.node).is_some_and(|(_, ago)| ago < silence / 2);
+            Clock { now, is_heard, patience: silence * 2 }
+        };
+        let replaced = slot.install(self.config.node, link, &clock)?;
         if link.clock_offset_ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX {
             let offset_ms = link.clock_offset_ms;
             tracing::warn!(peer = %slot.node, offset_ms, "the wall clocks of two nodes differ");

@@ -28,7 +28,7 @@ use crate::streams;
 pub struct PeerAddr {
     /// The node.
     pub node: NodeId,
-    /// `host:port` of its listener.
+    /// `host:port` of its listener. Empty: nobody knows where it is now, and it is not dialed.
     pub address: String,
 }
 
@@ -100,15 +100,17 @@ impl Peers {
     }
 
     /// Says who should be linked; this node is passed over. A node whose address has changed is
-    /// dialed there at once, unless a link to it stands. Links to nodes that were listed and no longer
-    /// are close. A node that was never listed may dial this one all the same: its certificate says
+    /// dialed there at once, unless a link to it stands; one whose address is not known any more keeps
+    /// its link. Links to nodes that were listed and no longer are close. A node that was never listed may dial this one all the same: its certificate says
     /// that it belongs here, and this node's list may be old.
     pub fn set_peers(&self, peers: Vec<PeerAddr>) {
         let mut listed: BTreeMap<NodeId, String> =
             peers.into_iter().map(|peer| (peer.node, peer.address)).collect();
         listed.remove(&self.node());
         for slot in self.node.slots() {
-            if !listed.contains_key(&slot.node) && slot.address.send_replace(None).is_some() {
+            let is_listed = listed.contains_key(&slot.node);
+            if slot.set_listed(is_listed) && !is_listed {
+                slot.address.send_replace(None);
                 if let Some(link) = slot.standing() {
                     link.close(code::REFUSED, "the node is no longer a member");
                 }
@@ -117,11 +119,11 @@ impl Peers {
         }
         for (node, address) in listed {
             let (slot, is_new) = self.node.slot_to_dial(node);
+            slot.set_listed(true);
+            let address = (!address.is_empty()).then_some(address);
             slot.address.send_if_modified(|present| {
-                let changed = present.as_deref() != Some(&*address);
-                if changed {
-                    *present = Some(address);
-                }
+                let changed = *present != address;
+                *present = address;
                 changed
             });
             self.node.table().add(node);
@@ -219,6 +221,13 @@ impl Peers {
     #[expect(clippy::needless_pass_by_value, reason = "as a request, a message is used up")]
     pub fn push<M: PeerMessage>(&self, to: NodeId, message: M) -> Result<(), PeerError> {
         self.link(to)?.say(M::API, FrameFlags::PUSH, CorrelationId(0), &message)
+    }
+
+    /// Ends the link to `node`, if one stands, as it is of no more use; another one is made.
+    pub fn unlink(&self, node: NodeId, reason: &str) {
+        if let Some(link) = self.node.link(node) {
+            link.close(code::BROKEN, reason);
+        }
     }
 
     /// Opens an append session for `group`. Costs one frame with the first append.

@@ -1,7 +1,9 @@
 //! The tasks that read and write the streams of a link.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use plimsoll_protocol::frame::{FRAME_BYTES_MAX_BEFORE_HELLO, Frame, FrameFlags, encode_frame};
 use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_protocol::peer::{
@@ -217,10 +219,18 @@ fn carry_out(link: &Arc<Link>, node: &Arc<Node>, frame: &Frame, carried_out: &Ar
         let message = "too many requests are being carried out";
         return asked.answer(link, Err(&PeerFailure::new(PeerFailureCode::Busy, message)));
     };
-    let answer = node.handler.request(link.node, request);
+    // Whoever asked is not to wait in vain for what panicked here.
+    let begun = catch_unwind(AssertUnwindSafe(|| node.handler.request(link.node, request)));
     let link = Arc::clone(link);
     tokio::spawn(async move {
-        let answer = answer.await;
+        let done = match begun {
+            Ok(answer) => AssertUnwindSafe(answer).catch_unwind().await,
+            Err(panic) => Err(panic),
+        };
+        let answer = done.unwrap_or_else(|_| {
+            tracing::error!(peer = %link.node, "a request panicked; this is a bug");
+            Err(PeerFailure::new(PeerFailureCode::Internal, "the request panicked; this is a bug"))
+        });
         drop(permit);
         asked.answer(&link, answer.as_ref());
     });

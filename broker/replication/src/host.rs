@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use plimsoll_log::{Durability, GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
-use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -17,15 +17,21 @@ use tokio::time::{Instant, timeout};
 use crate::clock::Clock;
 use crate::config::{Blocking, HostConfig};
 use crate::deleted::DeletedGroups;
+use crate::drops;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
 use crate::incoming;
 use crate::members;
 use crate::metadata;
+use crate::moves;
 use crate::neighbours::Neighbours;
-use crate::placements::Placements;
+use crate::placements::{Placed, Placements};
 use crate::retention::{Given, Safety};
+use crate::seeds::{Arriving, Pacer};
+use crate::sight::Sight;
+use crate::steps::Seeding;
+use crate::tasks::keep_running;
 
 /// How long what another node sends waits for this node's copy of the catalog.
 const CATALOG_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -47,6 +53,8 @@ pub(crate) struct Surroundings {
     /// openraft's configuration of groups with and without durability.
     pub(crate) raft: [Arc<openraft::Config>; 2],
     pub(crate) neighbours: Neighbours,
+    /// Paces the segments that are sent.
+    pub(crate) pacer: Pacer,
     /// No group is woken any more.
     pub(crate) closed: AtomicBool,
 }
@@ -80,11 +88,21 @@ impl Surroundings {
 
     /// Whether this node alone holds the group, by what is known without its log.
     pub(crate) fn is_sole_replica(&self, group: GroupId) -> bool {
-        if self.neighbours.is_unplaced() {
-            return true;
+        // A start wakes the metadata group before anything is known of placements, and who joins has a
+        // vote in it before its first entry.
+        if group == GroupId::CATALOG {
+            return false;
         }
-        group != GroupId::CATALOG
-            && self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
+        self.neighbours.is_unplaced()
+            || self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
+    }
+
+    /// Whether a group that lost its whole log may begin anew here: this node alone holds it, and it
+    /// never lay elsewhere. A replica that was moved away leaves its vote behind, and what it had is on
+    /// another node. To be believed of a confirmed catalog only.
+    pub(crate) fn may_begin_anew(&self, group: GroupId) -> bool {
+        let was_moved = |placed: Placed| placed.birth.is_none();
+        self.is_sole_replica(group) && !self.neighbours.placed(group).is_some_and(was_moved)
     }
 }
 
@@ -97,6 +115,9 @@ pub struct Host {
     around: Arc<Surroundings>,
     groups: Mutex<Groups>,
     safety: Safety,
+    pub(crate) seeding: Seeding,
+    pub(crate) arriving: Arriving,
+    pub(crate) sight: Sight,
 }
 
 /// One mutex decides whether a group is opened or deleted.
@@ -124,12 +145,16 @@ impl Host {
         });
         let neighbours = Neighbours::new(node);
         let closed = AtomicBool::new(false);
-        let around = Surroundings { node, clock, config, raft, neighbours, closed };
+        let pacer = Pacer::new(config.move_bytes_per_second);
+        let around = Surroundings { node, clock, config, raft, neighbours, closed, pacer };
         Arc::new(Self {
             store,
             around: Arc::new(around),
             groups: Mutex::default(),
             safety: Safety::default(),
+            seeding: Seeding::default(),
+            arriving: Arriving::default(),
+            sight: Sight::default(),
         })
     }
 
@@ -141,7 +166,8 @@ impl Host {
     /// When it was said before.
     pub fn set_placements(self: &Arc<Self>, placements: Arc<dyn Placements>) {
         assert!(self.around.neighbours.set_placements(placements), "placements are given once");
-        tokio::spawn(metadata::confirm(Arc::downgrade(self)));
+        let host = Arc::downgrade(self);
+        keep_running("confirming the catalog", move || metadata::confirm(host.clone()));
     }
 
     /// Whether the local catalog is known to be as new as the cluster's was at some moment of this
@@ -172,8 +198,14 @@ impl Host {
             neighbours.doubt(Instant::now() + DOUBT);
             tokio::spawn(settle(Arc::downgrade(&self.store), self.around.config.blocking));
         }
-        tokio::spawn(follow(Arc::downgrade(self), peers));
-        tokio::spawn(members::keep(Arc::downgrade(self)));
+        let host = Arc::downgrade(self);
+        keep_running("following who lives", move || follow(host.clone(), peers.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("keeping members", move || members::keep(host.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("driving moves", move || moves::drive(host.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("dropping replicas", move || drops::keep(host.clone()));
     }
 
     /// The live node that leads the group by its own word, this one included, and its term.
@@ -225,6 +257,20 @@ impl Host {
             }
         };
         self.open(id, GroupKind::of(id), options)
+    }
+
+    /// The group, for a log that another node sends.
+    pub(crate) fn open_for_seed(
+        &self,
+        id: GroupId,
+        options: GroupOptions,
+    ) -> Result<Arc<Group>, OpenGroupError> {
+        self.open(id, GroupKind::of(id), options)
+    }
+
+    /// The group's log was replaced: what was known of its states is void.
+    pub(crate) fn forget_safety(&self, id: GroupId) {
+        self.safety.forget(id);
     }
 
     /// As [`Host::for_peer`]; where the sender's catalog is newer than this node's copy, waits for the
@@ -408,9 +454,8 @@ impl Host {
     /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
     /// and lets Raft forget what a sleeping group has folded. To be called for every group now and
     /// then, also where nothing limits what is kept. Nothing is dropped at the first call, and then
-    /// only what was stored some checkpoints ago. A leader drops nothing that a member lacks; nobody else
-    /// drops anything while a node is away that shall have it. Does not wake the group; may block; must be
-    /// called in a tokio runtime.
+    /// only what was stored some checkpoints ago. A leader drops nothing that a live member lacks. Does
+    /// not wake the group; may block; must be called in a tokio runtime.
     ///
     /// # Errors
     /// When the group's stored state cannot be read.
@@ -446,33 +491,16 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        if feeds && !self.leads_awake(held.as_deref()) {
-            let unwanted = log.unwanted(policy, now_ms, safe.high_watermark);
-            if !unwanted.is_none_or(|last| self.may_drop_unled(id, held.as_deref(), last)) {
-                let log_start_offset = bounds.log_start_offset;
-                return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
-            }
+        if feeds
+            && let Some(group) = held.as_ref().filter(|group| !group.leads())
+            && let Some(last) = log.unwanted(policy, now_ms, safe.high_watermark)
+            && !group.has_forgotten(last)
+        {
+            let log_start_offset = bounds.log_start_offset;
+            return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
         }
-        let lacking = held.and_then(|group| group.first_lacking_offset());
-        let upto = lacking.map_or(safe.high_watermark, |offset| offset.min(safe.high_watermark));
+        let upto = held.map_or(safe.high_watermark, |group| group.retainable(safe));
         Ok(log.retain(policy, now_ms, upto))
-    }
-
-    fn leads_awake(&self, group: Option<&Group>) -> bool {
-        let instance = group.and_then(Group::instance);
-        instance.is_some_and(|instance| instance.standing.borrow().role.led_term().is_some())
-    }
-
-    /// Whether entries up to `last` may go where others hold replicas and this node does not lead, awake:
-    /// not while a node is away that shall have them. Whoever leads when it is back must be able to feed
-    /// it.
-    fn may_drop_unled(&self, id: GroupId, held: Option<&Group>, last: LogId) -> bool {
-        let neighbours = &self.around.neighbours;
-        let wanted = neighbours.placed(id).map(|placed| placed.wanted);
-        let all_there = wanted.is_some_and(|wanted| {
-            wanted.iter().all(|node| neighbours.reaches(*node) && !neighbours.is_unfit(*node, id))
-        });
-        all_there && held.is_none_or(|group| group.has_forgotten(last))
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those

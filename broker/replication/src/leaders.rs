@@ -134,9 +134,13 @@ impl Leaders {
         others.chain(own).max_by_key(|(_, term)| *term)
     }
 
-    /// Whether a node said that it cannot lead the group.
-    pub(crate) fn is_unfit(&self, node: NodeId, group: GroupId) -> bool {
-        self.table().others.get(&node).is_some_and(|claims| claims.unfit.contains(&group))
+    /// Whether a node said that it cannot lead the group; this node, too.
+    pub(crate) fn is_unfit(&self, node: NodeId, me: NodeId, group: GroupId) -> bool {
+        let table = self.table();
+        match node == me {
+            true => table.own_unfit.contains(&group),
+            false => table.others.get(&node).is_some_and(|claims| claims.unfit.contains(&group)),
+        }
     }
 }
 
@@ -222,6 +226,8 @@ mod tests {
         leaders.release(GroupId(1), |_| panic!("said already"));
         assert_eq!(told.len(), 2);
         leaders.set_unfit(GroupId(4), true, |change| assert_eq!(change.unfit, [GroupId(4)]));
+        assert!(leaders.is_unfit(ME, ME, GroupId(4)), "it does not name itself either");
         leaders.set_unfit(GroupId(4), false, |change| assert!(change.full));
+        assert!(!leaders.is_unfit(ME, ME, GroupId(4)));
     }
 }

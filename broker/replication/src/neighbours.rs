@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use plimsoll_peers::{Peers, View};
+use plimsoll_peers::{PeerError, Peers, View};
 use plimsoll_protocol::ids::{GroupId, NodeId, Term};
 use plimsoll_protocol::peer::{GroupClaim, Leads};
 use tokio::sync::{Semaphore, watch};
@@ -103,9 +103,9 @@ impl Neighbours {
         self.leaders.set_unfit(group, unfit, |change| self.tell(change));
     }
 
-    /// Whether a node says that its replica of the group cannot be used.
+    /// Whether a node said that its replica of the group cannot be used.
     pub(crate) fn is_unfit(&self, node: NodeId, group: GroupId) -> bool {
-        self.leaders.is_unfit(node, group)
+        self.leaders.is_unfit(node, self.me, group)
     }
 
     /// Tells when something about the other nodes has changed.
@@ -211,8 +211,7 @@ impl Neighbours {
         let Some(peers) = self.peers.get() else { return };
         let leads = self.to_frame(change);
         for node in self.links().keys() {
-            // Whoever does not get it has lost its link, and gets everything with the next one.
-            let _ = peers.push(*node, leads.clone());
+            push_or_unlink(peers, *node, leads.clone());
         }
     }
 
@@ -227,7 +226,7 @@ impl Neighbours {
         let Some(peers) = self.peers.get() else { return };
         self.leaders.with_full(|full| {
             self.links().insert(node, false);
-            let _ = peers.push(node, self.to_frame(full));
+            push_or_unlink(peers, node, self.to_frame(full));
         });
     }
 
@@ -303,9 +302,20 @@ impl Neighbours {
         }
         let fit = |node: &NodeId| {
             let may_lead = *node != self.me || self.may_lead();
-            may_lead && self.serves(*node) && !self.leaders.is_unfit(*node, group)
+            may_lead && self.serves(*node) && !self.leaders.is_unfit(*node, self.me, group)
         };
         placed.iter().copied().find(fit).map(|node| (node, None))
+    }
+}
+
+/// Whoever does not get a change has lost its link, or loses it here: with the next one it gets
+/// everything. Else it would go on believing in a leader that is none, and shield it.
+fn push_or_unlink(peers: &Peers, node: NodeId, leads: Leads) {
+    if let Err(error @ (PeerError::Full { .. } | PeerError::TooLarge { .. })) =
+        peers.push(node, leads)
+    {
+        tracing::warn!(peer = %node, %error, "a node cannot be told what this one leads");
+        peers.unlink(node, "what this node leads could not be sent");
     }
 }
 

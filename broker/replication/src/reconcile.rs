@@ -111,8 +111,7 @@ impl Host {
             placed.is_some_and(|placed| placed.wanted.contains(&self.node()))
         };
         let condition = ReplicaCondition::Asleep;
-        let none =
-            |group| GroupDigest { group, vote_term: Term(0), last: None, condition };
+        let none = |group| GroupDigest { group, vote_term: Term(0), last: None, condition };
         let missing = groups.into_iter().filter(|group| self.store().group(*group).is_none());
         missing.filter(is_wanted).map(none).collect()
     }

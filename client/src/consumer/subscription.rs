@@ -217,7 +217,7 @@ impl Subscription {
                 biased;
                 () = self.events.closed() => return Ok(Ended::Unwanted),
                 frame = source.next() => frame?,
-                () = route.moved(), if follows => return Ok(Ended::Moved),
+                () = route.moved(None), if follows => return Ok(Ended::Moved),
             };
             self.hand_on(frame, &mut source, place).await?;
         }
@@ -347,11 +347,15 @@ impl Subscription {
         }
     }
 
-    /// Whether a node that does not have what was read before is a replica that is behind: it gets
-    /// there, or another one is asked.
+    /// Whether a node that does not have what was read before, or where the caller read before, is a
+    /// replica that is behind: it gets there, or another one is asked.
     fn may_catch_up(&self, place: &mut Place) -> bool {
         let since = *place.behind.get_or_insert_with(Instant::now);
-        place.next.is_some() && self.shared.links.has_choice() && since.elapsed() < BEHIND_MAX
+        let goes_on =
+            matches!(self.start, StartPosition::Offset(_)) && self.reading.nearest.is_some();
+        (place.next.is_some() || goes_on)
+            && self.shared.links.has_choice()
+            && since.elapsed() < BEHIND_MAX
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use plimsoll_protocol::api::{
@@ -30,6 +31,9 @@ use crate::metadata::Interest;
 use crate::requests::Repeat;
 use crate::route::Route;
 use crate::trouble::{Told, Trouble};
+
+/// A leader that owes an answer for so long may be cut off from its cluster: others are asked.
+const DOUBTED_AFTER: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Driver {
@@ -116,6 +120,11 @@ impl Driver {
             }
             let mut look_again = None;
             while !self.resend && !self.renew {
+                if !self.nothing_awaited() && self.route.has_moved() {
+                    // The new leader takes nothing that follows what it has not got.
+                    self.leave_the_old_leader();
+                    break;
+                }
                 match self.lane.next_batch(self.in_flight.len()) {
                     Ok(batch) => self.send_new(batch).await,
                     Err(due) => {
@@ -138,14 +147,15 @@ impl Driver {
     async fn wait(&mut self, look_again: Option<Instant>) {
         let (request, delivery) =
             (self.shared.config().request_timeout, self.options.delivery_timeout);
-        let overdue = self
-            .in_flight
-            .iter()
-            .filter_map(|batch| {
-                let (_, since) = batch.awaiting?;
-                Some((since + request).min(batch.opened_at + delivery))
-            })
-            .min();
+        let due = move |batch: &InFlight| {
+            let (_, since) = batch.awaiting?;
+            Some((since + request).min(batch.opened_at + delivery))
+        };
+        let overdue = self.in_flight.iter().filter_map(due).min();
+        let asked = self.in_flight.iter().filter_map(|batch| Some(batch.awaiting?.1)).min();
+        let slow = asked.map(|since| since + DOUBTED_AFTER);
+        let refused = self.route.doubted_since().filter(|_| self.resend);
+        let doubtful = slow.into_iter().chain(refused).min();
         // While something is in flight, what waits behind it is not given up.
         let too_old = self.lane.oldest().filter(|_| self.in_flight.is_empty());
         let too_old = too_old.map(|since| since + delivery);
@@ -155,7 +165,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = lane.wake.notified() => false,
-                () = self.route.moved(), if awaiting => true,
+                () = self.route.moved(doubtful), if awaiting => true,
             }
         };
         let woken = match deadline {
@@ -165,11 +175,29 @@ impl Driver {
         if woken == Ok(true) {
             self.leave_the_old_leader();
         }
-        if woken.is_err()
-            && overdue.is_some_and(|due| due <= Instant::now())
-            && let Some((_, channel)) = self.stream.take()
-        {
-            // Its end answers every attempt on it: they are sent again on a new stream.
+        if woken.is_err() {
+            self.give_up_what_is_overdue(due);
+        }
+    }
+
+    /// Expects no answer any more to what should have had one, whichever stream it went by, and ends
+    /// the present stream: that answers everything else on it, and all is sent again on a new one.
+    fn give_up_what_is_overdue(&mut self, due: impl Fn(&InFlight) -> Option<Instant>) {
+        let now = Instant::now();
+        let mut is_late = false;
+        for batch in &mut self.in_flight {
+            if due(batch).is_some_and(|due| due <= now) {
+                batch.awaiting = None;
+                batch.maybe_stored = true;
+                is_late = true;
+            }
+        }
+        if !is_late {
+            return;
+        }
+        self.resend = true;
+        self.miss(&RequestError::Timeout { after: self.shared.config().request_timeout });
+        if let Some((_, channel)) = self.stream.take() {
             channel.close("no answer from the node in time");
         }
     }
@@ -280,9 +308,10 @@ impl Driver {
     }
 
     async fn channel(&mut self) -> Result<Arc<Channel>, RequestError> {
+        // While answers are awaited on the stream, it is not left in passing: see `run`.
         if let Some((_, channel)) = &self.stream
             && !channel.is_closed()
-            && !self.route.has_moved()
+            && (!self.nothing_awaited() || !self.route.has_moved())
         {
             return Ok(Arc::clone(channel));
         }

@@ -217,6 +217,11 @@ impl Cluster {
         self.touch();
     }
 
+    /// What was stored in a partition was never committed: the next leader does not have it.
+    pub(crate) fn forget(&self, partition: usize) {
+        self.state().logs[partition] = Log::default();
+    }
+
     /// All nodes know who leads.
     pub(crate) fn tell_all(&self) {
         let mut state = self.state();

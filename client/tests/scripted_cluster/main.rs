@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_client::{
-    AckFuture, Client, ConsumedRecord, ErrorCode, Producer, ProducerOptions, Record,
+    AckFuture, Client, ConsumedRecord, ErrorCode, Offset, Producer, ProducerOptions, Record,
+    StartPosition,
 };
 use plimsoll_protocol::api::ApiKey;
 use tokio::time::{Instant, sleep, timeout};
@@ -245,6 +246,58 @@ async fn a_record_that_a_deposed_leader_may_have_stored_is_never_reported_as_los
     assert!(!error.is_definite(), "{error}");
 }
 
+/// It got a batch into its log before it noticed that nobody else hears it, and refuses the next: of
+/// the one it never says anything.
+#[tokio::test(start_paused = true)]
+async fn a_producer_leaves_a_leader_that_is_cut_off_and_still_owes_it_an_answer() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    let mut futures = enqueue(&producer, 0..3).await;
+    producer.flush().await.unwrap();
+    cluster.plan(1, |plan| plan.withholds = true);
+    futures.extend(enqueue(&producer, 3..6).await);
+    sleep(Duration::from_millis(10)).await;
+    cluster.plan(1, |plan| plan.refuses = Some(ErrorCode::NoQuorum));
+    futures.extend(enqueue(&producer, 6..9).await);
+    sleep(Duration::from_millis(600)).await;
+    cluster.lead(0, 2, &[2, 3]);
+    let stored = all_stored(&cluster, futures);
+    timeout(Duration::from_secs(1), stored).await.expect("the others are asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_leaves_a_leader_that_is_cut_off_and_refuses_nothing() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    cluster.plan(1, |plan| plan.withholds = true);
+    let futures = enqueue(&producer, 0..9).await;
+    sleep(Duration::from_millis(600)).await;
+    cluster.lead(0, 2, &[2, 3]);
+    let stored = all_stored(&cluster, futures);
+    timeout(Duration::from_secs(2), stored).await.expect("the others are asked");
+}
+
+/// The news of another leader and new records come in one moment, while the old one owes answers: what
+/// is new must not go to the new leader before what it follows.
+#[tokio::test(start_paused = true)]
+async fn a_busy_producer_leaves_the_old_leader_with_all_that_it_was_asked() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    cluster.plan(1, |plan| plan.withholds = true);
+    let mut futures = enqueue(&producer, 0..3).await;
+    sleep(Duration::from_millis(10)).await;
+    cluster.forget(0);
+    cluster.lead(0, 2, &[1, 2, 3]);
+    // The last that it does is to bring the news.
+    let _consumer = client.consumer("t").build().await.unwrap();
+    futures.extend(enqueue(&producer, 3..6).await);
+    let stored = all_stored(&cluster, futures);
+    timeout(Duration::from_secs(1), stored).await.expect("nothing waits for the old leader");
+}
+
 /// An answer that takes long is no sign of death where pings are answered.
 #[tokio::test(start_paused = true)]
 async fn a_slow_leader_that_answers_pings_keeps_its_connection() {
@@ -334,6 +387,51 @@ async fn a_consumer_reads_from_its_rack_and_goes_on_elsewhere_without_loss_or_re
     cluster.plan(1, |plan| plan.shows = u64::MAX);
     all_read(&mut consumer, 30..40).await;
     all_stored(&cluster, futures).await;
+}
+
+/// An application that keeps its own offsets begins where it was; the nearest replica is not there yet.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_behind_the_offset_of_the_caller_is_waited_for() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    let futures = enqueue(&producer, 0..30).await;
+    all_stored(&cluster, futures).await;
+    for node in 1..=3 {
+        cluster.plan(node, |plan| plan.shows = 12);
+    }
+    let nearest = client.consumer("t").prefer_nearest(Some("r3".to_owned()));
+    let mut consumer = nearest.from(StartPosition::Offset(Offset(15))).build().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    for node in 1..=3 {
+        cluster.plan(node, |plan| plan.shows = u64::MAX);
+    }
+    all_read(&mut consumer, 15..30).await;
+}
+
+/// No link to it stands, and nothing says that it is gone.
+#[tokio::test(start_paused = true)]
+async fn a_question_to_a_leader_that_cannot_be_dialed_is_asked_of_another_soon() {
+    let cluster = Cluster::start(1);
+    let client = Client::connect(cluster.config(&[2])).await.unwrap();
+    let _producer = producer(&client).await;
+    cluster.silence(1);
+    cluster.lead(0, 2, &[2]);
+    let admin = client.admin();
+    let asked = admin.offsets("t", 0, vec![StartPosition::Latest]);
+    let offsets = timeout(Duration::from_secs(2), asked).await.expect("it is answered");
+    assert_eq!(offsets.unwrap(), [Offset(0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_nobody_uses_any_more_is_forgotten() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let consumer = client.consumer("t").build().await.unwrap();
+    assert!(client.cluster().partition("t", 0).is_some());
+    drop(consumer);
+    sleep(Duration::from_secs(1)).await;
+    assert!(client.cluster().partition("t", 0).is_none());
 }
 
 /// Every fault there is, by chance; each seed is one course of events.

@@ -7,10 +7,11 @@ use bytes::{Bytes, BytesMut};
 use plimsoll_client::{AckLevel, Durability, NodeInfo, NodeState, TopicConfig, TopicInfo};
 use plimsoll_protocol::api::{
     ApiKey, Delivery, DescribeTopicRequest, DescribeTopicResponse, Done, HelloRequest,
-    HelloResponse, InitProducerRequest, ListTopicsRequest, ListTopicsResponse, MetadataRequest,
-    MetadataResponse, PROTOCOL_MAX, PartitionMetadata, PingRequest, ProduceRequest,
-    ProduceResponse, ProducerIdentity, Request, StartPosition, SubscribeRequest, SubscribeResponse,
-    TopicMetadata, UnsubscribeRequest, WatchMetadataRequest, WatchMetadataResponse, supported_apis,
+    HelloResponse, InitProducerRequest, ListOffsetsRequest, ListOffsetsResponse, ListTopicsRequest,
+    ListTopicsResponse, MetadataRequest, MetadataResponse, PROTOCOL_MAX, PartitionMetadata,
+    PingRequest, ProduceRequest, ProduceResponse, ProducerIdentity, Request, StartPosition,
+    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest, WatchMetadataRequest,
+    WatchMetadataResponse, supported_apis,
 };
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
@@ -106,6 +107,7 @@ impl Node {
                 let metadata = self.metadata(&frame.decode_body().unwrap());
                 reply::<MetadataRequest>(frame, &metadata, out).await;
             }
+            ApiKey::ListOffsets => self.offsets(frame, out).await,
             other => panic!("unexpected {other}"),
         }
     }
@@ -226,6 +228,26 @@ impl Node {
                     append_time_ms: 0,
                 };
                 reply::<ProduceRequest>(frame, &stored, out).await;
+            }
+            Err(error) => send(encode_error(&frame.header, &error), &[], out).await,
+        }
+    }
+
+    /// Whatever the position, the end of the log.
+    async fn offsets(&self, frame: &Frame, out: &Out) {
+        let asked: ListOffsetsRequest = frame.decode_body().unwrap();
+        let partition = asked.partition.0 as usize;
+        let outcome = {
+            let state = self.cluster.state();
+            match state.leaders[partition].node == Some(self.id) {
+                true => Ok(Offset(self.high_watermark(&state, partition))),
+                false => Err(self.not_leader(&state, partition)),
+            }
+        };
+        match outcome {
+            Ok(end) => {
+                let offsets = vec![end; asked.positions.len()];
+                reply::<ListOffsetsRequest>(frame, &ListOffsetsResponse { offsets }, out).await;
             }
             Err(error) => send(encode_error(&frame.header, &error), &[], out).await,
         }

@@ -236,7 +236,7 @@ wire_struct! {
 
 wire_struct! {
     /// What a new node needs to join.
-    pub struct JoinTokenResponse {
+    pub struct JoinTokenResponse hides token {
         /// The token. Whoever has it can add a node.
         pub token: String,
         /// Addresses that may be given to `--join`.

@@ -6,7 +6,7 @@ use crate::wire::{wire_choice, wire_struct};
 
 wire_struct! {
     /// Asks to become a member.
-    pub struct Join {
+    pub struct Join hides secret {
         /// Chosen at random and kept by the joiner: the same again gets the same node id.
         pub join_id: u128,
         /// The secret of the join token.
@@ -28,7 +28,7 @@ wire_struct! {
 
 wire_struct! {
     /// What a new member gets.
-    pub struct Joined {
+    pub struct Joined hides authority_key_pem {
         /// Its id.
         pub node: NodeId,
         /// The cluster.
@@ -82,5 +82,25 @@ wire_choice! {
         Joined(Joined) = 0,
         /// Not admitted.
         Refused(JoinRefusal) = 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let joined = Joined {
+            node: NodeId(2),
+            cluster_id: [7; 16],
+            authority_pem: "certificate".to_owned(),
+            authority_key_pem: "the key itself".to_owned(),
+            members: Vec::new(),
+        };
+        let printed = format!("{:?}", JoinAnswer::Joined(joined));
+        assert!(!printed.contains("itself"), "{printed}");
+        assert!(printed.contains("authority_key_pem: (secret)"), "{printed}");
+        assert!(printed.contains("certificate"), "{printed}");
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::ErrorCode;
 
-pub(crate) trait Any: Sized + std::fmt::Debug {
+pub(crate) trait Any: Sized + fmt::Debug {
     fn any() -> BoxedStrategy<Self>;
 }
 

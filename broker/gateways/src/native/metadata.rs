@@ -35,18 +35,22 @@ pub(super) async fn metadata(
     let (mut topics, mut unknown) = (Vec::new(), Vec::new());
     let mut first = request.first_partition;
     for name in request.topics {
-        let Some(meta) = catalog.topic(&name) else {
-            let refusal = broker.unknown_topic(&name);
-            if refusal.code != ErrorCode::UnknownTopic {
-                return Err(refusal);
+        let found = match catalog.topic(&name) {
+            Some(meta) => Ok(Arc::clone(meta)),
+            None => broker.topic(&name).await,
+        };
+        let meta = match found {
+            Ok(meta) => meta,
+            Err(refusal) if refusal.code == ErrorCode::UnknownTopic => {
+                unknown.push(name);
+                continue;
             }
-            unknown.push(name);
-            continue;
+            Err(refusal) => return Err(refusal),
         };
         if room == 0 {
             break;
         }
-        topics.push(topic(broker, name, meta, first, &mut room));
+        topics.push(topic(broker, name, &meta, first, &mut room));
         first = PartitionIndex(0);
     }
     done(MetadataResponse {

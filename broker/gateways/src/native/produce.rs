@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::{
@@ -15,6 +16,7 @@ use plimsoll_replication::{PendingProduce, ProduceError, Produced};
 use plimsoll_state::catalog::Catalog;
 use plimsoll_transport::HeldRoom;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::outbox::OutFrame;
 use super::session::{Broken, Room, Session};
@@ -30,6 +32,9 @@ const REQUEST_BYTES: usize = 1024;
 const CHECKED_IN_PLACE_BYTES_MAX: u32 = 2 << 20;
 /// Partitions that one stream remembers.
 const LANES_MAX: usize = 4096;
+/// How long a batch may wait for a majority. Beyond, its outcome is called unknown, which it is: while
+/// it waits it takes room that other partitions' batches want.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// The partitions that a stream produces to, looked up once.
 #[derive(Default)]
@@ -107,7 +112,7 @@ pub(super) async fn produce(
         let head = encode_response::<ProduceRequest>(header.correlation, &taken, 0).freeze();
         stream.outbox.send(OutFrame::head(head)).await?;
         stream.spawn(async move {
-            if let Err(error) = pending.await {
+            if let Err(error) = outcome(pending).await {
                 tracing::debug!(topic = %reply.topic, %error, "an unacknowledged batch was lost");
             }
             drop(reply);
@@ -115,10 +120,18 @@ pub(super) async fn produce(
         return Ok(());
     }
     let reply = Box::pin(async move {
-        let outcome = pending.await;
+        let outcome = outcome(pending).await;
         reply.frame(outcome)
     });
     Ok(stream.outbox.send_when_ready(reply)?)
+}
+
+/// The outcome of a batch, as far as it is known in time. A leader that is cut off from its majority
+/// has none to tell.
+async fn outcome(
+    pending: impl Future<Output = Result<Produced, ProduceError>>,
+) -> Result<Produced, ProduceError> {
+    timeout(ANSWER_MAX, pending).await.unwrap_or(Err(ProduceError::Unknown))
 }
 
 /// Checks a batch and hands it to its partition.
@@ -236,5 +249,16 @@ pub(super) async fn init_producer(
             None => done(session.broker.new_producer().await?),
         },
         None => done(session.broker.new_producer().await?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_never_gets_a_majority_gives_its_room_back_with_an_unknown_outcome() {
+        let never = std::future::pending();
+        assert!(matches!(outcome(never).await, Err(ProduceError::Unknown)));
     }
 }

@@ -1,6 +1,7 @@
 //! This node among others: links to those that the catalog names, and what it says of itself there.
 
 mod introduction;
+mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use plimsoll_protocol::peer::MemberAddress;
 use plimsoll_state::catalog::Catalog;
 
 pub(crate) use introduction::{Introduction, introduce};
+pub(crate) use refusal::EndsWhereRefused;
 
 /// Keeps links to the members of the catalog, and to those that were named at joining as long as the
 /// local copy of the catalog does not know this node.
@@ -37,8 +39,9 @@ fn addresses(catalog: &Catalog, me: NodeId, named: &[MemberAddress]) -> Vec<Peer
     if catalog.node(me).is_none() {
         addresses.extend(named.iter().map(|member| (member.node, member.address.clone())));
     }
-    // An address is taken from a node when another one is found to live there.
-    let known = catalog.members().filter(|(_, meta)| !meta.spec.address.is_empty());
+    // An address is taken from a node when another one is found to live there: then it is a member
+    // without one, which keeps its link and is not dialed.
+    let known = catalog.members();
     addresses.extend(known.map(|(node, meta)| (node, meta.spec.address.clone())));
     addresses.remove(&me);
     addresses.into_iter().map(|(node, address)| PeerAddr { node, address }).collect()

@@ -241,6 +241,14 @@ mod tests {
     }
 
     #[test]
+    fn a_join_token_is_not_printed_with_the_settings() {
+        let config = NodeConfig { join_token: Some("PLM1-x-y".into()), ..NodeConfig::default() };
+        let printed = format!("{config:?}");
+        assert!(!printed.contains("PLM1"), "{printed}");
+        assert!(printed.contains("listen: 127.0.0.1:7420"), "{printed}");
+    }
+
+    #[test]
     fn defaults_are_within_their_own_bounds_and_consistent() {
         let mut config = NodeConfig::default();
         for (key, value) in NodeConfig::default().values() {

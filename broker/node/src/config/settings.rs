@@ -31,15 +31,33 @@ pub struct Setting {
     pub(super) get: fn(&NodeConfig) -> String,
 }
 
+/// Settings whose values are never printed with the others.
+const SECRETS: &[&str] = &["join_token"];
+
 macro_rules! settings {
     ($( [$group:literal] $(
         $(#[doc = $doc:literal])+
         $key:ident : $type:ty = $default:expr $(, in $bounds:expr)?;
     )* )*) => {
         /// The settings of a node. `plimsoll config reference` prints this page.
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Clone, PartialEq, Eq)]
         pub struct NodeConfig {
             $($( $(#[doc = $doc])+ pub $key: $type, )*)*
+        }
+
+        impl std::fmt::Debug for NodeConfig {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let shown = |key, value: &dyn std::fmt::Debug| match SECRETS.contains(&key) {
+                    true => "(secret)".to_owned(),
+                    false => format!("{value:?}"),
+                };
+                f.debug_struct("NodeConfig")
+                    $($( .field(
+                        stringify!($key),
+                        &format_args!("{}", shown(stringify!($key), &self.$key)),
+                    ) )*)*
+                    .finish()
+            }
         }
 
         impl Default for NodeConfig {
@@ -131,6 +149,15 @@ settings! {
     /// leaders; at least four intervals, and the same on all nodes. Shorter: a stall of a busy node is
     /// mistaken for death; longer: partitions of a dead node wait longer.
     liveness_timeout: Duration = Duration::from_millis(500), in 500..=MINUTE;
+
+    /// How fast this node sends segments to others when replicas move, all transfers together, per
+    /// second. Higher: moves end sooner; lower: clients notice them less.
+    move_bytes_per_second: ByteSize = ByteSize(64 * MIB), in 64 * KIB..=64 * GIB;
+
+    /// Replicas that are copied at a time in the whole cluster; the node that leads the catalog goes by
+    /// its own figure. A node receives and sends at most two of them. More: a new node has its share
+    /// sooner; fewer: clients notice the moves less.
+    moves_max: u32 = 8, in 1..=1024;
 
     ["Certificates"]
 

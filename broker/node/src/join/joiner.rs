@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use plimsoll_gateways::{InvalidJoinToken, JoinToken};
 use plimsoll_log::Identity;
 use plimsoll_protocol::frame::{FrameFlags, encode_frame};
@@ -21,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::certificates::{AuthorityFiles, CertificateError, install_authority};
-use crate::config::NodeConfig;
+use crate::certificates::{AuthorityFiles, CertificateError, check_authority, install_authority};
+use crate::config::{NodeConfig, PeerTransport};
 use crate::files;
 
 /// What the joiner knows, in its directory.
@@ -133,6 +134,8 @@ pub(crate) async fn join(
     address: String,
 ) -> Result<Identity, JoinError> {
     let token: JoinToken = config.join_token.as_deref().ok_or(JoinError::NoToken)?.parse()?;
+    // Before a member is asked: it would count this node from then on.
+    check_authority(&config.data, token.authority)?;
     let join_id = prepare(&config.data)?;
     let question = Join {
         join_id,
@@ -146,7 +149,7 @@ pub(crate) async fn join(
     };
     let began = Instant::now();
     let joined = loop {
-        let problem = match ask(by, &token, &question).await {
+        let problem = match ask(config, by, &token, &question).await {
             Ok(JoinAnswer::Joined(joined)) => break joined,
             Ok(JoinAnswer::Refused(refusal @ JoinRefusal::Unavailable(_))) => {
                 JoinError::Refused { address: by.to_owned(), refusal }
@@ -178,16 +181,30 @@ pub(crate) async fn join(
 }
 
 /// One question and its answer.
-async fn ask(by: &str, token: &JoinToken, question: &Join) -> Result<JoinAnswer, JoinError> {
+async fn ask(
+    config: &NodeConfig,
+    by: &str,
+    token: &JoinToken,
+    question: &Join,
+) -> Result<JoinAnswer, JoinError> {
     let unreachable = |reason: String| JoinError::Unreachable { address: by.to_owned(), reason };
     let asked = async {
         let tls = ClientTls::joining(token.authority).map_err(|error| error.to_string())?;
-        let mut resolved = tokio::net::lookup_host(by).await.map_err(|error| error.to_string())?;
-        let address = resolved.next().ok_or("the name has no address")?;
-        let (kind, config) = (TransportKind::Quic, TransportConfig::default());
-        let connection = Connection::dial(kind, address, "localhost", Some(&tls), &config)
-            .await
-            .map_err(|error| error.to_string())?;
+        let kind = match config.peer_transport {
+            PeerTransport::Quic => TransportKind::Quic,
+            PeerTransport::Tls => TransportKind::Tls,
+        };
+        let transport = TransportConfig::default();
+        let resolved = tokio::net::lookup_host(by).await.map_err(|error| error.to_string())?;
+        // All at once: where nobody listens at the first of a name's addresses, QUIC is not told so.
+        let dials: Vec<_> = resolved
+            .map(|address| Connection::dial(kind, address, "localhost", Some(&tls), &transport))
+            .map(Box::pin)
+            .collect();
+        if dials.is_empty() {
+            return Err("the name has no address".to_owned());
+        }
+        let (connection, _) = select_ok(dials).await.map_err(|error| error.to_string())?;
         let (mut sender, mut receiver) =
             connection.open().await.map_err(|error| error.to_string())?;
         let (api, version) = (PeerApi::Join, PeerApi::VERSION);
@@ -234,11 +251,13 @@ fn load(data: &Path) -> Result<Option<Known>, JoinError> {
 fn store(data: &Path, known: &Known) -> Result<(), JoinError> {
     let path = data.join(FILE);
     let bytes = serde_json::to_vec_pretty(known).expect("plain data");
-    files::replace(&path, &bytes, 0o644).map_err(|source| JoinError::Unwritable { path, source })
+    files::replace(&path, &bytes, 0o600).map_err(|source| JoinError::Unwritable { path, source })
 }
 
 #[cfg(test)]
 mod tests {
+    use plimsoll_transport::Fingerprint;
+
     use super::*;
 
     #[test]
@@ -250,6 +269,24 @@ mod tests {
         fs::write(data.path().join(FILE), "{").unwrap();
         assert!(matches!(prepare(data.path()), Err(JoinError::Damaged { .. })));
         assert_eq!(fs::read(data.path().join(FILE)).unwrap(), b"{");
+    }
+
+    #[tokio::test]
+    async fn a_directory_with_another_clusters_authority_asks_nobody() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = data.path().join("tls");
+        fs::create_dir(&folder).unwrap();
+        let other = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
+        fs::write(folder.join("ca.pem"), other.cert.pem()).unwrap();
+        let token = JoinToken { authority: Fingerprint([1; 32]), secret: [2; 32] };
+        let config = NodeConfig {
+            data: data.path().to_owned(),
+            join_token: Some(token.to_string()),
+            ..NodeConfig::default()
+        };
+        let outcome = join(&config, "127.0.0.1:1", "127.0.0.1:2".to_owned()).await;
+        assert!(matches!(outcome, Err(JoinError::Certificate(_))), "{outcome:?}");
+        assert!(!data.path().join(FILE).exists());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ struct Recorder {
     seen: mpsc::UnboundedSender<Seen>,
     /// Requests whose command is "wait" are answered once this says so.
     gate: watch::Receiver<bool>,
+    /// The next link is told of in vain.
+    panics: Arc<AtomicBool>,
 }
 
 impl Handler for Recorder {
@@ -91,6 +93,7 @@ impl Handler for Recorder {
                 let message = format!("node {from} asked for something else");
                 return Err(PeerFailure::new(PeerFailureCode::Refused, message));
             };
+            assert!(&forward.command[..] != b"panic", "as the test asked for");
             if &forward.command[..] == b"wait" {
                 gate.wait_for(|open| *open).await.unwrap();
             }
@@ -108,6 +111,7 @@ impl Handler for Recorder {
     }
 
     fn linked(&self, node: NodeId) {
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "as the test asked for");
         let _ = self.seen.send(Seen::Linked(node));
     }
 
@@ -190,6 +194,8 @@ pub(crate) struct TestNode {
     pub(crate) address: SocketAddr,
     pub(crate) seen: mpsc::UnboundedReceiver<Seen>,
     pub(crate) gate: watch::Sender<bool>,
+    /// Has it panic when it is told of its next link.
+    pub(crate) panics: Arc<AtomicBool>,
     pub(crate) cutter: Arc<Cutter>,
     listener: Arc<Listener>,
     accepting: tokio::task::JoinHandle<()>,
@@ -237,11 +243,13 @@ impl TestNode {
             dialed: Mutex::default(),
             open: watch::channel(true).0,
         });
-        let handler = Arc::new(Recorder { seen: seen_by, gate: gated });
+        let panics = Arc::<AtomicBool>::default();
+        let handler = Recorder { seen: seen_by, gate: gated, panics: Arc::clone(&panics) };
+        let handler = Arc::new(handler);
         let peers = Peers::new(config, Arc::clone(&cutter) as Arc<dyn Dial>, handler);
         let accepting = tokio::spawn(accept(Arc::clone(&listener), peers.clone()));
         let address = listener.local_addr();
-        TestNode { id, peers, address, seen, gate, cutter, listener, accepting }
+        TestNode { id, peers, address, seen, gate, panics, cutter, listener, accepting }
     }
 
     pub(crate) fn addr(&self) -> PeerAddr {

@@ -1,7 +1,9 @@
 //! Nodes that do not belong: other clusters, copied directories, removed members.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use plimsoll_peers::LivenessConfig;
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_protocol::peer::PeerRefusal;
 
@@ -46,6 +48,32 @@ async fn a_copied_directory_is_refused_with_the_original() {
     }
 }
 
+/// `cp -a` of a running node's directory, and a start of the copy: it counts one start more.
+#[tokio::test]
+async fn a_later_copy_does_not_take_the_place_of_a_node_that_lives() {
+    for kind in KINDS {
+        let authority = Authority::new();
+        let liveness =
+            LivenessConfig { interval: Duration::from_millis(50), timeout: Duration::from_secs(2) };
+        let options = Options { liveness, ..Options::new(kind) };
+        let mut first = TestNode::start(&authority, 1, &options);
+        let mut original = TestNode::start(&authority, 2, &options);
+        original.know(&[&first]);
+        first.until_reaches(&[NodeId(2)]).await;
+        first.next_linked(NodeId(2)).await;
+        let copy = Options { incarnation: 2, boot_nonce: 8, ..options };
+        let mut copy = TestNode::start(&authority, 2, &copy);
+        copy.know(&[&first]);
+        for node in [&mut copy, &mut original] {
+            let (by, refusal) = node.next_refusal().await;
+            assert_eq!(by, NodeId(1));
+            assert!(matches!(refusal, PeerRefusal::DuplicateNode(_)), "{kind}: {refusal}");
+        }
+        first.next_unlinked(NodeId(2)).await;
+        assert!(!statuses(&first)[&NodeId(2)].linked, "{kind}: neither is linked any more");
+    }
+}
+
 #[tokio::test]
 async fn an_earlier_life_is_refused() {
     let authority = Authority::new();
@@ -59,6 +87,7 @@ async fn an_earlier_life_is_refused() {
     earlier.know(&[&first]);
     let (_, refusal) = earlier.next_refusal().await;
     assert!(matches!(refusal, PeerRefusal::DuplicateNode(_)), "{refusal}");
+    assert!(statuses(&first)[&NodeId(2)].linked, "which says nothing against the present one");
 }
 
 #[tokio::test]

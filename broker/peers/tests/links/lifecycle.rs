@@ -1,7 +1,9 @@
 //! Links that are lost, doubled, refused, and come back.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
-use plimsoll_peers::PeerError;
+use plimsoll_peers::{PeerAddr, PeerError};
 use plimsoll_protocol::ids::{GroupId, NodeId};
 use plimsoll_protocol::peer::Forward;
 use tokio::time::timeout;
@@ -118,4 +120,33 @@ async fn a_node_that_is_no_longer_listed_loses_its_link() {
     assert!(nodes[1].peers.status().iter().all(|status| !status.linked));
     let error = nodes[1].peers.request(NodeId(1), forward(b"echo")).await.unwrap_err();
     assert_eq!(error, PeerError::Unreachable { node: NodeId(1) });
+}
+
+#[tokio::test]
+async fn a_member_whose_address_was_taken_from_it_keeps_its_link() {
+    let nodes = cluster(2, &Options::new(KINDS[0])).await;
+    let nowhere = PeerAddr { address: String::new(), ..nodes[1].addr() };
+    nodes[0].peers.set_peers(vec![nowhere]);
+    let reply = nodes[0].peers.request(NodeId(2), forward(b"echo")).await.unwrap();
+    assert_eq!(&reply.reply[..], b"echo");
+    let status = &statuses(&nodes[0])[&NodeId(2)];
+    assert!(status.linked && status.up);
+    assert_eq!(status.address, None);
+}
+
+/// The handler panics when it is told of the first link.
+#[tokio::test]
+async fn a_panic_of_the_handler_leaves_the_place_free_for_the_next_link() {
+    let authority = crate::cluster::Authority::new();
+    let options = Options::new(KINDS[0]);
+    let mut first = crate::cluster::TestNode::start(&authority, 1, &options);
+    let second = crate::cluster::TestNode::start(&authority, 2, &options);
+    first.panics.store(true, Ordering::Relaxed);
+    first.know(&[&second]);
+    first.next_unlinked(NodeId(2)).await;
+    first.next_linked(NodeId(2)).await;
+    first.until_reaches(&[NodeId(2)]).await;
+    let failed = second.peers.request(NodeId(1), forward(b"panic")).await.unwrap_err();
+    assert!(matches!(failed, PeerError::Failed { .. }), "{failed}");
+    timeout(PATIENCE, first.stop()).await.unwrap();
 }
