@@ -191,8 +191,11 @@ impl Ballot {
         let candidate = Some(self.from);
         let is_led = !configs.is_empty()
             && neighbours.is_shielded(group.id(), own.term, candidate, &configs);
-        let is_refused = is_led || host.around().doubt(group.log()).is_some();
-        is_refused.then(|| VoteReply { vote: own, last: group.log().bounds().last, granted: false })
+        let last = group.log().bounds().last;
+        // Who has more than what is left here lost less, and stands for election: who may have lost
+        // something does not.
+        let in_doubt = self.last <= last && host.around().doubt(group.log()).is_some();
+        (is_led || in_doubt).then(|| VoteReply { vote: own, last, granted: false })
     }
 }
 

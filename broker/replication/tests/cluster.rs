@@ -503,3 +503,39 @@ async fn group_is_led_again_after_a_transfer_that_nobody_waited_for() {
     store(&cluster, group, &mut producer, 3).await;
     assert_eq!(values(&cluster.group(cluster.leader(group).await, group)), counted(6));
 }
+
+/// Those that may have lost something voted for nobody, so the one that had everything had to wait until
+/// they stood for election themselves, and one of them could win.
+#[tokio::test(start_paused = true)]
+async fn replica_that_kept_everything_leads_those_in_memory_that_lost_their_power() {
+    let mut cluster = Cluster::with_options(3, MEMORY).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(3)).await;
+        cluster.host(node).store().checkpoint_now();
+    }
+    store(&cluster, group, &mut producer, 5).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(8)).await;
+    }
+    // The last one in the order in which they stand.
+    let catalog = cluster.members[&1].catalog.catalog();
+    let order: Vec<u64> = catalog.replica_set(group).unwrap().wanted.iter().map(|n| n.0).collect();
+    let leader = cluster.leader(group).await;
+    let survivor = *order.iter().rfind(|node| **node != leader).unwrap();
+    let others: Vec<u64> = order.into_iter().filter(|node| *node != survivor).collect();
+    let mut disks = Vec::new();
+    for node in &others {
+        disks.push(cluster.power_failure(*node).await);
+    }
+    for (node, disk) in others.into_iter().zip(disks) {
+        cluster.start(node, disk).await;
+    }
+    store(&cluster, group, &mut producer, 1).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(9)).await;
+        assert_eq!(values(&cluster.group(node, group)), counted(9));
+    }
+}
