@@ -467,6 +467,9 @@ async fn replica_in_memory_that_has_more_than_its_leader_begins_anew() {
     }
     let mut another = Producer::new(8);
     let batches = numbered(&mut another, 2);
+    for node in 2..=3 {
+        cluster.group(node, group).wake().await.unwrap();
+    }
     cluster
         .until("one that has less leads", || {
             (2..=3).any(|node| cluster.role(node, group).led_term().is_some())
