@@ -491,7 +491,14 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        let upto = held.map_or(safe.high_watermark, |group| group.retainable(safe));
+        let upto = held.as_ref().map_or(safe.high_watermark, |group| group.retainable(safe));
+        if let Some(group) = held
+            && let Some(end) = log.retention_end(policy, now_ms, upto)
+            && !group.may_drop(end)
+        {
+            let log_start_offset = bounds.log_start_offset;
+            return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
+        }
         Ok(log.retain(policy, now_ms, upto))
     }
 
