@@ -491,15 +491,16 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        let upto = held.as_ref().map_or(safe.high_watermark, |group| group.retainable(safe));
-        if let Some(group) = held
-            && let Some(end) = log.retention_end(policy, now_ms, upto)
-            && !group.may_drop(end)
-        {
-            let log_start_offset = bounds.log_start_offset;
-            return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
+        let safe_upto = held.as_ref().map_or(safe.high_watermark, |group| group.retainable(safe));
+        let nothing =
+            RetainOutcome { log_start_offset: bounds.log_start_offset, ..RetainOutcome::default() };
+        let Some((end, upto)) = log.retention_end(policy, now_ms, safe_upto) else {
+            return Ok(nothing);
+        };
+        match held.is_none_or(|group| group.may_drop(end)) {
+            true => Ok(log.retain(policy, now_ms, upto)),
+            false => Ok(nothing),
         }
-        Ok(log.retain(policy, now_ms, upto))
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those

@@ -45,17 +45,17 @@ impl GroupLog {
         outcome
     }
 
-    /// The last entry that [`GroupLog::retain`] would take.
+    /// The last entry that [`GroupLog::retain`] would take, and the offset behind it.
     #[must_use]
     pub fn retention_end(
         &self,
         policy: &Retention,
         now_ms: i64,
         committed_upto: Offset,
-    ) -> Option<LogId> {
+    ) -> Option<(LogId, Offset)> {
         let back = self.back_as_it_is();
         let (_, dropped) = plan(&self.front.lock(), back, policy, now_ms, committed_upto);
-        dropped.map(|start| start.dropped)
+        dropped.map(|start| (start.dropped, start.offset))
     }
 
     fn back_as_it_is(&self) -> (Vec<SegmentInfo>, u64) {
