@@ -87,7 +87,12 @@ fn lot(random: &mut SplitMix, count: u64) -> usize {
 #[must_use]
 pub fn setting(seed: u64) -> Setting {
     let mut random = SplitMix::new(seed ^ 0x5eed);
-    let nodes = [1, 3, 3, 3, 3, 3, 4, 5, 5, 7][lot(&mut random, 10)];
+    let has_operator = random.chance(40);
+    // Where replicas are moved there is room for it.
+    let nodes = match has_operator {
+        true => [3, 4, 4, 5, 5, 7][lot(&mut random, 6)],
+        false => [1, 3, 3, 3, 3, 5][lot(&mut random, 6)],
+    };
     // A few kinds at a time: what comes together most often is found by seeds, not by each of them.
     let kinds = KINDS.into_iter().filter(|_| random.chance(40)).collect::<Vec<_>>();
     // Groups sleep where producers pause for longer than that.
@@ -98,7 +103,7 @@ pub fn setting(seed: u64) -> Setting {
         producers: 1 + u32::try_from(random.below(2)).unwrap_or(0),
         consumers: 1,
         readers: 1,
-        has_operator: nodes > 1 && random.chance(40),
+        has_operator,
         work: Work {
             nodes,
             partitions: 1 + u32::try_from(random.below(3)).unwrap_or(0),
