@@ -202,7 +202,7 @@ impl Placements for Everything {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_that_wait_for_the_catalog_keep_no_other_from_waking() {
     let node = Node::new();
-    produce(&*node.partition().await, &Producer::new(1).batch(&["a"])).await.unwrap();
+    produce(&node.partition().await, &Producer::new(1).batch(&["a"])).await.unwrap();
     let node = node.restart().await;
     node.host.set_placements(std::sync::Arc::new(Everything));
     let waiting: Vec<_> = (1_000..1_100)
