@@ -4,6 +4,7 @@
 //!  routing   any node will do; leaders are found and followed; replicas are read
 //!  failing   a killed leader, a lost majority, a rolling restart
 //!  joining   who is let in, and what the others are told
+//!  moving    replicas on their way, under load
 //!  placing   replicas and nodes: how many there can be, and when one can go
 //! ```
 //! What is done to nodes at random is in `tests/chaos`.
@@ -12,6 +13,7 @@
 
 mod failing;
 mod joining;
+mod moving;
 mod placing;
 mod routing;
 

@@ -52,7 +52,6 @@ async fn a_removal_that_would_lose_a_quorum_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the driver of moves (CLUSTER.md, section 7) is not merged yet"]
 async fn a_node_that_joins_gets_its_share_and_a_drained_one_can_go() {
     let mut cluster = TestCluster::start().await;
     cluster.create_topic("t", 12, &[]).await;

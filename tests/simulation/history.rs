@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::reads::{Level, staleness_ms};
+
 /// A partition of the one topic of a world.
 pub type Partition = u32;
 
@@ -71,6 +73,33 @@ pub struct Seen {
     pub record: RecordName,
 }
 
+/// News of clients, in the order in which it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// A record was acknowledged: there, at this offset if it was told.
+    Acked(RecordName, Partition, Option<u64>),
+    /// A consumer got a record.
+    Seen(Seen),
+    /// A read to the end begins.
+    ReadBegins {
+        /// Which.
+        read: u64,
+        /// Of what.
+        partition: Partition,
+        /// What it may have missed.
+        level: Level,
+        /// Everything below this offset was acknowledged when the level begins to count.
+        acked_end: u64,
+    },
+    /// It is over.
+    ReadEnds {
+        /// Which.
+        read: u64,
+        /// The offset after the last record; `None` where it was given up.
+        end: Option<u64>,
+    },
+}
+
 /// Everything that happened since the observer looked last, and the sum of it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct History(Arc<Mutex<State>>);
@@ -80,10 +109,14 @@ pub struct History(Arc<Mutex<State>>);
 pub struct State {
     /// Every record that was sent.
     pub sent: BTreeMap<RecordName, Sent>,
-    /// Acknowledgements that nobody has looked at: record, partition, offset.
-    pub fresh_acks: Vec<(RecordName, Partition, Option<u64>)>,
-    /// Records that consumers got and nobody has looked at.
-    pub fresh_seen: Vec<Seen>,
+    /// What nobody has looked at yet.
+    pub fresh: Vec<News>,
+    /// The world's time.
+    pub now_ms: u64,
+    /// The offset after the highest that was acknowledged, and since when it is that, as it grew.
+    acked_ends: BTreeMap<Partition, Vec<(u64, u64)>>,
+    /// Reads to the end that began, and those that got there.
+    pub reads: (u64, u64),
     /// Records acknowledged.
     pub acked: u64,
     /// Records that consumers got.
@@ -115,7 +148,14 @@ impl History {
         let partition = sent.partition;
         if let Outcome::Acked { offset } = outcome {
             state.acked += 1;
-            state.fresh_acks.push((record, partition, offset));
+            state.fresh.push(News::Acked(record, partition, offset));
+            let now_ms = state.now_ms;
+            let ends = state.acked_ends.entry(partition).or_default();
+            if let Some(end) = offset.map(|offset| offset + 1)
+                && ends.last().is_none_or(|(_, before)| end > *before)
+            {
+                ends.push((now_ms, end));
+            }
         }
     }
 
@@ -123,7 +163,34 @@ impl History {
     pub fn got(&self, seen: Seen) {
         let mut state = self.lock();
         state.seen += 1;
-        state.fresh_seen.push(seen);
+        state.fresh.push(News::Seen(seen));
+    }
+
+    /// A read to the end of a partition begins; returns its number.
+    #[must_use]
+    pub fn begin_read(&self, partition: Partition, level: Level) -> u64 {
+        let mut state = self.lock();
+        state.reads.0 += 1;
+        let read = state.reads.0;
+        let upto_ms = match level {
+            Level::Linearizable | Level::Committed => state.now_ms,
+            Level::Stale(bound_ms) => {
+                // Before the beginning nothing was acknowledged.
+                state.now_ms.saturating_sub(staleness_ms(bound_ms))
+            }
+        };
+        let ends = state.acked_ends.get(&partition).map(Vec::as_slice).unwrap_or_default();
+        let counted = ends.partition_point(|(since_ms, _)| *since_ms <= upto_ms);
+        let acked_end = counted.checked_sub(1).map_or(0, |at| ends[at].1);
+        state.fresh.push(News::ReadBegins { read, partition, level, acked_end });
+        read
+    }
+
+    /// It is over, there if it got to the end.
+    pub fn end_read(&self, read: u64, end: Option<u64>) {
+        let mut state = self.lock();
+        state.reads.1 += u64::from(end.is_some());
+        state.fresh.push(News::ReadEnds { read, end });
     }
 
     /// A client saw what must not be.

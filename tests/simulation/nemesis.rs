@@ -35,10 +35,14 @@ pub enum Kind {
     ClockJump,
     /// A clock goes fast or slowly.
     ClockRate,
+    /// Every node is asked to end and started again, one after the other.
+    Roll,
+    /// Another node joins.
+    Join,
 }
 
 /// Every kind.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 14] = [
     Kind::Kill,
     Kind::PowerLoss,
     Kind::DiskError,
@@ -51,7 +55,12 @@ pub const KINDS: [Kind; 12] = [
     Kind::FullDisk,
     Kind::ClockJump,
     Kind::ClockRate,
+    Kind::Roll,
+    Kind::Join,
 ];
+
+/// So many nodes join at most.
+const JOINS_MAX: u32 = 2;
 
 /// One thing that is done to the world.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +73,10 @@ enum Deed {
     FairWeather,
     UsualDisk(usize),
     RightClock(usize),
+    /// This one is asked to end, then the next.
+    Roll(usize),
+    /// Some node proposes the last one, until it is taken in.
+    TakeIn,
 }
 
 /// See the module.
@@ -78,15 +91,18 @@ pub struct Nemesis {
 }
 
 impl Nemesis {
-    /// Begins at `from_ms`, with faults of these kinds and at most so long between two.
+    /// One that knows these kinds of faults, with at most so long between two.
     #[must_use]
-    pub fn new(seed: u64, kinds: Vec<Kind>, from_ms: u64, pause_ms_max: u64) -> Self {
+    pub fn new(seed: u64, kinds: Vec<Kind>, pause_ms_max: u64) -> Self {
         let (random, agenda, done) = (SplitMix::new(seed), BTreeMap::new(), BTreeMap::new());
-        let mut nemesis = Self { random, kinds, pause_ms_max, agenda, planned: 0, done };
-        if !nemesis.kinds.is_empty() {
-            nemesis.plan(from_ms, Deed::Choose);
+        Self { random, kinds, pause_ms_max, agenda, planned: 0, done }
+    }
+
+    /// Begins, with the first fault soon.
+    pub(crate) fn begin(&mut self, now_ms: u64) {
+        if !self.kinds.is_empty() {
+            self.later(now_ms, self.pause_ms_max, Deed::Choose);
         }
-        nemesis
     }
 
     /// How often each kind of fault came.
@@ -132,6 +148,18 @@ impl Nemesis {
             Deed::FairWeather => world.weather().set_delay_ms(0, 1, 0),
             Deed::UsualDisk(node) => usual_disk(world, node),
             Deed::RightClock(node) => world.set_clock(node, RIGHT_RATE, 0),
+            Deed::Roll(node) if node < world.nodes().len() => {
+                world.node_mut(node).ask_to_leave();
+                self.later(world.now_ms(), 1500, Deed::Roll(node + 1));
+            }
+            Deed::Roll(_) => {}
+            Deed::TakeIn if !world.is_complete() => {
+                let before = world.nodes().len() as u64;
+                let by = usize::try_from(self.random.below(before - 1)).unwrap_or(0);
+                world.nodes()[by].take_in(before..before + 1);
+                self.later(world.now_ms(), 1000, Deed::TakeIn);
+            }
+            Deed::TakeIn => {}
         }
     }
 
@@ -141,6 +169,10 @@ impl Nemesis {
         let nodes = u64::try_from(world.nodes().len()).unwrap_or(1);
         let node = usize::try_from(self.random.below(nodes)).unwrap_or(0);
         if !world.nodes()[node].is_running() {
+            return;
+        }
+        let joined = self.done.get(&Kind::Join).copied().unwrap_or(0);
+        if kind == Kind::Join && (joined >= JOINS_MAX || !world.is_complete()) {
             return;
         }
         *self.done.entry(kind).or_default() += 1;
@@ -161,7 +193,7 @@ impl Nemesis {
                 let nth = 1 + self.random.below(6);
                 world.nodes()[node].disk.inject(Fault::new(which, nth, Effect::Eio).once());
             }
-            Kind::Restart => world.nodes()[node].ask_to_leave(),
+            Kind::Restart => world.node_mut(node).ask_to_leave(),
             Kind::Stop => {
                 world.stop_node(node);
                 self.later(now_ms, 3000, Deed::Resume(node));
@@ -203,6 +235,11 @@ impl Nemesis {
                 world.set_clock(node, rate, 0);
                 self.later(now_ms, 3000, Deed::RightClock(node));
             }
+            Kind::Roll => self.later(now_ms, 100, Deed::Roll(0)),
+            Kind::Join => {
+                world.add_node();
+                self.later(now_ms, 100, Deed::TakeIn);
+            }
         }
     }
 
@@ -235,7 +272,8 @@ impl Nemesis {
 
     /// Nothing goes wrong any more, and everything is right again.
     pub(crate) fn heal(&mut self, world: &mut World) {
-        self.agenda.clear();
+        // Who is about to join still does.
+        self.agenda.retain(|_, deed| matches!(deed, Deed::TakeIn));
         self.kinds.clear();
         world.weather().set_delay_ms(0, 1, 0);
         world.weather().mend();

@@ -1,6 +1,7 @@
 //! A node of a world: a host with a disk, and the process that runs on it now and then.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ struct Insight {
     store: Option<Weak<Store>>,
     broker: Option<Weak<Broker>>,
     exited: Option<String>,
+    /// Of a process that has failed: its clients have seen what the observer must still find.
+    failed: Option<Arc<Store>>,
 }
 
 /// See the module.
@@ -92,13 +95,15 @@ pub struct SimNode {
     pub life: u32,
     /// It does not run although it lives (SIGSTOP).
     pub is_stopped: bool,
+    is_leaving: bool,
     process: Option<Process>,
     insight: Arc<Mutex<Insight>>,
     leave: Arc<Notify>,
     random: SplitMix,
     storage_due_ms: Option<u64>,
     look_around_ms: u64,
-    sleep_after: Duration,
+    /// Its groups without traffic for this long are put to sleep.
+    pub sleep_after: Duration,
 }
 
 impl std::fmt::Debug for SimNode {
@@ -130,6 +135,7 @@ impl SimNode {
             storage_time: StorageTime { least: 0, most: 2 },
             life: 0,
             is_stopped: false,
+            is_leaving: false,
             process: None,
             insight: Arc::default(),
             leave: Arc::default(),
@@ -148,6 +154,7 @@ impl SimNode {
     pub fn start(&mut self, network: &SimulatedNetwork, now_ms: u64) {
         self.life += 1;
         self.is_stopped = false;
+        self.is_leaving = false;
         self.insight = Arc::default();
         self.leave = Arc::default();
         self.storage_due_ms = None;
@@ -190,13 +197,11 @@ impl SimNode {
         }
     }
 
-    /// Has the catalog take other nodes in, as their joining does it.
-    ///
-    /// # Panics
-    /// When no process runs on it.
-    pub fn take_in(&self, others: u64) {
-        let process = self.process.as_ref().expect("it is the world that starts it");
-        process.spawn(take_in(Arc::clone(&self.insight), others));
+    /// Has the catalog take nodes of these numbers in, one after the other, as their joining does it.
+    pub fn take_in(&self, numbers: Range<u64>) {
+        if let Some(process) = &self.process {
+            process.spawn(take_in(Arc::clone(&self.insight), numbers));
+        }
     }
 
     /// Whether a process runs on it.
@@ -212,8 +217,15 @@ impl SimNode {
     }
 
     /// Asks its process to end in order.
-    pub fn ask_to_leave(&self) {
+    pub fn ask_to_leave(&mut self) {
+        self.is_leaving = true;
         self.leave.notify_one();
+    }
+
+    /// Whether a process runs on it that was not asked to end.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.is_running() && !self.is_leaving
     }
 
     /// Its process's store, once it is open.
@@ -345,7 +357,11 @@ async fn live(
         () = leave.notified() => None,
     };
     match ending {
-        Some(failed) => look().exited = Some(failed),
+        Some(failed) => {
+            let mut insight = look();
+            insight.exited = Some(failed);
+            insight.failed = insight.store.as_ref().and_then(Weak::upgrade);
+        }
         None => {
             node.shutdown().await;
             look().exited = Some("it was asked to".to_owned());
@@ -353,16 +369,16 @@ async fn live(
     }
 }
 
-/// Proposes nodes 2 and up, one after the other, so that they get these numbers.
-async fn take_in(insight: Arc<Mutex<Insight>>, others: u64) {
-    let mut next = 2;
-    while next < 2 + others {
+/// Proposes nodes one after the other, so that they get these numbers.
+async fn take_in(insight: Arc<Mutex<Insight>>, mut numbers: Range<u64>) {
+    while !numbers.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let broker = insight.lock().unwrap_or_else(PoisonError::into_inner).broker.clone();
         let Some(broker) = broker.as_ref().and_then(Weak::upgrade) else { continue };
         if !broker.catalog().is_set_up() {
             continue;
         }
+        let next = numbers.start;
         let spec = NodeSpec {
             address: node_address(next).to_string(),
             rack: None,
@@ -372,8 +388,11 @@ async fn take_in(insight: Arc<Mutex<Insight>>, others: u64) {
         let command =
             CatalogCommand::AddNode { join_id: u128::from(next), spec, takes_address: false };
         match broker.propose(command).await {
-            Ok(CatalogReply::Refused(refusal)) => panic!("node {next} was not taken in: {refusal}"),
-            Ok(_) => next += 1,
+            Ok(CatalogReply::Node { node, .. }) => {
+                assert_eq!(node, NodeId(next), "nodes are numbered in the order of their joining");
+                numbers.start += 1;
+            }
+            Ok(reply) => panic!("node {next} was not taken in: {reply:?}"),
             Err(error) => tracing::debug!(%error, "not taken in yet"),
         }
     }

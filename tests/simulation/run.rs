@@ -7,14 +7,18 @@ use plimsoll_log::disk::sim::SplitMix;
 
 use crate::invariants::Committed;
 use crate::nemesis::{KINDS, Kind};
+use crate::node::SimNode;
 use crate::trace::Trace;
 use crate::workload::{Work, audit};
 use crate::world::{Setting, World};
 
-/// After this much calm time faults begin, in milliseconds; until then clients must have been served.
-const CALM_MS: u64 = 8000;
+/// Nothing goes wrong before every node is of the cluster and clients were served; this long it takes at
+/// most, in milliseconds.
+const CALM_MS_MAX: u64 = 15_000;
 /// Everything serves again this long after it was healed: ten times the liveness timeout.
 pub const HEALED_WITHIN_MS: u64 = 5000;
+/// A node that is asked to end waits this long for clients that do not let go, and is started again.
+const LEFT_WITHIN_MS: u64 = 12_000;
 /// Time for clients to settle what they have sent, and for the last reader.
 const SETTLED_WITHIN_MS: u64 = 60_000;
 
@@ -36,6 +40,8 @@ pub struct Report {
     pub world_ms: u64,
     /// Records sent, acknowledged, and delivered.
     pub records: (u64, u64, u64),
+    /// Reads to the end that began, and those that got there.
+    pub reads: (u64, u64),
     /// Faults, by kind.
     pub faults: Vec<(Kind, u32)>,
     /// The last events, where they were kept.
@@ -73,13 +79,15 @@ impl fmt::Display for Failure {
 #[must_use]
 pub fn setting(seed: u64) -> Setting {
     let mut random = SplitMix::new(seed ^ 0x5eed);
-    let nodes = [1, 3, 3, 3, 3, 5][usize::try_from(random.below(6)).unwrap_or(0)];
+    let nodes = [1, 3, 3, 3, 3, 3, 3, 3, 5, 7][usize::try_from(random.below(10)).unwrap_or(0)];
     // A few kinds at a time: what comes together most often is found by seeds, not by each of them.
     let kinds = KINDS.into_iter().filter(|_| random.chance(40)).collect::<Vec<_>>();
     Setting {
         nodes,
         producers: 1 + u32::try_from(random.below(2)).unwrap_or(0),
         consumers: 1,
+        readers: 1,
+        has_operator: nodes > 1 && random.chance(40),
         work: Work {
             nodes,
             partitions: 1 + u32::try_from(random.below(3)).unwrap_or(0),
@@ -99,7 +107,7 @@ pub fn setting(seed: u64) -> Setting {
 /// What went wrong.
 pub fn run(seed: u64, length: Length, is_verbose: bool) -> Result<Report, Failure> {
     let trace = if is_verbose { Trace::verbose() } else { Trace::default() };
-    let mut world = World::new(seed, &setting(seed), CALM_MS, trace);
+    let mut world = World::new(seed, &setting(seed), trace);
     match live(&mut world, length) {
         Ok(report) => Ok(report),
         Err(what) => Err(Failure {
@@ -120,11 +128,17 @@ fn exits(world: &World) -> String {
 }
 
 fn live(world: &mut World, length: Length) -> Result<Report, String> {
-    if !world.run_until(CALM_MS, |world| world.history().lock().acked > 0)? {
+    let is_ready = |world: &World| world.history().lock().acked > 0 && world.is_complete();
+    if !world.run_until(CALM_MS_MAX, is_ready)? {
         return Err("nobody was served although nothing went wrong".to_owned());
     }
-    world.run_until(CALM_MS + length.faulty_ms - world.now_ms().min(CALM_MS), |_| false)?;
+    world.begin_faults();
+    world.run_until(length.faulty_ms, |_| false)?;
     world.heal();
+    let all_stay = |world: &World| world.nodes().iter().all(SimNode::stays);
+    if !world.run_until(LEFT_WITHIN_MS, all_stay)? {
+        return Err(format!("a node did not end within {LEFT_WITHIN_MS} ms"));
+    }
     let acked = world.history().lock().acked;
     if !world.run_until(HEALED_WITHIN_MS, |world| world.history().lock().acked > acked)? {
         return Err(format!("nothing was stored within {HEALED_WITHIN_MS} ms of being healed"));
@@ -150,6 +164,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
         events: world.with_trace(Trace::events),
         world_ms: world.now_ms(),
         records: (sent, state.acked, state.seen),
+        reads: state.reads,
         faults: world.nemesis().done().iter().map(|(kind, count)| (*kind, *count)).collect(),
         recent: world.with_trace(Trace::recent),
     })

@@ -83,7 +83,7 @@ fn config(host: &SimulatedHost, seed: u64, nodes: u64) -> ClientConfig {
     }
 }
 
-async fn connect(host: &SimulatedHost, seed: u64, work: &Work) -> Client {
+pub(crate) async fn connect(host: &SimulatedHost, seed: u64, work: &Work) -> Client {
     loop {
         match Client::connect(config(host, seed, work.nodes)).await {
             Ok(client) => return client,
@@ -96,7 +96,7 @@ async fn connect(host: &SimulatedHost, seed: u64, work: &Work) -> Client {
 }
 
 /// Makes the topic, however long it takes.
-async fn make_topic(client: &Client, work: &Work) {
+pub(crate) async fn make_topic(client: &Client, work: &Work) {
     loop {
         let mut topic = NewTopic::new(TOPIC);
         topic.partitions = work.partitions;
@@ -194,12 +194,16 @@ pub async fn consume(host: SimulatedHost, history: History, consumer: u32, seed:
     history.lock().ended += 1;
 }
 
-/// Notes what a consumer gets until it ends.
-async fn read(mut reading: Consumer, history: &History, consumer: (u32, u32)) {
+/// Notes what a consumer gets until it ends; returns the offset after the last record.
+pub(crate) async fn read(mut reading: Consumer, history: &History, consumer: (u32, u32)) -> u64 {
+    let mut next = 0;
     while let Some(got) = reading.next().await {
         let got = match got {
             Ok(got) => got,
-            Err(error) => return history.complain(format!("a consumer cannot go on: {error}")),
+            Err(error) => {
+                history.complain(format!("a consumer cannot go on: {error}"));
+                break;
+            }
         };
         let (partition, offset) = (got.partition, got.offset.0);
         let value = got.record.value.as_deref().unwrap_or_default();
@@ -209,7 +213,9 @@ async fn read(mut reading: Consumer, history: &History, consumer: (u32, u32)) {
                 history.complain(format!("offset {offset} of {partition} holds nobody's record"));
             }
         }
+        next = offset + 1;
     }
+    next
 }
 
 /// Reads everything that there is, once.

@@ -1,11 +1,11 @@
 //! A world: hosts, their processes, the network between them, in steps of a millisecond.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
+use plimsoll_protocol::ids::NodeId;
 use plimsoll_transport::SimulatedNetwork;
 
 use crate::clock::SimClock;
@@ -13,7 +13,10 @@ use crate::history::History;
 use crate::invariants::Observer;
 use crate::nemesis::{Kind, Nemesis};
 use crate::node::SimNode;
+use crate::operate::operate;
+use crate::panics;
 use crate::process::{Process, RIGHT_RATE};
+use crate::reads::read_to_the_end;
 use crate::trace::Trace;
 use crate::weather::Weather;
 use crate::workload::{Work, client_ip, consume, produce};
@@ -27,6 +30,10 @@ pub struct Setting {
     pub producers: u32,
     /// Consumers, each in a process of its own.
     pub consumers: u32,
+    /// Readers to the end, each in a process of its own.
+    pub readers: u32,
+    /// Whether there is an operator, in a process of its own.
+    pub has_operator: bool,
     /// What they do.
     pub work: Work,
     /// Groups without traffic for this long are put to sleep.
@@ -64,11 +71,11 @@ impl std::fmt::Debug for World {
 }
 
 impl World {
-    /// A world in which the nodes begin to start and the clients begin to dial. `calm_ms` pass before
-    /// the first fault.
+    /// A world in which the nodes begin to start and the clients begin to dial. No fault comes before
+    /// [`World::begin_faults`].
     #[must_use]
-    pub fn new(seed: u64, setting: &Setting, calm_ms: u64, trace: Trace) -> Self {
-        listen_for_panics();
+    pub fn new(seed: u64, setting: &Setting, trace: Trace) -> Self {
+        panics::listen();
         let mut random = SplitMix::new(seed);
         let trace = Arc::new(Mutex::new(trace));
         let weather = Weather::new(random.number(), Arc::clone(&trace));
@@ -79,24 +86,29 @@ impl World {
             node.start(&network, 0);
             nodes.push(node);
         }
-        nodes[0].take_in(setting.nodes - 1);
+        nodes[0].take_in(2..setting.nodes + 1);
         let history = History::default();
         let mut clients = Vec::new();
-        let all = setting.producers + setting.consumers;
+        let Setting { producers, consumers, readers, .. } = *setting;
+        let all = producers + consumers + readers + u32::from(setting.has_operator);
         for number in 0..all {
             let ip = client_ip(u64::from(number) + 1);
             let host = network.start_host(ip);
             let process = Process::new(SimClock::default(), 0);
             let (history, work, seed) = (history.clone(), setting.work.clone(), random.number());
-            if number < setting.producers {
+            if number < producers {
                 process.spawn(produce(host, history, number, seed, work));
+            } else if number < producers + consumers {
+                process.spawn(consume(host, history, number - producers, seed, work));
+            } else if number < producers + consumers + readers {
+                process.spawn(read_to_the_end(host, history, number - producers, seed, work));
             } else {
-                process.spawn(consume(host, history, number - setting.producers, seed, work));
+                process.spawn(operate(host, history, seed, work));
             }
             clients.push(ClientHost { ip, process });
         }
         let (kinds, pause) = (setting.kinds.clone(), setting.fault_pause_ms_max);
-        let nemesis = Nemesis::new(random.number(), kinds, calm_ms, pause);
+        let nemesis = Nemesis::new(random.number(), kinds, pause);
         Self {
             now_ms: 0,
             random,
@@ -224,6 +236,23 @@ impl World {
         }
     }
 
+    /// Another host begins to run a node, which nobody has taken in yet.
+    pub(crate) fn add_node(&mut self) {
+        let number = self.nodes.len() as u64 + 1;
+        self.note("add", &[number]);
+        let mut node = SimNode::new(number, self.random.number(), self.nodes[0].sleep_after);
+        node.start(&self.network, self.now_ms);
+        self.nodes.push(node);
+    }
+
+    /// Whether the last node is of the cluster, as another one knows.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let last = NodeId(self.nodes.len() as u64);
+        let knows = |node: &SimNode| node.broker()?.catalog().node(last).map(drop);
+        self.nodes.iter().any(|node| knows(node).is_some())
+    }
+
     pub(crate) fn kill_node(&mut self, node: usize, power: Option<&CrashPlan>) {
         let ip = self.nodes[node].ip;
         // A host whose power fails says nothing; the kernel of one that lives resets connections.
@@ -259,6 +288,12 @@ impl World {
         }
     }
 
+    /// From now on there are faults.
+    pub fn begin_faults(&mut self) {
+        self.with_nemesis(|nemesis, world| nemesis.begin(world.now_ms()));
+        self.note("faults", &[]);
+    }
+
     /// Ends the faults and makes everything right.
     pub fn heal(&mut self) {
         self.with_nemesis(Nemesis::heal);
@@ -266,7 +301,7 @@ impl World {
     }
 
     fn with_nemesis(&mut self, act: impl FnOnce(&mut Nemesis, &mut Self)) {
-        let idle = Nemesis::new(0, Vec::new(), 0, 1);
+        let idle = Nemesis::new(0, Vec::new(), 1);
         let mut nemesis = std::mem::replace(&mut self.nemesis, idle);
         act(&mut nemesis, self);
         self.nemesis = nemesis;
@@ -278,6 +313,7 @@ impl World {
     /// What was broken, in words.
     pub fn step(&mut self) -> Result<(), String> {
         self.now_ms += 1;
+        self.history.lock().now_ms = self.now_ms;
         self.weather.pass(self.now_ms);
         self.with_nemesis(Nemesis::act);
         let nodes = self.nodes.len();
@@ -298,7 +334,7 @@ impl World {
                 }
             }
         }
-        if let Some(panic) = take_panic() {
+        if let Some(panic) = panics::take() {
             return Err(format!("a task panicked: {panic}"));
         }
         {
@@ -370,25 +406,4 @@ impl Drop for World {
             self.network.kill(ip);
         }
     }
-}
-
-thread_local! {
-    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Tasks that panic end quietly; the world must not.
-fn listen_for_panics() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
-            usual(panic);
-        }));
-    });
-    PANICS.take();
-}
-
-fn take_panic() -> Option<String> {
-    PANICS.with_borrow_mut(|panics| panics.pop())
 }

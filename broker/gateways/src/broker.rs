@@ -11,14 +11,10 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
 use plimsoll_peers::Peers;
-use plimsoll_protocol::api::{
-    Durability, PartitionCondition, PartitionInfo, ProducerIdentity, TopicConfig,
-};
+use plimsoll_protocol::api::{Durability, ProducerIdentity, TopicConfig};
 use plimsoll_protocol::batch::BatchLimits;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{
-    GroupId, NodeId, Offset, PartitionIndex, ProducerId, Term, TopicName,
-};
+use plimsoll_protocol::ids::{GroupId, NodeId, ProducerId, TopicName};
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError, Placements};
 use plimsoll_state::catalog::planning::PlanError;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, TopicMeta};
@@ -515,71 +511,6 @@ impl Broker {
         };
         let id = self.producer_ids.next(block).await?;
         Ok(ProducerIdentity { producer_id: ProducerId(id), epoch: 0 })
-    }
-
-    /// Where a partition stands, without waking it.
-    pub(crate) async fn partition_info(
-        &self,
-        partition: PartitionIndex,
-        group_id: GroupId,
-    ) -> PartitionInfo {
-        let mut info = PartitionInfo {
-            partition,
-            group_id,
-            leader: None,
-            term: Term(0),
-            log_start_offset: Offset(0),
-            high_watermark: Offset(0),
-            log_end_offset: Offset(0),
-            bytes: 0,
-            segments: 0,
-            condition: PartitionCondition::Asleep,
-            replicas: self
-                .catalog()
-                .replica_set(group_id)
-                .map_or_else(Vec::new, |set| set.wanted.to_vec()),
-        };
-        // A claim is known on every node, whether it has a replica or not.
-        if let Some((leader, term)) = self.host.leader(group_id) {
-            (info.leader, info.term) = (Some(leader), term);
-        }
-        // A partition that was never used has no log.
-        let Some(log) = self.store.group(group_id) else { return info };
-        let bounds = log.bounds();
-        info.log_start_offset = bounds.log_start_offset;
-        info.log_end_offset = bounds.log_end_offset;
-        info.high_watermark = match info.replicas.len() {
-            // With one voter everything in the log of a group that sleeps is committed.
-            0 | 1 => bounds.log_end_offset,
-            _ => self.committed(group_id).await.min(bounds.log_end_offset),
-        };
-        info.bytes = bounds.bytes;
-        info.segments = bounds.segments;
-        if let Some(group) = self.host.held(group_id) {
-            let status = group.status().await;
-            if status.leader.is_some() || info.leader.is_none() {
-                (info.leader, info.term) = (status.leader, status.term);
-            }
-            if status.awake {
-                info.condition = PartitionCondition::Awake;
-                info.high_watermark = *group.high_watermark().borrow();
-            }
-        } else if info.leader.is_none() {
-            info.term = log.vote().map_or(Term(0), |vote| vote.term);
-        }
-        if log.is_quarantined().is_some() {
-            info.condition = PartitionCondition::Quarantined;
-        }
-        info
-    }
-
-    /// Up to where a group is known to be committed here, without waking it: what follows in its log
-    /// may be cut off again.
-    async fn committed(&self, group: GroupId) -> Offset {
-        let host = Arc::clone(&self.host);
-        let known = self.host.blocking().run(move || host.committed_offset(group)).await;
-        // A state that cannot be read says nothing; its partition is told to be shut off.
-        known.ok().flatten().unwrap_or(Offset(0))
     }
 
     /// Counters of the sessions, and what the node holds now.

@@ -25,6 +25,7 @@ mod places;
 mod producer_ids;
 mod refusals;
 mod routing;
+mod standing;
 
 pub use broker::{Broker, NodeIdentity, StrangerPlace};
 pub use counters::{Counter, Counters};

@@ -92,7 +92,8 @@ impl Broker {
             // Before the first node has made itself known, everything is here.
             replicas.wanted.is_empty() || replicas.wants(me)
         });
-        let holds = wanted || self.store().group(id).is_some();
+        let has_log = || self.store().group(id).is_some_and(|log| log.bounds().last.is_some());
+        let holds = wanted || has_log();
         let hint = self.host().leader_hint(id).map(|(node, _)| node);
         match hint {
             Some(node) if node != me && (!holds || access == Access::Leader) => {
@@ -151,14 +152,24 @@ impl Broker {
         error
     }
 
+    /// Ends when this node's replica of the group is taken away. May be cancelled.
+    pub(crate) async fn dropped(&self, group: &Group) -> ErrorResponse {
+        let mut dropped = group.dropped();
+        match dropped.wait_for(|dropped| *dropped).await {
+            Ok(_) => self.not_leader(self.host().leader(group.id()).map(|(node, _)| node)),
+            Err(_) => refusals::shutting_down(),
+        }
+    }
+
     /// Ends when this node does not answer for the group any more: where the leader is to, when it does
-    /// not lead; else when no leader was found for a while. Also when it leads and hears no majority of
-    /// its voters: what comes next is stored by others, and it would never know. May be cancelled.
+    /// not lead, or hears no majority of its voters while it believes that it does (what comes next is
+    /// stored by others, and it would never know); else when no leader was found for a while. May be
+    /// cancelled.
     pub(crate) async fn deposed(&self, group: &Arc<Group>, access: Access) -> ErrorResponse {
         tokio::select! {
             biased;
             deposed = self.role_lost(group, access) => deposed,
-            cut_off = group.cut_off(CUT_OFF_AFTER) => {
+            cut_off = group.cut_off(CUT_OFF_AFTER), if access == Access::Leader => {
                 ErrorResponse::new(ErrorCode::NoQuorum, cut_off.to_string())
             }
         }

@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 
+use plimsoll_protocol::ids::Offset;
+
 use crate::fatal::Completion;
 
 /// A bug, at its site.
@@ -12,10 +14,14 @@ pub enum Bug {
     AcknowledgeUnwritten,
     /// A batch's first offset is one too high now and then.
     GapInOffsets,
-    /// A vote counts as kept before it is written.
+    /// A vote is kept in memory only.
     ForgetVote,
     /// A batch that is sent again is stored again.
     StoreTwice,
+    /// The high watermark is one too high.
+    ShowUncommitted,
+    /// A linearizable read asks nobody.
+    SkipReadIndex,
 }
 
 thread_local! {
@@ -40,4 +46,11 @@ pub(crate) fn done_already(bug: Bug, done: Completion) -> Completion {
     }
     done(Ok(()));
     Box::new(|_| {})
+}
+
+/// With the bug planted: an offset beyond the high watermark of a partition that holds anything.
+#[must_use]
+pub fn shown_too_early(high_watermark: Offset) -> Offset {
+    let more = is_planted(Bug::ShowUncommitted) && high_watermark > Offset(0);
+    Offset(high_watermark.0 + u64::from(more))
 }

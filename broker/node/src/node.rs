@@ -174,8 +174,13 @@ impl Node {
         if origin.founder() {
             // Alone, the cluster is there when this returns. Among others, a majority of them may not
             // have been started yet: nobody is to wait here for that.
-            let set_up = is_set_up(&broker, &host);
-            let _ = timeout(ALONE_WITHIN, set_up).await;
+            let mut failing = failed.clone();
+            tokio::select! {
+                biased;
+                // Storage that fails meanwhile ends the process at once.
+                _ = failing.wait_for(Option::is_some) => {}
+                _ = timeout(ALONE_WITHIN, is_set_up(&broker, &host)) => {}
+            }
         }
         tracing::info!(
             node = %store.identity().node_id,

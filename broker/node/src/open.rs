@@ -123,6 +123,8 @@ async fn open_broker(
     let host_config = HostConfig {
         founder: origin.founder(),
         drain_timeout: config.shutdown_timeout,
+        move_bytes_per_second: config.move_bytes_per_second.0,
+        moves_max: config.moves_max,
         blocking: around.blocking(),
         random: around.random(),
         ..HostConfig::default()

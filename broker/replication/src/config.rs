@@ -1,10 +1,12 @@
 //! What the host of a node's groups is told, with defaults and bounds.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 use plimsoll_log::Durability;
+use plimsoll_placement::MoveLimits;
 
 use crate::random::{Random, SystemRandom};
 
@@ -51,6 +53,14 @@ pub struct HostConfig {
     /// How long a shutdown waits for proposals in flight. Default 5 s. Those that are not over by
     /// then have an unknown outcome.
     pub drain_timeout: Duration,
+    /// How fast this node sends segments to others, all transfers together, in bytes per second, at
+    /// least 1; where it drives moves, also how many bytes of copies it begins per second. Default
+    /// 64 MiB. Larger: moves end sooner; smaller: clients wait less beside them.
+    pub move_bytes_per_second: u64,
+    /// Replicas that are copied at a time in the whole cluster, where this node drives moves, at least
+    /// 1; a node receives and sends at most 2 of them. Default 8. More: faster; fewer: less in the way
+    /// of clients.
+    pub moves_max: u32,
     /// Where waking a group reads its state. Default: the pool.
     pub blocking: Blocking,
     /// What spreads elections in time. Default: the operating system's.
@@ -64,6 +74,8 @@ impl Default for HostConfig {
             proposals_max: 1024,
             wake_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(5),
+            move_bytes_per_second: 64 << 20,
+            moves_max: 8,
             blocking: Blocking::default(),
             random: Arc::new(SystemRandom::new()),
         }
@@ -94,6 +106,16 @@ pub(crate) const LEASE: Duration = Duration::from_millis(LEASE_MS);
 pub(crate) const LEASE_RENEWAL_MAX: Duration = Duration::from_millis(ELECTION_MIN_MS);
 
 impl HostConfig {
+    /// What moves of replicas may take at a time.
+    pub(crate) fn move_limits(&self) -> MoveLimits {
+        let defaults = MoveLimits::default();
+        MoveLimits {
+            copies_max: NonZeroU32::new(self.moves_max).unwrap_or(NonZeroU32::MIN),
+            bytes_per_second: NonZeroU64::new(self.move_bytes_per_second),
+            ..defaults
+        }
+    }
+
     /// openraft's configuration of every group: no timers, bounded queues. A member of a group
     /// without durability may come back with less than it answered for, after a power failure: its
     /// leader feeds it anew instead of asking it for ever for what it had.
@@ -119,9 +141,10 @@ impl HostConfig {
             // Appends are cut by bytes; the default of 300 would cut single records first.
             max_payload_entries: 4096,
             backoff: "50ms 100ms 200ms ...500ms".to_owned(),
-            // Retention and purging are the host's.
+            // Retention and purging are the host's: a snapshot alone purges nothing under members that
+            // are a few entries behind.
             snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: 0,
+            max_in_snapshot_log_to_keep: u64::MAX,
             install_snapshot_timeout: 60_000,
             // The defaults are 65,536 each, per group.
             api_channel_size: Some(proposals_max),

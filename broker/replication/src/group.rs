@@ -1,5 +1,6 @@
 //! One group: its log for readers, its Raft instance, while it is awake, for writers.
 
+mod lacking;
 mod lead;
 
 use std::sync::Arc;
@@ -7,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use plimsoll_log::GroupLog;
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
@@ -51,6 +51,8 @@ pub struct Group {
     deleted: AtomicBool,
     /// It sleeps as its leader proposed: its whole log is durable.
     slept_as_agreed: AtomicBool,
+    /// This node's replica was taken away.
+    dropped: watch::Sender<bool>,
     reads: Reads,
 }
 
@@ -95,6 +97,7 @@ impl Group {
             used_ms: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
             slept_as_agreed: AtomicBool::new(false),
+            dropped: watch::Sender::new(false),
             reads: Reads::default(),
             around,
         };
@@ -148,6 +151,17 @@ impl Group {
     #[must_use]
     pub fn role(&self) -> watch::Receiver<Role> {
         self.published.role.subscribe()
+    }
+
+    /// Whether this node's replica was taken away, because it is no longer wanted here: whoever reads it
+    /// must go to another node.
+    #[must_use]
+    pub fn dropped(&self) -> watch::Receiver<bool> {
+        self.dropped.subscribe()
+    }
+
+    pub(crate) fn set_dropped(&self, dropped: bool) {
+        self.dropped.send_replace(dropped);
     }
 
     /// What it is doing. Does not wake it; waits while it is being woken.
@@ -463,26 +477,6 @@ impl Group {
         awake.as_ref()?.shared.store()
     }
 
-    /// The first offset that some other member is not known to hold, where this node leads. May block.
-    pub(crate) fn first_lacking_offset(&self) -> Option<Offset> {
-        let instance = self.instance()?;
-        let lowest = {
-            let metrics = instance.raft.data_metrics();
-            let metrics = metrics.borrow_watched();
-            let matched = metrics.replication.as_ref()?;
-            let me = self.around.node.0;
-            let others = matched.iter().filter(|(node, _)| **node != me).map(|(_, id)| id);
-            others.map(|id| id.as_ref().map(|id| id.index)).min()?
-        };
-        let next = lowest.map_or(0, |index| index + 1);
-        match self.log.read_entries(next..next + 1, 1) {
-            Ok(entries) => entries.first().map(|entry| entry.header.base_offset),
-            // It has everything, or lacks what is gone already: then nothing more may go.
-            Err(_) if Some(next) > self.log.bounds().last.map(|last| last.index.0) => None,
-            Err(_) => Some(Offset(0)),
-        }
-    }
-
     /// Drops the Raft instance if nobody used the group for `idle_for` and nothing is in flight.
     pub(crate) async fn sleep_if_idle(self: Arc<Self>, idle_for: Duration) -> bool {
         let Ok(guard) = self.awake.clone().try_lock_owned() else { return false };
@@ -527,6 +521,25 @@ impl Group {
             drop(guard);
         });
         ended.await.is_ok()
+    }
+
+    /// Ends the Raft instance, if there is one, and keeps the lock: nobody wakes the group before it is
+    /// dropped. In a task of its own, as [`Group::end_instance`].
+    pub(crate) async fn end_locked(
+        self: &Arc<Self>,
+        mut guard: OwnedMutexGuard<Option<Awake>>,
+    ) -> Result<OwnedMutexGuard<Option<Awake>>, OpenGroupError> {
+        self.set_instance(None);
+        let group = self.clone();
+        let ended = tokio::spawn(async move {
+            if let Some(awake) = guard.take() {
+                awake.end(&group.log, &group.around).await;
+            }
+            guard
+        });
+        ended
+            .await
+            .map_err(|panic| OpenGroupError::Storage { group: self.id(), source: Arc::new(panic) })
     }
 
     /// Waits for what is in flight, for at most `drain`, then drops the Raft instance.

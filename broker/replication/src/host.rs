@@ -17,15 +17,20 @@ use tokio::time::{Instant, timeout};
 use crate::clock::Clock;
 use crate::config::{Blocking, HostConfig};
 use crate::deleted::DeletedGroups;
+use crate::drops;
 use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
 use crate::incoming;
 use crate::members;
 use crate::metadata;
+use crate::moves;
 use crate::neighbours::Neighbours;
-use crate::placements::Placements;
+use crate::placements::{Placed, Placements};
 use crate::retention::{Given, Safety};
+use crate::seeds::{Arriving, Pacer};
+use crate::sight::Sight;
+use crate::steps::Seeding;
 use crate::tasks::keep_running;
 
 /// How long what another node sends waits for this node's copy of the catalog.
@@ -48,6 +53,8 @@ pub(crate) struct Surroundings {
     /// openraft's configuration of groups with and without durability.
     pub(crate) raft: [Arc<openraft::Config>; 2],
     pub(crate) neighbours: Neighbours,
+    /// Paces the segments that are sent.
+    pub(crate) pacer: Pacer,
     /// No group is woken any more.
     pub(crate) closed: AtomicBool,
 }
@@ -81,11 +88,21 @@ impl Surroundings {
 
     /// Whether this node alone holds the group, by what is known without its log.
     pub(crate) fn is_sole_replica(&self, group: GroupId) -> bool {
-        if self.neighbours.is_unplaced() {
-            return true;
+        // A start wakes the metadata group before anything is known of placements, and who joins has a
+        // vote in it before its first entry.
+        if group == GroupId::CATALOG {
+            return false;
         }
-        group != GroupId::CATALOG
-            && self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
+        self.neighbours.is_unplaced()
+            || self.neighbours.placed(group).is_some_and(|placed| *placed.wanted == [self.node])
+    }
+
+    /// Whether a group that lost its whole log may begin anew here: this node alone holds it, and it
+    /// never lay elsewhere. A replica that was moved away leaves its vote behind, and what it had is on
+    /// another node. To be believed of a confirmed catalog only.
+    pub(crate) fn may_begin_anew(&self, group: GroupId) -> bool {
+        let was_moved = |placed: Placed| placed.birth.is_none();
+        self.is_sole_replica(group) && !self.neighbours.placed(group).is_some_and(was_moved)
     }
 }
 
@@ -98,6 +115,9 @@ pub struct Host {
     around: Arc<Surroundings>,
     groups: Mutex<Groups>,
     safety: Safety,
+    pub(crate) seeding: Seeding,
+    pub(crate) arriving: Arriving,
+    pub(crate) sight: Sight,
 }
 
 /// One mutex decides whether a group is opened or deleted.
@@ -125,12 +145,16 @@ impl Host {
         });
         let neighbours = Neighbours::new(node);
         let closed = AtomicBool::new(false);
-        let around = Surroundings { node, clock, config, raft, neighbours, closed };
+        let pacer = Pacer::new(config.move_bytes_per_second);
+        let around = Surroundings { node, clock, config, raft, neighbours, closed, pacer };
         Arc::new(Self {
             store,
             around: Arc::new(around),
             groups: Mutex::default(),
             safety: Safety::default(),
+            seeding: Seeding::default(),
+            arriving: Arriving::default(),
+            sight: Sight::default(),
         })
     }
 
@@ -178,6 +202,10 @@ impl Host {
         keep_running("following who lives", move || follow(host.clone(), peers.clone()));
         let host = Arc::downgrade(self);
         keep_running("keeping members", move || members::keep(host.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("driving moves", move || moves::drive(host.clone()));
+        let host = Arc::downgrade(self);
+        keep_running("dropping replicas", move || drops::keep(host.clone()));
     }
 
     /// The live node that leads the group by its own word, this one included, and its term.
@@ -229,6 +257,20 @@ impl Host {
             }
         };
         self.open(id, GroupKind::of(id), options)
+    }
+
+    /// The group, for a log that another node sends.
+    pub(crate) fn open_for_seed(
+        &self,
+        id: GroupId,
+        options: GroupOptions,
+    ) -> Result<Arc<Group>, OpenGroupError> {
+        self.open(id, GroupKind::of(id), options)
+    }
+
+    /// The group's log was replaced: what was known of its states is void.
+    pub(crate) fn forget_safety(&self, id: GroupId) {
+        self.safety.forget(id);
     }
 
     /// As [`Host::for_peer`]; where the sender's catalog is newer than this node's copy, waits for the
@@ -412,8 +454,8 @@ impl Host {
     /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
     /// and lets Raft forget what a sleeping group has folded. To be called for every group now and
     /// then, also where nothing limits what is kept. Nothing is dropped at the first call, and then
-    /// only what was stored some checkpoints ago. A leader drops nothing that a member lacks. Does not
-    /// wake the group; may block.
+    /// only what was stored some checkpoints ago. A leader drops nothing that a live member lacks. Does
+    /// not wake the group; may block; must be called in a tokio runtime.
     ///
     /// # Errors
     /// When the group's stored state cannot be read.
@@ -449,8 +491,7 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        let lacking = held.and_then(|group| group.first_lacking_offset());
-        let upto = lacking.map_or(safe.high_watermark, |offset| offset.min(safe.high_watermark));
+        let upto = held.map_or(safe.high_watermark, |group| group.retainable(safe));
         Ok(log.retain(policy, now_ms, upto))
     }
 

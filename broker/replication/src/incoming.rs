@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::error::OpenGroupError;
 use crate::group::{Group, Instance};
 use crate::host::Host;
+use crate::seeds::receive::receive;
 use crate::types::{Types, from_raft};
 use crate::wire::{self, vote_to_wire};
 
@@ -86,9 +87,8 @@ impl Handler for Incoming {
         }
     }
 
-    /// Transfers of segments are not taken yet: both halves are dropped, which ends it.
-    fn seed(&self, from: NodeId, _sender: FrameSender, _receiver: FrameReceiver) {
-        tracing::warn!(node = %from, "a transfer of segments is refused: this build takes none");
+    fn seed(&self, from: NodeId, sender: FrameSender, receiver: FrameReceiver) {
+        tokio::spawn(receive(self.host.clone(), from, sender, receiver));
     }
 }
 
@@ -112,10 +112,9 @@ async fn answer(
         AnyPeerRequest::Sleep(request) => Ok(host.sleep(from, request).await.into()),
         AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
         AnyPeerRequest::ReadIndex(request) => Ok(host.read_indexes(request).await.into()),
-        other => {
-            let message = format!("this build does not answer {}", other.api());
-            Err(PeerFailure::new(PeerFailureCode::Unsupported, message))
-        }
+        AnyPeerRequest::GroupStatus(request) => Ok(host.group_status(request).await.into()),
+        AnyPeerRequest::Step(step) => Ok(host.step(step).await?.into()),
+        AnyPeerRequest::DropReplica(request) => Ok(host.told_to_drop(from, &request).await?.into()),
     }
 }
 

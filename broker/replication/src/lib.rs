@@ -34,6 +34,7 @@
 mod clock;
 mod config;
 mod deleted;
+mod drops;
 mod elector;
 mod error;
 mod fold;
@@ -49,6 +50,7 @@ mod log_store;
 mod members;
 mod membership;
 mod metadata;
+mod moves;
 mod neighbours;
 mod network;
 #[cfg(test)]
@@ -64,9 +66,12 @@ mod reply;
 mod retention;
 mod role;
 mod runtime;
+mod seeds;
 mod shared;
+mod sight;
 mod snapshot;
 mod state_machine;
+mod steps;
 #[cfg(test)]
 mod storage_tests;
 mod tasks;
@@ -86,5 +91,6 @@ pub use placements::{Placed, Placements};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use reads::FreshnessError;
 pub use role::Role;
+pub use sight::{MovePhase, Moving};
 pub use snapshot::{GroupSnapshot, SnapshotError};
 pub use types::Member;

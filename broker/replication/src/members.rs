@@ -34,6 +34,8 @@ enum Change {
     Promote(NodeId),
     /// A voter too many becomes a learner.
     Demote(NodeId),
+    /// The voter too many is the leader: another one leads first.
+    HandOver(NodeId),
     /// The node has everything: it may hold replicas.
     Activate(NodeId),
     RemoveVoter(NodeId),
@@ -65,16 +67,18 @@ pub(crate) async fn keep(host: Weak<Host>) {
         let hears = |node: NodeId| neighbours.reaches(node);
         let Some(change) = next(&group.catalog(), &present, host.node(), hears) else { continue };
         tracing::info!(?change, "the metadata group changes");
-        let changing = async {
-            // An idle leader's lease has run out, and without one openraft changes no members.
-            match group.lead_for_read().await {
-                Ok(_) => carry_out(&host, &instance, change).await,
-                Err(error) => {
-                    tracing::warn!(?change, %error, "the metadata group could not be changed");
-                }
+        // Without traffic the lease has lapsed, and openraft takes nothing into the log.
+        if let Err(error) = group.lead_for_read().await {
+            tracing::info!(?change, %error, "the metadata group cannot change now");
+            continue;
+        }
+        if let Change::HandOver(node) = change {
+            if let Err(error) = group.transfer_leader(Some(node)).await {
+                tracing::warn!(%node, %error, "the metadata group was not handed over");
             }
-        };
-        if timeout(CHANGE_TIMEOUT, changing).await.is_err() {
+            continue;
+        }
+        if timeout(CHANGE_TIMEOUT, carry_out(&host, &instance, change)).await.is_err() {
             tracing::warn!(?change, "the metadata group was not changed in time");
         }
     }
@@ -150,9 +154,14 @@ fn next(
     }
     // One too many, after another one came in its place.
     let spare = |node: &&NodeId| **node != me && !placed.is_empty() && !placed.contains(node);
-    (present.voters.len() > voters)
-        .then(|| present.voters.iter().find(spare).copied().map(Change::Demote))
-        .flatten()
+    if present.voters.len() <= voters {
+        return None;
+    }
+    if let Some(node) = present.voters.iter().find(spare) {
+        return Some(Change::Demote(*node));
+    }
+    let successor = placed.iter().find(|node| present.voters.contains(node) && is_ready(node));
+    successor.filter(|_| !placed.contains(&me)).copied().map(Change::HandOver)
 }
 
 async fn carry_out(host: &Arc<Host>, instance: &Instance, change: Change) {
@@ -175,6 +184,8 @@ async fn carry_out(host: &Arc<Host>, instance: &Instance, change: Change) {
         Change::RemoveLearner(node) => {
             raft.change_membership(ChangeMembers::RemoveNodes(only(node)), true).await
         }
+        // The caller's, who has the group.
+        Change::HandOver(_) => return,
         Change::Activate(node) => {
             if let Err(error) = host.command(&CatalogCommand::ActivateNode { node }).await {
                 tracing::warn!(%node, %error, "a node could not be made active");

@@ -100,6 +100,11 @@ impl Neighbours {
         self.leaders.set_unfit(group, unfit, |change| self.tell(change));
     }
 
+    /// Whether a node said that its replica of the group cannot be used.
+    pub(crate) fn is_unfit(&self, node: NodeId, group: GroupId) -> bool {
+        self.leaders.is_unfit(node, self.me, group)
+    }
+
     /// Tells when something about the other nodes has changed.
     pub(crate) fn changes(&self) -> Changes {
         Changes(self.moved.subscribe())

@@ -17,19 +17,21 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
+use plimsoll_log::GroupLog;
 use plimsoll_peers::{PeerError, Peers, SessionReceiver};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
 use plimsoll_protocol::peer::{Appended, NotHere, PeerRequest, TransferLeaderReply};
 
 use crate::host::Surroundings;
+use crate::seeds::send::Seed;
 use crate::snapshot::GroupSnapshot;
-use crate::types::{Member, Types, to_raft};
+use crate::types::{Member, Types, from_raft, to_raft};
 use crate::wire::{self, vote_from_wire};
 
 /// Makes the ways of one group to its other members.
 #[derive(Debug)]
 pub(crate) struct GroupNetworks {
-    pub(crate) group: GroupId,
+    pub(crate) log: Arc<GroupLog>,
     pub(crate) around: Arc<Surroundings>,
 }
 
@@ -37,6 +39,7 @@ pub(crate) struct GroupNetworks {
 #[derive(Debug)]
 pub(crate) struct GroupNetwork {
     group: GroupId,
+    log: Arc<GroupLog>,
     target: NodeId,
     around: Arc<Surroundings>,
     /// Appends go as single requests, past all that waits on a session.
@@ -47,8 +50,9 @@ impl RaftNetworkFactory<Types> for GroupNetworks {
     type Network = GroupNetwork;
 
     async fn new_client(&mut self, target: u64, _node: &Member) -> GroupNetwork {
-        let (group, around) = (self.group, self.around.clone());
-        GroupNetwork { group, target: NodeId(target), around, unary: false }
+        let (log, around) = (self.log.clone(), self.around.clone());
+        let group = log.id();
+        GroupNetwork { group, log, target: NodeId(target), around, unary: false }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> GroupNetwork {
@@ -159,17 +163,34 @@ impl RaftNetworkV2<Types> for GroupNetwork {
         Ok(wire::vote_response(&self.request(vote).await?))
     }
 
-    /// Segments are seeded to a node before it becomes a member; a voter that fell behind what was
-    /// purged is not helped here yet.
+    /// For a voter that fell behind what was purged. It takes the same transfer as a node that becomes a
+    /// member; its instance ends for it, and what it voted stays.
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<Types>,
-        _snapshot: SnapshotOf<Types, GroupSnapshot>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<Types>,
+        snapshot: SnapshotOf<Types, GroupSnapshot>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let message = format!("node {} would need a snapshot, which is not sent", self.target);
-        Err(StreamingError::Unreachable(Unreachable::from_string(message)))
+        let unreachable = |message: &dyn std::fmt::Display| {
+            StreamingError::Unreachable(Unreachable::from_string(message))
+        };
+        let applied = snapshot.meta.last_log_id.as_ref().map(from_raft);
+        let applied = applied.ok_or_else(|| unreachable(&"a snapshot of nothing"))?;
+        let (around, log) = (&*self.around, &self.log);
+        let state = snapshot.snapshot.state;
+        let seed = Seed { around, log, to: self.target, applied, state };
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = seed.send() => match sent {
+                Ok(()) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => {
+                    tracing::warn!(group = %self.group, node = %self.target, %error, "no snapshot was sent");
+                    Err(unreachable(&error))
+                }
+            },
+        }
     }
 
     async fn transfer_leader(
@@ -238,7 +259,7 @@ fn answers(
                     let answer = answer.map_err(|error| unreachable(&error)).and_then(|answer| result(&answer));
                     let ended = match &answer {
                         Ok(Ok(matched)) => {
-                            unanswered.settle(matched.as_ref().map(crate::types::from_raft));
+                            unanswered.settle(matched.as_ref().map(from_raft));
                             false
                         }
                         _ => true,

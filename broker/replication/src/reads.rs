@@ -127,6 +127,10 @@ impl Group {
     /// # Errors
     /// [`FreshnessError`] by cause.
     pub async fn linearizable(self: &Arc<Self>) -> Result<Offset, FreshnessError> {
+        #[cfg(feature = "planted")]
+        if plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::SkipReadIndex) {
+            return Ok(*self.high_watermark().borrow());
+        }
         let (sender, receiver) = oneshot::channel();
         let begins = {
             let mut waiting = self.reads().waiting();

@@ -217,6 +217,11 @@ impl Shared {
         }
     }
 
+    /// Whether the log no longer holds all of its entries.
+    pub(crate) fn is_purged(&self) -> bool {
+        self.log.bounds().purged.is_some()
+    }
+
     /// The last entry that is folded.
     pub(crate) fn applied(&self) -> Option<LogId> {
         self.state().fold.progress().applied
@@ -300,7 +305,10 @@ impl Shared {
             let mut state = self.state();
             let state = &mut *state;
             let progress = state.fold.progress();
-            self.published.publish_offset(progress.high_watermark);
+            let shown = progress.high_watermark;
+            #[cfg(feature = "planted")]
+            let shown = plimsoll_log::planted::shown_too_early(shown);
+            self.published.publish_offset(shown);
             if let Fold::Catalog(catalog) = &state.fold
                 && std::mem::take(&mut state.catalog_changed)
             {

@@ -119,12 +119,12 @@ impl RaftStateMachine<Types> for StateMachine {
         Ok(())
     }
 
-    /// The fold as it is now, once there was a snapshot: a fresh one costs no more than a kept one
-    /// and takes no memory until it is asked for.
+    /// The fold as it is now, once there was a snapshot or entries are gone that another member may lack: a
+    /// fresh one costs no more than a kept one and takes no memory until it is asked for.
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<Types, GroupSnapshot>>, io::Error> {
-        if !self.has_snapshot {
+        if !self.has_snapshot && !self.shared.is_purged() {
             return Ok(None);
         }
         let (progress, state) = self.shared.encode();

@@ -111,6 +111,10 @@ pub(crate) async fn wake(
     around: &Arc<Surroundings>,
 ) -> Result<Awake, OpenGroupError> {
     let group = log.id();
+    // An instance takes what its log shows for durable, and says so to its leader.
+    if let Some(source) = log.stopped() {
+        return Err(OpenGroupError::Storage { group, source });
+    }
     if let Some(source) = log.is_quarantined() {
         around.neighbours.set_unfit(group, true);
         return Err(OpenGroupError::Quarantined { group, source });
@@ -206,6 +210,18 @@ async fn voters_at_birth(
 ) -> Result<Vec<u64>, OpenGroupError> {
     let group = log.id();
     let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
+    let waited = around.config.wake_timeout;
+    let not_ready = OpenGroupError::NotReady { group, waited };
+    if is_new
+        && log.vote().is_some()
+        && around.may_begin_anew(group)
+        && !around.neighbours.is_unplaced()
+    {
+        // So says a catalog of an earlier life: the replica may have been moved away since.
+        if !around.neighbours.confirmed_within(waited).await {
+            return Err(not_ready);
+        }
+    }
     if !is_new || log.vote().is_some() {
         return Ok(Vec::new());
     }
@@ -217,9 +233,8 @@ async fn voters_at_birth(
         return Ok(vec![around.node.0]);
     }
     // A catalog of an earlier life may not know yet that the group was sealed.
-    let waited = around.config.wake_timeout;
     if !around.neighbours.confirmed_within(waited).await {
-        return Err(OpenGroupError::NotReady { group, waited });
+        return Err(not_ready);
     }
     let placed = around.neighbours.placed(group);
     let placed = placed.ok_or(OpenGroupError::NotPlaced { group })?;
@@ -246,7 +261,7 @@ async fn build(
     let store = LogStore::new(log.clone(), shared.clone());
     let machine = StateMachine::new(shared.clone());
     let config = around.raft_config(log.options().durability);
-    let networks = GroupNetworks { group, around: around.clone() };
+    let networks = GroupNetworks { log: log.clone(), around: around.clone() };
     let raft = Raft::build(around.node.0, config, networks, store, machine)
         .await
         .map_err(|error| storage(group, error))?;
@@ -333,13 +348,13 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
             log.reset_to(applied, offset, Box::new(|_| {}));
         }
         // The same, before the first checkpoint: even the membership is gone, the vote is not.
-        (None, None) if log.vote().is_some() && around.is_sole_replica(group) => {
+        (None, None) if log.vote().is_some() && around.may_begin_anew(group) => {
             begin_anew(log, &mut fold, around);
         }
         (None, Some(last))
             if bounds.purged == Some(last)
                 && last.index == LogIndex(0)
-                && around.is_sole_replica(group) =>
+                && around.may_begin_anew(group) =>
         {
             begin_anew(log, &mut fold, around);
         }

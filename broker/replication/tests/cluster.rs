@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use harness::cluster::{Cluster, numbered, store};
 use harness::{Producer, propose, values};
+use plimsoll_log::disk::sim::{Effect, Fault, Operation};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
 use plimsoll_replication::{ProduceError, Role};
 use tokio::time::Instant;
@@ -62,6 +63,25 @@ async fn another_leads_after_the_leader_died_and_nothing_acknowledged_is_lost() 
     for node in 1..=3 {
         assert_eq!(values(&cluster.group(node, group)), counted(20));
     }
+}
+
+/// A follower whose storage had failed once woke the group anew, and told the leader that it had
+/// journaled what was in its memory only: acknowledged records were lost (the simulation found it).
+#[tokio::test(start_paused = true)]
+async fn follower_whose_storage_failed_counts_for_nothing() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    let leader = cluster.leader(group).await;
+    let others: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
+    cluster.cuts.isolate(others[0], [leader, others[1]]);
+    let failing = Fault::new(Operation::Write, 1, Effect::Eio).once();
+    cluster.members[&others[1]].disk.inject(failing);
+    let batch = numbered(&mut producer, 1).remove(0);
+    let pending = propose(&cluster.group(leader, group), &batch).await.unwrap();
+    let outcome = tokio::time::timeout(Duration::from_secs(10), pending).await;
+    assert!(!matches!(outcome, Ok(Ok(_))), "{outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,8 +6,9 @@ mod harness;
 
 use harness::simulated::SimNode;
 use harness::{DURABLE, MEMORY, Node, PARTITION, Producer, produce, propose, values};
+use plimsoll_log::Vote;
 use plimsoll_log::disk::sim::{CrashPlan, Effect, Fault, Operation};
-use plimsoll_protocol::ids::{GroupId, Offset};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use plimsoll_replication::ProduceError;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,6 +77,22 @@ async fn memory_group_that_lost_everything_begins_anew_in_a_new_term() {
         node = node.power_failure(&CrashPlan::NOTHING).await;
     }
     assert!(terms.is_sorted_by(|a, b| a < b), "a node never votes twice in a term: {terms:?}");
+}
+
+/// A node that joined and lost its power between its vote and its first entry once began the metadata
+/// group anew, as if it were alone, and led it beside the others (the simulation found it).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_group_with_a_vote_and_no_entry_waits_for_the_others() {
+    let node = SimNode::new(4);
+    let log = node.host.store().create_group(GroupId::CATALOG, DURABLE).unwrap();
+    let (sender, voted) = tokio::sync::oneshot::channel();
+    let vote = Vote { term: Term(3), voted_for: NodeId(2), committed: true };
+    log.save_vote(vote, Box::new(|outcome| drop(sender.send(outcome))));
+    voted.await.unwrap().unwrap();
+    drop(log);
+    let group = node.group(GroupId::CATALOG, DURABLE).await;
+    let bounds = group.log().bounds();
+    assert_eq!((bounds.purged, bounds.last), (None, None));
 }
 
 #[tokio::test]

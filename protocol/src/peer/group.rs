@@ -176,8 +176,14 @@ wire_struct! {
         pub committed: Option<LogId>,
         /// Offset after the last record that consumers may see.
         pub high_watermark: Offset,
-        /// Size of its log, in bytes.
+        /// Offset of the first record that is kept.
+        pub start_offset: Offset,
+        /// Offset after the last record, committed or not.
+        pub end_offset: Offset,
+        /// Size of its log, in bytes; while segments are sent to it, what has come.
         pub bytes: u64,
+        /// Segments of its log.
+        pub segments: u32,
     }
 }
 

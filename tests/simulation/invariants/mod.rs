@@ -9,17 +9,20 @@ mod no_acked_record_lost;
 mod no_duplicate;
 mod observer;
 mod offsets_dense;
+mod placement_rules;
 #[cfg(test)]
 mod planted;
+mod reads_are_fresh;
 mod vote_once;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_log::Vote;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
-use plimsoll_protocol::ids::{GroupId, LogId, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Term};
 
 use crate::history::{Partition, RecordName, Seen};
+use crate::reads::Level;
 
 pub use observer::Observer;
 
@@ -115,6 +118,13 @@ pub enum Event<'a> {
         /// Term of its log's entry at the index of the last one that is committed anywhere.
         term_at_committed: Option<Term>,
     },
+    /// A process does not lead a group any more, or it has ended.
+    LeadsNoMore {
+        /// Which process.
+        at: Life,
+        /// The group.
+        group: GroupId,
+    },
     /// A node's vote, which it keeps by now.
     Voted {
         /// Which node.
@@ -123,6 +133,19 @@ pub enum Event<'a> {
         group: GroupId,
         /// The vote.
         vote: Vote,
+    },
+    /// A process knows where a partition belongs.
+    Placed {
+        /// Which process.
+        at: Life,
+        /// The partition's group.
+        group: GroupId,
+        /// Where its replicas belong.
+        wanted: &'a [NodeId],
+        /// How many the topic asks for.
+        replicas: u16,
+        /// The nodes that the same catalog knows.
+        members: &'a BTreeSet<NodeId>,
     },
     /// A client was told that a record is stored.
     Acked {
@@ -135,6 +158,24 @@ pub enum Event<'a> {
     },
     /// A consumer got a record.
     Seen(Seen),
+    /// A read of a partition to its end begins.
+    ReadBegins {
+        /// Which.
+        read: u64,
+        /// Of what.
+        partition: Partition,
+        /// What it may have missed.
+        level: Level,
+        /// Everything below this offset was acknowledged when the level begins to count.
+        acked_end: u64,
+    },
+    /// It is over.
+    ReadEnds {
+        /// Which.
+        read: u64,
+        /// The offset after the last record; `None` where it was given up.
+        end: Option<u64>,
+    },
 }
 
 /// What was ever committed, in the order of each log.
@@ -210,5 +251,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(high_watermark_monotonic::HighWatermarkMonotonic::default()),
         Box::new(no_duplicate::NoDuplicate::default()),
         Box::new(no_acked_record_lost::NoAckedRecordLost),
+        Box::new(placement_rules::PlacementRules),
+        Box::new(reads_are_fresh::ReadsAreFresh::default()),
     ]
 }

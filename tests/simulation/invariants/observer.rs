@@ -2,7 +2,7 @@
 //!
 //! It reads entries from the nodes' logs and their marks of what is committed; it changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use plimsoll_log::{GroupLog, LogEntry, Vote};
@@ -10,7 +10,7 @@ use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, EntryKind, RecordBatch};
 use plimsoll_protocol::ids::{GroupId, LogId, Term};
 
 use super::{Committed, Entry, Event, Invariant, Ledger, Life, all};
-use crate::history::{History, RecordName};
+use crate::history::{History, News, RecordName};
 use crate::node::SimNode;
 use crate::trace::Trace;
 use crate::workload::TOPIC;
@@ -24,6 +24,10 @@ pub struct Observer {
     invariants: Vec<Box<dyn Invariant>>,
     /// What was seen of a group in a process.
     views: BTreeMap<(Life, GroupId), View>,
+    /// Of the catalog that was looked at in a process.
+    epochs: BTreeMap<Life, u64>,
+    /// The groups that a process leads.
+    led: BTreeMap<Life, BTreeSet<GroupId>>,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +49,13 @@ impl std::fmt::Debug for Observer {
 
 impl Default for Observer {
     fn default() -> Self {
-        Self { ledger: Ledger::default(), invariants: all(), views: BTreeMap::new() }
+        Self {
+            ledger: Ledger::default(),
+            invariants: all(),
+            views: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            led: BTreeMap::new(),
+        }
     }
 }
 
@@ -67,26 +77,44 @@ impl Observer {
         history: &History,
         trace: &mut Trace,
     ) -> Result<(), String> {
+        self.forget_ended(nodes)?;
         for node in nodes {
             self.look_at(now_ms, node, trace)?;
         }
-        let (acks, seen, complaint) = {
+        let (news, complaint) = {
             let mut state = history.lock();
-            let complaint = state.complaints.first().cloned();
-            (
-                std::mem::take(&mut state.fresh_acks),
-                std::mem::take(&mut state.fresh_seen),
-                complaint,
-            )
+            (std::mem::take(&mut state.fresh), state.complaints.first().cloned())
         };
         if let Some(complaint) = complaint {
             return Err(format!("a client: {complaint}"));
         }
-        for (record, partition, offset) in acks {
-            self.judge(&Event::Acked { record, partition, offset })?;
+        for news in news {
+            self.judge(&match news {
+                News::Acked(record, partition, offset) => {
+                    Event::Acked { record, partition, offset }
+                }
+                News::Seen(seen) => Event::Seen(seen),
+                News::ReadBegins { read, partition, level, acked_end } => {
+                    Event::ReadBegins { read, partition, level, acked_end }
+                }
+                News::ReadEnds { read, end } => Event::ReadEnds { read, end },
+            })?;
         }
-        for seen in seen {
-            self.judge(&Event::Seen(seen))?;
+        Ok(())
+    }
+
+    /// Processes that have ended lead nothing any more.
+    fn forget_ended(&mut self, nodes: &[SimNode]) -> Result<(), String> {
+        let lives = |at: &Life| {
+            nodes
+                .iter()
+                .any(|node| node.is_running() && Life { node: node.number, life: node.life } == *at)
+        };
+        let ended: Vec<Life> = self.led.keys().filter(|at| !lives(at)).copied().collect();
+        for at in ended {
+            for group in self.led.remove(&at).unwrap_or_default() {
+                self.judge(&Event::LeadsNoMore { at, group })?;
+            }
         }
         Ok(())
     }
@@ -109,11 +137,33 @@ impl Observer {
             && let Some(meta) = broker.catalog().topic(&topic)
         {
             self.ledger.partitions.extend((0..).zip(meta.partitions.iter().copied()));
+            let catalog = broker.catalog();
+            if self.epochs.insert(at, catalog.epoch()) != Some(catalog.epoch()) {
+                let members: BTreeSet<_> = catalog.members().map(|(node, _)| node).collect();
+                for (group, place) in meta.partitions.iter().zip(&meta.placement) {
+                    // One that was made before the catalog knew a node has no place yet.
+                    if place.wanted.is_empty() {
+                        continue;
+                    }
+                    self.judge(&Event::Placed {
+                        at,
+                        group: *group,
+                        wanted: &place.wanted,
+                        replicas: meta.replicas,
+                        members: &members,
+                    })?;
+                }
+            }
         }
-        let is_settled = !store.is_work_due();
+        // A store that failed has work that nobody does any more.
+        let is_settled = !store.is_work_due() && store.fatal().is_none();
         for group in store.groups() {
             let Some(log) = store.group(group) else { continue };
-            self.look_at_log(at, &log)?;
+            let looked = self.look_at_log(at, &log);
+            // What a process that is ending cannot read is nobody's fault.
+            if node.exited().is_none() {
+                looked?;
+            }
             if is_settled && let Some(vote) = log.vote() {
                 let view = self.views.entry((at, group)).or_default();
                 if view.vote.replace(vote) != Some(vote) {
@@ -121,11 +171,23 @@ impl Observer {
                 }
             }
             let held = broker.as_ref().and_then(|broker| broker.host().held(group));
-            let Some(held) = held else { continue };
+            let Some(held) = held else {
+                // It fell asleep, and nobody holds it any more.
+                if self.led.get_mut(&at).is_some_and(|led| led.remove(&group)) {
+                    self.views.entry((at, group)).or_default().led = None;
+                    self.judge(&Event::LeadsNoMore { at, group })?;
+                }
+                continue;
+            };
             let (role, offset) = (*held.role().borrow(), held.high_watermark().borrow().0);
             let view = self.views.entry((at, group)).or_default();
             let led = std::mem::replace(&mut view.led, role.led_term());
             let before = std::mem::replace(&mut view.high_watermark, offset);
+            // A group that was asleep and held by nobody begins again without one.
+            if offset != before && offset > 0 {
+                trace.note(now_ms, "high watermark", &[at.node, group.0, offset]);
+                self.judge(&Event::HighWatermark { at, group, offset })?;
+            }
             if let Some(term) = role.led_term()
                 && led != Some(term)
             {
@@ -134,11 +196,10 @@ impl Observer {
                 let committed = self.ledger.group(group).and_then(Committed::last);
                 let term_at_committed = committed.and_then(|entry| log.term_at(entry.id.index));
                 self.judge(&Event::Leads { at, group, term, last, term_at_committed })?;
-            }
-            // A group that was asleep and held by nobody begins again without one.
-            if offset != before && offset > 0 {
-                trace.note(now_ms, "high watermark", &[at.node, group.0, offset]);
-                self.judge(&Event::HighWatermark { at, group, offset })?;
+                self.led.entry(at).or_default().insert(group);
+            } else if led.is_some() && role.led_term().is_none() {
+                self.judge(&Event::LeadsNoMore { at, group })?;
+                self.led.entry(at).or_default().remove(&group);
             }
         }
         Ok(())

@@ -3,23 +3,25 @@
 //! `PLIMSOLL_SEED=S` with the test `one_seed` shows a seed again; with `PLIMSOLL_VERBOSE=1` its last
 //! events in words. `PLIMSOLL_LONG=1` runs `PLIMSOLL_SEEDS` seeds (default 5,000) of
 //! `PLIMSOLL_SECONDS` (default 30) virtual seconds of faults each, from `PLIMSOLL_FIRST_SEED` (default
-//! 1,000,000) on.
+//! 1,000,000) on; with `PLIMSOLL_MINUTES` it begins no seed any more after so long. With the feature
+//! `planted`, bugs are put into the product, and must be seen.
 
 #![allow(clippy::print_stdout, reason = "a run tells how to replay it")]
 
 mod chance;
 #[cfg(feature = "planted")]
 mod planted;
+mod style;
 
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use plimsoll_simulation::run::{Length, run};
 
 /// Seeds of a usual run.
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 200;
 /// The virtual time of their faults, in seconds.
 const SECONDS: u64 = 3;
 /// What the line begins with that one seed leaves for the others.
@@ -62,23 +64,24 @@ fn run_with(seed: u64, seconds: u64, bug: Option<&str>) -> Result<Outcome, Strin
     }
 }
 
-/// Runs seeds on all cores; fails with the first that went wrong.
-fn run_all(first: u64, count: u64, seconds: u64) {
+/// Runs seeds on all cores, and begins none after `until`; fails with the first that went wrong.
+fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) {
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
     let (sent, acked, faults) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let began = Instant::now();
+    let (fine, began) = (AtomicU64::new(0), Instant::now());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
                 while failures.lock().expect("not poisoned").is_empty() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count {
+                    if seed >= first + count || until.is_some_and(|until| Instant::now() > until) {
                         return;
                     }
                     match run_apart(seed, seconds) {
                         Ok(outcome) => {
+                            fine.fetch_add(1, Ordering::Relaxed);
                             sent.fetch_add(outcome.sent, Ordering::Relaxed);
                             acked.fetch_add(outcome.acked, Ordering::Relaxed);
                             faults.fetch_add(outcome.faults, Ordering::Relaxed);
@@ -93,7 +96,8 @@ fn run_all(first: u64, count: u64, seconds: u64) {
         panic!("{failure}");
     }
     println!(
-        "{count} seeds in {:?}: {} records sent, {} acknowledged, {} faults",
+        "{} seeds in {:?}: {} records sent, {} acknowledged, {} faults",
+        fine.into_inner(),
         began.elapsed(),
         sent.into_inner(),
         acked.into_inner(),
@@ -106,9 +110,11 @@ fn seeds_keep_every_invariant() {
     if number("PLIMSOLL_LONG", 0) > 0 {
         let (first, count) =
             (number("PLIMSOLL_FIRST_SEED", 1_000_000), number("PLIMSOLL_SEEDS", 5000));
-        return run_all(first, count, number("PLIMSOLL_SECONDS", 30));
+        let minutes = number("PLIMSOLL_MINUTES", 0);
+        let until = (minutes > 0).then(|| Instant::now() + Duration::from_secs(60 * minutes));
+        return run_all(first, count, number("PLIMSOLL_SECONDS", 30), until);
     }
-    run_all(number("PLIMSOLL_FIRST_SEED", 1), number("PLIMSOLL_SEEDS", SEEDS), SECONDS);
+    run_all(number("PLIMSOLL_FIRST_SEED", 1), number("PLIMSOLL_SEEDS", SEEDS), SECONDS, None);
 }
 
 #[test]
@@ -147,7 +153,11 @@ fn one_seed() {
             let faults: u32 = report.faults.iter().map(|(_, count)| count).sum();
             let (sent, acked, seen) = report.records;
             print!("{}", report.recent);
-            println!("seed {seed}: {seen} records delivered, {:?}", report.faults);
+            let (began, ended) = report.reads;
+            println!(
+                "seed {seed}: {seen} records delivered, {ended} of {began} reads, {:?}",
+                report.faults
+            );
             println!("{REPORT} {} {sent} {acked} {faults}", report.trace);
         }
         Err(failure) => panic!("{failure}"),

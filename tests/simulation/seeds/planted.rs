@@ -7,11 +7,13 @@ use crate::{SECONDS, run_with};
 /// Seeds that are tried for each bug.
 const SEEDS: u64 = 60;
 
-const BUGS: [(&str, Bug); 4] = [
+const BUGS: [(&str, Bug); 6] = [
     ("acknowledge-unwritten", Bug::AcknowledgeUnwritten),
     ("gap-in-offsets", Bug::GapInOffsets),
     ("forget-vote", Bug::ForgetVote),
     ("store-twice", Bug::StoreTwice),
+    ("show-uncommitted", Bug::ShowUncommitted),
+    ("skip-read-index", Bug::SkipReadIndex),
 ];
 
 /// The bug that this process was told to have.
@@ -49,4 +51,19 @@ fn a_gap_in_offsets_is_caught() {
 #[test]
 fn a_batch_that_is_stored_twice_is_caught() {
     assert_caught("store-twice", &["no_duplicate"]);
+}
+
+#[test]
+fn a_vote_that_is_forgotten_is_caught() {
+    assert_caught("forget-vote", &["vote_once", "election_safety"]);
+}
+
+#[test]
+fn a_high_watermark_beyond_what_is_committed_is_caught() {
+    assert_caught("show-uncommitted", &["high_watermark_monotonic"]);
+}
+
+#[test]
+fn a_linearizable_read_that_asks_nobody_is_caught() {
+    assert_caught("skip-read-index", &["reads_are_fresh"]);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use plimsoll_peers::PeerStatus;
 use plimsoll_protocol::api::{
@@ -11,10 +12,13 @@ use plimsoll_protocol::api::{
     TransferLeaderRequest, TransferLeaderResponse, UnwellPartition,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex, TopicName};
+use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex};
+use plimsoll_replication::Moving;
 use plimsoll_state::catalog::planning::{self, PlacementPlan, PlannedMove};
-use plimsoll_state::catalog::{Catalog, CatalogCommand, NodeMeta, TopicMeta};
+use plimsoll_state::catalog::{Catalog, CatalogCommand, NodeMeta};
+use tokio::time::{Instant, timeout_at};
 
+use super::progress;
 use super::session::Session;
 use super::stream::{Answer, done};
 use crate::broker::Broker;
@@ -23,6 +27,8 @@ use crate::routing::Access;
 
 /// Partitions that one answer lists; the totals are whole.
 const LISTED_MAX: usize = 500;
+/// How long a removal waits for what has to be recorded before it.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
 /// A wall clock that is this far off is worth a warning, in milliseconds.
 const CLOCK_OFFSET_MAX_MS: u64 = 10_000;
 
@@ -34,11 +40,20 @@ pub(super) async fn status(
     let broker = &session.broker;
     let catalog = broker.catalog();
     let seen = Seen::by(broker);
-    let (unwell, led) = look(broker, &catalog, &seen);
+    let (mut unwell, led) = look(broker, &catalog, &seen);
     let unwell_total = u32::try_from(unwell.len()).unwrap_or(u32::MAX);
+    unwell.truncate(LISTED_MAX);
+    let (moves, bytes, ()) = tokio::join!(
+        broker.host().moves(&catalog),
+        progress::sizes(broker, &catalog),
+        progress::add_lags(broker, &catalog, &mut unwell),
+    );
     let nodes: Vec<_> = catalog
         .members()
-        .map(|(node, meta)| cluster_node(&catalog, &seen, &led, node, meta))
+        .map(|(node, meta)| ClusterNode {
+            bytes: bytes.get(&node).copied().flatten(),
+            ..cluster_node(&catalog, &seen, &led, node, meta)
+        })
         .collect();
     let controller = broker.host().leader(GroupId::CATALOG).map(|(node, _)| node);
     let warnings = warnings(&nodes, controller, unwell_total);
@@ -50,10 +65,10 @@ pub(super) async fn status(
         nodes,
         topics: u32::try_from(catalog.len()).unwrap_or(u32::MAX),
         partitions: u32::try_from(catalog.partition_count()).unwrap_or(u32::MAX),
-        unwell: unwell.into_iter().take(LISTED_MAX).collect(),
+        unwell,
         unwell_total,
-        moves: Vec::new(),
-        moves_total: 0,
+        moves_total: u32::try_from(moves.len()).unwrap_or(u32::MAX),
+        moves: progress::shown(&catalog, &moves).take(LISTED_MAX).collect(),
         warnings,
     })
 }
@@ -294,40 +309,63 @@ pub(super) async fn remove(
 ) -> Result<Answer<RemoveNodeRequest>, ErrorResponse> {
     let (broker, RemoveNodeRequest { node, force }) = (&session.broker, request);
     let (catalog, seen) = (broker.catalog(), Seen::by(broker));
-    check_removal(&catalog, &seen, node)?;
+    let moving = broker.host().moves(&catalog).await;
+    check_removal(&catalog, &seen, &moving, node)?;
     let plan = put_in_force(broker, |catalog| planning::without(catalog, node, force)).await?;
-    let removed = broker.command(CatalogCommand::RemoveNode { node, force }).await;
-    match removed {
-        Ok(_) => done(RemoveNodeResponse { removed: true, plan }),
-        // Its replicas are still to be made anew elsewhere; asked again then, it goes.
-        Err(error) if error.code == ErrorCode::NodeInUse => {
-            done(RemoveNodeResponse { removed: false, plan })
+    let mut catalogs = broker.catalog_changes();
+    let deadline = Instant::now() + REMOVAL_PATIENCE;
+    loop {
+        catalogs.borrow_and_update();
+        match broker.command(CatalogCommand::RemoveNode { node, force }).await {
+            Ok(_) => return done(RemoveNodeResponse { removed: true, plan }),
+            // It goes once no partition can be born on it any more, which whoever drives moves sees to.
+            Err(error) if error.code == ErrorCode::NodeInUse => {
+                let changed = timeout_at(deadline, catalogs.changed()).await;
+                if !matches!(changed, Ok(Ok(()))) {
+                    return done(RemoveNodeResponse { removed: false, plan });
+                }
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
     }
 }
 
 /// Refuses where a partition would be left without a majority of its replicas, and where a live node
 /// still holds any.
-fn check_removal(catalog: &Catalog, seen: &Seen, node: NodeId) -> Result<(), ErrorResponse> {
+fn check_removal(
+    catalog: &Catalog,
+    seen: &Seen,
+    moving: &[Moving],
+    node: NodeId,
+) -> Result<(), ErrorResponse> {
     let Some(meta) = catalog.node(node) else { return Ok(()) };
-    if seen.is_up(node) && meta.state == NodeState::Active && !catalog.groups_of(node).is_empty() {
-        return Err(ErrorResponse::new(
-            ErrorCode::NodeInUse,
-            format!(
+    let leaving = moving.iter().filter(|one| one.voters.contains(&node)).count();
+    let holds = !catalog.groups_of(node).is_empty() || leaving > 0;
+    if seen.is_up(node) && meta.state != NodeState::Removed && holds {
+        let message = match meta.state {
+            NodeState::Draining => format!(
+                "node {node} answers and is still being emptied: {leaving} partitions have a replica                  on it; `plimsoll cluster status --watch` shows them go"
+            ),
+            _ => format!(
                 "node {node} answers and holds replicas: drain it first \
                  (plimsoll cluster drain {node}) and wait until it is empty"
             ),
-        ));
+        };
+        return Err(ErrorResponse::new(ErrorCode::NodeInUse, message));
     }
-    let loses = |(name, partition): &(TopicName, PartitionIndex), topic: &TopicMeta| {
-        let wanted = &topic.replica_set(*partition)?.wanted;
-        let left = wanted.iter().filter(|one| **one != node && seen.is_up(**one)).count();
-        (wanted.contains(&node) && 2 * left <= wanted.len()).then(|| format!("{name}/{partition}"))
-    };
+    let voters: BTreeMap<GroupId, &[NodeId]> =
+        moving.iter().map(|one| (one.group, one.voters.as_slice())).collect();
     let mut losing = catalog.topics().flat_map(|(name, topic)| {
-        let partitions = (0..).map(PartitionIndex).take(topic.partitions.len());
-        partitions.filter_map(move |partition| loses(&(name.clone(), partition), topic))
+        let placed = topic.partitions.iter().zip(&topic.placement);
+        let numbered = (0..).map(PartitionIndex).zip(placed);
+        let voters = &voters;
+        numbered.filter_map(move |(partition, (group, set))| {
+            let voters = voters.get(group).copied().filter(|voters| !voters.is_empty());
+            let voters = voters.unwrap_or(&set.wanted);
+            let left = voters.iter().filter(|one| **one != node && seen.is_up(**one)).count();
+            let loses = voters.contains(&node) && 2 * left <= voters.len();
+            loses.then(|| format!("{name}/{partition}"))
+        })
     });
     match losing.next() {
         Some(first) => Err(ErrorResponse::new(

@@ -15,6 +15,7 @@ mod cluster;
 mod metadata;
 mod outbox;
 mod produce;
+mod progress;
 mod read;
 mod session;
 mod stream;

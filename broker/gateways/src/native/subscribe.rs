@@ -313,6 +313,7 @@ impl<'a> Push<'a> {
             biased;
             deleted = deleted => deleted,
             deposed = broker.deposed(&self.partition.group, access) => deposed,
+            dropped = broker.dropped(&self.partition.group), if self.request.any_replica => dropped,
         }
     }
 

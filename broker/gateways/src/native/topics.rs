@@ -63,11 +63,8 @@ pub(super) async fn describe(
     let meta = broker.topic(&request.topic).await?;
     let first = request.first_partition.0 as usize;
     let wanted = page(&session, PARTITION_INFO_BYTES_MAX).min(request.partitions_max as usize);
-    let mut partitions = Vec::new();
-    let numbered = (0..).map(PartitionIndex).zip(&meta.partitions);
-    for (index, &group) in numbered.skip(first).take(wanted) {
-        partitions.push(broker.partition_info(index, group).await);
-    }
+    let numbered = (0..).map(PartitionIndex).zip(meta.partitions.iter().copied());
+    let partitions = broker.partition_infos(numbered.skip(first).take(wanted)).await;
     done(DescribeTopicResponse { topic: info(&request.topic, &meta), partitions })
 }
 

@@ -22,3 +22,4 @@ mod retention;
 mod state;
 mod support;
 mod transfer;
+mod versions;

@@ -150,6 +150,15 @@ settings! {
     /// mistaken for death; longer: partitions of a dead node wait longer.
     liveness_timeout: Duration = Duration::from_millis(500), in 500..=MINUTE;
 
+    /// How fast this node sends segments to others when replicas move, all transfers together, per
+    /// second. Higher: moves end sooner; lower: clients notice them less.
+    move_bytes_per_second: ByteSize = ByteSize(64 * MIB), in 64 * KIB..=64 * GIB;
+
+    /// Replicas that are copied at a time in the whole cluster; the node that leads the catalog goes by
+    /// its own figure. A node receives and sends at most two of them. More: a new node has its share
+    /// sooner; fewer: clients notice the moves less.
+    moves_max: u32 = 8, in 1..=1024;
+
     ["Certificates"]
 
     /// Names and addresses, besides `localhost`, `127.0.0.1`, `::1`, the listen address and the

@@ -257,6 +257,34 @@ impl Cluster {
         self.members.insert(node, Member { host, peers, catalog, clock, disk, stepper, acceptor });
     }
 
+    /// Another node joins, with an empty disk; returns once it is active.
+    pub async fn join(&mut self) -> u64 {
+        let node = self.size + 1;
+        let address = |node: u64| SocketAddr::new(ip(node), PORT).to_string();
+        let spec = NodeSpec {
+            address: address(node),
+            rack: None,
+            weight_hundredths: 100,
+            version: "test".to_owned(),
+        };
+        let add = CatalogCommand::AddNode { join_id: node.into(), spec, takes_address: false };
+        let reply = self.host(1).command(&add).await.expect("another node is known");
+        assert_eq!(reply, CatalogReply::Node { node: NodeId(node), existed: false });
+        self.size = node;
+        self.start(node, SimDisk::new(node)).await;
+        for (own, member) in &self.members {
+            let others = (1..=self.size).filter(|other| other != own);
+            let others = others.map(|node| PeerAddr { node: NodeId(node), address: address(node) });
+            member.peers.set_peers(others.collect());
+        }
+        self.until("the new node is active", || {
+            let catalog = self.members[&node].catalog.catalog();
+            u64::from(catalog.count(NodeState::Active)) == node
+        })
+        .await;
+        node
+    }
+
     pub fn host(&self, node: u64) -> Arc<Host> {
         self.members[&node].host.clone()
     }
