@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout};
 use crate::handshake::{self, First, HandshakeError};
 use crate::link::{Arrival, Link, code};
 use crate::link_task::{self, Start};
-use crate::node::{Node, Slot};
+use crate::node::Node;
 use crate::outbox::Outgoing;
+use crate::slot::Slot;
 use crate::streams;
 
 /// How long a node that is refused has to read why.

@@ -12,7 +12,8 @@ use thiserror::Error;
 
 use crate::config::PeersConfig;
 use crate::link::Begun;
-use crate::node::{Node, Slot};
+use crate::node::Node;
+use crate::slot::Slot;
 
 /// Why no link came about.
 #[derive(Debug, Error)]
