@@ -16,6 +16,7 @@
 //! trace of a seed is the same each time it is run, and a test holds that.
 
 pub mod clock;
+pub mod equality;
 pub mod history;
 pub mod invariants;
 pub mod nemesis;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use plimsoll_log::disk::sim::SplitMix;
 
+use crate::equality::unequal_replica;
 use crate::invariants::Committed;
 use crate::nemesis::{KINDS, Kind};
 use crate::node::SimNode;
@@ -19,6 +20,8 @@ const CALM_MS_MAX: u64 = 15_000;
 pub const HEALED_WITHIN_MS: u64 = 5000;
 /// A node that is asked to end waits this long for clients that do not let go, and is started again.
 const LEFT_WITHIN_MS: u64 = 12_000;
+/// Replicas that are moved are where they shall be this long after the last record.
+const MOVED_WITHIN_MS: u64 = 30_000;
 /// Time for clients to settle what they have sent, and for the last reader.
 const SETTLED_WITHIN_MS: u64 = 60_000;
 
@@ -75,27 +78,40 @@ impl fmt::Display for Failure {
     }
 }
 
+/// One of so many.
+fn lot(random: &mut SplitMix, count: u64) -> usize {
+    usize::try_from(random.below(count)).unwrap_or(0)
+}
+
 /// The world that a seed stands for.
 #[must_use]
 pub fn setting(seed: u64) -> Setting {
     let mut random = SplitMix::new(seed ^ 0x5eed);
-    let nodes = [1, 3, 3, 3, 3, 3, 3, 3, 5, 7][usize::try_from(random.below(10)).unwrap_or(0)];
+    let has_operator = random.chance(40);
+    // Where replicas are moved there is room for it.
+    let nodes = match has_operator {
+        true => [3, 4, 4, 5, 5, 7][lot(&mut random, 6)],
+        false => [1, 3, 3, 3, 3, 5][lot(&mut random, 6)],
+    };
     // A few kinds at a time: what comes together most often is found by seeds, not by each of them.
     let kinds = KINDS.into_iter().filter(|_| random.chance(40)).collect::<Vec<_>>();
+    // Groups sleep where producers pause for longer than that.
+    let pause_ms_max = [200, 200, 200, 3000][lot(&mut random, 4)];
+    let sleep_ms_max = [800, 20_000][lot(&mut random, 2)];
     Setting {
         nodes,
         producers: 1 + u32::try_from(random.below(2)).unwrap_or(0),
         consumers: 1,
         readers: 1,
-        has_operator: nodes > 1 && random.chance(40),
+        has_operator,
         work: Work {
             nodes,
             partitions: 1 + u32::try_from(random.below(3)).unwrap_or(0),
             replicas: u16::try_from(nodes.min(3)).unwrap_or(1),
-            padding_max: [0, 100, 3000][usize::try_from(random.below(3)).unwrap_or(0)],
-            pause_ms_max: 20 + random.below(200),
+            padding_max: [0, 100, 3000][lot(&mut random, 3)],
+            pause_ms_max: 20 + random.below(pause_ms_max),
         },
-        sleep_after: Duration::from_millis(200 + random.below(20_000)),
+        sleep_after: Duration::from_millis(200 + random.below(sleep_ms_max)),
         kinds: if kinds.is_empty() { vec![Kind::PowerLoss] } else { kinds },
         fault_pause_ms_max: 100 + random.below(2000),
     }
@@ -148,9 +164,10 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
     if !world.run_until(SETTLED_WITHIN_MS, |world| world.history().lock().ended >= everybody)? {
         return Err("clients did not come to an end".to_owned());
     }
-    if !world.run_until(HEALED_WITHIN_MS, |world| world.unequal_replica().is_none())? {
-        let unequal = world.unequal_replica().unwrap_or_default();
-        return Err(format!("not equal {HEALED_WITHIN_MS} ms after the last record: {unequal}"));
+    let within_ms = if world.has_moves() { MOVED_WITHIN_MS } else { HEALED_WITHIN_MS };
+    if !world.run_until(within_ms, |world| unequal_replica(world).is_none())? {
+        let unequal = unequal_replica(world).unwrap_or_default();
+        return Err(format!("not equal {within_ms} ms after the last record: {unequal}"));
     }
     read_everything(world)?;
     let state = world.history().lock();

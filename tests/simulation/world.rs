@@ -62,6 +62,7 @@ pub struct World {
     observer: Observer,
     nemesis: Nemesis,
     exits: Vec<String>,
+    has_operator: bool,
 }
 
 impl std::fmt::Debug for World {
@@ -121,6 +122,7 @@ impl World {
             observer: Observer::default(),
             nemesis,
             exits: Vec::new(),
+            has_operator: setting.has_operator,
         }
     }
 
@@ -176,39 +178,16 @@ impl World {
         &self.exits
     }
 
+    /// Whether replicas are moved.
+    #[must_use]
+    pub fn has_moves(&self) -> bool {
+        self.has_operator || self.nemesis.done().contains_key(&Kind::Join)
+    }
+
     /// How many clients there are.
     #[must_use]
     pub fn clients(&self) -> u32 {
         u32::try_from(self.clients.len()).unwrap_or(u32::MAX)
-    }
-
-    /// A replica that does not hold all that was ever committed for committed, in words.
-    #[must_use]
-    pub fn unequal_replica(&self) -> Option<String> {
-        let ledger = self.observer.ledger();
-        for node in &self.nodes {
-            let Some(store) = node.store() else {
-                return Some(format!("node {} does not run", node.number));
-            };
-            for group in store.groups() {
-                let Some(log) = store.group(group) else { continue };
-                let wanted = ledger.group(group).and_then(|all| all.last()).map(|entry| entry.id);
-                // How far a replica knows that it is committed may lag; the entries must be there.
-                let last = log.bounds().last;
-                let has_it = wanted.is_none_or(|wanted| {
-                    last.is_some_and(|last| last.index >= wanted.index)
-                        && log.term_at(wanted.index).is_none_or(|term| term == wanted.term)
-                });
-                if !has_it || log.is_quarantined().is_some() {
-                    let number = node.number;
-                    return Some(format!(
-                        "the log of group {group} at node {number} ends at {last:?}, {wanted:?} is \
-                         committed"
-                    ));
-                }
-            }
-        }
-        None
     }
 
     /// Addresses of all hosts.

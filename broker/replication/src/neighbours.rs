@@ -163,6 +163,11 @@ impl Neighbours {
         node == self.me || self.view(|view| view.reaches(node))
     }
 
+    /// Whether there is a link to the node, which may not have given a sign of life on it yet.
+    pub(crate) fn is_linked(&self, node: NodeId) -> bool {
+        self.links().contains_key(&node)
+    }
+
     /// Whether this node reaches a majority of the voters.
     pub(crate) fn reaches_majority(&self, configs: &[BTreeSet<NodeId>]) -> bool {
         self.view(|view| view.reaches_majority(configs))

@@ -39,7 +39,10 @@ struct Candidate {
     group: Arc<Group>,
     guard: OwnedMutexGuard<Option<Awake>>,
     ask: SleepGroup,
+    /// Those that must agree.
     members: BTreeSet<NodeId>,
+    /// Those on nodes that are down.
+    absent: BTreeSet<NodeId>,
 }
 
 impl Host {
@@ -73,15 +76,27 @@ impl Host {
             });
             let agreed = futures_util::future::join_all(asking).await;
             let agreed: BTreeSet<(GroupId, NodeId)> = agreed.into_iter().flatten().collect();
-            for Candidate { group, guard, members, .. } in candidates {
+            for Candidate { group, guard, members, absent, .. } in candidates {
                 if members.iter().all(|node| agreed.contains(&(group.id(), *node))) {
                     // Asleep it is led by this node as before: that is what its claim says.
                     let rests = group.end_instance(guard, Ending::Rests { claims: true }).await;
                     asleep += usize::from(rests);
+                    self.wake_for(&group, &absent).await;
                 }
             }
         }
         asleep
+    }
+
+    /// Wakes a group that fell asleep without some of its members, if one came back meanwhile: it was
+    /// told that the group is awake, and counts on its leader for what it lacks.
+    async fn wake_for(&self, group: &Arc<Group>, absent: &BTreeSet<NodeId>) {
+        let neighbours = &self.around().neighbours;
+        if absent.iter().any(|node| neighbours.is_linked(*node))
+            && let Err(error) = group.wake().await
+        {
+            tracing::warn!(group = %group.id(), %error, "a group cannot be woken");
+        }
     }
 
     /// Answers a leader that would lay groups to rest.
@@ -145,8 +160,10 @@ impl Group {
             }
             membership.nodes().map(|(id, _)| NodeId(*id)).filter(|node| *node != me).collect()
         };
-        let up = |node: &NodeId| self.around().neighbours.reaches(*node);
-        let members: BTreeSet<NodeId> = members.into_iter().filter(up).collect();
+        let neighbours = &self.around().neighbours;
+        // Who has a link was told where its groups stand here, and that this one is led.
+        let is_up = |node: &NodeId| neighbours.reaches(*node) || neighbours.is_linked(*node);
+        let (members, absent): (BTreeSet<_>, BTreeSet<_>) = members.into_iter().partition(is_up);
         let metrics = awake.raft.data_metrics();
         let matched = {
             let metrics = metrics.borrow_watched();
@@ -164,6 +181,7 @@ impl Group {
             guard,
             ask,
             members,
+            absent,
         })
     }
 
