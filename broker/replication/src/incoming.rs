@@ -195,7 +195,7 @@ impl Ballot {
         // Who has more than what is left here lost less, and stands for election: who may have lost
         // something does not.
         let in_doubt = self.last <= last && host.around().doubt(group.log()).is_some();
-        (is_led || in_doubt).then(|| VoteReply { vote: own, last, granted: false })
+        (is_led || in_doubt).then_some(VoteReply { vote: own, last, granted: false })
     }
 }
 
