@@ -321,7 +321,7 @@ impl Broker {
 
     /// Makes the copy of the catalog here as new as the cluster's is. One at a time asks the cluster;
     /// who waited for a whole attempt of another shares its outcome.
-    async fn catch_up(&self) -> bool {
+    pub(crate) async fn catch_up(&self) -> bool {
         let asked = Instant::now();
         let mut last = self.caught_up.lock().await;
         if let Some((began, is_new)) = *last

@@ -24,8 +24,8 @@ pub(crate) fn catching_up(topic: &TopicName) -> ErrorResponse {
     ErrorResponse::new(
         ErrorCode::NotReady,
         format!(
-            "this node was just started and does not know yet whether there is a topic {topic}: try \
-             again, or ask another node"
+            "this node cannot be sure now whether there is a topic {topic}: it was just started, or \
+             reaches no majority of the catalog's nodes; try again, or ask another node"
         ),
     )
 }

@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout};
 use crate::handshake::{self, First, HandshakeError};
 use crate::link::{Arrival, Link, code};
 use crate::link_task::{self, Start};
-use crate::node::{Node, Slot};
+use crate::node::Node;
 use crate::outbox::Outgoing;
+use crate::slot::Slot;
 use crate::streams;
 
 /// How long a node that is refused has to read why.
@@ -154,6 +155,9 @@ pub(crate) async fn serve(node: Arc<Node>, connection: Connection, certified: No
                 _ => connection.close(code::REFUSED, "it belongs to no link"),
             }
         }
+        Ok(First::Foreign(refusal, sender)) => {
+            refuse(connection, certified, sender, refusal).await;
+        }
         Err(error) => {
             tracing::debug!(peer = %certified, %error, "a node dialed and said no hello");
             connection.close(code::REFUSED, &error.to_string());
@@ -166,7 +170,7 @@ async fn greet(
     connection: Connection,
     certified: NodeId,
     hello: PeerHello,
-    mut sender: FrameSender,
+    sender: FrameSender,
     receiver: FrameReceiver,
 ) {
     let checked = handshake::check(&node.config, &hello, certified);
@@ -186,19 +190,27 @@ async fn greet(
             let start = Start { slot, link, replaced, sender, receiver, arriving };
             node.spawn(link_task::run(Arc::clone(node), start));
         }
-        Err(refusal) => {
-            tracing::debug!(peer = %certified, %refusal, "a node was refused");
-            let reason = refusal.to_string();
-            let answer = handshake::answer(&HelloAnswer::Refused(refusal));
-            let told = async {
-                sender.send(answer, &[]).await?;
-                sender.finish().await?;
-                sender.received().await;
-                Ok::<_, plimsoll_transport::SendError>(())
-            };
-            // Whether it has read why is its own affair.
-            let _ = timeout(REFUSAL_TIME_MAX, told).await;
-            connection.close(code::REFUSED, &reason);
-        }
+        Err(refusal) => refuse(connection, certified, sender, refusal).await,
     }
+}
+
+/// Tells a node why it gets no link.
+async fn refuse(
+    connection: Connection,
+    certified: NodeId,
+    mut sender: FrameSender,
+    refusal: PeerRefusal,
+) {
+    tracing::debug!(peer = %certified, %refusal, "a node was refused");
+    let reason = refusal.to_string();
+    let answer = handshake::answer(&HelloAnswer::Refused(refusal));
+    let told = async {
+        sender.send(answer, &[]).await?;
+        sender.finish().await?;
+        sender.received().await;
+        Ok::<_, plimsoll_transport::SendError>(())
+    };
+    // Whether it has read why is its own affair.
+    let _ = timeout(REFUSAL_TIME_MAX, told).await;
+    connection.close(code::REFUSED, &reason);
 }

@@ -12,7 +12,8 @@ use thiserror::Error;
 
 use crate::config::PeersConfig;
 use crate::link::Begun;
-use crate::node::{Node, Slot};
+use crate::node::Node;
+use crate::slot::Slot;
 
 /// Why no link came about.
 #[derive(Debug, Error)]
@@ -43,6 +44,8 @@ pub(crate) enum HandshakeError {
 pub(crate) enum First {
     Hello(PeerHello, FrameSender, FrameReceiver),
     Stream(StreamOpen, Frame, FrameSender, FrameReceiver),
+    /// The hello of a version that has none in common with this one.
+    Foreign(PeerRefusal, FrameSender),
 }
 
 /// This node's hello for a link.
@@ -132,12 +135,29 @@ pub(crate) async fn first(connection: &Connection) -> Result<First, HandshakeErr
     receiver.set_max_frame_bytes(FRAME_BYTES_MAX_BEFORE_HELLO);
     let frame = receiver.recv().await?.ok_or(HandshakeError::Ended)?;
     match PeerApi::from_number(frame.header.api) {
-        Some(PeerApi::PeerHello) => Ok(First::Hello(frame.decode_body()?, sender, receiver)),
+        Some(PeerApi::PeerHello) => match frame.decode_body() {
+            Ok(hello) => Ok(First::Hello(hello, sender, receiver)),
+            Err(error) => match foreign(&frame.body) {
+                Some(refusal) => Ok(First::Foreign(refusal, sender)),
+                None => Err(error.into()),
+            },
+        },
         Some(PeerApi::StreamOpen) => {
             Ok(First::Stream(frame.decode_body()?, frame, sender, receiver))
         }
         _ => Err(HandshakeError::Unexpected(frame.header.api)),
     }
+}
+
+/// What a hello that cannot be read begins with, in every version: the protocols that its sender
+/// speaks. Where none is common, that is what it is to be told.
+fn foreign(body: &[u8]) -> Option<PeerRefusal> {
+    let (min, rest) = body.split_first_chunk()?;
+    let (max, _) = rest.split_first_chunk()?;
+    let (theirs_min, theirs_max) = (u16::from_le_bytes(*min), u16::from_le_bytes(*max));
+    let (min, max) = (PEER_PROTOCOL_MIN, PEER_PROTOCOL_MAX);
+    (theirs_min <= theirs_max && (theirs_min > max || theirs_max < min))
+        .then_some(PeerRefusal::Protocol(ProtocolRange { min, max }))
 }
 
 /// The answer to a hello as a frame.

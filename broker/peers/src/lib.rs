@@ -8,7 +8,7 @@
 //!  handler    what a node does with what others send
 //!  session    append sessions, the sending end; incoming: the receiving end
 //!  liveness   who is alive: the rules, pure, and the view that others see
-//!  node       what the tasks share: which link stands, whose life is known
+//!  node       what the tasks share; slot: which link stands, whose life is known
 //!  dialer     dialing and answering; handshake: what is said first
 //!  link       one link: requests, credit, its end; link_task holds its streams together
 //!  streams    reading and writing them; outbox: what waits to be written
@@ -32,6 +32,7 @@ mod node;
 mod outbox;
 mod peers;
 mod session;
+mod slot;
 mod streams;
 
 pub use config::{LivenessConfig, PeerLimits, PeersConfig, RandomSource, WallClock};

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::handshake::HandshakeError;
 use crate::link::{Arrival, Closed, Link, Role, code};
-use crate::node::{Node, Slot};
+use crate::node::Node;
+use crate::slot::Slot;
 use crate::streams::{self, StreamEnd};
 
 /// How long the other side of a dialed connection has to acknowledge its end.

@@ -19,8 +19,9 @@ use crate::handler::Handler;
 use crate::link::{Link, Role, code};
 use crate::link_task;
 use crate::liveness::{LivenessEvent, View};
-use crate::node::{Node, Slot};
+use crate::node::Node;
 use crate::session::{Session, SessionTable};
+use crate::slot::Slot;
 use crate::streams;
 
 /// Another node, and where it is dialed.

@@ -491,8 +491,16 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, Box::new(|_| {}));
         }
-        let upto = held.map_or(safe.high_watermark, |group| group.retainable(safe));
-        Ok(log.retain(policy, now_ms, upto))
+        let safe_upto = held.as_ref().map_or(safe.high_watermark, |group| group.retainable(safe));
+        let nothing =
+            RetainOutcome { log_start_offset: bounds.log_start_offset, ..RetainOutcome::default() };
+        let Some((end, upto)) = log.retention_end(policy, now_ms, safe_upto) else {
+            return Ok(nothing);
+        };
+        match held.is_none_or(|group| group.may_drop(end)) {
+            true => Ok(log.retain(policy, now_ms, upto)),
+            false => Ok(nothing),
+        }
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those

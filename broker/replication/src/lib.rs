@@ -16,6 +16,9 @@
 //!  members, metadata        the metadata group: every node a member, commands forwarded
 //!  quiesce, reconcile       sleep by agreement; differences found when nodes meet again
 //!  reads                    linearizable and bounded, on any replica
+//!  moves ─► steps ─► seeds  replicas to where the catalog wants them: driven where the metadata group is
+//!                           led, carried out where the group is led, as files to the node that gets one
+//!  drops, sight             replicas that are not wanted go; what is on its way, for people
 //! ```
 //!
 //! A batch goes: `Group::produce` sees to it that this node leads with a fresh lease, admits it and

@@ -11,6 +11,7 @@ use std::time::Duration;
 use harness::cluster::{Cluster, numbered};
 use harness::{Producer, values};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
+use plimsoll_state::catalog::{CatalogCommand, CatalogReply, PlacementChange, planning};
 use tokio::time::Instant;
 
 /// How long a move may take, in virtual time.
@@ -118,6 +119,76 @@ async fn node_that_joins_gets_its_share_while_producers_write() {
         }
     }
     assert!(moved > 0, "a replica was moved away from somewhere");
+}
+
+/// Has the catalog want a group on these nodes.
+async fn place(cluster: &Cluster, group: GroupId, nodes: &[u64]) {
+    let host = cluster.members.values().next().unwrap().host.clone();
+    let wanted: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let base = host.held(GroupId::CATALOG).unwrap().catalog().placement_epoch();
+        let change = PlacementChange { group, wanted: wanted.clone().into() };
+        let command = CatalogCommand::SetPlacement { base, changes: vec![change] };
+        match host.command(&command).await.unwrap() {
+            CatalogReply::Done => return,
+            reply => assert!(Instant::now() < deadline, "{reply:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Its first node left a vote behind, and no log: woken before the log is back it must not begin anew.
+#[tokio::test(start_paused = true)]
+async fn only_replica_goes_away_and_comes_back_with_everything() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 1).await;
+    let mut topic = Topic { group, producer: Producer::new(1), stored: 0 };
+    topic.produce(&cluster, 20).await;
+    let home = cluster.leader(group).await;
+    let other = home % 3 + 1;
+    for there in [other, home] {
+        place(&cluster, group, &[there]).await;
+        let deadline = Instant::now() + PATIENCE;
+        while holders(&cluster, group) != BTreeSet::from([there]) {
+            // As somebody would who believes the catalog. It is refused, or leads nobody.
+            let _ = cluster.group(there, group).wake().await;
+            topic.produce(&cluster, 1).await;
+            assert!(Instant::now() < deadline, "not moved to node {there}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        topic.produce(&cluster, 5).await;
+        expect_everything(&cluster, std::slice::from_ref(&topic)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn drained_node_is_emptied_and_leads_nothing_any_more() {
+    let cluster = Cluster::new(4).await;
+    let mut topics = topics(&cluster, 4).await;
+    // The one that leads the catalog is the hardest to do without.
+    let leaving = cluster.leader(GroupId::CATALOG).await;
+    let host = cluster.host(leaving);
+    let drain = CatalogCommand::DrainNode { node: NodeId(leaving), on: true };
+    assert_eq!(host.command(&drain).await.unwrap(), CatalogReply::Done);
+    let plan = planning::rebalance(&host.held(GroupId::CATALOG).unwrap().catalog()).unwrap();
+    assert_eq!(host.command(&plan.command()).await.unwrap(), CatalogReply::Done);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for topic in &mut topics {
+            topic.produce(&cluster, 1).await;
+        }
+        let held = topics.iter().filter(|topic| holders(&cluster, topic.group).contains(&leaving));
+        if held.count() == 0 && cluster.leader(GroupId::CATALOG).await != leaving {
+            break;
+        }
+        assert!(Instant::now() < deadline, "node {leaving} is not emptied");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let other = cluster.leader(GroupId::CATALOG).await;
+    let remove = CatalogCommand::RemoveNode { node: NodeId(leaving), force: false };
+    assert_eq!(cluster.host(other).command(&remove).await.unwrap(), CatalogReply::Done);
+    expect_everything(&cluster, &topics).await;
 }
 
 /// Whether no node sees anything on its way.

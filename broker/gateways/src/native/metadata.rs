@@ -7,7 +7,7 @@ use plimsoll_protocol::api::{
     MetadataRequest, MetadataResponse, NodeInfo, PartitionMetadata, TopicMetadata,
     WatchMetadataRequest, WatchMetadataResponse,
 };
-use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::ids::{GroupId, PartitionIndex, Term, TopicName};
 use plimsoll_state::catalog::{Catalog, TopicMeta};
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::session::Session;
 use super::stream::{Answer, done};
 use crate::broker::Broker;
+use crate::refusals;
 
 /// How long a watcher waits at most.
 const WATCH_MAX: Duration = Duration::from_secs(30);
@@ -30,28 +31,36 @@ pub(super) async fn metadata(
     request: MetadataRequest,
 ) -> Result<Answer<MetadataRequest>, ErrorResponse> {
     let broker = &session.broker;
-    let catalog = broker.catalog();
+    let mut catalog = broker.catalog();
+    // What the copy here does not have may have been created a moment ago.
+    let mut is_new = true;
+    if request.topics.iter().any(|name| catalog.topic(name).is_none()) {
+        is_new = broker.catch_up().await;
+        catalog = broker.catalog();
+    }
+    let mut doubtful = None;
     let mut room = ANSWER_BYTES_MAX.min(broker.limits().frame_bytes_max as usize / 4);
     let (mut topics, mut unknown) = (Vec::new(), Vec::new());
     let mut first = request.first_partition;
     for name in request.topics {
-        let found = match catalog.topic(&name) {
-            Some(meta) => Ok(Arc::clone(meta)),
-            None => broker.topic(&name).await,
-        };
-        let meta = match found {
-            Ok(meta) => meta,
-            Err(refusal) if refusal.code == ErrorCode::UnknownTopic => {
-                unknown.push(name);
-                continue;
+        let Some(meta) = catalog.topic(&name) else {
+            match is_new {
+                true => unknown.push(name),
+                // The others are told all the same.
+                false => doubtful = Some(refusals::catching_up(&name)),
             }
-            Err(refusal) => return Err(refusal),
+            continue;
         };
         if room == 0 {
             break;
         }
-        topics.push(topic(broker, name, &meta, first, &mut room));
+        topics.push(topic(broker, name, meta, first, &mut room));
         first = PartitionIndex(0);
+    }
+    if let Some(refusal) = doubtful
+        && topics.is_empty()
+    {
+        return Err(refusal);
     }
     done(MetadataResponse {
         cluster_id: broker.identity().cluster_id.clone(),

@@ -1,9 +1,11 @@
 //! Retention: whole closed segments go from the front of a log, by age or by size.
 
-use plimsoll_protocol::ids::{LogIndex, Offset};
+use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 
 use super::GroupLog;
+use super::front::Front;
 use crate::entry::{Change, Start};
+use crate::segment::SegmentInfo;
 
 /// How much of a log is kept. `None` does not limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,45 +33,11 @@ impl GroupLog {
     /// nor touches a quarantined group. The front of the log moves at once; files are removed once no
     /// kept checkpoint names them.
     pub fn retain(&self, policy: &Retention, now_ms: i64, committed_upto: Offset) -> RetainOutcome {
-        let (segments, installs): (Vec<_>, _) = {
-            let back = self.back.lock();
-            (back.segments.iter().map(|slot| slot.info).collect(), back.installs)
-        };
-        let mut front = self.front.lock();
-        let mut outcome =
-            RetainOutcome { log_start_offset: front.marks.start_offset, ..Default::default() };
-        // A log that is being installed has other segments.
-        if front.quarantined.is_some() || front.deleted || front.installs != installs {
-            return outcome;
-        }
-        let oldest_ms = policy
-            .max_age_ms
-            .map(|age| now_ms.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX)));
-        let start = front.marks.start_index;
-        let kept: Vec<_> =
-            segments.iter().filter(|info| info.last.is_some_and(|l| l.index >= start)).collect();
-        let mut bytes: u64 = kept.iter().map(|info| info.end_bytes).sum();
-        let mut dropped = None;
-        for (at, info) in kept.iter().enumerate() {
-            // Blank and membership entries carry no time: a segment of only those has no age.
-            let expired = info.max_append_ms > 0
-                && oldest_ms.is_some_and(|oldest| info.max_append_ms < oldest);
-            let closed = info.sealed || at + 1 < kept.len();
-            let oversize = closed && policy.max_bytes.is_some_and(|max| bytes > max);
-            let last = info.last.expect("empty segments were left out");
-            let is_safe = info.end_offset <= committed_upto
-                && front.is_written_and_applied(last.index)
-                && front.marks.last.is_some_and(|end| last.index <= end.index);
-            if !(expired || oversize) || !is_safe {
-                break;
-            }
-            bytes -= info.end_bytes;
-            dropped = Some(Start { offset: info.end_offset, dropped: last });
-            outcome.segments += 1;
-            outcome.bytes += info.end_bytes;
-            outcome.log_start_offset = info.end_offset;
-        }
+        let back = self.back_as_it_is();
+        let front = self.front.lock();
+        let (outcome, dropped) = plan(&front, back, policy, now_ms, committed_upto);
         if let Some(start) = dropped {
+            let mut front = front;
             let change = Change::Start(start);
             front.marks.apply(&change);
             self.push(front, change, None);
@@ -77,9 +45,70 @@ impl GroupLog {
         outcome
     }
 
+    /// The last entry that [`GroupLog::retain`] would take, and the offset behind it.
+    #[must_use]
+    pub fn retention_end(
+        &self,
+        policy: &Retention,
+        now_ms: i64,
+        committed_upto: Offset,
+    ) -> Option<(LogId, Offset)> {
+        let back = self.back_as_it_is();
+        let (_, dropped) = plan(&self.front.lock(), back, policy, now_ms, committed_upto);
+        dropped.map(|start| (start.dropped, start.offset))
+    }
+
+    fn back_as_it_is(&self) -> (Vec<SegmentInfo>, u64) {
+        let back = self.back.lock();
+        (back.segments.iter().map(|slot| slot.info).collect(), back.installs)
+    }
+
     /// First index whose entry is still kept, purged or not.
     #[must_use]
     pub fn first_kept_index(&self) -> LogIndex {
         self.front.lock().marks.start_index
     }
+}
+
+/// What retention takes, and where the log begins then.
+fn plan(
+    front: &Front,
+    (segments, installs): (Vec<SegmentInfo>, u64),
+    policy: &Retention,
+    now_ms: i64,
+    committed_upto: Offset,
+) -> (RetainOutcome, Option<Start>) {
+    let mut outcome =
+        RetainOutcome { log_start_offset: front.marks.start_offset, ..Default::default() };
+    // A log that is being installed has other segments.
+    if front.quarantined.is_some() || front.deleted || front.installs != installs {
+        return (outcome, None);
+    }
+    let oldest_ms =
+        policy.max_age_ms.map(|age| now_ms.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX)));
+    let start = front.marks.start_index;
+    let kept: Vec<_> =
+        segments.iter().filter(|info| info.last.is_some_and(|l| l.index >= start)).collect();
+    let mut bytes: u64 = kept.iter().map(|info| info.end_bytes).sum();
+    let mut dropped = None;
+    for (at, info) in kept.iter().enumerate() {
+        // Blank and membership entries carry no time: a segment of only those has no age.
+        let expired =
+            info.max_append_ms > 0 && oldest_ms.is_some_and(|oldest| info.max_append_ms < oldest);
+        let closed = info.sealed || at + 1 < kept.len();
+        let oversize = closed && policy.max_bytes.is_some_and(|max| bytes > max);
+        let last = info.last.expect("empty segments were left out");
+        let is_safe = info.end_offset <= committed_upto
+            && front.is_written_and_applied(last.index)
+            && front.marks.last.is_some_and(|end| last.index <= end.index);
+        if !(expired || oversize) || !is_safe {
+            break;
+        }
+        bytes -= info.end_bytes;
+        dropped = Some(Start { offset: info.end_offset, dropped: last });
+        outcome.segments += 1;
+        outcome.bytes += info.end_bytes;
+        outcome.log_start_offset = info.end_offset;
+    }
+    (outcome, dropped)
 }

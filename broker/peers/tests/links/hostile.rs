@@ -8,7 +8,7 @@ use plimsoll_protocol::frame::{Frame, FrameFlags, encode_frame};
 use plimsoll_protocol::ids::{CorrelationId, GroupId, NodeId};
 use plimsoll_protocol::peer::{
     Alive, AppendClose, AppendOpen, Appended, AppendedFrame, Condition, Forward, HelloAnswer,
-    PeerApi, PeerFailure, PeerFailureCode, PeerHello, StreamOpen, StreamRole,
+    PeerApi, PeerFailure, PeerFailureCode, PeerHello, PeerRefusal, StreamOpen, StreamRole,
 };
 use plimsoll_protocol::wire::Encode;
 use plimsoll_transport::{
@@ -269,5 +269,25 @@ async fn a_link_whose_streams_do_not_come_ends() {
         let silent = connect(&authority, kind, &victim).await;
         let (_sender, mut receiver) = silent.open().await.unwrap();
         assert!(!matches!(timeout(PATIENCE, receiver.recv()).await.unwrap(), Ok(Some(_))));
+    }
+}
+
+/// It may say more in its hello than this version can read.
+#[tokio::test]
+async fn a_node_of_a_version_without_a_common_protocol_is_told_so() {
+    for kind in KINDS {
+        let authority = Authority::new();
+        let victim = TestNode::start(&authority, 1, &Options::new(kind));
+        let connection = connect(&authority, kind, &victim).await;
+        let (mut sender, mut receiver) = connection.open().await.unwrap();
+        let newer = [2, 0, 3, 0, 9, 9, 9];
+        let hello = frame(PeerApi::PeerHello.number(), FrameFlags::REQUEST, &Raw(newer.to_vec()));
+        sender.send(hello, &[]).await.unwrap();
+        let answer = timeout(PATIENCE, receiver.recv()).await.unwrap().unwrap().unwrap();
+        let refused = answer.decode_body().unwrap();
+        assert!(
+            matches!(refused, HelloAnswer::Refused(PeerRefusal::Protocol(_))),
+            "{kind}: {refused:?}"
+        );
     }
 }

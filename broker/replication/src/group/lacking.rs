@@ -1,15 +1,15 @@
 //! What other members lack, and how far retention may go for it.
 //!
-//! A member that is there gets what it lacks before it is dropped. One that does not answer, or whose
-//! replica is shut off, is not waited for, or the disk would fill until it is back: it is seeded anew
-//! then. openraft has to know before the entries go, because it would read what a member lacks from a
-//! log that no longer has it, so they go in two steps: openraft purges behind a snapshot, which only
-//! marks them, and the next call drops what is marked.
+//! A member that is there gets what it lacks before its leader drops it. One that does not answer, or
+//! whose replica is shut off, is not waited for, or the disk would fill until it is back: it is seeded
+//! anew then. openraft has to know before entries go, on followers too, because it would read what a
+//! member lacks from a log that no longer has it, and end the instance. So they go in two steps:
+//! openraft purges behind a snapshot, which only marks them, and the next call drops them.
 
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use plimsoll_protocol::ids::{NodeId, Offset};
+use plimsoll_protocol::ids::{LogId, NodeId, Offset};
 use tokio::time::timeout;
 
 use super::{Group, Instance};
@@ -18,59 +18,45 @@ use crate::retention::Given;
 /// How long openraft may take for a snapshot, which is the fold as it is.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How far the members are, where this node leads.
-struct Progress {
-    /// The first entry that a member lacks which is waited for.
-    needed: Option<u64>,
-    /// Whether a member that is not waited for lacks something of what was folded.
-    is_one_left_behind: bool,
-    /// The first entry that openraft has not purged.
-    first: u64,
-}
-
 impl Group {
     /// The offset before which retention may drop records; `safe` is the state that would be left of
-    /// them. May block. Where openraft must forget entries first, it is asked to: needs a runtime.
+    /// them. May block.
     pub(crate) fn retainable(&self, safe: Given) -> Offset {
-        let Some(instance) = self.instance() else { return safe.high_watermark };
-        let Some(progress) = self.progress(&instance, safe) else { return safe.high_watermark };
-        let folded = safe.applied.index.0 + 1;
-        let mut end = progress.needed.map_or(folded, |needed| needed.min(folded));
-        if progress.is_one_left_behind {
-            if end > progress.first {
-                tokio::spawn(purge(instance, end - 1));
-            }
-            end = end.min(progress.first);
-        }
-        if end >= folded {
-            safe.high_watermark
-        } else {
-            self.offset_of(end).min(safe.high_watermark)
+        let needed = self.instance().and_then(|instance| self.first_needed(&instance));
+        match needed.filter(|needed| *needed <= safe.applied.index.0) {
+            Some(needed) => self.offset_of(needed).min(safe.high_watermark),
+            None => safe.high_watermark,
         }
     }
 
-    fn progress(&self, instance: &Instance, safe: Given) -> Option<Progress> {
+    /// Whether retention may drop the entries up to `end`: an awake group among others has openraft
+    /// forget them first. Needs a runtime.
+    pub(crate) fn may_drop(&self, end: LogId) -> bool {
+        let Some(instance) = self.instance() else { return true };
+        if !instance.standing.borrow().has_others {
+            return true;
+        }
+        let purged = instance.raft.data_metrics().borrow_watched().purged;
+        let is_purged = purged.is_some_and(|purged| purged.index >= end.index.0);
+        if !is_purged {
+            tokio::spawn(purge(instance, end.index.0));
+        }
+        is_purged
+    }
+
+    /// The first entry that a live member lacks, where this node leads.
+    fn first_needed(&self, instance: &Instance) -> Option<u64> {
         let neighbours = &self.around.neighbours;
         let metrics = instance.raft.data_metrics();
         let metrics = metrics.borrow_watched();
-        let mut progress = Progress {
-            needed: None,
-            is_one_left_behind: false,
-            first: metrics.purged.map_or(0, |id| id.index + 1),
-        };
-        for (&node, matched) in metrics.replication.as_ref()? {
-            let next = matched.map_or(0, |id| id.index + 1);
-            let node = NodeId(node);
-            if node == self.around.node {
-                continue;
-            }
-            if neighbours.reaches(node) && !neighbours.is_unfit(node, self.id()) {
-                progress.needed = Some(progress.needed.map_or(next, |needed| needed.min(next)));
-            } else {
-                progress.is_one_left_behind |= next <= safe.applied.index.0;
-            }
-        }
-        Some(progress)
+        let members = metrics.replication.as_ref()?.iter();
+        let waited_for = members.filter(|(node, _)| {
+            let node = NodeId(**node);
+            node != self.around.node
+                && neighbours.reaches(node)
+                && !neighbours.is_unfit(node, self.id())
+        });
+        waited_for.map(|(_, matched)| matched.map_or(0, |id| id.index + 1)).min()
     }
 
     /// The offset at which an entry begins; 0 where the log does not have it (any more).
