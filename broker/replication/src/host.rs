@@ -74,10 +74,10 @@ impl Surroundings {
         }
     }
 
-    /// Until when this replica takes no part in elections: a power failure may have taken entries that
-    /// it had acknowledged, so it would help a leader without them. The others, who have them, elect
-    /// meanwhile. This bounds the harm and does not rule it out: where a majority lost its power, the
-    /// greatest log that is left wins.
+    /// Until when this replica does not stand for election, and votes only for one that has more: a power
+    /// failure may have taken entries that it had acknowledged, so it would help a leader without them. The
+    /// others, who have them, elect meanwhile. This bounds the harm and does not rule it out: where a
+    /// majority lost its power, the greatest log that is left wins.
     pub(crate) fn doubt(&self, log: &GroupLog) -> Option<Instant> {
         self.neighbours.doubt_until().filter(|until| {
             Instant::now() < *until

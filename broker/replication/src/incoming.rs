@@ -53,8 +53,11 @@ impl Handler for Incoming {
         let Some(host) = self.host.upgrade() else { return };
         match message {
             AnyPeerMessage::Leads(leads) => {
+                let claimed: Vec<GroupId> = leads.add.iter().map(|claim| claim.group).collect();
                 let gone = host.around().neighbours.heard(from, leads);
                 host.nudge(&gone);
+                // Who restarted is followed again once it says that it leads.
+                host.nudge(&claimed);
             }
             AnyPeerMessage::Wake(wake) => {
                 for group in wake.groups {
@@ -188,8 +191,11 @@ impl Ballot {
         let candidate = Some(self.from);
         let is_led = !configs.is_empty()
             && neighbours.is_shielded(group.id(), own.term, candidate, &configs);
-        let is_refused = is_led || host.around().doubt(group.log()).is_some();
-        is_refused.then(|| VoteReply { vote: own, last: group.log().bounds().last, granted: false })
+        let last = group.log().bounds().last;
+        // Who has more than what is left here lost less, and stands for election: who may have lost
+        // something does not.
+        let in_doubt = self.last <= last && host.around().doubt(group.log()).is_some();
+        (is_led || in_doubt).then_some(VoteReply { vote: own, last, granted: false })
     }
 }
 
@@ -218,6 +224,9 @@ async fn take_over(
 ) -> Result<TransferLeaderReply, PeerFailure> {
     use openraft::raft::TransferLeaderError;
 
+    if !host.around().neighbours.may_lead() {
+        return Err(PeerFailure::new(PeerFailureCode::Stopping, "the node is going down"));
+    }
     let found = instance(host, transfer.group).await.map_err(|error| failure(&error))?;
     let (_, instance) = found;
     let taken = instance.raft.handle_transfer_leader(wire::transfer_request(transfer)).await;

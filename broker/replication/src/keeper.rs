@@ -42,6 +42,15 @@ struct Candidacy {
     permit: Option<OwnedSemaphorePermit>,
 }
 
+/// The leader that this replica follows.
+#[derive(Clone, Copy)]
+struct Following {
+    leader: NodeId,
+    term: Term,
+    /// How often its node had begun a new life when this was learned.
+    restarts: u64,
+}
+
 /// What the Raft instance says of itself.
 struct Seen {
     term: Term,
@@ -58,9 +67,10 @@ impl Keeper {
         let mut metrics = self.raft.server_metrics();
         let mut neighbours = self.around.neighbours.changes();
         let mut candidacy = None;
+        let mut following = None;
         loop {
             let seen = self.look(&mut metrics);
-            let ready = self.show(&seen);
+            let ready = self.show(&seen, &mut following);
             self.consider(&seen, &mut candidacy);
             let due = candidacy.as_ref().map(|candidacy| candidacy.next);
             tokio::select! {
@@ -101,7 +111,7 @@ impl Keeper {
 
     /// Shows the role that follows from what was seen, except that a new leader is not ready yet.
     /// Returns whether it is.
-    fn show(&self, seen: &Seen) -> bool {
+    fn show(&self, seen: &Seen, following: &mut Option<Following>) -> bool {
         let term = seen.term;
         let neighbours = &self.around.neighbours;
         let role = if seen.leads {
@@ -113,13 +123,27 @@ impl Keeper {
             }
         } else {
             neighbours.release(self.group);
-            match seen.leader.filter(|leader| neighbours.hears(*leader)) {
+            match seen.leader.filter(|leader| self.believes(*leader, term, following)) {
                 Some(leader) => Role::Follower { leader, term },
                 None => Role::Searching { term },
             }
         };
         self.set(role, seen);
         !seen.leads || role == (Role::Leader { term })
+    }
+
+    /// Whether a leader can be believed to lead on: its node is heard, and has not begun a new life since
+    /// it was elected, in which it leads nothing unless it says so.
+    fn believes(&self, leader: NodeId, term: Term, following: &mut Option<Following>) -> bool {
+        let neighbours = &self.around.neighbours;
+        let restarts = neighbours.restarts(leader);
+        let known = following.filter(|known| (known.leader, known.term) == (leader, term));
+        // What the instance begins with is of a stored vote, however old.
+        let learned = if following.is_none() { 0 } else { restarts };
+        let learned = Following { leader, term, restarts: learned };
+        let known = *following.insert(known.unwrap_or(learned));
+        neighbours.hears(leader)
+            && (known.restarts == restarts || neighbours.claims(leader, self.group, term))
     }
 
     fn set(&self, role: Role, seen: &Seen) {
@@ -157,7 +181,7 @@ impl Keeper {
 
     /// The leader is ready: it admits batches as if there had been none before.
     fn lead(&self, seen: &Seen) {
-        self.shared.begin_term();
+        self.shared.begin_term(seen.term);
         self.set(Role::Leader { term: seen.term }, seen);
     }
 

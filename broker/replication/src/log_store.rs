@@ -18,7 +18,7 @@ use openraft::storage::{
     IOFlushed, LeaderBoundedStreamError, LeaderBoundedStreamResult, LogState, RaftLogReader,
     RaftLogStorage,
 };
-use plimsoll_log::{Completion, FatalError, GroupLog, LogEntry};
+use plimsoll_log::{Completion, Durability, FatalError, GroupLog, LogEntry};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -53,6 +53,13 @@ struct Gone {
     first: u64,
 }
 
+/// The group's leader lacks entries that are applied here.
+#[derive(Debug, Error)]
+#[error("the leader goes on from before entry {applied}, which is applied here")]
+struct Overtaken {
+    applied: LogId,
+}
+
 fn durable(outcome: Result<(), Arc<FatalError>>) -> Result<(), io::Error> {
     outcome.map_err(|error| io::Error::other(NotDurable(error)))
 }
@@ -73,6 +80,26 @@ pub(crate) struct LogStore {
 impl LogStore {
     pub(crate) fn new(log: Arc<GroupLog>, shared: Arc<Shared>) -> Self {
         Self { log, shared }
+    }
+}
+
+impl LogStore {
+    /// The leader's log goes on from an entry before the last one that is applied here. Without
+    /// durability that happens: a majority lost its power, and elected one that has less than this replica.
+    /// What was folded cannot be unfolded, so all of it goes, and the replica is fed anew.
+    fn overtaken(&self, applied: LogId) -> Overtaken {
+        let group = self.log.id();
+        match self.log.options().durability {
+            Durability::Memory => {
+                tracing::warn!(%group, %applied, "the group has lost entries elsewhere: this replica begins anew");
+                self.shared.give_up();
+                self.log.drop_log(unawaited());
+            }
+            Durability::Durable => {
+                self.log.set_quarantined("its leader takes back entries that were committed");
+            }
+        }
+        Overtaken { applied }
     }
 }
 
@@ -145,6 +172,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
         let kept = last.map(|id| LogIndex(id.index));
+        if let Some(applied) = self.shared.applied().filter(|applied| kept < Some(applied.index)) {
+            return Err(io::Error::other(self.overtaken(applied)));
+        }
         if kept >= self.log.bounds().last.map(|id| id.index) {
             return Ok(());
         }
@@ -197,13 +227,18 @@ impl LogReader {
         from.max(first)..to.min(end)
     }
 
-    /// The beginning of the range, bounded by bytes; nothing only if the range is empty.
+    /// The beginning of the range, bounded by bytes; nothing only if the range is empty, or no longer there.
     fn read(&self, range: Range<u64>) -> Result<Vec<LogEntry>, io::Error> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let entries =
-            self.log.read_entries(range.clone(), READ_BYTES_MAX).map_err(io::Error::other)?;
+        let read = self.log.read_entries(range.clone(), READ_BYTES_MAX);
+        if self.held(&range).start != range.start || self.held(&range).is_empty() {
+            // It was cut, or dropped, meanwhile: who asked has to look at the log anew. As an error it would
+            // end the group's Raft instance.
+            return Ok(Vec::new());
+        }
+        let entries = read.map_err(io::Error::other)?;
         assert!(
             entries.first().is_some_and(|entry| entry.header.index.0 == range.start),
             "a range of a log that is not empty begins with its first entry"
@@ -285,6 +320,9 @@ impl RaftLogReader<Types> for LogReader {
         let mut entries = Vec::new();
         while !range.is_empty() {
             let piece = self.read(range.clone())?;
+            if piece.is_empty() {
+                break;
+            }
             range.start += piece.len() as u64;
             entries.extend(piece.into_iter().map(Entry::from));
         }

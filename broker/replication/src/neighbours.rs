@@ -27,6 +27,8 @@ pub(crate) struct Neighbours {
     /// The nodes that get every change of what this one leads, and whether they have said all that
     /// they lead on the present link.
     linked: Mutex<BTreeMap<NodeId, bool>>,
+    /// How often each node has begun a new life since this one started.
+    restarts: Mutex<BTreeMap<NodeId, u64>>,
     /// This node is leaving: it takes no leadership any more.
     leaving: AtomicBool,
     /// Until then replicas of groups without durability may lack what this node answered for.
@@ -54,6 +56,7 @@ impl Neighbours {
             me,
             peers: OnceLock::new(),
             linked: Mutex::default(),
+            restarts: Mutex::default(),
             leaving: AtomicBool::new(false),
             doubt_until: OnceLock::new(),
             placements: OnceLock::new(),
@@ -250,8 +253,24 @@ impl Neighbours {
     /// The node began a new life: it leads nothing of what it led. Returns those groups; none where
     /// it has said already what it leads now.
     pub(crate) fn restarted(&self, node: NodeId) -> Vec<GroupId> {
+        *self.restart_counts().entry(node).or_default() += 1;
         let is_told = self.links().get(&node).copied();
         if is_told == Some(true) { Vec::new() } else { self.leaders.forget(node) }
+    }
+
+    /// How often the node began a new life since this one started.
+    pub(crate) fn restarts(&self, node: NodeId) -> u64 {
+        self.restart_counts().get(&node).copied().unwrap_or_default()
+    }
+
+    fn restart_counts(&self) -> MutexGuard<'_, BTreeMap<NodeId, u64>> {
+        self.restarts.lock().expect("nothing panics while it holds the counts")
+    }
+
+    /// Whether the node says that it leads the group, in `term` or a later one.
+    pub(crate) fn claims(&self, node: NodeId, group: GroupId, term: Term) -> bool {
+        let claimants = self.leaders.claimants(group).into_iter();
+        claimants.filter(|(claimant, _)| *claimant == node).any(|(_, claimed)| claimed >= term)
     }
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<NodeId, bool>> {
@@ -286,8 +305,10 @@ impl Neighbours {
         if let Some((node, term)) = self.leader(group) {
             return Some((node, Some(term)));
         }
-        let fit =
-            |node: &NodeId| self.serves(*node) && !self.leaders.is_unfit(*node, self.me, group);
+        let fit = |node: &NodeId| {
+            let may_lead = *node != self.me || self.may_lead();
+            may_lead && self.serves(*node) && !self.leaders.is_unfit(*node, self.me, group)
+        };
         placed.iter().copied().find(fit).map(|node| (node, None))
     }
 }

@@ -2,13 +2,18 @@
 //! stand, and whoever is responsible wakes those that differ, for Raft to repair. Equal ones wake
 //! nothing, so a node with thousands of sleeping groups is served as soon as its links are up.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use plimsoll_protocol::ids::{GroupId, NodeId, Term};
 use plimsoll_protocol::peer::{Digest, GroupDigest, ReplicaCondition};
+use tokio::time::timeout;
 
 use crate::host::Host;
 use crate::role::Role;
+
+/// How long an answer waits for this node's copy of the catalog to be as new as the sender's.
+const CATALOG_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Groups of one frame.
 const PAGE_GROUPS: usize = 4_096;
@@ -63,8 +68,15 @@ impl Host {
     /// greater one.
     pub(crate) fn reconcile(self: &Arc<Self>, from: NodeId, digest: &Digest) {
         let neighbours = &self.around().neighbours;
+        let mut unfed = Vec::new();
         for theirs in &digest.groups {
-            let Some(ours) = self.digest(theirs.group) else { continue };
+            let Some(ours) = self.digest(theirs.group) else {
+                // Without a log neither it nor the sender could tell that it lacks something.
+                if theirs.last.is_some() {
+                    unfed.push(theirs.group);
+                }
+                continue;
+            };
             let alike = ours.last == theirs.last;
             if alike || ours.condition != ReplicaCondition::Asleep {
                 continue;
@@ -85,5 +97,49 @@ impl Host {
                 });
             }
         }
+        if !unfed.is_empty() {
+            tokio::spawn(say_unfed(Arc::downgrade(self), from, digest.epoch, unfed));
+        }
+    }
+
+    /// Which of the groups shall have a replica here and have none, as far as this node's copy of the
+    /// catalog knows.
+    fn unfed(&self, groups: Vec<GroupId>) -> Vec<GroupDigest> {
+        let neighbours = &self.around().neighbours;
+        let is_wanted = |group: &GroupId| {
+            let placed = neighbours.placed(*group);
+            placed.is_some_and(|placed| placed.wanted.contains(&self.node()))
+        };
+        let condition = ReplicaCondition::Asleep;
+        let none = |group| GroupDigest { group, vote_term: Term(0), last: None, condition };
+        let missing = groups.into_iter().filter(|group| self.store().group(*group).is_none());
+        missing.filter(is_wanted).map(none).collect()
+    }
+}
+
+/// Answers a digest with the groups that shall have a replica here and have none: whoever is responsible
+/// for them wakes them, and feeds this node. Waits for this node's copy of the catalog, which may not have
+/// the groups yet.
+async fn say_unfed(host: Weak<Host>, to: NodeId, epoch: u64, groups: Vec<GroupId>) {
+    let Some(catalog) = host.upgrade().and_then(|host| host.held(GroupId::CATALOG)) else { return };
+    let mut changes = catalog.watch_catalog();
+    drop(catalog);
+    let caught_up = async {
+        while host.upgrade().is_some_and(|host| host.around().neighbours.epoch() < epoch) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // With an older copy it says what it knows.
+    let _ = timeout(CATALOG_WAIT_MAX, caught_up).await;
+    let Some(host) = host.upgrade() else { return };
+    let groups = host.unfed(groups);
+    let neighbours = &host.around().neighbours;
+    let Some(peers) = neighbours.peers().filter(|_| !groups.is_empty()) else { return };
+    tracing::info!(node = %to, groups = groups.len(), "groups have no replica here yet");
+    let digest = Digest { epoch: neighbours.epoch(), page: 0, last_page: true, groups };
+    if let Err(error) = peers.push(to, digest) {
+        tracing::debug!(node = %to, %error, "a digest was not sent");
     }
 }

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
-use plimsoll_protocol::ids::{LogId, Offset};
+use plimsoll_protocol::ids::{LogId, Offset, Term};
 use plimsoll_state::admission::{Admission, Admitted, ProposalToken};
 use plimsoll_state::catalog::Catalog;
 use plimsoll_state::partition::Progress;
@@ -76,6 +76,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Proposals whose reply is not over.
     outstanding: AtomicUsize,
+    given_up: AtomicBool,
     /// Told when something was applied or is over, while somebody waits for it.
     moved: Notify,
     published: Published,
@@ -87,6 +88,8 @@ struct State {
     admission: Admission,
     /// A proposal may or may not be in the log: nothing is admitted until all of it is applied.
     doubtful: bool,
+    /// The last term that this node began to lead in.
+    begun: Option<Term>,
     /// Up to here readers see what is folded. The fold may be ahead of it: it is published piece by
     /// piece.
     shown: Option<LogId>,
@@ -109,11 +112,13 @@ impl Shared {
                 fold,
                 admission: Admission::new(),
                 doubtful: false,
+                begun: None,
                 shown: None,
                 catalog_changed: true,
                 waiting: BTreeMap::new(),
             }),
             outstanding: AtomicUsize::new(0),
+            given_up: AtomicBool::new(false),
             moved: Notify::new(),
             published,
             log,
@@ -126,9 +131,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether folding an entry failed: the fold is worth nothing any more.
+    /// Whether the fold is worth nothing any more: folding an entry failed, or it was given up.
     pub(crate) fn is_broken(&self) -> bool {
-        self.state.is_poisoned()
+        self.state.is_poisoned() || self.given_up.load(Ordering::Acquire)
+    }
+
+    /// The log is dropped, and the fold with it: the replica shows nothing until it is fed anew. The one
+    /// case in which the high watermark goes back.
+    pub(crate) fn give_up(&self) {
+        // Under the lock of whoever publishes.
+        let _state = self.state();
+        self.given_up.store(true, Ordering::Release);
+        self.published.high_watermark.send_replace(Offset(0));
     }
 
     pub(crate) fn kind(&self) -> GroupKind {
@@ -156,8 +170,12 @@ impl Shared {
 
     /// This node leads anew and has folded everything that its log held when the term began: nothing
     /// of an earlier term is in flight any more, for whatever of it is not in the log is refused.
-    pub(crate) fn begin_term(&self) {
+    /// Once for a term: a second time would forget what is in flight in it.
+    pub(crate) fn begin_term(&self, term: Term) {
         let mut state = self.state();
+        if state.begun.replace(term) >= Some(term) {
+            return;
+        }
         state.admission.reset();
         state.doubtful = false;
         state.waiting.clear();
@@ -298,11 +316,11 @@ impl Shared {
 
     /// Shows readers what was applied.
     pub(crate) fn publish(&self) {
-        if self.is_broken() {
-            return;
-        }
         let applied = {
             let mut state = self.state();
+            if self.is_broken() {
+                return;
+            }
             let state = &mut *state;
             let progress = state.fold.progress();
             let shown = progress.high_watermark;

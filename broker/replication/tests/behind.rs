@@ -112,3 +112,32 @@ async fn live_follower_is_waited_for() {
     fill(&cluster, group, &mut producer).await;
     expect_equal(&cluster, group, &producer).await;
 }
+
+/// A follower dropped what a node that was away lacked, and Raft did not know. When it led later it looked
+/// for the entries, and its instance ended for it: a majority that was there served nobody.
+#[tokio::test(start_paused = true)]
+async fn follower_that_dropped_entries_leads_later_and_seeds_whoever_lacks_them() {
+    let mut cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    cluster.produce(group, &producer.batch(&["first"])).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(1)).await;
+    }
+    let leader = cluster.leader(group).await;
+    let away = (1..=3).find(|node| *node != leader).unwrap();
+    let absent = cluster.kill(away).await;
+    fill(&cluster, group, &mut producer).await;
+    let follower = (1..=3).find(|node| ![leader, away].contains(node)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.group(follower, group).log().bounds().log_start_offset == Offset(0) {
+        retain(&cluster, group, &mut producer).await;
+        assert!(Instant::now() < deadline, "the follower drops nothing");
+    }
+    assert_eq!(cluster.leader(group).await, leader);
+    cluster.kill(leader).await;
+    cluster.start(away, absent).await;
+    cluster.produce(group, &producer.batch(&["last"])).await;
+    assert_eq!(cluster.leader(group).await, follower, "the other one has less");
+    expect_equal(&cluster, group, &producer).await;
+}

@@ -8,7 +8,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::cluster::{Cluster, numbered, store};
-use harness::{Producer, propose, values};
+use harness::{MEMORY, Producer, propose, values};
 use plimsoll_log::disk::sim::{Effect, Fault, Operation};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
 use plimsoll_replication::{ProduceError, Role};
@@ -413,4 +413,132 @@ async fn leader_that_hears_no_majority_says_that_it_is_cut_off() {
     assert!(well.is_err(), "it reaches all of them");
     cluster.cuts.isolate(leader, (1..=3).filter(|node| *node != leader));
     tokio::time::timeout(limit * 5, held.cut_off(limit)).await.expect("it hears nobody");
+}
+
+/// A topic was made while a node was down, and its group slept when that node came back: with no log of
+/// it there, nobody noticed that a third replica was missing until somebody wrote.
+#[tokio::test(start_paused = true)]
+async fn replica_that_was_never_fed_is_fed_while_its_group_sleeps() {
+    let mut cluster = Cluster::new(3).await;
+    let away = 3;
+    let disk = cluster.kill(away).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    for node in 1..=2 {
+        cluster.caught_up(node, group, Offset(3)).await;
+    }
+    cluster
+        .until("the node is seen to be away", || {
+            (1..=2).all(|node| !cluster.members[&node].peers.view().hears(NodeId(away)))
+        })
+        .await;
+    all_sleep(&cluster, group).await;
+    cluster.start(away, disk).await;
+    cluster
+        .until("the replica is there", || {
+            let log = cluster.host(away).store().group(group);
+            log.is_some_and(|log| log.bounds().log_end_offset == Offset(3))
+        })
+        .await;
+}
+
+/// Two of three replicas without durability lost what they had not written yet, and one of them led: the
+/// third, which had applied more, kept its own history, or failed at every entry.
+#[tokio::test(start_paused = true)]
+async fn replica_in_memory_that_has_more_than_its_leader_begins_anew() {
+    let mut cluster = Cluster::with_options(3, MEMORY).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(3)).await;
+        cluster.host(node).store().checkpoint_now();
+    }
+    store(&cluster, group, &mut producer, 5).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(8)).await;
+    }
+    let ahead = 1;
+    cluster.cuts.isolate(ahead, [2, 3]);
+    let disks = [cluster.power_failure(2).await, cluster.power_failure(3).await];
+    for (node, disk) in (2..=3).zip(disks) {
+        cluster.start(node, disk).await;
+    }
+    let mut another = Producer::new(8);
+    let batches = numbered(&mut another, 2);
+    for node in 2..=3 {
+        cluster.group(node, group).wake().await.unwrap();
+    }
+    cluster
+        .until("one that has less leads", || {
+            (2..=3).any(|node| cluster.role(node, group).led_term().is_some())
+        })
+        .await;
+    cluster.cuts.heal();
+    for batch in &batches {
+        cluster.produce(group, batch).await;
+    }
+    let leader = cluster.leader(group).await;
+    assert_ne!(leader, ahead);
+    let kept = values(&cluster.group(leader, group));
+    assert!(kept.len() < 8, "the power failure took nothing: {kept:?}");
+    cluster
+        .until("all are alike", || (1..=3).all(|node| values(&cluster.group(node, group)) == kept))
+        .await;
+}
+
+/// Whoever asked for a transfer went away between the request and its end: the leader stayed mute, and its
+/// claim kept every other replica from standing for election.
+#[tokio::test(start_paused = true)]
+async fn group_is_led_again_after_a_transfer_that_nobody_waited_for() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    let leader = cluster.leader(group).await;
+    let to = (1..=3).find(|node| *node != leader).unwrap();
+    cluster.caught_up(to, group, Offset(3)).await;
+    cluster.cuts.one_way(leader, to);
+    let at = cluster.group(leader, group);
+    let transfer = at.transfer_leader(Some(NodeId(to)));
+    tokio::time::timeout(Duration::from_millis(100), transfer).await.unwrap_err();
+    store(&cluster, group, &mut producer, 3).await;
+    assert_eq!(values(&cluster.group(cluster.leader(group).await, group)), counted(6));
+}
+
+/// Those that may have lost something voted for nobody, so the one that had everything had to wait until
+/// they stood for election themselves, and one of them could win.
+#[tokio::test(start_paused = true)]
+async fn replica_that_kept_everything_leads_those_in_memory_that_lost_their_power() {
+    let mut cluster = Cluster::with_options(3, MEMORY).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    store(&cluster, group, &mut producer, 3).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(3)).await;
+        cluster.host(node).store().checkpoint_now();
+    }
+    store(&cluster, group, &mut producer, 5).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(8)).await;
+    }
+    // The last one in the order in which they stand.
+    let catalog = cluster.members[&1].catalog.catalog();
+    let order: Vec<u64> = catalog.replica_set(group).unwrap().wanted.iter().map(|n| n.0).collect();
+    let leader = cluster.leader(group).await;
+    let survivor = *order.iter().rfind(|node| **node != leader).unwrap();
+    let others: Vec<u64> = order.into_iter().filter(|node| *node != survivor).collect();
+    let mut disks = Vec::new();
+    for node in &others {
+        disks.push(cluster.power_failure(*node).await);
+    }
+    for (node, disk) in others.into_iter().zip(disks) {
+        cluster.start(node, disk).await;
+    }
+    store(&cluster, group, &mut producer, 1).await;
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(9)).await;
+        assert_eq!(values(&cluster.group(node, group)), counted(9));
+    }
 }

@@ -137,10 +137,16 @@ impl ProducerTable {
                 .find(|b| {
                     b.base_sequence == header.base_sequence && b.record_count == header.record_count
                 })
-                .map_or(Verdict::DuplicateUnknown, |b| Verdict::Duplicate {
-                    base_offset: b.base_offset,
-                    append_time_ms: b.append_time_ms,
-                }),
+                .map_or_else(
+                    || match producer.lacks(header) {
+                        true => Verdict::OutOfOrder { expected: producer.next_sequence },
+                        false => Verdict::DuplicateUnknown,
+                    },
+                    |b| Verdict::Duplicate {
+                        base_offset: b.base_offset,
+                        append_time_ms: b.append_time_ms,
+                    },
+                ),
         }
     }
 
@@ -237,6 +243,26 @@ impl ProducerTable {
 }
 
 impl Producer {
+    /// Whether some sequence of the batch was jumped over, by what is remembered: it lies before a batch
+    /// and was not stored. No leader that knows what was refused lets that happen, but it must never
+    /// be taken for a duplicate.
+    fn lacks(&self, header: &BatchHeader) -> bool {
+        // Of what was stored before the remembered batches nothing is known, once one was forgotten.
+        let mut stored_upto = match self.recent.front() {
+            Some(first) if self.recent.len() == RECENT_BATCHES => first.base_sequence,
+            _ => 0,
+        };
+        for batch in &self.recent {
+            let jumped = stored_upto < batch.base_sequence;
+            let begins_before = header.base_sequence < batch.base_sequence;
+            if jumped && begins_before && sequence_after(header) > stored_upto {
+                return true;
+            }
+            stored_upto = batch.base_sequence.saturating_add(u64::from(batch.record_count));
+        }
+        false
+    }
+
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeStateError> {
         let epoch = u32::decode(reader)?;
         let next_sequence = u64::decode(reader)?;
@@ -347,6 +373,29 @@ mod tests {
         assert_eq!(table.check(&batch(7, 0, 9, 1)), Verdict::OutOfOrder { expected: 8 });
         assert_eq!(table.check(&batch(7, 0, 1, 2)), Verdict::DuplicateUnknown);
         assert_eq!(table.check(&batch(7, 0, 5, 9)), Verdict::OutOfOrder { expected: 8 });
+    }
+
+    /// One of two batches in flight was refused and the later one stored: the retry of the first was
+    /// answered as a duplicate, and so acknowledged, though it was nowhere.
+    #[test]
+    fn batch_that_was_jumped_over_is_no_duplicate() {
+        let mut table = ProducerTable::default();
+        let jumped = Verdict::OutOfOrder { expected: 6 };
+        table.record(&stored(batch(7, 0, 0, 2), 1, 0));
+        table.record(&stored(batch(7, 0, 4, 2), 2, 2));
+        assert_eq!(table.check(&batch(7, 0, 2, 2)), jumped);
+        assert_eq!(table.check(&batch(7, 0, 3, 1)), jumped);
+        assert_eq!(table.check(&batch(7, 0, 1, 2)), jumped, "half of it is stored");
+        assert!(matches!(table.check(&batch(7, 0, 0, 2)), Verdict::Duplicate { .. }));
+        assert!(matches!(table.check(&batch(7, 0, 4, 2)), Verdict::Duplicate { .. }));
+        // The first batch of all, too; and after a few more.
+        table.record(&stored(batch(8, 0, 3, 1), 3, 4));
+        assert_eq!(table.check(&batch(8, 0, 0, 3)), Verdict::OutOfOrder { expected: 4 });
+        for i in 0..5 {
+            table.record(&stored(batch(7, 0, 6 + i, 1), 4 + i, 5 + i));
+        }
+        let jumped = Verdict::OutOfOrder { expected: 11 };
+        assert_eq!(table.check(&batch(7, 0, 2, 2)), jumped, "after 7 batches");
     }
 
     #[test]

@@ -419,8 +419,8 @@ impl GroupLog {
         self.push(front, Change::Install(install), Some(done));
     }
 
-    /// The log and the state go; the vote and the options stay.
-    pub(crate) fn drop_log(&self, done: Completion) {
+    /// The log and the state go; the vote and the options stay. Nobody is asked for a state any more.
+    pub fn drop_log(&self, done: Completion) {
         *self.state_source.lock() = None;
         self.install(Install::default(), StateSlot::None, done);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_log::disk::sim::{CrashPlan, SimDisk};
-use plimsoll_log::{Driver, Store};
+use plimsoll_log::{Driver, GroupOptions, Store};
 use plimsoll_peers::{
     BoxFuture, Dial, DialError, LivenessConfig, PeerAddr, PeerLimits, Peers, PeersConfig,
 };
@@ -105,13 +105,13 @@ impl Dial for TestDial {
 }
 
 /// The placements of a node's own copy of the catalog.
-struct OwnCatalog(Weak<Host>);
+struct OwnCatalog(Weak<Host>, GroupOptions);
 
 impl Placements for OwnCatalog {
     fn placed(&self, group: GroupId) -> Option<Placed> {
         let catalog = self.0.upgrade()?.held(GroupId::CATALOG)?.catalog();
         let set = catalog.replica_set(group)?;
-        Some(Placed { options: DURABLE, wanted: set.wanted.clone(), birth: set.birth.clone() })
+        Some(Placed { options: self.1, wanted: set.wanted.clone(), birth: set.birth.clone() })
     }
 
     fn is_deleted(&self, group: GroupId) -> bool {
@@ -144,6 +144,7 @@ pub struct Cluster {
     pub cuts: Cuts,
     pub members: BTreeMap<u64, Member>,
     size: u64,
+    options: GroupOptions,
     incarnations: BTreeMap<u64, u64>,
     seed: u64,
 }
@@ -151,10 +152,15 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of so many nodes, all active.
     pub async fn new(size: u64) -> Self {
+        Self::with_options(size, DURABLE).await
+    }
+
+    /// The same, with partitions of these options.
+    pub async fn with_options(size: u64, options: GroupOptions) -> Self {
         let cuts = Cuts::default();
         let network = SimulatedNetwork::new(cuts.clone());
         let (members, incarnations) = (BTreeMap::new(), BTreeMap::new());
-        let mut cluster = Self { network, cuts, members, size, incarnations, seed: 1 };
+        let mut cluster = Self { network, cuts, members, size, options, incarnations, seed: 1 };
         for node in 1..=size {
             cluster.start(node, SimDisk::new(node)).await;
         }
@@ -214,7 +220,7 @@ impl Cluster {
         };
         let clock = Arc::new(TestClock::default());
         let host = Host::new(store, NodeId(node), clock.clone(), config);
-        host.set_placements(Arc::new(OwnCatalog(Arc::downgrade(&host))));
+        host.set_placements(Arc::new(OwnCatalog(Arc::downgrade(&host), self.options)));
         let process = self.network.start_host(ip(node));
         let incarnation = self.incarnations.entry(node).or_insert(0);
         *incarnation += 1;
@@ -324,7 +330,7 @@ impl Cluster {
     }
 
     pub fn group(&self, node: u64, group: GroupId) -> Arc<Group> {
-        self.host(node).open(group, GroupKind::Partition, DURABLE).expect("the group opens")
+        self.host(node).open(group, GroupKind::Partition, self.options).expect("the group opens")
     }
 
     /// Hands a batch to whatever node leads, as a client does: with retries, until it is stored.
