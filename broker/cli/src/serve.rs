@@ -158,10 +158,15 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
         _ = signals.next() => return Ok(Exit::Done),
     };
     announce(&node, &data, no_context);
-    let fatal = run(&node, &mut signals, no_context).await;
-    if let Some(fatal) = fatal {
-        end_after(&fatal);
-    }
+    let exit = match run(&node, &mut signals, no_context).await {
+        None => Exit::Done,
+        // Nothing is wrong with it, and whoever had it removed may wait for its answer.
+        Some(removed @ NodeFailed::Removed) => {
+            why(&removed).tell();
+            Exit::Failed
+        }
+        Some(fatal) => end_after(&fatal),
+    };
     tokio::select! {
         () = node.shutdown() => {}
         _ = signals.next() => {
@@ -174,7 +179,7 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
         }
     }
     tracing::info!("ended in order");
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Lets the node run until a signal, or until it fails.
@@ -211,8 +216,12 @@ async fn leave_token(node: &Node, no_context: bool) {
 
 /// Ends the process because the node cannot go on: at once, without another write.
 fn end_after(fatal: &NodeFailed) -> ! {
-    Failure::new(Exit::Failed, format!("the node stops: {fatal}")).hint(fatal.advice()).tell();
+    why(fatal).tell();
     std::process::exit(i32::from(Exit::Failed as u8));
+}
+
+fn why(fatal: &NodeFailed) -> Failure {
+    Failure::new(Exit::Failed, format!("the node stops: {fatal}")).hint(fatal.advice())
 }
 
 /// A node that did not start, in words.
