@@ -50,5 +50,6 @@ fn directory_of_version_1_is_read() {
     assert_same(&entries(&group, 0), &expected);
     fill(&group, 1, 5, 100);
     store.close();
+    drop((group, store));
     assert_eq!(entries(&open(directory.path()).group(GROUP).unwrap(), 0).len(), 45);
 }
