@@ -372,8 +372,14 @@ async fn a_port_in_use_is_told_with_its_address() {
     assert!(matches!(error, BindError::InUse { .. }), "{error:?}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = udp.local_addr().unwrap();
+    // Of a port that nobody else has for TCP.
+    let (_held, address) = loop {
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = udp.local_addr().unwrap();
+        if std::net::TcpListener::bind(address).is_ok() {
+            break (udp, address);
+        }
+    };
     let error = Listener::bind(address, &ours.server, config.clone()).unwrap_err();
     assert!(matches!(error, BindError::InUse { protocol: "UDP", .. }), "{error:?}");
 
