@@ -344,7 +344,8 @@ fn check_removal(
     if seen.is_up(node) && meta.state != NodeState::Removed && holds {
         let message = match meta.state {
             NodeState::Draining => format!(
-                "node {node} answers and is still being emptied: {leaving} partitions have a replica                  on it; `plimsoll cluster status --watch` shows them go"
+                "node {node} answers and is still being emptied: {leaving} partitions have a replica \
+                 on it; `plimsoll cluster status --watch` shows them go"
             ),
             _ => format!(
                 "node {node} answers and holds replicas: drain it first \
