@@ -96,9 +96,7 @@ impl Host {
             Ok(Err(_)) | Err(_) => return Err(ProposeError::Unknown),
         };
         let instance = group.instance_awake().await?;
-        if timeout(COMMAND_TIMEOUT, instance.shared.shown_at_least(applied)).await.is_err() {
-            return Err(ProposeError::Unknown);
-        }
+        instance.shared.shown_at_least(applied).await;
         match CatalogReply::decode(&reply, &group.catalog()) {
             Ok(reply) => Ok((applied, reply)),
             Err(error) => {
