@@ -59,15 +59,21 @@ async fn expect_equal(cluster: &Cluster, group: GroupId, producer: &Producer) {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn voter_that_was_away_is_seeded_with_what_is_left() {
-    let mut cluster = Cluster::new(3).await;
+/// Three nodes and one record that all of them have.
+async fn one_record_everywhere() -> (Cluster, GroupId, Producer) {
+    let cluster = Cluster::new(3).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
     cluster.produce(group, &producer.batch(&["first"])).await;
     for node in 1..=3 {
         cluster.caught_up(node, group, Offset(1)).await;
     }
+    (cluster, group, producer)
+}
+
+#[tokio::test(start_paused = true)]
+async fn voter_that_was_away_is_seeded_with_what_is_left() {
+    let (mut cluster, group, mut producer) = one_record_everywhere().await;
     let leader = cluster.leader(group).await;
     let away = (1..=3).find(|node| *node != leader).unwrap();
     let disk = cluster.kill(away).await;
@@ -117,13 +123,7 @@ async fn live_follower_is_waited_for() {
 /// for the entries, and its instance ended for it: a majority that was there served nobody.
 #[tokio::test(start_paused = true)]
 async fn follower_that_dropped_entries_leads_later_and_seeds_whoever_lacks_them() {
-    let mut cluster = Cluster::new(3).await;
-    let group = cluster.topic("t", 3).await;
-    let mut producer = Producer::new(7);
-    cluster.produce(group, &producer.batch(&["first"])).await;
-    for node in 1..=3 {
-        cluster.caught_up(node, group, Offset(1)).await;
-    }
+    let (mut cluster, group, mut producer) = one_record_everywhere().await;
     let leader = cluster.leader(group).await;
     let away = (1..=3).find(|node| *node != leader).unwrap();
     let absent = cluster.kill(away).await;

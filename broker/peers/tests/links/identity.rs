@@ -6,6 +6,7 @@ use std::time::Duration;
 use plimsoll_peers::LivenessConfig;
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_protocol::peer::PeerRefusal;
+use plimsoll_transport::TransportKind;
 
 use crate::cluster::{Authority, CLUSTER, KINDS, Options, TestNode, statuses};
 
@@ -27,6 +28,15 @@ async fn another_cluster_is_refused() {
     }
 }
 
+/// Waits until node 1 has told both of them that there are two.
+async fn both_are_told(copy: &mut TestNode, original: &mut TestNode, kind: TransportKind) {
+    for node in [copy, original] {
+        let (by, refusal) = node.next_refusal().await;
+        assert_eq!(by, NodeId(1));
+        assert!(matches!(refusal, PeerRefusal::DuplicateNode(_)), "{kind}: {refusal}");
+    }
+}
+
 #[tokio::test]
 async fn a_copied_directory_is_refused_with_the_original() {
     for kind in KINDS {
@@ -39,11 +49,7 @@ async fn a_copied_directory_is_refused_with_the_original() {
         let copy = Options { boot_nonce: 8, ..options };
         let mut copy = TestNode::start(&authority, 2, &copy);
         copy.know(&[&first]);
-        for node in [&mut copy, &mut original] {
-            let (by, refusal) = node.next_refusal().await;
-            assert_eq!(by, NodeId(1));
-            assert!(matches!(refusal, PeerRefusal::DuplicateNode(_)), "{kind}: {refusal}");
-        }
+        both_are_told(&mut copy, &mut original, kind).await;
         assert!(!statuses(&first)[&NodeId(2)].linked, "{kind}: neither is linked any more");
     }
 }
@@ -64,11 +70,7 @@ async fn a_later_copy_does_not_take_the_place_of_a_node_that_lives() {
         let copy = Options { incarnation: 2, boot_nonce: 8, ..options };
         let mut copy = TestNode::start(&authority, 2, &copy);
         copy.know(&[&first]);
-        for node in [&mut copy, &mut original] {
-            let (by, refusal) = node.next_refusal().await;
-            assert_eq!(by, NodeId(1));
-            assert!(matches!(refusal, PeerRefusal::DuplicateNode(_)), "{kind}: {refusal}");
-        }
+        both_are_told(&mut copy, &mut original, kind).await;
         first.next_unlinked(NodeId(2)).await;
         assert!(!statuses(&first)[&NodeId(2)].linked, "{kind}: neither is linked any more");
     }
