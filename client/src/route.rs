@@ -129,8 +129,10 @@ impl Route {
             },
             _ => true,
         };
-        if elsewhere {
-            (self.hint, self.is_hint_new) = (None, false);
+        // Of several attempts on one stream the first may say who leads now and the next only that the
+        // node goes down: a hint stands until it was followed.
+        if elsewhere && !self.is_hint_new {
+            self.hint = None;
             self.ask = true;
             self.lost.get_or_insert_with(Instant::now);
         }

@@ -77,6 +77,8 @@ pub(crate) struct NodePlan {
     pub(crate) believes: Vec<Leader>,
     /// Whether it names the leader when it refuses.
     pub(crate) hints: bool,
+    /// It goes down: it names the leader once, and says from then on only that it goes.
+    pub(crate) leaves: bool,
     /// Refuses to store, with this, although it leads.
     pub(crate) refuses: Option<ErrorCode>,
     /// Stores the next batch and is killed before it answers.
@@ -163,6 +165,7 @@ impl Cluster {
                 rack: Some(format!("r{node}")),
                 believes: Vec::new(),
                 hints: true,
+                leaves: false,
                 refuses: None,
                 dies_storing: false,
                 withholds: false,

@@ -79,6 +79,24 @@ async fn a_producer_follows_a_hint_at_once() {
     assert!(cluster.seen_by_all(ApiKey::Metadata) < 5, "hints need no questions");
 }
 
+/// Of several batches on their way the first is answered with the new leader and the others with less.
+#[tokio::test(start_paused = true)]
+async fn a_hint_of_a_node_that_goes_down_outlives_its_other_answers() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let producer = producer(&client).await;
+    let mut futures = enqueue(&producer, 0..10).await;
+    producer.flush().await.unwrap();
+    cluster.plan(1, |plan| plan.leaves = true);
+    cluster.lead(0, 2, &[1, 2, 3]);
+    let (began, asked) = (Instant::now(), cluster.seen_by_all(ApiKey::Metadata));
+    futures.extend(enqueue(&producer, 10..20).await);
+    producer.flush().await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(5), "it paused: {:?}", began.elapsed());
+    assert_eq!(cluster.seen_by_all(ApiKey::Metadata), asked, "the hint needs no question");
+    all_stored(&cluster, futures).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_producer_that_gets_no_hint_asks_another_node() {
     let cluster = Cluster::start(1);

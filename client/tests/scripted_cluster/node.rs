@@ -202,7 +202,15 @@ impl Node {
                 state.leaders[partition] = Leader { node: Some(self.id), term };
             }
             if state.leaders[partition].node != Some(self.id) {
-                (Err(self.not_leader(&state, partition)), false, false)
+                let refusal = if plan.leaves && !plan.hints {
+                    ErrorResponse::new(ErrorCode::ShuttingDown, "scripted")
+                } else {
+                    self.not_leader(&state, partition)
+                };
+                if plan.leaves {
+                    state.nodes.get_mut(&self.id).unwrap().hints = false;
+                }
+                (Err(refusal), false, false)
             } else if let Some(code) = plan.refuses {
                 (Err(ErrorResponse::new(code, "scripted")), false, false)
             } else {
