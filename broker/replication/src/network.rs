@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use futures_util::{FutureExt, Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use openraft::OptionalSend;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
@@ -21,6 +22,7 @@ use plimsoll_log::GroupLog;
 use plimsoll_peers::{PeerError, Peers, SessionReceiver};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
 use plimsoll_protocol::peer::{Appended, NotHere, PeerRequest, TransferLeaderReply};
+use tokio::time::{Instant, timeout_at};
 
 use crate::host::Surroundings;
 use crate::seeds::send::Seed;
@@ -58,6 +60,17 @@ impl RaftNetworkFactory<Types> for GroupNetworks {
     async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> GroupNetwork {
         GroupNetwork { unary: true, ..self.new_client(target, node).await }
     }
+}
+
+/// How long the news of a commit waits for entries that carry it along. On its own it costs a datagram
+/// to each follower and one back, as much as the entry it is about; what waits for it is only what is
+/// read from followers.
+const COMMIT_HOLD: Duration = Duration::from_millis(5);
+
+/// Whether `request` says nothing but how far the group is committed, to a member that was sent all up
+/// to `last`.
+fn is_only_commit(request: &AppendEntriesRequest<Types>, last: Option<LogId>) -> bool {
+    request.entries.is_empty() && request.prev_log_id.as_ref().map(from_raft) == last
 }
 
 type AppendResult = Result<StreamAppendResult<Types>, RPCError<Types>>;
@@ -123,18 +136,21 @@ impl RaftNetworkV2<Types> for GroupNetwork {
             let (group, around, noted) = (self.group, self.around.clone(), unanswered.clone());
             let sending = async move {
                 let mut next = Some(first);
+                let mut told = None;
                 while let Some(mut request) = next {
-                    // Only news of a commit: whatever comes right behind it says the same.
-                    while request.entries.is_empty()
-                        && let Some(Some(later)) = input.next().now_or_never()
+                    let held_until = Instant::now() + COMMIT_HOLD;
+                    while told.is_some_and(|last| is_only_commit(&request, last))
+                        && let Ok(Some(later)) = timeout_at(held_until, input.next()).await
                     {
                         request = later;
                     }
                     let append = wire::append(group, around.neighbours.epoch(), request);
                     let last = append.entries.last();
-                    noted.push(last.map_or(append.prev, |(header, _)| {
+                    let last = last.map_or(append.prev, |(header, _)| {
                         Some(LogId::new(header.term, header.index))
-                    }));
+                    });
+                    told = Some(last);
+                    noted.push(last);
                     // Waits for credit: entries stay in the log and not in memory.
                     sender.send(append).await?;
                     next = input.next().await;
