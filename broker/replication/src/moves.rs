@@ -21,8 +21,8 @@ use plimsoll_protocol::api::NodeState;
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
 use plimsoll_protocol::peer::{GroupReport, MemberStep, PeerFailure, Step, StepReply};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, Replicas, planning};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::leaders::{ask, ask_step};
 use crate::host::Host;
@@ -30,8 +30,12 @@ use crate::role::Role;
 
 mod leaders;
 
-/// Between two looks.
+/// Between two looks while nothing is over.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// Between two looks where a step is over, and between two questions to who makes one. A step of a small
+/// partition takes some ms, and a node takes two copies at a time: looking rarely would take minutes for
+/// a thousand of them.
+const INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// A learner that lacks no more entries than this is caught up.
 const LAG_ENTRIES_MAX: u64 = 64;
 /// How long a node must have been up before leadership goes to it: so that it does not swing with a node
@@ -66,6 +70,8 @@ struct Driver {
     /// The placement epoch, and when it was first seen.
     epoch: (u64, Instant),
     outcomes: mpsc::UnboundedSender<Outcome>,
+    /// Told of each step that was made: there is room for the next one.
+    made: Arc<Notify>,
 }
 
 /// A step that is no longer in progress.
@@ -80,8 +86,14 @@ pub(crate) async fn drive(host: Weak<Host>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut driving: Option<(Driver, mpsc::UnboundedReceiver<Outcome>)> = None;
+    let made = Arc::new(Notify::new());
     loop {
-        ticks.tick().await;
+        sleep(INTERVAL_MIN).await;
+        tokio::select! {
+            biased;
+            () = made.notified() => {}
+            _ = ticks.tick() => {}
+        }
         let Some(host) = host.upgrade() else { return };
         let Some(catalog) = led_catalog(&host) else {
             driving = None;
@@ -89,7 +101,7 @@ pub(crate) async fn drive(host: Weak<Host>) {
         };
         let (driver, outcomes) = driving.get_or_insert_with(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            (Driver::new(&host, &catalog, sender), receiver)
+            (Driver::new(&host, &catalog, sender, made.clone()), receiver)
         });
         while let Ok(outcome) = outcomes.try_recv() {
             driver.take_in(&outcome);
@@ -108,7 +120,12 @@ fn led_catalog(host: &Host) -> Option<Arc<Catalog>> {
 }
 
 impl Driver {
-    fn new(host: &Host, catalog: &Catalog, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
+    fn new(
+        host: &Host,
+        catalog: &Catalog,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+        made: Arc<Notify>,
+    ) -> Self {
         let now = Instant::now();
         let limits = host.around().config.move_limits();
         Self {
@@ -122,6 +139,7 @@ impl Driver {
             up_since: BTreeMap::new(),
             epoch: (catalog.placement_epoch(), now),
             outcomes,
+            made,
         }
     }
 
@@ -293,10 +311,10 @@ impl Driver {
             membership: report.members.membership,
             step,
         };
-        let (host, outcomes) = (host.clone(), self.outcomes.clone());
+        let (host, outcomes, made) = (host.clone(), self.outcomes.clone(), self.made.clone());
         tracing::debug!(%group, ?step, node = %leader, "a step of a move begins");
         tokio::spawn(async move {
-            let mut pause = interval(INTERVAL);
+            let mut pause = interval(INTERVAL_MIN);
             pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let reply = loop {
                 pause.tick().await;
@@ -305,8 +323,13 @@ impl Driver {
                     reply => break reply,
                 }
             };
+            // One that failed is begun again with the next tick: at once it would fail again.
+            let is_made = matches!(reply, Ok(StepReply::Done(_)));
             // The driver is gone where this node no longer leads the metadata group.
             let _ = outcomes.send(Outcome { group, step, reply });
+            if is_made {
+                made.notify_one();
+            }
         });
     }
 
