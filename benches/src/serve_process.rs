@@ -178,7 +178,7 @@ impl ServeCommand {
         command
             .args(words)
             .args(["serve", "--no-context"])
-            .env("PLIMSOLL_LOG", "warn")
+            .env("PLIMSOLL_LOG", std::env::var_os("PLIMSOLL_LOG").unwrap_or_else(|| "warn".into()))
             .arg("--data")
             .arg(self.data_directory())
             .args(["--listen", &self.address.to_string()])

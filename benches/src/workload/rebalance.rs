@@ -50,7 +50,9 @@ pub(super) async fn measure(
     let newcomer = all.pop().context("at least the new node")?;
     let mut cluster = ServeCluster::start(all, plan.transport).await?;
     let config = cluster.client_config()?;
-    let bed = Bed::connected(plan, runtimes, &config, directory)?;
+    // The rate is that of the measured load; the log is filled as fast as it can be.
+    let filled = Plan { rate: None, ..plan.clone() };
+    let bed = Bed::connected(&filled, runtimes, &config, directory)?;
     bed.create_topic(TOPIC).await?;
     screen(Event::Step(&format!("filling {} MB", plan.value_bytes() / 1_000_000)));
     let (mut filling, _) = Load::prepare(&bed, TOPIC).await?;

@@ -65,8 +65,8 @@ pub(crate) struct BenchArgs {
     /// With how much `restart` fills its partitions [default: 10GB]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
     bytes: Option<u64>,
-    /// Records per second of `latency`, `rebalance` [default: 1000], `failover` [default: 500] and
-    /// `end-to-end` [default: no limit]
+    /// Records per second of `latency` [default: 1000, of a cluster 500], `rebalance` and `failover`
+    /// [default: 500] and `end-to-end` [default: no limit]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
     /// Tasks of `singles` [default: 64]
