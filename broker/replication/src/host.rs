@@ -28,6 +28,7 @@ use crate::moves;
 use crate::neighbours::Neighbours;
 use crate::placements::{Placed, Placements};
 use crate::retention::{Given, Safety};
+use crate::role::Role;
 use crate::seeds::{Arriving, Pacer};
 use crate::sight::Sight;
 use crate::steps::Seeding;
@@ -215,11 +216,21 @@ impl Host {
     }
 
     /// The node to ask for the group: the live one that leads it, else the first live one in the
-    /// order of its placement. Every node that sees the same gets the same.
+    /// order of its placement. Every node that sees the same gets the same, but for a replica that has
+    /// voted in a later term than the leader's that is known: that one leads no more, and whoever is
+    /// sent to it is sent back, or waits for a node that goes down. Then it is whom the replica follows;
+    /// none, until it knows.
     #[must_use]
     pub fn leader_hint(&self, group: GroupId) -> Option<(NodeId, Option<Term>)> {
         let placed = self.around.neighbours.placed(group).map(|placed| placed.wanted);
-        self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default())
+        let hint = self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default());
+        let role = self.held(group).map_or(Role::Asleep, |group| *group.role().borrow());
+        let claimed = hint.and_then(|(_, claimed)| claimed);
+        match role {
+            Role::Follower { leader, term } if claimed < Some(term) => Some((leader, Some(term))),
+            Role::Searching { term } if claimed < Some(term) => None,
+            _ => hint,
+        }
     }
 
     /// The voters of a group that is awake here, as this node's replica has them; of a configuration

@@ -65,6 +65,18 @@ async fn another_leads_after_the_leader_died_and_nothing_acknowledged_is_lost() 
     }
 }
 
+/// Clients were sent back to a node that was going down, until its claim was taken back.
+#[tokio::test(start_paused = true)]
+async fn old_leader_is_not_named_by_whom_it_handed_over_to() {
+    let cluster = Cluster::new(3).await;
+    let group = cluster.topic("t", 3).await;
+    store(&cluster, group, &mut Producer::new(7), 3).await;
+    let old = cluster.leader(group).await;
+    let new = cluster.group(old, group).transfer_leader(None).await.unwrap();
+    let hint = cluster.host(new.0).leader_hint(group);
+    assert!(hint.is_none_or(|(node, _)| node != NodeId(old)), "{hint:?}");
+}
+
 /// A follower whose storage had failed once woke the group anew, and told the leader that it had
 /// journaled what was in its memory only: acknowledged records were lost (the simulation found it).
 #[tokio::test(start_paused = true)]
