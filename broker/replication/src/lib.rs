@@ -96,5 +96,4 @@ pub use random::{Random, SeededRandom, SystemRandom};
 pub use reads::FreshnessError;
 pub use role::Role;
 pub use sight::{MovePhase, Moving};
-pub use snapshot::{GroupSnapshot, SnapshotError};
 pub use types::Member;
