@@ -312,6 +312,13 @@ pub(super) async fn remove(
     let moving = broker.host().moves(&catalog).await;
     check_removal(&catalog, &seen, &moving, node)?;
     let plan = put_in_force(broker, |catalog| planning::without(catalog, node, force)).await?;
+    if node == seen.me
+        && let Some(other) = another(broker, &catalog, &seen)
+    {
+        let message = format!("node {node} cannot answer for its own removal: ask node {other}");
+        return Err(ErrorResponse::new(ErrorCode::NotLeader, message)
+            .with_leader(other, broker.address_of(other)));
+    }
     let mut catalogs = broker.catalog_changes();
     let deadline = Instant::now() + REMOVAL_PATIENCE;
     loop {
@@ -333,6 +340,13 @@ pub(super) async fn remove(
 /// Refuses where a partition would be left without a majority of its replicas, and where a live node
 /// still holds any.
 fn check_removal(
+/// Another member that answers: the one that leads the catalog, where it is another.
+fn another(broker: &Broker, catalog: &Catalog, seen: &Seen) -> Option<NodeId> {
+    let controller = broker.host().leader(GroupId::CATALOG).map(|(node, _)| node);
+    let members = catalog.members().map(|(node, _)| node);
+    controller.into_iter().chain(members).find(|node| *node != seen.me && seen.is_up(*node))
+}
+
     catalog: &Catalog,
     seen: &Seen,
     moving: &[Moving],
