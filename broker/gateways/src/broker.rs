@@ -401,10 +401,23 @@ impl Broker {
         &self,
         make: impl Fn(&Catalog) -> Result<CatalogCommand, PlanError>,
     ) -> Result<CatalogReply, ErrorResponse> {
+        let reply = self.place_if_needed(|catalog| make(catalog).map(Some)).await?;
+        Ok(reply.expect("a command was made"))
+    }
+
+    /// As [`Broker::place`], and does nothing where `make` finds nothing to do.
+    ///
+    /// # Errors
+    /// As [`Broker::place`].
+    pub(crate) async fn place_if_needed(
+        &self,
+        mut make: impl FnMut(&Catalog) -> Result<Option<CatalogCommand>, PlanError>,
+    ) -> Result<Option<CatalogReply>, ErrorResponse> {
         let mut refused = None;
         for _ in 0..PLACEMENT_ATTEMPTS {
             let catalog = self.catalog();
             let command = make(&catalog).map_err(|error| refusals::plan(&error))?;
+            let Some(command) = command else { return Ok(None) };
             match self.propose(command).await? {
                 CatalogReply::Refused(refusal @ CatalogRefusal::StalePlacement { .. }) => {
                     refused = Some(refusals::catalog(&refusal));
@@ -415,7 +428,7 @@ impl Broker {
                     let _ = timeout(COPY_PATIENCE, changes.wait_for(newer)).await;
                 }
                 CatalogReply::Refused(refusal) => return Err(refusals::catalog(&refusal)),
-                reply => return Ok(reply),
+                reply => return Ok(Some(reply)),
             }
         }
         Err(refused.unwrap_or_else(|| refusals::bug("a placement was never proposed")))

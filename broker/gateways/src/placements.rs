@@ -25,10 +25,6 @@ impl Placements for CatalogPlacements {
         })
     }
 
-    fn is_deleted(&self, group: GroupId) -> bool {
-        self.0.borrow().was_deleted(group)
-    }
-
     fn epoch(&self) -> u64 {
         self.0.borrow().epoch()
     }

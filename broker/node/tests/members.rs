@@ -11,6 +11,7 @@ use bytes::Bytes;
 use plimsoll_node::config::{NodeConfig, PeerTransport};
 use plimsoll_node::{Node, NodeFailed};
 use plimsoll_protocol::api::{DescribeTopicRequest, RemoveNodeRequest};
+use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::{NodeId, PartitionIndex};
 use plimsoll_transport::TransportKind;
 use support::{PATIENCE, TestNode, small_config, topic};
@@ -80,6 +81,27 @@ async fn a_node_that_was_removed_while_it_was_down_ends_when_it_is_started() {
     let failed = timeout(PATIENCE, node.failed()).await.unwrap();
     assert!(matches!(failed, NodeFailed::Removed), "{failed}");
     node.shutdown().await;
+    first.node.shutdown().await;
+}
+
+/// It ended before it had answered, and whoever had asked it was told that the connection was lost.
+#[tokio::test]
+async fn a_node_that_is_to_remove_itself_names_another_that_does() {
+    let first = TestNode::start().await;
+    let second = join(&first, |_| {}).await;
+    let mut client = second.client(TransportKind::Quic).await;
+    let request = RemoveNodeRequest { node: SECOND, force: false };
+    let refused = client.call(&request, Bytes::new()).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NotLeader, "{refused}");
+    let other = refused.leader.unwrap();
+    assert_eq!(other.node, NodeId(1));
+    assert_eq!(other.address.rsplit(':').next(), Some(&*first.node.addr().port().to_string()));
+    let mut client = first.client(TransportKind::Quic).await;
+    let removed = client.call(&request, Bytes::new()).await.unwrap();
+    assert!(removed.removed);
+    let failed = timeout(PATIENCE, second.node.failed()).await.unwrap();
+    assert!(matches!(failed, NodeFailed::Removed), "{failed}");
+    second.node.shutdown().await;
     first.node.shutdown().await;
 }
 

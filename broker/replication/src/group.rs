@@ -2,6 +2,7 @@
 
 mod lacking;
 mod lead;
+mod overtaken;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 
 use self::lead::Led;
+pub(crate) use self::overtaken::TakenBack;
 use crate::config::Blocking;
 use crate::error::{LeadError, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;

@@ -242,12 +242,6 @@ impl Host {
         configs.iter().flat_map(|configs| configs.iter().flatten()).copied().collect()
     }
 
-    /// How many groups this node leads.
-    #[must_use]
-    pub fn led_count(&self) -> usize {
-        self.around.neighbours.led_count()
-    }
-
     /// The group for what another node sends: opened where this node has its log, or shall have one
     /// by the catalog.
     pub(crate) fn for_peer(&self, id: GroupId) -> Result<Arc<Group>, OpenGroupError> {

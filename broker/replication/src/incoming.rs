@@ -18,9 +18,10 @@ use plimsoll_transport::{FrameReceiver, FrameSender};
 use tokio::sync::oneshot;
 
 use crate::error::OpenGroupError;
-use crate::group::{Group, Instance};
+use crate::group::{Group, Instance, TakenBack};
 use crate::host::Host;
 use crate::seeds::receive::receive;
+use crate::shared::Shared;
 use crate::types::{Types, from_raft};
 use crate::wire::{self, vote_to_wire};
 
@@ -206,11 +207,14 @@ async fn beat(host: &Host, heartbeat: &Heartbeat) -> Appended {
     {
         return answer;
     }
-    let instance = match instance(host, heartbeat.group).await {
-        Ok((_, instance)) => instance,
+    let (group, instance) = match instance(host, heartbeat.group).await {
+        Ok(found) => found,
         Err(error) => return Appended::NotHere(not_here(&error)),
     };
     let request = wire::heartbeat_request(heartbeat);
+    if let Some(taken_back) = group.taken_back(&instance.shared, &request).await {
+        return Appended::NotHere(give_up(host, &group, taken_back).await);
+    }
     let mut answers = Box::pin(instance.raft.stream_append(stream::iter([request])));
     match answers.next().await {
         Some(Ok(result)) => wire::appended(&result),
@@ -259,6 +263,7 @@ async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingS
     }
     let found = instance(&host, group).await;
     // The session must not keep the host.
+    let may_be_gone = Arc::downgrade(&host);
     drop(host);
     let (held, instance) = match found {
         Ok(found) => found,
@@ -270,7 +275,8 @@ async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingS
         }
     };
     let (refuse, refused) = oneshot::channel();
-    let requests = checked(group, from, first, appends, refuse);
+    let begin = (Some(first), appends);
+    let requests = checked(held.clone(), instance.shared.clone(), from, begin, refuse);
     let mut results = Box::pin(instance.raft.stream_append(requests));
     while let Some(result) = results.next().await {
         let (answer, ended) = match result {
@@ -289,37 +295,61 @@ async fn serve(host: Arc<Host>, from: NodeId, group: GroupId, session: IncomingS
             return;
         }
     }
-    if refused.await.is_ok() {
-        let _ = answers.send(Appended::NotHere(NotHere::Quarantined));
-    }
+    let reason = match refused.await {
+        Ok(Refusal::Malformed) => NotHere::Quarantined,
+        Ok(Refusal::TakenBack(taken_back)) => match may_be_gone.upgrade() {
+            Some(host) => give_up(&host, &held, taken_back).await,
+            None => NotHere::Stopping,
+        },
+        Err(_) => return,
+    };
+    let _ = answers.send(Appended::NotHere(reason));
 }
 
-/// The requests of a session; ends at one whose entries cannot be.
+/// Why a request does not get to the group's Raft instance, and ends its session.
+enum Refusal {
+    /// Its entries cannot be.
+    Malformed,
+    /// It takes back what is committed here.
+    TakenBack(TakenBack),
+}
+
+/// The requests of a session; ends at one that is refused.
 fn checked(
-    group: GroupId,
+    group: Arc<Group>,
+    shared: Arc<Shared>,
     from: NodeId,
-    first: Append,
-    appends: IncomingAppends,
-    refuse: oneshot::Sender<()>,
+    (first, appends): (Option<Append>, IncomingAppends),
+    refuse: oneshot::Sender<Refusal>,
 ) -> impl futures_util::Stream<Item = openraft::raft::AppendEntriesRequest<Types>> + Send + 'static
 {
-    let begin = (Some(first), appends, Some(refuse));
-    stream::unfold(begin, move |(first, mut appends, mut refuse)| async move {
+    let begin = (group, shared, first, appends, refuse);
+    stream::unfold(begin, move |(group, shared, first, mut appends, refuse)| async move {
         let append = match first {
             Some(first) => first,
             None => appends.recv().await?,
         };
-        match wire::append_request(append) {
-            Ok(request) => Some((request, (None, appends, refuse))),
+        let refusal = match wire::append_request(append) {
+            Ok(request) => match group.taken_back(&shared, &request).await {
+                None => return Some((request, (group, shared, None, appends, refuse))),
+                Some(taken_back) => Refusal::TakenBack(taken_back),
+            },
             Err(fault) => {
-                tracing::error!(%group, node = %from, %fault, "an append is refused");
-                if let Some(refuse) = refuse.take() {
-                    let _ = refuse.send(());
-                }
-                None
+                tracing::error!(group = %group.id(), node = %from, %fault, "an append is refused");
+                Refusal::Malformed
             }
-        }
+        };
+        // The session may have ended for another reason.
+        let _ = refuse.send(refusal);
+        None
     })
+}
+
+/// Gives up a replica whose leader takes back what is committed in it.
+async fn give_up(host: &Host, group: &Arc<Group>, taken_back: TakenBack) -> NotHere {
+    let reason = group.give_up(taken_back).await;
+    host.forget_safety(group.id());
+    reason
 }
 
 /// Why a group cannot be used here, to another node.

@@ -79,11 +79,6 @@ impl Leaders {
         tell(table.full());
     }
 
-    /// How many groups this node leads.
-    pub(crate) fn own_count(&self) -> usize {
-        self.table().own.len()
-    }
-
     /// Takes in what a node says. Returns the groups that it led before and does not lead now.
     pub(crate) fn heard(&self, from: NodeId, said: LeadsChange) -> Vec<GroupId> {
         let mut table = self.table();

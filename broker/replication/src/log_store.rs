@@ -84,9 +84,9 @@ impl LogStore {
 }
 
 impl LogStore {
-    /// The leader's log goes on from an entry before the last one that is applied here. Without
-    /// durability that happens: a majority lost its power, and elected one that has less than this replica.
-    /// What was folded cannot be unfolded, so all of it goes, and the replica is fed anew.
+    /// The leader's log goes on from an entry before the last one that is applied here, and it was not
+    /// refused for it by `Group::taken_back`, which says what this is: two leaders' requests met on their
+    /// way to openraft.
     fn overtaken(&self, applied: LogId) -> Overtaken {
         let group = self.log.id();
         match self.log.options().durability {

@@ -277,11 +277,6 @@ impl Neighbours {
         self.linked.lock().expect("nothing panics while it holds the links")
     }
 
-    /// How many groups this node leads.
-    pub(crate) fn led_count(&self) -> usize {
-        self.leaders.own_count()
-    }
-
     /// The live node that claims the group in the highest term, this one included.
     pub(crate) fn leader(&self, group: GroupId) -> Option<(NodeId, Term)> {
         self.leaders.leader(group, self.me, |node| self.hears(node))

@@ -24,9 +24,6 @@ pub trait Placements: Send + Sync + 'static {
     /// not asked for.
     fn placed(&self, group: GroupId) -> Option<Placed>;
 
-    /// Whether the catalog knows that the group was deleted.
-    fn is_deleted(&self, group: GroupId) -> bool;
-
     /// The epoch of this node's copy.
     fn epoch(&self) -> u64;
 }

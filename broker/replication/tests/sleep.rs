@@ -188,10 +188,6 @@ impl Placements for Everything {
         Some(Placed { options: DURABLE, wanted: [NodeId(1)].into(), birth: None })
     }
 
-    fn is_deleted(&self, _group: GroupId) -> bool {
-        false
-    }
-
     fn epoch(&self) -> u64 {
         0
     }

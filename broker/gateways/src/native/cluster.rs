@@ -273,16 +273,19 @@ pub(super) async fn rebalance(
     done(put_in_force(&session.broker, planning::rebalance).await?)
 }
 
+/// Makes a plan and puts it in force; gives the one that was.
 async fn put_in_force(
     broker: &Broker,
     make: impl Fn(&Catalog) -> Result<PlacementPlan, planning::PlanError>,
 ) -> Result<ClusterPlanResponse, ErrorResponse> {
-    let before = broker.catalog();
-    let shown = make(&before).map_err(|error| refusals::plan(&error))?;
-    if !shown.is_empty() {
-        broker.place(|catalog| Ok(make(catalog)?.command())).await?;
-    }
-    Ok(response(&before, &shown))
+    let mut shown = None;
+    let planned = |catalog: &Catalog| {
+        let plan = make(catalog)?;
+        shown = Some(response(catalog, &plan));
+        Ok((!plan.is_empty()).then(|| plan.command()))
+    };
+    broker.place_if_needed(planned).await?;
+    Ok(shown.expect("a plan is made before it is put in force"))
 }
 
 /// Has everything moved away from a node, or lets it have replicas again.
@@ -302,13 +305,20 @@ pub(super) async fn drain(
     }
 }
 
-/// Takes a node out for good.
+/// Takes a node out for good. Another node has to do it: one that is out ends, before it has answered.
 pub(super) async fn remove(
     session: Arc<Session>,
     request: RemoveNodeRequest,
 ) -> Result<Answer<RemoveNodeRequest>, ErrorResponse> {
     let (broker, RemoveNodeRequest { node, force }) = (&session.broker, request);
     let (catalog, seen) = (broker.catalog(), Seen::by(broker));
+    if node == seen.me
+        && let Some(other) = another(broker, &catalog, &seen)
+    {
+        let message = format!("node {node} cannot answer for its own removal: ask node {other}");
+        return Err(ErrorResponse::new(ErrorCode::NotLeader, message)
+            .with_leader(other, broker.address_of(other)));
+    }
     let moving = broker.host().moves(&catalog).await;
     check_removal(&catalog, &seen, &moving, node)?;
     let plan = put_in_force(broker, |catalog| planning::without(catalog, node, force)).await?;
@@ -328,6 +338,13 @@ pub(super) async fn remove(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Another member that answers: the one that leads the catalog, where it is another.
+fn another(broker: &Broker, catalog: &Catalog, seen: &Seen) -> Option<NodeId> {
+    let controller = broker.host().leader(GroupId::CATALOG).map(|(node, _)| node);
+    let members = catalog.members().map(|(node, _)| node);
+    controller.into_iter().chain(members).find(|node| *node != seen.me && seen.is_up(*node))
 }
 
 /// Refuses where a partition would be left without a majority of its replicas, and where a live node

@@ -114,13 +114,6 @@ impl Placements for OwnCatalog {
         Some(Placed { options: self.1, wanted: set.wanted.clone(), birth: set.birth.clone() })
     }
 
-    fn is_deleted(&self, group: GroupId) -> bool {
-        let host = self.0.upgrade();
-        let catalog =
-            host.and_then(|host| host.held(GroupId::CATALOG)).map(|group| group.catalog());
-        catalog.is_some_and(|catalog| catalog.was_deleted(group))
-    }
-
     fn epoch(&self) -> u64 {
         let host = self.0.upgrade();
         let group = host.and_then(|host| host.held(GroupId::CATALOG));
