@@ -4,7 +4,9 @@
 //!  wire        fields: numbers, strings, bits         shortstr   names
 //!  table       field tables and arrays, in place      error      codes, texts, who is to blame
 //!  methods     the table of all methods               properties content headers
-//!  frame       frames, protocol header
+//!  frame       frames, protocol header            content    methods with their contents
+//!  output      bytes to send                      auth       responses of a login
+//!  heartbeat   when to send, when dead            session    the state of a connection
 //! ```
 //!
 //! Invariants: nothing that a peer sends makes this crate panic, recurse without a bound, or allocate
@@ -15,11 +17,16 @@
 //! `AMQP.md` says what is supported, how a gateway drives a session, and where RabbitMQ, and so this
 //! crate, differs from the specification.
 
+pub mod auth;
+pub mod content;
 mod erlang;
 pub mod error;
 pub mod frame;
+pub mod heartbeat;
 pub mod methods;
+pub mod output;
 pub mod properties;
+pub mod session;
 pub mod shortstr;
 pub mod table;
 pub mod wire;

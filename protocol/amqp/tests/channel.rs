@@ -1,0 +1,512 @@
+//! Dialogues on channels: declaring, publishing, consuming, settling, transactions, ends.
+
+mod model {
+    pub mod client;
+}
+
+use bytes::Bytes;
+use plimsoll_amqp::error::{Fault, ReplyCode, Resource};
+use plimsoll_amqp::methods::*;
+use plimsoll_amqp::properties::Properties;
+use plimsoll_amqp::session::*;
+
+use model::client::*;
+
+fn queue(name: &str) -> Answer {
+    Answer::Queue { name: s(name), message_count: 5, consumer_count: 2 }
+}
+
+fn settle(outcome: Outcome, messages: &[u64]) -> Ask {
+    let settled = |message: &u64| Settled {
+        message: MessageRef { queue: 3, message: *message },
+        consumer_tag: Some(s("c")),
+    };
+    Ask::Settle(Settlement { outcome, deliveries: messages.iter().map(settled).collect() })
+}
+
+#[test]
+fn commands_wait_for_the_answer_of_their_channel_only() {
+    let mut client = Client::with_channel();
+    client.say(2, ChannelOpen::default());
+    client.heard();
+    client.say(1, QueueDeclare::default());
+    client.say(1, QueueBind { exchange: s("amq.topic"), ..Default::default() });
+    client.say(1, BasicGet { no_ack: true, ..Default::default() });
+    client.say(2, QueuePurge { queue: s("other"), ..Default::default() });
+    let requests = client.requests();
+    let [Request { channel: one, ask: Ask::DeclareQueue(_) }, Request { channel: two, .. }] =
+        &requests[..]
+    else {
+        panic!("{requests:?}")
+    };
+    client.answer(*two, Answer::Count(9));
+    client.hears(2, QueuePurgeOk { message_count: 9 });
+    client.answer(*one, queue("amq.gen-1"));
+    let ok = QueueDeclareOk { queue: s("amq.gen-1"), message_count: 5, consumer_count: 2 };
+    client.hears(1, ok);
+    // The queue that was named just now is meant by the empty name, and with it by the empty key.
+    let Ask::BindQueue(bind) = client.answer_all(Answer::Done) else { panic!("a bind") };
+    assert_eq!((&*bind.queue, &*bind.routing_key), ("amq.gen-1", "amq.gen-1"));
+    client.hears(1, QueueBindOk {});
+    let ask = client.answer_all(Answer::Message(None));
+    assert_eq!(ask, Ask::Get { queue: s("amq.gen-1"), no_ack: true });
+    client.hears(1, BasicGetEmpty::default());
+}
+
+#[test]
+fn backlog_is_bounded_by_not_reading() {
+    let config = SessionConfig { backlog_bytes_max: 10_000, ..SessionConfig::default() };
+    let mut client = Client::open(config);
+    client.say(1, ChannelOpen::default());
+    client.say(1, QueueDeclare::default());
+    for _ in 0..100 {
+        client.publish(1, "q", &[0; 500]);
+    }
+    assert!(!client.session.wants_input());
+    let left = client.input.len();
+    assert!(left > 30_000, "{left}");
+    client.answer_all(queue("q"));
+    assert_eq!(client.asks().len(), 100);
+    assert!(client.input.is_empty() && client.session.wants_input());
+}
+
+#[test]
+fn requests_that_need_no_broker_are_refused_at_once() {
+    let cases: [(Method, (u16, &str)); 12] = [
+        (
+            QueueBind { exchange: s("x"), ..Default::default() }.into(),
+            (404, "NOT_FOUND - no previously declared queue"),
+        ),
+        (
+            QueueDeclare { queue: s("amq.mine"), ..Default::default() }.into(),
+            (403, "ACCESS_REFUSED - queue name 'amq.mine' contains reserved prefix 'amq.*'"),
+        ),
+        (
+            QueueDeclare { passive: true, ..Default::default() }.into(),
+            (404, "NOT_FOUND - no queue '' in vhost '/'"),
+        ),
+        (
+            ExchangeDelete { exchange: s("amq.topic"), ..Default::default() }.into(),
+            (
+                403,
+                "ACCESS_REFUSED - deletion of system exchange 'amq.topic' in vhost '/' not allowed",
+            ),
+        ),
+        (
+            QueueBind { queue: s("q"), ..Default::default() }.into(),
+            (403, "ACCESS_REFUSED - operation not permitted on the default exchange"),
+        ),
+        (TxCommit {}.into(), (406, "PRECONDITION_FAILED - channel is not transactional")),
+        (TxRollback {}.into(), (406, "PRECONDITION_FAILED - channel is not transactional")),
+        (
+            BasicAck { delivery_tag: 7, multiple: false }.into(),
+            (406, "PRECONDITION_FAILED - unknown delivery tag 7"),
+        ),
+        (
+            BasicConsume { queue: s("amq.rabbitmq.reply-to"), ..Default::default() }.into(),
+            (406, "PRECONDITION_FAILED - reply consumer cannot acknowledge"),
+        ),
+        (ChannelFlow { active: false }.into(), (540, "NOT_IMPLEMENTED - active=false")),
+        (BasicRecover { requeue: false }.into(), (540, "NOT_IMPLEMENTED - requeue=false")),
+        (
+            BasicQos { prefetch_size: 9, ..Default::default() }.into(),
+            (540, "NOT_IMPLEMENTED - prefetch_size!=0 (9)"),
+        ),
+    ];
+    for (method, (code, text)) in cases {
+        let mut client = Client::with_channel();
+        let id = method.id();
+        client.say(1, method);
+        let channel = if code < 500 { 1 } else { 0 };
+        let close = (code, text.to_owned(), id.class, id.method);
+        assert_eq!(client.hears_close(channel), close);
+        assert!(matches!(client.asks()[0], Ask::CloseChannel { .. }));
+    }
+}
+
+#[test]
+fn broker_refuses_and_the_number_is_used_again() {
+    let mut client = Client::with_channel();
+    client.say(1, QueueDeclare { queue: s("q"), passive: true, ..Default::default() });
+    client.say(1, BasicGet { queue: s("q"), ..Default::default() });
+    let request = client.requests().remove(0);
+    client.answer(request.channel, Answer::Refused(Resource::queue("q", "/").not_found()));
+    let text = "NOT_FOUND - no queue 'q' in vhost '/'";
+    assert_eq!(client.hears_close(1), (404, text.into(), 50, 10));
+    assert!(!client.session.is_live(request.channel));
+    // Until close-ok everything is thrown away, half contents too.
+    client.publish(1, "q", b"lost");
+    client.say(1, ChannelClose::default());
+    client.hears(1, ChannelCloseOk {});
+    client.say(1, ChannelCloseOk {});
+    let asks = client.asks();
+    assert!(matches!(asks[..], [Ask::CloseChannel { .. }]), "{asks:?}");
+    client.say(1, ChannelOpen::default());
+    client.hears(1, ChannelOpenOk::default());
+    // An answer to the life that ended is for nobody.
+    client.answer(request.channel, queue("q"));
+    assert!(client.heard().is_empty());
+}
+
+#[test]
+fn client_closes_after_what_it_asked() {
+    let mut client = Client::with_channel();
+    client.consume("c", false);
+    client.publish(1, "q", b"x");
+    client.say(1, ChannelClose::default());
+    client.say(1, TxSelect {});
+    let requests = client.requests();
+    assert!(matches!(requests[0].ask, Ask::Publish(_)));
+    let Ask::CloseChannel { consumers, .. } = &requests[1].ask else { panic!("{requests:?}") };
+    assert_eq!(consumers[..], [s("c")]);
+    assert!(client.heard().is_empty(), "not before the broker took back what it had");
+    client.answer(requests[1].channel, Answer::Done);
+    client.hears(1, ChannelCloseOk {});
+    client.say(1, ChannelOpen::default());
+    client.hears(1, ChannelOpenOk::default());
+}
+
+#[test]
+fn publishes_have_numbers_and_confirms_are_few() {
+    let mut client = Client::with_channel();
+    client.say(1, ConfirmSelect { no_wait: false });
+    client.hears(1, ConfirmSelectOk {});
+    for _ in 0..5 {
+        client.publish(1, "q", &[7; 10_000]);
+    }
+    let requests = client.requests();
+    let key = requests[0].channel;
+    let numbers: Vec<_> = requests
+        .iter()
+        .map(|request| match &request.ask {
+            Ask::Publish(publish) => {
+                assert_eq!(publish.content.body[..], [7; 10_000]);
+                publish.number
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5].map(Some));
+    for number in [3, 1, 5, 2] {
+        client.session.confirm(key, number, Confirmation::Taken);
+    }
+    let ack = |delivery_tag, multiple| Heard::Method(1, BasicAck { delivery_tag, multiple }.into());
+    assert_eq!(client.heard(), [ack(3, true), ack(5, false)]);
+    client.session.confirm(key, 4, Confirmation::Refused);
+    client.hears(1, BasicNack { delivery_tag: 4, multiple: false, requeue: false });
+    assert!(!client.session.has_output());
+}
+
+#[test]
+fn publish_is_refused_with_what_came_after_it() {
+    let mut client = Client::with_channel();
+    let key = client.consume("c", false);
+    client.session.deliver(key, "c", delivery(1)).unwrap();
+    client.heard();
+    client.publish(1, "q", b"1");
+    client.publish(1, "q", b"2");
+    client.say(1, BasicAck { delivery_tag: 1, multiple: false });
+    assert!(matches!(client.session.poll_request().unwrap().ask, Ask::Publish(_)));
+    let fault = Resource::exchange("x", "/").not_found().blamed_on(BasicPublish::ID);
+    client.session.refuse(key, fault);
+    let text = "NOT_FOUND - no exchange 'x' in vhost '/'";
+    assert_eq!(client.hears_close(1), (404, text.into(), 60, 40));
+    // What was settled stays so; the second publish is gone.
+    let asks = client.asks();
+    assert_eq!(asks[0], settle(Outcome::Accept, &[1]));
+    assert!(matches!(asks[1..], [Ask::CloseChannel { .. }]), "{asks:?}");
+}
+
+#[test]
+fn contents_are_checked_before_they_are_taken() {
+    let with =
+        |properties: Properties| content_frames(1, BasicPublish::default(), &properties, b"x", 100);
+    let user_id = with(Properties { user_id: Some(s("root")), ..Default::default() });
+    let reply_to = Some(s("amq.rabbitmq.reply-to"));
+    let immediate = BasicPublish { immediate: true, ..Default::default() };
+    let mut other_class =
+        content_frames(1, BasicPublish::default(), &Properties::default(), b"x", 100);
+    let header_at = other_class.len() - 9 - 22;
+    other_class[header_at + 8] = 50;
+    let mut too_much = content_frames(1, BasicPublish::default(), &Properties::default(), b"x", 9);
+    put_raw(&mut too_much, 3, 1, b"y");
+    let mut longer = content_frames(1, BasicPublish::default(), &Properties::default(), b"xy", 9);
+    longer.truncate(longer.len() - 10);
+    put_raw(&mut longer, 3, 1, b"xyz");
+    let cases = [
+        (
+            user_id,
+            (
+                406,
+                "PRECONDITION_FAILED - user_id property set to 'root' but authenticated user was 'guest'",
+            ),
+        ),
+        (
+            with(Properties { expiration: Some(s("soon")), ..Default::default() }),
+            (406, "PRECONDITION_FAILED - invalid expiration 'soon': no_integer"),
+        ),
+        (
+            with(Properties { reply_to, ..Default::default() }),
+            (406, "PRECONDITION_FAILED - fast reply consumer does not exist"),
+        ),
+        (
+            content_frames(1, immediate, &Properties::default(), b"x", 9),
+            (540, "NOT_IMPLEMENTED - immediate=true"),
+        ),
+        (
+            content_frames(1, BasicPublish::default(), &Properties::default(), &[0; 20_000], 4000),
+            (
+                406,
+                "PRECONDITION_FAILED - message size 20000 is larger than configured max size 16384",
+            ),
+        ),
+        (
+            other_class,
+            (
+                505,
+                "UNEXPECTED_FRAME - expected content header for class 60, got one for class 50 instead",
+            ),
+        ),
+        (too_much, (505, "UNEXPECTED_FRAME - expected method frame, got non method frame instead")),
+        (longer, (501, "FRAME_ERROR - content body frame exceeds remaining content size")),
+    ];
+    for (frames, (code, text)) in cases {
+        let config = SessionConfig { message_bytes_max: 16_384, ..SessionConfig::default() };
+        let mut client = Client::open(config);
+        client.say(1, ChannelOpen::default());
+        client.bytes(&frames);
+        let (told, said, ..) = client.hears_close(if code < 500 { 1 } else { 0 });
+        assert_eq!((told, &*said), (code, text));
+    }
+}
+
+#[test]
+fn windows_of_consumer_and_channel_bound_deliveries() {
+    let mut client = Client::with_channel();
+    client.say(1, BasicQos { prefetch_count: 2, ..Default::default() });
+    client.hears(1, BasicQosOk {});
+    let key = client.consume("a", false);
+    client.say(1, BasicQos { prefetch_count: 3, ..Default::default() });
+    client.hears(1, BasicQosOk {});
+    client.consume("b", false);
+    client.consume("all", true);
+    let room = |client: &Client| ["a", "b", "all"].map(|tag| client.session.room(key, tag));
+    assert_eq!(room(&client), [2, 3, usize::MAX]);
+    for (index, tag) in ["a", "a", "b", "all"].into_iter().enumerate() {
+        let number = index as u64 + 1;
+        assert_eq!(client.session.deliver(key, tag, delivery(number)), Ok(number));
+    }
+    assert_eq!(room(&client), [0, 2, usize::MAX]);
+    let deliver = BasicDeliver {
+        consumer_tag: s("a"),
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: s("x"),
+        routing_key: s("k"),
+    };
+    let heard = client.heard();
+    assert_eq!(heard[0], Heard::Method(1, deliver.into()));
+    assert_eq!(heard[2], Heard::Body(1, Bytes::from_static(b"hello")));
+    assert_eq!(heard.len(), 12);
+
+    // `global` is the window of the channel: three are in flight already.
+    client.say(1, BasicQos { prefetch_count: 4, global: true, ..Default::default() });
+    assert_eq!(room(&client), [0, 1, usize::MAX]);
+    client.say(1, BasicAck { delivery_tag: 2, multiple: true });
+    assert_eq!(room(&client), [2, 2, usize::MAX]);
+    let Ask::Settle(Settlement { outcome: Outcome::Accept, deliveries }) = client.asks().remove(0)
+    else {
+        panic!("a settlement")
+    };
+    assert_eq!(deliveries.iter().map(|d| d.message.message).collect::<Vec<_>>(), [1, 2]);
+    // A delivery that needed no ack has a tag, and the tag is not known.
+    client.say(1, BasicAck { delivery_tag: 4, multiple: false });
+    client.heard();
+    let asks = client.asks();
+    let [Ask::CloseChannel { consumers, unsettled }] = &asks[..] else { panic!("{asks:?}") };
+    assert_eq!((consumers.len(), unsettled[0].message.message), (3, 3));
+}
+
+#[test]
+fn settlements_in_a_row_are_one_request() {
+    let mut client = Client::with_channel();
+    let key = client.consume("c", false);
+    for message in 1..=6 {
+        client.session.deliver(key, "c", delivery(message)).unwrap();
+    }
+    client.heard();
+    client.say(1, BasicAck { delivery_tag: 2, multiple: false });
+    client.say(1, BasicAck { delivery_tag: 1, multiple: false });
+    client.say(1, BasicReject { delivery_tag: 4, requeue: false });
+    client.say(1, BasicNack { delivery_tag: 5, multiple: true, requeue: true });
+    client.say(1, BasicRecover { requeue: true });
+    assert_eq!(
+        client.asks(),
+        [
+            settle(Outcome::Accept, &[2, 1]),
+            settle(Outcome::Discard, &[4]),
+            settle(Outcome::Requeue, &[3, 5, 6])
+        ]
+    );
+    client.hears(1, BasicRecoverOk {});
+    client.say(1, BasicAck { delivery_tag: 0, multiple: true });
+    assert!(client.heard().is_empty(), "all of nothing is no error");
+}
+
+#[test]
+fn messages_that_are_fetched_have_tags_too() {
+    let mut client = Client::with_channel();
+    client.say(1, BasicGet { queue: s("q"), ..Default::default() });
+    client.answer_all(Answer::Message(Some((delivery(9), 41))));
+    let ok = BasicGetOk {
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: s("x"),
+        routing_key: s("k"),
+        message_count: 41,
+    };
+    assert_eq!(client.heard()[0], Heard::Method(1, ok.into()));
+    client.say(1, BasicAck { delivery_tag: 1, multiple: false });
+    let Ask::Settle(settlement) = client.asks().remove(0) else { panic!("a settlement") };
+    assert_eq!(settlement.deliveries[0].consumer_tag, None);
+}
+
+#[test]
+fn transaction_waits_for_its_commit() {
+    let mut client = Client::with_channel();
+    let key = client.consume("c", false);
+    for message in 1..=3 {
+        client.session.deliver(key, "c", delivery(message)).unwrap();
+    }
+    client.heard();
+    client.say(1, TxSelect {});
+    client.hears(1, TxSelectOk {});
+    client.publish(1, "q", b"never");
+    client.say(1, BasicAck { delivery_tag: 2, multiple: true });
+    assert!(matches!(client.asks()[..], [Ask::CheckPublish { .. }]));
+    client.say(1, TxRollback {});
+    client.hears(1, TxRollbackOk {});
+
+    client.publish(1, "q", b"now");
+    client.say(1, BasicAck { delivery_tag: 1, multiple: false });
+    client.say(1, BasicAck { delivery_tag: 2, multiple: false });
+    client.say(1, BasicReject { delivery_tag: 3, requeue: true });
+    assert_eq!(client.asks().len(), 1);
+    client.say(1, TxCommit {});
+    let Ask::Commit { publishes, settlements } = client.answer_all(Answer::Done) else {
+        panic!("a commit")
+    };
+    assert_eq!(publishes.iter().map(|p| &p.content.body[..]).collect::<Vec<_>>(), [b"now"]);
+    let outcomes: Vec<_> = settlements.iter().map(|s| (s.outcome, s.deliveries.len())).collect();
+    assert_eq!(outcomes, [(Outcome::Accept, 2), (Outcome::Requeue, 1)]);
+    client.hears(1, TxCommitOk {});
+    client.say(1, ConfirmSelect { no_wait: false });
+    let text = "PRECONDITION_FAILED - cannot switch from tx to confirm mode";
+    assert_eq!(client.hears_close(1).1, text);
+}
+
+#[test]
+fn refused_commit_gives_its_deliveries_back() {
+    let mut client = Client::with_channel();
+    let key = client.consume("c", false);
+    client.session.deliver(key, "c", delivery(1)).unwrap();
+    client.say(1, TxSelect {});
+    client.say(1, BasicAck { delivery_tag: 1, multiple: false });
+    client.say(1, TxCommit {});
+    client.heard();
+    let fault = Fault::new(ReplyCode::PreconditionFailed, "partial tx completion");
+    client.answer_all(Answer::Refused(fault));
+    let text = "PRECONDITION_FAILED - partial tx completion";
+    assert_eq!(client.hears_close(1), (406, text.into(), 90, 20));
+    let asks = client.asks();
+    let [Ask::CloseChannel { unsettled, .. }] = &asks[..] else { panic!("{asks:?}") };
+    assert_eq!(unsettled.len(), 1);
+}
+
+#[test]
+fn transaction_is_bounded() {
+    let config = SessionConfig { transaction_bytes_max: 10_000, ..SessionConfig::default() };
+    let mut client = Client::open(config);
+    client.say(1, ChannelOpen::default());
+    client.say(1, TxSelect {});
+    client.publish(1, "q", &[0; 9_000]);
+    client.publish(1, "q", &[0; 9_000]);
+    assert_eq!(client.hears_close(1).0, 406);
+}
+
+#[test]
+fn consumers_end_by_either_side() {
+    let mut client = Client::with_channel();
+    let key = client.consume("c", false);
+    client.session.deliver(key, "c", delivery(1)).unwrap();
+    client.heard();
+    client.say(1, BasicCancel { consumer_tag: s("c"), no_wait: false });
+    assert!(client.session.deliver(key, "c", delivery(2)).is_err(), "none after cancel");
+    assert_eq!(client.answer_all(Answer::Done), Ask::Cancel { consumer_tag: s("c") });
+    client.hears(1, BasicCancelOk { consumer_tag: s("c") });
+    // What it had can still be settled; an unknown tag is cancelled already.
+    client.say(1, BasicAck { delivery_tag: 1, multiple: false });
+    assert_eq!(client.asks(), [settle(Outcome::Accept, &[1])]);
+    client.say(1, BasicCancel { consumer_tag: s("c"), no_wait: false });
+    client.hears(1, BasicCancelOk { consumer_tag: s("c") });
+
+    client.consume("d", false);
+    client.session.cancel_consumer(key, "d");
+    client.hears(1, BasicCancel { consumer_tag: s("d"), no_wait: true });
+    assert_eq!(client.session.room(key, "d"), 0);
+
+    client.consume("e", false);
+    client.say(1, BasicConsume { queue: s("q"), consumer_tag: s("e"), ..Default::default() });
+    let text = "NOT_ALLOWED - attempt to reuse consumer tag 'e'";
+    assert_eq!(client.hears_close(0), (530, text.into(), 60, 20));
+}
+
+#[test]
+fn consumer_without_tag_gets_one() {
+    let mut client = Client::with_channel();
+    client.say(1, BasicConsume { queue: s("q"), ..Default::default() });
+    let Ask::Consume(consume) = client.answer_all(Answer::Done) else { panic!("a consumer") };
+    assert!(consume.consumer_tag.starts_with("amq.ctag-"));
+    client.hears(1, BasicConsumeOk { consumer_tag: consume.consumer_tag });
+}
+
+#[test]
+fn message_without_a_queue_comes_back_before_its_confirm() {
+    let mut client = Client::with_channel();
+    client.say(1, ConfirmSelect { no_wait: true });
+    let publish = BasicPublish { mandatory: true, ..Default::default() };
+    client.bytes(&content_frames(1, publish, &Properties::default(), b"x", 100));
+    let request = client.requests().remove(0);
+    let Ask::Publish(publish) = request.ask else { panic!("a publish") };
+    assert!(publish.mandatory);
+    client.session.confirm(request.channel, 1, Confirmation::Taken);
+    let returned = Returned {
+        code: ReplyCode::NoRoute,
+        exchange: publish.exchange,
+        routing_key: publish.routing_key,
+        properties: publish.content.encoded,
+        body: publish.content.body,
+    };
+    client.session.return_message(request.channel, returned);
+    let heard = client.heard();
+    let Heard::Method(1, Method::BasicReturn(told)) = &heard[0] else { panic!("{heard:?}") };
+    assert_eq!((told.reply_code, &*told.reply_text), (312, "NO_ROUTE"));
+    assert!(matches!(heard[3], Heard::Method(1, Method::BasicAck(_))), "{heard:?}");
+}
+
+#[test]
+fn client_that_does_not_read_is_not_delivered_to() {
+    let config = SessionConfig { output_bytes_max: 10_000, ..SessionConfig::default() };
+    let mut client = Client::open(config);
+    client.say(1, ChannelOpen::default());
+    client.heard();
+    let key = client.consume("c", true);
+    let mut delivered = 0;
+    while client.session.room(key, "c") > 0 {
+        client.session.deliver(key, "c", delivery(delivered)).unwrap();
+        delivered += 1;
+    }
+    assert!(!client.session.wants_input() && delivered < 200, "{delivered}");
+    client.output();
+    assert!(client.session.wants_input() && client.session.room(key, "c") > 0);
+}
