@@ -7,6 +7,7 @@
 //!  frame       frames, protocol header            content    methods with their contents
 //!  output      bytes to send                      auth       responses of a login
 //!  heartbeat   when to send, when dead            session    the state of a connection
+//!  routing     exchanges and bindings of one virtual host, and what was declared
 //! ```
 //!
 //! Invariants: nothing that a peer sends makes this crate panic, recurse without a bound, or allocate
@@ -26,6 +27,7 @@ pub mod heartbeat;
 pub mod methods;
 pub mod output;
 pub mod properties;
+pub mod routing;
 pub mod session;
 pub mod shortstr;
 pub mod table;

@@ -291,7 +291,7 @@ impl fmt::Debug for ArrayRef<'_> {
 }
 
 /// A table. Two are equal when their bytes are.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FieldTable(Bytes);
 
 impl FieldTable {
