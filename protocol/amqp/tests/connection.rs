@@ -160,7 +160,8 @@ fn nonsense_before_the_login_is_met_with_silence() {
 fn violations_have_their_code_and_text() {
     let method = |class: u16, method: u16| [class.to_be_bytes(), method.to_be_bytes()].concat();
     let unknown = (540, "NOT_IMPLEMENTED - there is no method 1 of class 60", 60, 1);
-    let cases: [(u8, u16, Vec<u8>, (u16, &str, u16, u16)); 12] = [
+    type Close = (u16, &'static str, u16, u16);
+    let cases: [(u8, u16, Vec<u8>, Close); 12] = [
         (1, 1, method(60, 1), unknown),
         (1, 0, method(60, 1), unknown),
         (1, 1, method(60, 21), (501, "FRAME_ERROR - cannot decode <<>>", 60, 21)),
