@@ -302,3 +302,74 @@ fn message_without_a_queue_comes_back_before_its_confirm() {
     assert_eq!((told.reply_code, &*told.reply_text), (312, "NO_ROUTE"));
     assert!(matches!(heard[3], Heard::Method(1, Method::BasicAck(_))), "{heard:?}");
 }
+
+#[test]
+fn message_that_is_too_large_is_refused_after_what_came_before_it() {
+    let config = SessionConfig { message_bytes_max: 100, ..SessionConfig::default() };
+    for closes in [false, true] {
+        let mut client = Client::open(config.clone());
+        client.say(1, ChannelOpen::default());
+        client.heard();
+        client.say(1, QueueDeclare { queue: s("q"), ..Default::default() });
+        client.publish(1, "q", b"small");
+        client.publish(1, "q", &[0; 101]);
+        client.publish(1, "q", b"after");
+        if closes {
+            client.say(1, ChannelClose::default());
+        }
+        client.answer_all(queue("q"));
+        let asks = client.asks();
+        let [Ask::Publish(publish), Ask::CloseChannel { .. }] = &asks[..] else {
+            panic!("{asks:?}")
+        };
+        assert_eq!(publish.content.body[..], *b"small");
+        if !closes {
+            let text =
+                "PRECONDITION_FAILED - message size 101 is larger than configured max size 100";
+            assert_eq!(client.hears_close(1), (406, text.into(), 60, 40));
+        }
+    }
+}
+
+#[test]
+fn who_does_not_wait_hears_nothing() {
+    let mut client = Client::with_channel();
+    let no_wait = true;
+    let methods: [(Method, Answer); 8] = [
+        (ExchangeDeclare { exchange: s("x"), no_wait, ..Default::default() }.into(), Answer::Done),
+        (QueueDeclare { queue: s("q"), no_wait, ..Default::default() }.into(), queue("q")),
+        (
+            QueueBind { queue: s("q"), exchange: s("x"), no_wait, ..Default::default() }.into(),
+            Answer::Done,
+        ),
+        (
+            ExchangeBind { source: s("x"), destination: s("y"), no_wait, ..Default::default() }
+                .into(),
+            Answer::Done,
+        ),
+        (
+            BasicConsume { queue: s("q"), consumer_tag: s("c"), no_wait, ..Default::default() }
+                .into(),
+            Answer::Done,
+        ),
+        (BasicCancel { consumer_tag: s("c"), no_wait }.into(), Answer::Done),
+        (QueuePurge { queue: s("q"), no_wait, ..Default::default() }.into(), Answer::Count(1)),
+        (QueueDelete { queue: s("q"), no_wait, ..Default::default() }.into(), Answer::Count(1)),
+    ];
+    for (method, answer) in methods {
+        client.say(1, method);
+        client.answer_all(answer);
+        assert!(client.heard().is_empty());
+    }
+    client.say(1, ConfirmSelect { no_wait });
+    assert!(client.heard().is_empty());
+}
+
+#[test]
+fn old_clients_get_their_ticket() {
+    let mut client = Client::with_channel();
+    client.say(1, AccessRequest::default());
+    client.hears(1, AccessRequestOk { ticket: 1 });
+    client.say(1, ChannelFlow { active: true });
+    client.hears(1, ChannelFlowOk { active: true });
+}

@@ -1,4 +1,4 @@
-//! Methods: what the two ends of a connection ask and tell each other. The table in [`table`] is the
+//! Methods: what the two ends of a connection ask and tell each other. The table in `table.rs` is the
 //! only place that names their numbers and fields; structs, encoder and decoder come from it.
 //!
 //! Invariants: a method that was read is written back as the same bytes, bits that have no meaning

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::channel::{Consumer, Mode, Wait};
-use super::request::{Answer, Ask, ChannelKey, Confirmation, Delivery};
+use super::request::{Answer, Ask, ChannelKey, Confirmation, Delivery, Outcome, Settlement};
 use super::{Phase, Session};
 use crate::error::{Fault, ReplyCode};
 use crate::methods::*;
@@ -48,10 +48,8 @@ impl Session {
         let host = &mut host;
         match (wait, answer) {
             (wait, Answer::Refused(fault)) => {
-                match wait {
-                    Wait::Close => return self.channel_closed(key),
-                    Wait::Commit { taken } => channel.tags.put_back(taken),
-                    _ => {}
+                if let Wait::Close = wait {
+                    return self.channel_closed(key);
                 }
                 return self.fail(key.number, fault.blamed_on(method));
             }
@@ -108,7 +106,7 @@ impl Session {
                     frame_bytes_max,
                 );
             }
-            (Wait::Commit { .. }, Answer::Done) => channel.send(host, TxCommitOk {}),
+            (Wait::Commit, Answer::Done) => channel.send(host, TxCommitOk {}),
             (Wait::Close, _) => return self.channel_closed(key),
             (wait, answer) => panic!("{answer:?} does not answer {wait:?}"),
         }
@@ -121,15 +119,21 @@ impl Session {
             if channel.waiting.is_some() {
                 return;
             }
-            let Some(command) = channel.backlog.pop_front() else { return };
+            let Some(command) = channel.backlog.pop_front() else {
+                if let Some(fault) = channel.doomed.take() {
+                    self.fail(key.number, fault);
+                }
+                return;
+            };
             self.backlog_bytes -= command.bytes();
             if let Err(fault) = self.execute(key, command) {
                 return self.fail(key.number, fault);
             }
             // What came after a close does not count.
             if let Some((channel, _)) = self.channel(key)
-                && channel.is_leaving()
+                && channel.is_closed_by_client()
             {
+                channel.doomed = None;
                 let dropped = channel.drop_backlog();
                 self.backlog_bytes -= dropped;
             }
@@ -182,24 +186,34 @@ impl Session {
     }
 
     /// Refuses what was not waited for: a publish, or the channel as a whole. Requests of the channel
-    /// that were not taken yet go, but for its settlements; those taken need not be carried out, and a
-    /// commit that was taken and not answered counts as one that was not done.
+    /// that were not taken yet go, but for its settlements, and what a commit would have settled is put
+    /// back; those taken need not be carried out, with the duty that a commit has.
     pub fn refuse(&mut self, key: ChannelKey, fault: Fault) {
         if self.channel(key).is_none() {
             return;
         }
-        self.requests.retain(|request| {
-            let kept = matches!(request.ask, Ask::Settle(_) | Ask::CloseChannel { .. });
-            request.channel != key || kept
+        self.requests.retain_mut(|request| {
+            if request.channel != key {
+                return true;
+            }
+            if let Ask::Commit { settlements, .. } = &mut request.ask {
+                let settlements = std::mem::take(settlements);
+                let deliveries = settlements.into_iter().flat_map(|one| one.deliveries).collect();
+                let outcome = Outcome::Requeue;
+                request.ask = Ask::Settle(Settlement { outcome, deliveries });
+            }
+            matches!(request.ask, Ask::Settle(_) | Ask::CloseChannel { .. })
         });
         self.fail(key.number, fault);
     }
 
-    /// Whether this life of the channel goes on.
+    /// Whether this life of the channel goes on: whether what it asked is still wanted.
     #[must_use]
     pub fn is_live(&self, key: ChannelKey) -> bool {
         let channel = self.channels.get(&key.number);
-        channel.is_some_and(|channel| channel.key == key && !channel.is_leaving())
+        channel.is_some_and(|channel| {
+            channel.key == key && !channel.closing && !channel.is_closed_by_client()
+        })
     }
 
     /// How many messages the consumer takes now: what its own window and the channel's leave, nothing
@@ -254,7 +268,7 @@ impl Session {
     /// Confirms a publish that has this number. Sent with the next output, many in few frames.
     pub fn confirm(&mut self, key: ChannelKey, number: u64, confirmation: Confirmation) {
         let Some((channel, _)) = self.channel(key) else { return };
-        if channel.confirm(number, confirmation) && self.unconfirmed.last() != Some(&key) {
+        if channel.confirm(number, confirmation) {
             self.unconfirmed.push(key);
         }
     }

@@ -52,10 +52,7 @@ pub(super) enum Wait {
     Get {
         no_ack: bool,
     },
-    Commit {
-        /// What it settles: given back where it is refused.
-        taken: Vec<Unsettled>,
-    },
+    Commit,
     Close,
 }
 
@@ -98,6 +95,8 @@ pub(super) struct Channel {
     pub(super) closing: bool,
     pub(super) assembler: Assembler,
     pub(super) backlog: VecDeque<Command>,
+    /// Why it ends once the backlog is worked off.
+    pub(super) doomed: Option<Fault>,
     /// What is waited for, and the method that asked.
     pub(super) waiting: Option<(Wait, MethodId)>,
     /// What an empty queue name means.
@@ -120,6 +119,7 @@ impl Channel {
             closing: false,
             assembler: Assembler::default(),
             backlog: VecDeque::new(),
+            doomed: None,
             waiting: None,
             last_queue: ShortStr::EMPTY,
             consumers: BTreeMap::new(),
@@ -134,7 +134,12 @@ impl Channel {
 
     /// Whether what the client sends is thrown away.
     pub(super) fn is_leaving(&self) -> bool {
-        self.closing || matches!(self.waiting, Some((Wait::Close, _)))
+        self.closing || self.doomed.is_some() || self.is_closed_by_client()
+    }
+
+    /// Whether it ended already, for the broker.
+    pub(super) fn is_closed_by_client(&self) -> bool {
+        matches!(self.waiting, Some((Wait::Close, _)))
     }
 
     pub(super) fn send(&self, host: &mut Host<'_>, method: impl Into<Method>) {
@@ -258,10 +263,12 @@ impl Channel {
         taken.iter().map(Unsettled::settled).collect()
     }
 
-    /// What the broker made of a publish.
+    /// What the broker made of a publish; whether it is the first to be told next.
     pub(super) fn confirm(&mut self, number: u64, confirmation: Confirmation) -> bool {
         match &mut self.mode {
-            Mode::Confirm(confirms) => confirms.settle(number, confirmation),
+            Mode::Confirm(confirms) => {
+                confirms.settle(number, confirmation) && confirms.has_one_fresh()
+            }
             _ => false,
         }
     }

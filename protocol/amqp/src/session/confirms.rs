@@ -48,6 +48,11 @@ impl Confirms {
         self.first + self.places.len() as u64 - 1
     }
 
+    /// Whether exactly one was settled since the last telling: the first of those to tell.
+    pub(crate) fn has_one_fresh(&self) -> bool {
+        self.fresh.len() == 1
+    }
+
     /// Settles a number; false where it does not wait.
     pub(crate) fn settle(&mut self, number: u64, confirmation: Confirmation) -> bool {
         let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());

@@ -2,7 +2,7 @@
 //!
 //! Source: AMQP 0-9-1, 2.2.4 (connection) and 4.2; codes, texts and silences as RabbitMQ has them.
 
-use super::channel::{Channel, Wait};
+use super::channel::Channel;
 use super::request::{Ask, ChannelKey, Request};
 use super::{Capabilities, End, Phase, Session};
 use crate::auth::Mechanism;
@@ -181,8 +181,15 @@ impl Session {
             return self.frame_of_leaving(frame);
         }
         let message_bytes_max = self.config.message_bytes_max;
-        let Some(command) = channel.assembler.push(kind, frame, message_bytes_max)? else {
-            return Ok(());
+        let command = match channel.assembler.push(kind, frame, message_bytes_max) {
+            Ok(None) => return Ok(()),
+            Ok(Some(command)) => command,
+            // What came before is carried out first.
+            Err(fault) if !fault.code.is_hard() && channel.waiting.is_some() => {
+                channel.doomed = Some(fault);
+                return Ok(());
+            }
+            Err(fault) => return Err(fault),
         };
         if command.content.is_some() && !self.has_published {
             self.has_published = true;
@@ -233,11 +240,16 @@ impl Session {
             return Ok(());
         }
         let id = method_id(&frame.payload).map_err(|error| error.fault())?;
-        let closing = self.channels.get(&frame.channel).is_some_and(|channel| channel.closing);
-        if id == ChannelCloseOk::ID && closing {
+        let Some(channel) = self.channels.get_mut(&frame.channel) else { return Ok(()) };
+        if id == ChannelCloseOk::ID && channel.closing {
             self.channels.remove(&frame.channel);
-        } else if id == ChannelClose::ID && closing {
+        } else if id == ChannelClose::ID && channel.closing {
             self.output.method(frame.channel, &ChannelCloseOk {}.into());
+        } else if id == ChannelClose::ID && channel.doomed.take().is_some() {
+            // It ends either way, and the client need not be told why.
+            let command = Command { method: ChannelClose::default().into(), content: None };
+            self.backlog_bytes += command.bytes();
+            channel.backlog.push_back(command);
         }
         Ok(())
     }
@@ -259,14 +271,12 @@ impl Session {
 
     fn fail_channel(&mut self, key: ChannelKey, fault: &Fault) {
         let Some((channel, mut host)) = self.channel(key) else { return };
-        if channel.is_leaving() {
+        if channel.is_closed_by_client() {
             return;
         }
         channel.tell_confirms(host.output);
         let dropped = channel.drop_backlog();
-        if let Some((Wait::Commit { taken }, _)) = channel.waiting.take() {
-            channel.tags.put_back(taken);
-        }
+        channel.waiting = None;
         let ask = channel.give_up();
         channel.ask(&mut host, ask);
         channel.closing = true;
@@ -319,7 +329,7 @@ impl Session {
     /// Gives back to the broker what the connection had, once.
     pub(super) fn give_up(&mut self) {
         for (_, mut channel) in std::mem::take(&mut self.channels) {
-            if !channel.is_leaving() {
+            if !channel.closing && !channel.is_closed_by_client() {
                 let ask = channel.give_up();
                 self.requests.push_back(Request { channel: channel.key, ask });
             }

@@ -94,12 +94,11 @@ impl Channel {
 
     pub(super) fn commit(&mut self) -> Result<(Ask, Wait), Fault> {
         let Transaction { publishes, settlements, .. } = std::mem::take(self.transaction()?);
-        let (mut asked, mut all) = (Vec::new(), Vec::new());
-        for (outcome, taken) in settlements {
-            asked.push(Settlement { outcome, deliveries: self.leave_windows(&taken) });
-            all.extend(taken);
-        }
-        Ok((Ask::Commit { publishes, settlements: asked }, Wait::Commit { taken: all }))
+        let settlements = settlements
+            .into_iter()
+            .map(|(outcome, taken)| Settlement { outcome, deliveries: self.leave_windows(&taken) })
+            .collect();
+        Ok((Ask::Commit { publishes, settlements }, Wait::Commit))
     }
 }
 

@@ -94,7 +94,8 @@ pub enum Ask {
     BindExchange(ExchangeBind),
     /// Answer: [`Answer::Done`], also where there is none.
     UnbindExchange(ExchangeUnbind),
-    /// Answer: [`Answer::Queue`]. With `no_wait` its counts are not looked at.
+    /// Answer: [`Answer::Queue`]. With `no_wait` its counts are not looked at. A name that begins with
+    /// `amq.rabbitmq.reply-to` asks whether that consumer of direct replies is there.
     DeclareQueue(QueueDeclare),
     /// Answer: [`Answer::Done`].
     BindQueue(QueueBind),
@@ -131,8 +132,9 @@ pub enum Ask {
     },
     /// No answer.
     Settle(Settlement),
-    /// Publishes, then settlements, in order. Answer: [`Answer::Done`], once all are durable; where it is
-    /// refused none of it counts, and the deliveries come back with `CloseChannel`.
+    /// Publishes, then settlements, in order. Answer: [`Answer::Done`], once all are durable. From when
+    /// it is taken its deliveries are the broker's: where it is refused or not carried out, none of it
+    /// counts, and the broker puts them back.
     Commit {
         /// What was published.
         publishes: Vec<Publish>,
