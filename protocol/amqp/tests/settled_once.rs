@@ -1,5 +1,5 @@
 //! Whatever a client and a broker do, in whatever order: each delivery comes back to the broker once,
-//! settled or given up, and no window is ever exceeded.
+//! settled or given up, and a session holds no more than what is out.
 
 mod model {
     pub mod client;
