@@ -125,7 +125,9 @@ pub enum ConfigError {
         lease_ms: u32,
     },
     /// The name of where dead letters go is too long.
-    #[error("where dead letters go is written in {bytes} bytes, {DEAD_LETTER_BYTES_MAX} are allowed")]
+    #[error(
+        "where dead letters go is written in {bytes} bytes, {DEAD_LETTER_BYTES_MAX} are allowed"
+    )]
     DeadLetter {
         /// How long it is.
         bytes: usize,
@@ -215,7 +217,9 @@ impl QueueConfig {
         };
         match config.check() {
             Ok(()) => Ok(config),
-            Err(_) => Err(DecodeQueueError::Invalid { rule: "a configuration is within its bounds" }),
+            Err(_) => {
+                Err(DecodeQueueError::Invalid { rule: "a configuration is within its bounds" })
+            }
         }
     }
 }

@@ -139,9 +139,7 @@ impl OffsetSet {
         self.spans
             .range(..=block)
             .map(|(&from, span)| match span {
-                Span::Full(blocks) => {
-                    (at.0 - from * BLOCK).min(blocks.saturating_mul(BLOCK))
-                }
+                Span::Full(blocks) => (at.0 - from * BLOCK).min(blocks.saturating_mul(BLOCK)),
                 Span::Part(part) if from == block => u64::from(part.count_below(position)),
                 Span::Part(part) => u64::from(part.len()),
             })

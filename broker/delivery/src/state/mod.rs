@@ -129,9 +129,7 @@ impl QueueState {
 
     /// Messages that were given up and wait to be copied, by offset.
     pub fn buried(&self) -> impl Iterator<Item = (Offset, u32, Reason)> + '_ {
-        self.marks
-            .iter()
-            .filter_map(|(&offset, mark)| Some((offset, mark.attempts, mark.buried?)))
+        self.marks.iter().filter_map(|(&offset, mark)| Some((offset, mark.attempts, mark.buried?)))
     }
 
     /// How the message at `offset` ended, when that was not long ago and it was not accepted.
