@@ -32,8 +32,9 @@ pub enum Counting {
     /// entry carried yet: the number of an attempt may then be given twice, and never one is left out.
     #[default]
     Behind = 0,
-    /// Before the message is handed out: the number of an attempt is never given twice. One quorum
-    /// write more before each delivery, in batches.
+    /// Before the message is handed out: the number of an attempt is never given twice, and one that is
+    /// written counts, even if the leader dies before it delivers. One quorum write more before each
+    /// delivery, in batches.
     Before = 1,
 }
 

@@ -94,10 +94,18 @@ impl Dispatcher {
     pub(super) fn next_ready(&mut self, now: Now) -> Option<u32> {
         for level in (0..self.levels.len()).rev() {
             while let Some(index) = self.levels[level].first(&self.slots) {
-                if self.slots[index].expires_at > now.unix {
-                    return Some(index);
+                let slot = &self.slots[index];
+                if self.levels[level].reads_first(slot.offset, self.limits.window) {
+                    return None;
                 }
-                self.end_waiting(index, Reason::Expired);
+                // Attempts of an earlier leader count: it may have died with the last one allowed.
+                let max = self.config.attempts_max;
+                let reason = match slot.expires_at > now.unix {
+                    true if max == 0 || slot.attempts < max => return Some(index),
+                    true => Reason::AttemptsExhausted,
+                    false => Reason::Expired,
+                };
+                self.end_waiting(index, reason);
             }
             if !self.levels[level].backlog.is_empty() {
                 // Strict: lower levels wait until what is ready here has been read.

@@ -160,10 +160,12 @@ impl Dispatcher {
         let place = &mut self.levels[usize::from(level)];
         if place.backlog.first() == Some(offset) && place.ready < 2 * self.limits.window {
             place.backlog.remove(offset);
-            if state.is_unsettled(offset) && !self.loose.contains(offset) {
+            if !state.is_unsettled(offset) {
+                if let Some(key) = message.key.filter(|_| self.keyed()) {
+                    self.pass_turn(key, offset);
+                }
+            } else if !self.loose.contains(offset) {
                 self.load(message, level, state.mark(offset).attempts);
-            } else if let Some(key) = message.key.filter(|_| self.keyed()) {
-                self.pass_turn(key, offset);
             }
             return true;
         }
@@ -194,7 +196,7 @@ impl Dispatcher {
         self.levels.iter_mut().rev().find_map(|level| {
             let from = level.backlog.first()?;
             let first = level.first(&self.slots).map(|index| self.slots[index].offset);
-            let sooner = first.is_none_or(|first| from < first) && level.ready < window * 3 / 2;
+            let sooner = first.is_some_and(|first| level.reads_first(first, window));
             let wanted = level.ready <= window / 2 || sooner;
             wanted.then(|| Want { from, upto: level.backlog.next_absent(from) })
         })

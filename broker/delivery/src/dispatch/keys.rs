@@ -65,6 +65,7 @@ impl Keys {
     pub(super) fn wait(&mut self, slots: &mut Slots, key: u64, index: u32) {
         let key = self.keys.get_mut(&key).expect("somebody has the turn");
         slots.push_back(&mut key.waiting, Link::Key, index);
+        slots[index].waits = true;
         self.waiting += 1;
     }
 
@@ -78,6 +79,7 @@ impl Keys {
     pub(super) fn leave(&mut self, slots: &mut Slots, key: u64, index: u32) {
         let key = self.keys.get_mut(&key).expect("a message waits behind another");
         slots.unlink(&mut key.waiting, Link::Key, index);
+        slots[index].waits = false;
         self.waiting -= 1;
     }
 
@@ -90,6 +92,7 @@ impl Keys {
         if key.waiting.head != super::slots::NONE {
             let index = key.waiting.head;
             slots.unlink(&mut key.waiting, Link::Key, index);
+            slots[index].waits = false;
             self.waiting -= 1;
             key.turn = slots[index].offset;
             return Next::Loaded(index);

@@ -32,6 +32,14 @@ impl Level {
         }
     }
 
+    /// Whether something that is ready and not loaded goes before `offset`, and there is room to load
+    /// it: messages whose time has come, and those that a new leader finds. Delivery waits for the read.
+    pub(super) fn reads_first(&self, offset: Offset, window: usize) -> bool {
+        !self.backlog.is_empty()
+            && self.ready <= window * 3 / 2
+            && self.backlog.first().is_some_and(|first| first < offset)
+    }
+
     /// The message to deliver next.
     pub(super) fn first(&mut self, slots: &Slots) -> Option<u32> {
         if self.ready == 0 {

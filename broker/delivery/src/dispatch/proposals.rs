@@ -159,6 +159,9 @@ impl Dispatcher {
         let slot = &self.slots[index];
         assert_eq!(slot.stage, Stage::Ending, "message {} was being ended", slot.offset);
         let (key, offset) = (slot.key, slot.offset);
+        if slot.waits {
+            self.leave_key(index);
+        }
         self.ending -= 1;
         self.slots.free(index);
         if let Some(key) = key {

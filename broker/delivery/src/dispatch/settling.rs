@@ -123,7 +123,9 @@ impl Dispatcher {
         };
         match self.slots[index].stage {
             Stage::Ready => self.leave_ready(index),
-            Stage::Blocked => self.leave_key(index),
+            // It stays behind the others of its key until its end is written: should the leader die
+            // before, it is there again, and must not have been overtaken.
+            Stage::Blocked => {}
             _ => return false,
         }
         self.begin_end(index);
@@ -141,8 +143,13 @@ impl Dispatcher {
                 Stage::Ready => self.leave_ready(index),
                 Stage::Blocked => self.leave_key(index),
                 _ => {
-                    held.push(Run::one(self.slots[index].offset));
-                    turns.extend(self.slots[index].key.map(|key| (key, self.slots[index].offset)));
+                    let slot = self.slots[index];
+                    held.push(Run::one(slot.offset));
+                    match slot.key {
+                        Some(_) if slot.waits => self.leave_key(index),
+                        Some(key) => turns.push((key, slot.offset)),
+                        None => {}
+                    }
                     continue;
                 }
             }
@@ -251,7 +258,7 @@ impl Dispatcher {
         self.ending += 1;
     }
 
-    fn leave_key(&mut self, index: u32) {
+    pub(super) fn leave_key(&mut self, index: u32) {
         let key = self.slots[index].key.expect("only messages with a key wait for one");
         self.keys.leave(&mut self.slots, key, index);
     }
@@ -260,6 +267,7 @@ impl Dispatcher {
     pub(super) fn pass_turn(&mut self, key: u64, offset: Offset) {
         match self.keys.pass(&mut self.slots, key, offset) {
             Next::Nobody => {}
+            Next::Loaded(index) if self.slots[index].stage == Stage::Ending => {}
             Next::Loaded(index) => {
                 self.slots[index].stage = Stage::Ready;
                 let level = usize::from(self.slots[index].level);

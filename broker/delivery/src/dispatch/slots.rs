@@ -95,6 +95,8 @@ pub(super) struct Slot {
     generation: u32,
     pub(super) level: u8,
     pub(super) stage: Stage,
+    /// Whether it stands behind another message of its key. It may be ending there.
+    pub(super) waits: bool,
     links: [(u32, u32); 3],
 }
 
@@ -138,6 +140,7 @@ impl Slots {
             generation: 0,
             level,
             stage: Stage::Ready,
+            waits: false,
             links: [(NONE, NONE); 3],
         };
         let index = if let Some(index) = self.free.pop() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plimsoll_delivery::command::{QueueCommand, QueueEntry, Reason};
-use plimsoll_delivery::config::{Counting, Mode, QueueConfig};
+use plimsoll_delivery::config::{Counting, Mode, Overflow, QueueConfig};
 use plimsoll_delivery::dispatch::{
     ConsumerId, DeadLetterOrder, Delivery, Explanation, Limits, Message, Outcome,
 };
@@ -23,9 +23,22 @@ struct Line {
     decided: bool,
     /// It was released with a wait, or was made to wait.
     waited: bool,
+    /// Its release with a wait is not written yet: when it is, the fold tells.
+    being_released: bool,
+    /// This leader was told to purge what nobody held.
+    purging: bool,
     /// A committed entry accepted it, or ended it otherwise.
     accepted: bool,
     ended: Option<Reason>,
+}
+
+impl Line {
+    /// An order from outside ends it, if it has not ended before.
+    fn ends(&mut self, reason: Reason) {
+        if !self.accepted {
+            self.ended.get_or_insert(reason);
+        }
+    }
 }
 
 pub struct Checks {
@@ -51,6 +64,8 @@ impl Checks {
             attempts_here: 0,
             decided: false,
             waited: message.deliver_at.is_some(),
+            being_released: false,
+            purging: false,
             accepted: false,
             ended: None,
         });
@@ -88,25 +103,28 @@ impl Checks {
         line.attempts = line.attempts.max(attempt);
         line.attempts_here = attempt;
         if keyed {
-            self.check_key(offset, state);
-        } else if !before {
+            self.check_key(offset, state, now);
+        } else if !before && self.config.overflow == Overflow::Reject {
             self.check_order(offset, state, now, limits);
         }
     }
 
     /// All messages of its key before it are over, but for those that were scheduled for later.
-    fn check_key(&self, offset: Offset, state: &QueueState) {
+    fn check_key(&self, offset: Offset, state: &QueueState, now: Now) {
         let message = &self.lines[offset.0 as usize].message;
         let Some(key) = message.key else { return };
         for other in &self.lines[..offset.0 as usize] {
             let earlier = other.message.offset;
             let same = other.message.key == Some(key) && other.message.deliver_at.is_none();
             if same && message.deliver_at.is_none() {
-                let over = !state.is_unsettled(earlier) || state.mark(earlier).buried.is_some();
+                let over = other.purging && other.held.is_none()
+                    || !state.is_unsettled(earlier)
+                    || state.mark(earlier).buried.is_some();
                 assert!(over, "{offset} overtook {earlier} of the same key");
             }
         }
-        let held = self.lines.iter().filter(|line| line.held.is_some());
+        let is_held = |line: &&Line| line.held.is_some_and(|held| held.until > now.monotonic);
+        let held = self.lines.iter().filter(is_held);
         let held = held.filter(|line| line.message.key == Some(key)).count();
         assert!(held <= 1, "{held} messages of one key are held");
     }
@@ -118,8 +136,10 @@ impl Checks {
             let mark = state.mark(other.message.offset);
             let ready = state.is_unsettled(other.message.offset)
                 && !other.decided
+                && !other.being_released
                 && other.held.is_none()
                 && mark.buried.is_none()
+                && (self.config.attempts_max == 0 || mark.attempts < self.config.attempts_max)
                 && mark.delayed_until.is_none_or(|due| due <= now.unix)
                 && other.message.deliver_at.is_none_or(|due| due <= now.unix)
                 && other.message.expires_at.is_none_or(|end| end > now.unix);
@@ -147,7 +167,7 @@ impl Checks {
             Outcome::Accept | Outcome::Reject => false,
         };
         line.waited |= !ready;
-        // What waits is decided until its wait is written; then the fold tells.
+        line.being_released = !ready;
         line.decided = !ready && (exhausted || !matches!(outcome, Outcome::Release { .. }));
     }
 
@@ -155,9 +175,12 @@ impl Checks {
         delivery.until <= now || self.line(delivery.offset).held.as_ref() != Some(delivery)
     }
 
-    pub fn let_go_all_of(&mut self, consumer: ConsumerId) {
+    /// What a consumer held is ready at once; what its lease ended of may wait, and stays noted.
+    pub fn let_go_all_of(&mut self, consumer: ConsumerId, now: Monotonic) {
+        let max = self.config.attempts_max;
         for line in &mut self.lines {
-            line.held.take_if(|held| held.consumer == consumer);
+            let held = line.held.take_if(|held| held.consumer == consumer && held.until > now);
+            line.decided |= held.is_some_and(|held| max > 0 && held.attempt >= max);
         }
     }
 
@@ -167,14 +190,19 @@ impl Checks {
 
     pub fn purged(&mut self, upto: Offset) {
         for line in &mut self.lines[..upto.0 as usize] {
-            // What is waiting to be written stays; whether it is, only the machine knows.
-            line.waited = true;
+            // What consumers hold stays; the rest is as good as gone for this leader.
+            (line.waited, line.purging) = (true, true);
         }
     }
 
     pub fn committed(&mut self, entry: &QueueEntry) {
         for command in &entry.commands {
             match command {
+                QueueCommand::Release { items } => {
+                    for item in items {
+                        self.line(item.offset).being_released = false;
+                    }
+                }
                 QueueCommand::Settle { runs } => {
                     for offset in runs.iter().flat_map(|run| run.offsets()) {
                         self.line(offset).accepted = true;
@@ -193,12 +221,12 @@ impl Checks {
                     }
                 }
                 QueueCommand::Cancel { offset } => {
-                    self.line(*offset).ended = Some(Reason::Cancelled);
+                    self.line(*offset).ends(Reason::Cancelled);
                 }
                 QueueCommand::Purge { upto, held } => {
                     let stays: Vec<_> = held.iter().flat_map(|run| run.offsets()).collect();
                     for offset in (0..upto.0).map(Offset).filter(|offset| !stays.contains(offset)) {
-                        self.line(offset).ended.get_or_insert(Reason::Purged);
+                        self.line(offset).ends(Reason::Purged);
                     }
                 }
                 _ => {}
@@ -214,6 +242,7 @@ impl Checks {
     pub fn leader_changed(&mut self, state: &QueueState) {
         for line in &mut self.lines {
             (line.held, line.decided, line.attempts_here) = (None, false, 0);
+            (line.purging, line.being_released) = (false, false);
             line.waited = line.message.deliver_at.is_some()
                 || state.mark(line.message.offset).delayed_until.is_some();
         }
@@ -257,7 +286,9 @@ impl Checks {
                 None => assert!(line.accepted && copied == 0, "{offset} is lost"),
                 Some(Reason::Expired) => assert!(line.message.expires_at.is_some()),
                 Some(Reason::AttemptsExhausted) => {
-                    assert!(line.attempts > 0 && self.config.attempts_max > 0);
+                    // Written before it is delivered, an attempt counts even if its leader died between.
+                    let before = self.config.counting == Counting::Before;
+                    assert!((line.attempts > 0 || before) && self.config.attempts_max > 0);
                 }
                 Some(Reason::LengthExceeded) => {
                     assert!(may_drop || self.config.length_max.is_some(), "{offset} was dropped");

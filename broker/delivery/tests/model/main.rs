@@ -82,8 +82,8 @@ fn step() -> impl Strategy<Value = Step> {
 fn config() -> impl Strategy<Value = QueueConfig> {
     let shape =
         prop_oneof![Just((Mode::Shared, 1)), Just((Mode::Shared, 10)), Just((Mode::KeyShared, 1)),];
-    (shape, any::<[bool; 5]>(), 0..6u32).prop_map(
-        |((mode, levels), [before, single, backoff, dead, drop], attempts_max)| QueueConfig {
+    (shape, any::<[bool; 4]>(), 0..4u8, 0..6u32).prop_map(
+        |((mode, levels), [before, single, backoff, dead], drop, attempts_max)| QueueConfig {
             mode,
             levels,
             counting: if before { Counting::Before } else { Counting::Behind },
@@ -91,8 +91,8 @@ fn config() -> impl Strategy<Value = QueueConfig> {
             lease_ms: 500,
             attempts_max,
             backoff_ms: if backoff { 40 } else { 0 },
-            length_max: drop.then_some(20),
-            overflow: if drop { Overflow::DropHead } else { Overflow::Reject },
+            length_max: (drop == 0).then_some(20),
+            overflow: if drop == 0 { Overflow::DropHead } else { Overflow::Reject },
             dead_letter: dead.then(|| "dead".into()),
             ..QueueConfig::default()
         },
@@ -108,7 +108,11 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 60_000,
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        ..ProptestConfig::default() })]
 
     #[test]
     fn histories_keep_every_promise(

@@ -79,7 +79,7 @@ impl World {
                 if let Some(consumer) = pick(&self.consumers, which) {
                     self.consumers.retain(|&other| other != consumer);
                     self.held.retain(|delivery| delivery.consumer != consumer);
-                    self.checks.let_go_all_of(consumer);
+                    self.checks.let_go_all_of(consumer, self.now().monotonic);
                     self.dispatcher.detach(consumer, self.now());
                 }
             }
