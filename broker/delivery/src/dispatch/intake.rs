@@ -146,13 +146,18 @@ impl Dispatcher {
                 return false;
             }
             self.scan = Offset(offset.0 + 1);
-            if state.is_unsettled(offset) && !self.loose.contains(offset) {
-                let mark = state.mark(offset);
-                match mark.delayed_until {
-                    _ if mark.buried.is_some() => {}
-                    Some(due) if due > now.unix => self.wait_after_failure(message, due),
-                    _ => self.place(message, mark.attempts, now),
+            let mark = state.mark(offset);
+            if !state.is_unsettled(offset) || mark.buried.is_some() {
+                return true;
+            }
+            if self.loose.contains(offset) {
+                self.hold_turn(message);
+            } else if let Some(due) = mark.delayed_until.filter(|&due| due > now.unix) {
+                if self.hold_turn(message) {
+                    self.delayed.push(due, offset, self.level_of(message));
                 }
+            } else {
+                self.place(message, mark.attempts, now);
             }
             return true;
         }
@@ -250,15 +255,15 @@ impl Dispatcher {
         }
     }
 
-    /// A message whose last attempt failed waits for the next, and keeps the turn of its key.
-    fn wait_after_failure(&mut self, message: &Message, due: UnixMs) {
-        if let Some(key) = message.key.filter(|_| self.keyed())
-            && !self.keys.ask(key, message.offset)
-        {
+    /// A message that is not delivered now keeps the others of its key behind it: it waits after a
+    /// failure, or its end is decided and not written. Answers whether none is before it.
+    fn hold_turn(&mut self, message: &Message) -> bool {
+        let Some(key) = message.key.filter(|_| self.keyed()) else { return true };
+        let first = self.keys.ask(key, message.offset);
+        if !first {
             self.keys.park(key, message.offset);
-            return;
         }
-        self.delayed.push(due, message.offset, self.level_of(message));
+        first
     }
 
     /// Loads a message whose time has come.

@@ -55,12 +55,12 @@ impl Leases {
         self.ends.keys().next().map(|&tick| self.moment(tick))
     }
 
-    /// Gives back the time that the leader was stalled.
+    /// Gives back the time that the leader was stalled, and [`STALL_MS`] to hear what was said meanwhile.
     pub(super) fn notice_stall(&mut self, now: Monotonic) {
         if let Some(end) = self.first_end() {
             let late = now.0.saturating_sub(end.0);
             if late > STALL_MS {
-                self.given_back_ms += late;
+                self.given_back_ms += late + STALL_MS;
             }
         }
     }

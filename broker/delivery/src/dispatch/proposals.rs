@@ -65,7 +65,7 @@ impl Dispatcher {
                     items.iter().for_each(|item| self.released(item));
                 }
                 QueueCommand::DeadLetter { items } => {
-                    items.iter().for_each(|item| self.buried(item));
+                    items.iter().for_each(|item| self.buried(item, state));
                 }
                 QueueCommand::Cancel { offset } => self.cancelled(*offset),
                 QueueCommand::Purge { upto, .. } => {
@@ -138,20 +138,21 @@ impl Dispatcher {
         }
     }
 
-    fn buried(&mut self, item: &Buried) {
+    fn buried(&mut self, item: &Buried, state: &QueueState) {
         for offset in item.run.offsets() {
-            self.buried.insert(offset);
             self.loose.remove(offset);
-            if let Some(index) = self.slots.find(offset) {
+            if let Some(index) = self.slots.find(offset)
+                && self.slots[index].stage == Stage::Ending
+            {
                 self.finish(index);
             }
-            self.order(offset, item);
+            // The fold has the last word: somebody may have ended it before.
+            if let Some(reason) = state.mark(offset).buried
+                && self.buried.insert(offset)
+            {
+                self.orders.push_back(DeadLetterOrder { offset, attempts: item.attempts, reason });
+            }
         }
-    }
-
-    fn order(&mut self, offset: Offset, item: &Buried) {
-        let (attempts, reason) = (item.attempts, item.reason);
-        self.orders.push_back(DeadLetterOrder { offset, attempts, reason });
     }
 
     /// A message is gone: its slot is free, and the turn of its key passes on.

@@ -5,6 +5,7 @@ use plimsoll_protocol::ids::Offset;
 use super::Dispatcher;
 use crate::command::Reason;
 use crate::config::Overflow;
+use crate::state::QueueState;
 use crate::time::{Monotonic, Now, UnixMs};
 
 /// Most messages that one call deals with, of each kind: the caller has others to serve.
@@ -12,10 +13,10 @@ const STEP_MAX: usize = 10_000;
 
 impl Dispatcher {
     /// Carries out what is due.
-    pub fn advance(&mut self, now: Now) {
+    pub fn advance(&mut self, state: &QueueState, now: Now) {
         self.unfinished = false;
         self.end_leases(now);
-        self.end_delays(now);
+        self.end_delays(state, now);
         self.end_lives(now);
         self.drop_head();
     }
@@ -48,10 +49,11 @@ impl Dispatcher {
     }
 
     /// What is due becomes ready in its level, to be loaded: at its place among the others.
-    fn end_delays(&mut self, now: Now) {
+    fn end_delays(&mut self, state: &QueueState, now: Now) {
         for _ in 0..STEP_MAX {
             let Some((offset, level)) = self.delayed.pop_due(now.unix) else { return };
-            if offset >= self.log_start {
+            let ended = self.loose.contains(offset) || !state.is_unsettled(offset);
+            if !ended && offset >= self.log_start {
                 self.levels[usize::from(level)].backlog.insert(offset);
             }
         }

@@ -138,6 +138,7 @@ impl Checks {
             let ready = state.is_unsettled(other.message.offset)
                 && !other.decided
                 && !other.being_released
+                && !other.purging
                 && other.held.is_none()
                 && mark.buried.is_none()
                 && (self.config.attempts_max == 0 || mark.attempts < self.config.attempts_max)

@@ -110,7 +110,8 @@ impl World {
             }
             Step::Pass(ms) => {
                 self.now += u64::from(ms);
-                self.dispatcher.advance(self.now());
+                let now = self.now();
+                self.dispatcher.advance(self.queues.get(QUEUE).unwrap(), now);
             }
             Step::Propose => self.propose(),
             Step::Commit => self.commit(),
@@ -179,7 +180,8 @@ impl World {
     }
 
     fn deliver(&mut self, most: usize) {
-        self.dispatcher.advance(self.now());
+        let now = self.now();
+        self.dispatcher.advance(self.queues.get(QUEUE).unwrap(), now);
         for _ in 0..most {
             self.serve_reads();
             let Some(delivery) = self.dispatcher.poll(self.now()) else { return };
