@@ -1,4 +1,5 @@
 //! The fold of control entries against a naive table, its codecs, and hostile bytes.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -23,8 +23,8 @@ struct Line {
     decided: bool,
     /// It was released with a wait, or was made to wait.
     waited: bool,
-    /// Its release with a wait is not written yet: when it is, the fold tells.
-    being_released: bool,
+    /// The attempt whose release with a wait is not written yet: when it is, the fold tells.
+    being_released: Option<u32>,
     /// This leader was told to purge what nobody held.
     purging: bool,
     /// A committed entry accepted it, or ended it otherwise.
@@ -41,13 +41,13 @@ impl Line {
     }
 }
 
-pub struct Checks {
+pub(crate) struct Checks {
     config: QueueConfig,
     lines: Vec<Line>,
 }
 
 impl Checks {
-    pub fn new(config: QueueConfig) -> Self {
+    pub(crate) fn new(config: QueueConfig) -> Self {
         Self { config, lines: Vec::new() }
     }
 
@@ -55,7 +55,7 @@ impl Checks {
         &mut self.lines[offset.0 as usize]
     }
 
-    pub fn appended(&mut self, message: Message) {
+    pub(crate) fn appended(&mut self, message: Message) {
         self.lines.push(Line {
             message,
             level: message.priority.min(self.config.levels - 1),
@@ -64,14 +64,20 @@ impl Checks {
             attempts_here: 0,
             decided: false,
             waited: message.deliver_at.is_some(),
-            being_released: false,
+            being_released: None,
             purging: false,
             accepted: false,
             ended: None,
         });
     }
 
-    pub fn delivered(&mut self, delivery: &Delivery, state: &QueueState, now: Now, limits: Limits) {
+    pub(crate) fn delivered(
+        &mut self,
+        delivery: &Delivery,
+        state: &QueueState,
+        now: Now,
+        limits: Limits,
+    ) {
         let Delivery { offset, attempt, .. } = *delivery;
         assert!(state.is_unsettled(offset), "{offset} is settled and was delivered");
         assert!(state.mark(offset).buried.is_none(), "{offset} is a dead letter");
@@ -137,7 +143,7 @@ impl Checks {
             let mark = state.mark(other.message.offset);
             let ready = state.is_unsettled(other.message.offset)
                 && !other.decided
-                && !other.being_released
+                && other.being_released.is_none()
                 && !other.purging
                 && other.held.is_none()
                 && mark.buried.is_none()
@@ -155,12 +161,12 @@ impl Checks {
         }
     }
 
-    pub fn extended(&mut self, offset: Offset, until: Monotonic) {
+    pub(crate) fn extended(&mut self, offset: Offset, until: Monotonic) {
         let line = self.line(offset);
         line.held.as_mut().expect("it is held").until = until;
     }
 
-    pub fn settled(&mut self, delivery: &Delivery, outcome: Outcome) {
+    pub(crate) fn settled(&mut self, delivery: &Delivery, outcome: Outcome) {
         let backoff = self.config.backoff_ms(delivery.attempt);
         let exhausted =
             self.config.attempts_max > 0 && delivery.attempt >= self.config.attempts_max;
@@ -172,16 +178,16 @@ impl Checks {
             Outcome::Accept | Outcome::Reject => false,
         };
         line.waited |= !ready;
-        line.being_released = !ready;
+        line.being_released = (!ready).then_some(delivery.attempt);
         line.decided = !ready && (exhausted || !matches!(outcome, Outcome::Release { .. }));
     }
 
-    pub fn is_over(&mut self, delivery: &Delivery, now: Monotonic) -> bool {
+    pub(crate) fn is_over(&mut self, delivery: &Delivery, now: Monotonic) -> bool {
         delivery.until <= now || self.line(delivery.offset).held.as_ref() != Some(delivery)
     }
 
     /// What a consumer held is ready at once; what its lease ended of may wait, and stays noted.
-    pub fn let_go_all_of(&mut self, consumer: ConsumerId, now: Monotonic) {
+    pub(crate) fn let_go_all_of(&mut self, consumer: ConsumerId, now: Monotonic) {
         let max = self.config.attempts_max;
         for line in &mut self.lines {
             let held = line.held.take_if(|held| held.consumer == consumer && held.until > now);
@@ -189,23 +195,25 @@ impl Checks {
         }
     }
 
-    pub fn decided(&mut self, offset: Offset) {
+    pub(crate) fn decided(&mut self, offset: Offset) {
         self.line(offset).decided = true;
     }
 
-    pub fn purged(&mut self, upto: Offset) {
+    pub(crate) fn purged(&mut self, upto: Offset) {
         for line in &mut self.lines[..upto.0 as usize] {
             // What consumers hold stays; the rest is as good as gone for this leader.
             (line.waited, line.purging) = (true, true);
         }
     }
 
-    pub fn committed(&mut self, entry: &QueueEntry) {
+    pub(crate) fn committed(&mut self, entry: &QueueEntry) {
         for command in &entry.commands {
             match command {
                 QueueCommand::Release { items } => {
                     for item in items {
-                        self.line(item.offset).being_released = false;
+                        self.line(item.offset)
+                            .being_released
+                            .take_if(|attempt| *attempt <= item.attempt);
                     }
                 }
                 QueueCommand::Settle { runs } => {
@@ -239,21 +247,21 @@ impl Checks {
         }
     }
 
-    pub fn ordered(&mut self, order: &DeadLetterOrder, state: &QueueState) {
+    pub(crate) fn ordered(&mut self, order: &DeadLetterOrder, state: &QueueState) {
         assert_eq!(state.mark(order.offset).buried, Some(order.reason));
         assert_eq!(self.line(order.offset).ended, Some(order.reason));
     }
 
-    pub fn leader_changed(&mut self, state: &QueueState) {
+    pub(crate) fn leader_changed(&mut self, state: &QueueState) {
         for line in &mut self.lines {
             (line.held, line.decided, line.attempts_here) = (None, false, 0);
-            (line.purging, line.being_released) = (false, false);
+            (line.purging, line.being_released) = (false, None);
             line.waited = line.message.deliver_at.is_some()
                 || state.mark(line.message.offset).delayed_until.is_some();
         }
     }
 
-    pub fn explained(&mut self, offset: Offset, said: &Explanation, state: &QueueState) {
+    pub(crate) fn explained(&mut self, offset: Offset, said: &Explanation, state: &QueueState) {
         let known = offset < state.end();
         match said {
             Explanation::Unknown => assert!(!known),
@@ -283,7 +291,7 @@ impl Checks {
     }
 
     /// Everything has ended, each in a way that its history allows.
-    pub fn finished(&self, copies: &BTreeMap<Offset, u32>, may_drop: bool) {
+    pub(crate) fn finished(&self, copies: &BTreeMap<Offset, u32>, may_drop: bool) {
         for line in &self.lines {
             let offset = line.message.offset;
             let copied = copies.get(&offset).copied().unwrap_or(0);

@@ -22,7 +22,7 @@ enum Logged {
     Control(Vec<u8>, UnixMs),
 }
 
-pub struct World {
+pub(crate) struct World {
     config: QueueConfig,
     limits: Limits,
     log: Vec<Logged>,
@@ -39,7 +39,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(config: QueueConfig, limits: Limits) -> Self {
+    pub(crate) fn new(config: QueueConfig, limits: Limits) -> Self {
         let open = QueueCommand::Open { start: Offset(0), config: Box::new(config.clone()) };
         let entry = QueueEntry { subscription: QUEUE, commands: vec![open] };
         let mut queues = Queues::default();
@@ -66,7 +66,7 @@ impl World {
         Now { monotonic: Monotonic(self.now - 999_000), unix: UnixMs(self.now as i64) }
     }
 
-    pub fn take(&mut self, step: &Step) {
+    pub(crate) fn take(&mut self, step: &Step) {
         match *step {
             Step::Append { count, key, priority, delay, life } => {
                 for _ in 0..count {
@@ -291,7 +291,7 @@ impl World {
     }
 
     /// Everybody behaves from now on: everything must come to an end.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.attach(64, 0);
         for _ in 0..3_000 {
             self.deliver(1_000);
