@@ -111,6 +111,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
         #[test]
         fn settled_is_what_a_naive_set_is(runs in proptest::collection::vec((0..9_000u64, 1..5_000u64), 1..20)) {
             let mut settled = Settled::default();

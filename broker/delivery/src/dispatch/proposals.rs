@@ -147,10 +147,11 @@ impl Dispatcher {
                 self.finish(index);
             }
             // The fold has the last word: somebody may have ended it before.
-            if let Some(reason) = state.mark(offset).buried
+            let mark = state.mark(offset);
+            if let Some(reason) = mark.buried
                 && self.buried.insert(offset)
             {
-                self.orders.push_back(DeadLetterOrder { offset, attempts: item.attempts, reason });
+                self.orders.push_back(DeadLetterOrder { offset, attempts: mark.attempts, reason });
             }
         }
     }

@@ -94,7 +94,9 @@ impl QueueState {
         assert_eq!(new, part.len(), "a part has no settled message");
         let freed = u128::from(self.bytes) * u128::from(new) / u128::from(before);
         self.bytes -= u64::try_from(freed).expect("a share is not more than the whole");
-        while let Some((&offset, _)) = self.marks.range(part.from..part.upto).next() {
+        while !self.marks.is_empty()
+            && let Some((&offset, _)) = self.marks.range(part.from..part.upto).next()
+        {
             self.marks.remove(&offset);
         }
         if let Some(reason) = reason {

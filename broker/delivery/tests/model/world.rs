@@ -102,7 +102,8 @@ impl World {
             Step::SettleStale(which) => {
                 if let Some(delivery) = pick(&self.held, which) {
                     let Delivery { consumer, offset, attempt, .. } = delivery;
-                    let (wrong, now) = (attempt + 1, self.now());
+                    // The next one may be granted and not delivered yet.
+                    let (wrong, now) = (attempt + 2, self.now());
                     let said =
                         self.dispatcher.settle(consumer, offset, wrong, Outcome::Accept, now);
                     assert!(said.is_err(), "attempt {wrong} of {offset} was never delivered");
