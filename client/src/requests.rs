@@ -184,10 +184,12 @@ enum Next {
     Pause,
 }
 
-/// The leader that a refusal names.
+/// The leader that a refusal names, and where it is reached.
 pub(crate) fn hint(error: &RequestError) -> Option<(NodeId, String)> {
     match error {
-        RequestError::Refused(ServerError { leader: Some(leader), .. }) => Some(leader.clone()),
+        RequestError::Refused(ServerError { leader: Some(leader), .. }) => {
+            Some(leader.clone()).filter(|(_, address)| !address.is_empty())
+        }
         _ => None,
     }
 }

@@ -117,24 +117,24 @@ impl Route {
     /// An attempt failed.
     pub(crate) fn failed(&mut self, error: &RequestError) {
         self.misses += 1;
-        let elsewhere = match error {
-            RequestError::Refused(refusal) => match refusal.code {
+        if let RequestError::Refused(refusal) = error {
+            match refusal.code {
                 ErrorCode::NotLeader => {
-                    self.hint = hint(error).filter(|(_, address)| !address.is_empty());
-                    self.is_hint_new = self.hint.is_some();
-                    self.hint.is_none()
+                    if let Some(hint) = hint(error) {
+                        (self.hint, self.is_hint_new) = (Some(hint), true);
+                        return;
+                    }
                 }
-                ErrorCode::NoQuorum | ErrorCode::ShuttingDown | ErrorCode::Timeout => true,
+                ErrorCode::NoQuorum | ErrorCode::ShuttingDown | ErrorCode::Timeout => {}
                 _ => return,
-            },
-            _ => true,
-        };
+            }
+        }
+        self.lost.get_or_insert_with(Instant::now);
         // Of several attempts on one stream the first may say who leads now and the next only that the
         // node goes down: a hint stands until it was followed.
-        if elsewhere && !self.is_hint_new {
+        if !self.is_hint_new {
             self.hint = None;
             self.ask = true;
-            self.lost.get_or_insert_with(Instant::now);
         }
     }
 

@@ -18,6 +18,8 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::logging;
 
+/// Most addresses that the context `local` has.
+const ADDRESSES_MAX: usize = 8;
 /// In the user's configuration directory: what allows to join the cluster of the node that was
 /// started last.
 const TOKEN_FILE: &str = "local.token";
@@ -275,8 +277,9 @@ fn announce(node: &Node, data: &Path, no_context: bool) {
 /// Saves the context `local`; tells whether it is the one that commands take by default.
 fn save_context(node: &Node, local: SocketAddr) -> Result<bool, context::ContextError> {
     let directory = context::config_dir()?;
+    let before = context::load(&directory, Some(LOCAL)).ok();
     let saved = context::Context {
-        address: local.to_string(),
+        address: with_others(local, node.ca_pem(), before.as_ref()),
         server_name: Some("localhost".to_owned()).filter(|_| node.is_self_signed()),
         transport: "quic".to_owned(),
         ca_pem: node.ca_pem().map(str::to_owned),
@@ -291,6 +294,23 @@ fn save_context(node: &Node, local: SocketAddr) -> Result<bool, context::Context
         context::set_current(&directory, LOCAL)?;
     }
     Ok(chosen.is_none())
+}
+
+/// The address of a node, and behind it those that the context had before, if they are of the same
+/// cluster: commands on this machine go on while any of them runs.
+fn with_others(local: SocketAddr, ca: Option<&str>, before: Option<&context::Context>) -> String {
+    let authority = |pem: &str| Fingerprint::of_pem(pem.as_bytes());
+    let known = |before: &&context::Context| {
+        let ca = ca.and_then(authority);
+        ca.is_some() && ca == before.ca_pem.as_deref().and_then(authority)
+    };
+    let local = local.to_string();
+    let others = before.filter(known).map_or("", |before| before.address.as_str());
+    let others = others.split(',').map(str::trim);
+    let others = others.filter(|other| !other.is_empty() && *other != local);
+    let all: Vec<&str> =
+        std::iter::once(local.as_str()).chain(others).take(ADDRESSES_MAX).collect();
+    all.join(",")
 }
 
 /// An address that a client of this machine can dial.
@@ -332,6 +352,31 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_context_names_the_nodes_of_one_cluster() {
+        let pem = |base64: &str| {
+            format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n")
+        };
+        let (ours, theirs) = (pem("b3Vycw=="), pem("dGhlaXJz"));
+        let before = |address: &str, ca: &str| context::Context {
+            address: address.to_owned(),
+            server_name: None,
+            transport: "quic".to_owned(),
+            ca_pem: Some(ca.to_owned()),
+            fingerprint: None,
+        };
+        let local: SocketAddr = "127.0.0.1:2".parse().unwrap();
+        let found =
+            |before: &context::Context| with_others(local, Some(ours.as_str()), Some(before));
+        assert_eq!(found(&before("127.0.0.1:1", &ours)), "127.0.0.1:2,127.0.0.1:1");
+        assert_eq!(found(&before("127.0.0.1:1,127.0.0.1:2", &ours)), "127.0.0.1:2,127.0.0.1:1");
+        assert_eq!(found(&before("127.0.0.1:1", &theirs)), "127.0.0.1:2");
+        assert_eq!(with_others(local, None, Some(&before("127.0.0.1:1", &ours))), "127.0.0.1:2");
+        let many: Vec<_> = (10..30).map(|port| format!("127.0.0.1:{port}")).collect();
+        let kept = found(&before(&many.join(","), &ours));
+        assert_eq!(kept.split(',').count(), ADDRESSES_MAX);
+    }
 
     #[test]
     fn an_unspecified_address_is_dialed_on_this_machine() {

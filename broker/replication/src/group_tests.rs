@@ -142,7 +142,7 @@ async fn durable_replica_whose_leader_takes_back_what_is_committed_is_shut_off()
     for index in [kept.index, before.index] {
         let prev = LogId::new(later, index);
         let taken_back = group.taken_back(&shared, &append(later, prev)).await.unwrap();
-        assert_eq!(group.give_up(taken_back).await, NotHere::Quarantined);
+        assert_eq!(group.give_up(taken_back, || {}).await, NotHere::Quarantined);
     }
     assert!(group.log().is_quarantined().is_some());
     assert_eq!(group.log().bounds().last, Some(kept), "nothing is deleted");
@@ -157,12 +157,12 @@ async fn replica_in_memory_is_given_up_once() {
     let request = append(later, LogId::new(later, kept.index));
     let first = group.taken_back(&shared, &request).await.unwrap();
     let second = group.taken_back(&shared, &request).await.unwrap();
-    assert_eq!(group.give_up(first).await, NotHere::NoSession);
+    assert_eq!(group.give_up(first, || {}).await, NotHere::NoSession);
     assert!(group.instance().is_none() && group.log().bounds().last.is_none());
     assert!(group.log().vote().is_some(), "it never votes twice in a term");
     in_time(group.wake()).await.unwrap();
     let began = group.log().bounds();
-    assert_eq!(group.give_up(second).await, NotHere::NoSession);
+    assert_eq!(group.give_up(second, || {}).await, NotHere::NoSession);
     assert!(group.instance().is_some());
     assert_eq!(group.log().bounds(), began);
 }

@@ -218,17 +218,24 @@ impl Host {
     /// The node to ask for the group: the live one that leads it, else the first live one in the
     /// order of its placement. Every node that sees the same gets the same, but for a replica that has
     /// voted in a later term than the leader's that is known: that one leads no more, and whoever is
-    /// sent to it is sent back, or waits for a node that goes down. Then it is whom the replica follows;
-    /// none, until it knows.
+    /// sent to it is sent back, or waits for a node that goes down. Then it is whom the replica follows
+    /// or voted for.
     #[must_use]
     pub fn leader_hint(&self, group: GroupId) -> Option<(NodeId, Option<Term>)> {
-        let placed = self.around.neighbours.placed(group).map(|placed| placed.wanted);
-        let hint = self.around.neighbours.hint(group, placed.as_deref().unwrap_or_default());
-        let role = self.held(group).map_or(Role::Asleep, |group| *group.role().borrow());
+        let neighbours = &self.around.neighbours;
+        let placed = neighbours.placed(group).map(|placed| placed.wanted);
+        let hint = neighbours.hint(group, placed.as_deref().unwrap_or_default());
         let claimed = hint.and_then(|(_, claimed)| claimed);
+        let Some(held) = self.held(group) else { return hint };
+        let role = *held.role().borrow();
         match role {
             Role::Follower { leader, term } if claimed < Some(term) => Some((leader, Some(term))),
-            Role::Searching { term } if claimed < Some(term) => None,
+            Role::Searching { term } if claimed < Some(term) => {
+                let vote = held.log().vote().filter(|vote| vote.term == term);
+                let elected = vote.map(|vote| vote.voted_for);
+                let elected = elected.filter(|node| neighbours.is_fit(group, *node));
+                elected.map(|node| (node, None)).or(hint.filter(|_| claimed.is_none()))
+            }
             _ => hint,
         }
     }

@@ -347,9 +347,7 @@ fn checked(
 
 /// Gives up a replica whose leader takes back what is committed in it.
 async fn give_up(host: &Host, group: &Arc<Group>, taken_back: TakenBack) -> NotHere {
-    let reason = group.give_up(taken_back).await;
-    host.forget_safety(group.id());
-    reason
+    group.give_up(taken_back, || host.forget_safety(group.id())).await
 }
 
 /// Why a group cannot be used here, to another node.

@@ -84,9 +84,8 @@ impl LogStore {
 }
 
 impl LogStore {
-    /// The leader's log goes on from an entry before the last one that is applied here, and it was not
-    /// refused for it by `Group::taken_back`, which says what this is: two leaders' requests met on their
-    /// way to openraft.
+    /// openraft takes back what is applied here. `Group::taken_back` refuses whatever would make it, and
+    /// says what it is; this is the guard behind it.
     fn overtaken(&self, applied: LogId) -> Overtaken {
         let group = self.log.id();
         match self.log.options().durability {

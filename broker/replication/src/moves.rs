@@ -32,7 +32,7 @@ mod leaders;
 
 /// Between two looks while nothing is over.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Between two looks where a step is over, and between two questions to who makes one. A step of a small
+/// Between two looks where a step is over, and between the first questions to who makes one. A step of a small
 /// partition takes some ms, and a node takes two copies at a time: looking rarely would take minutes for
 /// a thousand of them.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -314,17 +314,18 @@ impl Driver {
         let (host, outcomes, made) = (host.clone(), self.outcomes.clone(), self.made.clone());
         tracing::debug!(%group, ?step, node = %leader, "a step of a move begins");
         tokio::spawn(async move {
-            let mut pause = interval(INTERVAL_MIN);
-            pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut pause = INTERVAL_MIN;
             let reply = loop {
-                pause.tick().await;
                 match ask_step(&host, leader, request.clone()).await {
                     Ok(StepReply::InProgress(_)) if !outcomes.is_closed() => {}
                     reply => break reply,
                 }
+                sleep(pause).await;
+                pause = INTERVAL.min(2 * pause);
             };
-            // One that failed is begun again with the next tick: at once it would fail again.
-            let is_made = matches!(reply, Ok(StepReply::Done(_)));
+            // One that failed is begun again with the next tick: at once it would fail again. Of a step
+            // that took longer than one question the members have changed by the next.
+            let is_made = matches!(reply, Ok(StepReply::Done(_) | StepReply::Changed(_)));
             // The driver is gone where this node no longer leads the metadata group.
             let _ = outcomes.send(Outcome { group, step, reply });
             if is_made {

@@ -300,11 +300,13 @@ impl Neighbours {
         if let Some((node, term)) = self.leader(group) {
             return Some((node, Some(term)));
         }
-        let fit = |node: &NodeId| {
-            let may_lead = *node != self.me || self.may_lead();
-            may_lead && self.serves(*node) && !self.leaders.is_unfit(*node, self.me, group)
-        };
-        placed.iter().copied().find(fit).map(|node| (node, None))
+        placed.iter().copied().find(|node| self.is_fit(group, *node)).map(|node| (node, None))
+    }
+
+    /// Whether the node is live, takes on work, and did not say that it cannot lead the group.
+    pub(crate) fn is_fit(&self, group: GroupId, node: NodeId) -> bool {
+        let may_lead = node != self.me || self.may_lead();
+        may_lead && self.serves(node) && !self.leaders.is_unfit(node, self.me, group)
     }
 }
 

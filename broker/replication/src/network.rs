@@ -139,7 +139,9 @@ impl RaftNetworkV2<Types> for GroupNetwork {
                 let mut told = None;
                 while let Some(mut request) = next {
                     let held_until = Instant::now() + COMMIT_HOLD;
-                    while told.is_some_and(|last| is_only_commit(&request, last))
+                    // Nodes wait for their copy of the catalog.
+                    while group != GroupId::CATALOG
+                        && told.is_some_and(|last| is_only_commit(&request, last))
                         && let Ok(Some(later)) = timeout_at(held_until, input.next()).await
                     {
                         request = later;

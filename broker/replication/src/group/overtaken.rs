@@ -25,6 +25,8 @@ pub(crate) struct TakenBack {
     kept: LogId,
     /// The leader's entry, at or below it.
     found: LogId,
+    /// The sender's term is before that of what is committed here: it was deposed, and takes back nothing.
+    is_deposed: bool,
     /// Of the instance that was asked for it.
     shared: Arc<Shared>,
 }
@@ -37,6 +39,10 @@ impl Group {
         shared: &Arc<Shared>,
         request: &AppendEntriesRequest<Types>,
     ) -> Option<TakenBack> {
+        // It goes on from the end of this log: all up to there is the same.
+        if request.prev_log_id.as_ref().map(from_raft) == self.log.bounds().last {
+            return None;
+        }
         let kept = self.kept(shared)?;
         let found = last_upto(kept.index, request)?;
         if found == kept {
@@ -45,9 +51,12 @@ impl Group {
         // After `kept`: whoever committed that led in this term or an earlier one, and in an older one than
         // the sender's nothing can be committed that the sender lacks.
         let voted = self.log.vote().map(|vote| vote.term);
-        if voted > Some(vote_to_wire(&request.vote).term) {
+        let term = vote_to_wire(&request.vote).term;
+        if voted > Some(term) {
             return None;
         }
+        // A log that came as a seed may be of a later term than the vote, and openraft looks at the vote.
+        let is_deposed = kept.term > term;
         let here = if found.index == kept.index {
             Some(kept.term)
         } else if let Some(last) = self.log.bounds().last.filter(|last| last.index == found.index) {
@@ -58,7 +67,7 @@ impl Group {
         };
         // Of an entry that was purged its term is not known, but that no later entry has an earlier one.
         let differs = here.map_or(found.term > kept.term, |term| term != found.term);
-        differs.then(|| TakenBack { kept, found, shared: shared.clone() })
+        differs.then(|| TakenBack { kept, found, is_deposed, shared: shared.clone() })
     }
 
     /// The last entry that is known to be committed here: openraft knows of it before it is applied.
@@ -73,19 +82,25 @@ impl Group {
     }
 
     /// Gives the replica up, to be fed anew by the leader that took something back: its instance ends, log
-    /// and state go, its vote stays. A durable one is quarantined. Returns what the leader is told.
-    pub(crate) async fn give_up(self: &Arc<Self>, taken_back: TakenBack) -> NotHere {
+    /// and state go, its vote stays. A durable one is quarantined. `gone` is called with the log's end.
+    /// Returns what the leader is told.
+    pub(crate) async fn give_up(
+        self: &Arc<Self>,
+        taken_back: TakenBack,
+        gone: impl FnOnce(),
+    ) -> NotHere {
         let group = self.id();
-        let TakenBack { kept, found, shared } = taken_back;
+        let TakenBack { kept, found, is_deposed, shared } = taken_back;
+        let guard = self.lock().await;
+        // Another session may have seen the same, and the replica may be a new one by now.
+        let is_same = guard.as_ref().is_some_and(|awake| Arc::ptr_eq(&awake.shared, &shared));
+        if is_deposed || !is_same {
+            return NotHere::NoSession;
+        }
         if self.log.options().durability == Durability::Durable {
             tracing::error!(%group, %kept, %found, "a leader takes back what is committed here");
             self.log.set_quarantined("its leader takes back entries that were committed");
             return NotHere::Quarantined;
-        }
-        let guard = self.lock().await;
-        // Another session may have seen the same, and the replica may be a new one by now.
-        if !guard.as_ref().is_some_and(|awake| Arc::ptr_eq(&awake.shared, &shared)) {
-            return NotHere::NoSession;
         }
         tracing::warn!(
             %group, %kept, %found,
@@ -101,6 +116,7 @@ impl Group {
         shared.give_up();
         // Nobody waits for it: what the leader sends next is behind it in the journal.
         self.log.drop_log(Box::new(|_| {}));
+        gone();
         drop(guard);
         NotHere::NoSession
     }
