@@ -1,6 +1,7 @@
-//! Variable-length integers of the records section: seven bits a byte, least significant first, the
+//! Variable-length integers of the records section and of control entries: seven bits a byte, least significant first, the
 //! high bit says that another byte follows. One encoding per number: longer forms are refused.
 
+use bytes::BytesMut;
 use thiserror::Error;
 
 /// Most bytes a 32-bit number takes.
@@ -90,6 +91,14 @@ pub(crate) fn write_u64(mut number: u64, out: &mut [u8], at: &mut usize) {
     }
     out[*at] = number as u8;
     *at += 1;
+}
+
+/// Appends `number` to `out`.
+#[inline]
+pub fn put_u64(out: &mut BytesMut, number: u64) {
+    let (mut bytes, mut at) = ([0; U64_BYTES_MAX], 0);
+    write_u64(number, &mut bytes, &mut at);
+    out.extend_from_slice(&bytes[..at]);
 }
 
 /// How many bytes `number` takes.

@@ -3,6 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 use plimsoll_protocol::ids::Offset;
+pub(crate) use plimsoll_protocol::varint::put_u64;
 use plimsoll_protocol::varint::{self, VarintError};
 use thiserror::Error;
 
@@ -164,15 +165,6 @@ fn fault(error: VarintError, at: usize) -> DecodeQueueError {
         VarintError::Truncated => DecodeQueueError::Truncated { at },
         VarintError::OutOfRange => DecodeQueueError::Number { at },
     }
-}
-
-/// Writes a number in its shortest form.
-pub(crate) fn put_u64(out: &mut BytesMut, mut number: u64) {
-    while number >= 0x80 {
-        out.put_u8((number as u8) | 0x80);
-        number >>= 7;
-    }
-    out.put_u8(number as u8);
 }
 
 /// Writes a signed number.

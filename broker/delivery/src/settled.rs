@@ -74,10 +74,10 @@ impl Settled {
         if from > self.floor {
             return self.above.insert_run(Run { from, upto: run.upto });
         }
-        let were_settled = self.above.remove_below(run.upto);
-        let new = run.upto.0 - self.floor.0 - were_settled;
-        self.floor = self.above.next_absent(run.upto);
-        self.above.remove_below(self.floor);
+        let floor = self.above.next_absent(run.upto);
+        let were_settled = self.above.remove_below(floor);
+        let new = floor.0 - self.floor.0 - were_settled;
+        self.floor = floor;
         new
     }
 

@@ -327,14 +327,14 @@ impl<'a> RecordEncoding<'a> {
             put_byte_string(out, key);
         }
         if !view.headers.is_empty() {
-            put_varint(out, view.headers.len() as u64);
+            varint::put_u64(out, view.headers.len() as u64);
             for (name, value) in view.headers.iter() {
                 put_byte_string(out, name.as_bytes());
                 put_byte_string(out, value);
             }
         }
         for at in [view.deliver_at_ms, view.expires_at_ms].into_iter().flatten() {
-            put_varint(out, relative(at, view.timestamp_ms));
+            varint::put_u64(out, relative(at, view.timestamp_ms));
         }
         if let Some(priority) = view.priority {
             out.put_u8(priority);
@@ -350,13 +350,7 @@ fn relative(at_ms: i64, timestamp_ms: i64) -> u64 {
     varint::zigzag(at_ms.wrapping_sub(timestamp_ms))
 }
 
-fn put_varint(out: &mut BytesMut, number: u64) {
-    let (mut bytes, mut at) = ([0; varint::U64_BYTES_MAX], 0);
-    varint::write_u64(number, &mut bytes, &mut at);
-    out.extend_from_slice(&bytes[..at]);
-}
-
 fn put_byte_string(out: &mut BytesMut, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
+    varint::put_u64(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }

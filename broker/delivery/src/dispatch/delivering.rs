@@ -117,27 +117,23 @@ impl Dispatcher {
 
     fn hand(&mut self, index: u32, place: u32, now: Now) -> Option<Delivery> {
         self.leave_ready(index);
-        let spec = self.consumers.get_mut(place).spec;
         let slot = &mut self.slots[index];
         slot.attempts += 1;
         slot.consumer = place;
         let (offset, attempt, bytes) = (slot.offset, slot.attempts, slot.bytes);
-        let consumer = self.consumers.id(place);
         self.consumers.given(place, bytes);
-        let held = &mut self.consumers.get_mut(place).held;
-        self.slots.push_back(held, Link::Consumer, index);
+        let consumer = self.consumers.get_mut(place);
+        let settles_itself = consumer.spec.settles_itself;
+        self.slots.push_back(&mut consumer.held, Link::Consumer, index);
         self.held += 1;
         self.pending.acquired(offset, attempt, now.monotonic);
-        let until = now.monotonic.plus(self.config.lease_ms.into());
-        let delivery = Delivery { consumer, offset, attempt, until };
-        if self.config.counting == Counting::Before && !spec.settles_itself {
+        if self.config.counting == Counting::Before && !settles_itself {
             self.slots[index].stage = Stage::Granting;
             return None;
         }
-        self.slots[index].stage = Stage::Held;
-        self.leases.begin(&mut self.slots, index, until);
-        if spec.settles_itself {
-            self.settle(consumer, offset, attempt, Outcome::Accept, now)
+        let delivery = self.begin_lease(index, now);
+        if settles_itself {
+            self.settle(delivery.consumer, offset, attempt, Outcome::Accept, now)
                 .expect("it was handed out just now");
         }
         Some(delivery)
@@ -145,13 +141,17 @@ impl Dispatcher {
 
     /// The attempt of a message is written: now it is delivered.
     pub(super) fn grant(&mut self, index: u32, now: Now) {
+        let delivery = self.begin_lease(index, now);
+        self.granted.push_back(delivery);
+    }
+
+    fn begin_lease(&mut self, index: u32, now: Now) -> Delivery {
         let until = now.monotonic.plus(self.config.lease_ms.into());
         self.slots[index].stage = Stage::Held;
         self.leases.begin(&mut self.slots, index, until);
         let slot = &self.slots[index];
         let consumer = self.consumers.id(slot.consumer);
-        let (offset, attempt) = (slot.offset, slot.attempts);
-        self.granted.push_back(Delivery { consumer, offset, attempt, until });
+        Delivery { consumer, offset: slot.offset, attempt: slot.attempts, until }
     }
 
     fn is_held(&self, delivery: &Delivery) -> bool {
@@ -167,5 +167,12 @@ impl Dispatcher {
         let slot = &self.slots[index];
         assert_eq!(slot.stage, Stage::Ready, "message {} is ready", slot.offset);
         self.levels[usize::from(slot.level)].ready -= 1;
+    }
+
+    /// A loaded message may be delivered from now on.
+    pub(super) fn make_ready(&mut self, index: u32) {
+        self.slots[index].stage = Stage::Ready;
+        let level = usize::from(self.slots[index].level);
+        self.levels[level].push(&self.slots, index);
     }
 }

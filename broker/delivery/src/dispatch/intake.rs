@@ -182,9 +182,8 @@ impl Dispatcher {
         if self.scan < self.scan_end {
             self.scan = state.settled().next_unsettled(self.scan).min(self.scan_end);
         }
-        let scan = self.wanted_scan();
-        let want = if self.scan_is_next { scan.or(self.wanted_backlog()) } else { None };
-        let want = want.or_else(|| self.wanted_backlog()).or(scan);
+        let (scan, backlog) = (self.wanted_scan(), self.wanted_backlog());
+        let want = if self.scan_is_next { scan.or(backlog) } else { backlog.or(scan) };
         self.scan_is_next = want != scan;
         want
     }
@@ -270,19 +269,19 @@ impl Dispatcher {
     fn load(&mut self, message: &Message, level: u8, attempts: u32) {
         let (offset, end) = (message.offset, self.end_of_life(message));
         let key = message.key.filter(|_| self.keyed());
-        if let Some(key) = key
-            && !self.keys.ask(key, offset)
+        let behind = key.filter(|key| !self.keys.ask(*key, offset));
+        if let Some(key) = behind
+            && self.keys.must_park(key, self.limits.waiting_max)
         {
-            if self.keys.must_park(key, self.limits.waiting_max) {
-                self.keys.park(key, offset);
-            } else {
-                let index = self.slots.load(offset, Some(key), level, message.bytes, end, attempts);
+            return self.keys.park(key, offset);
+        }
+        let index = self.slots.load(offset, key, level, message.bytes, end, attempts);
+        match behind {
+            Some(key) => {
                 self.slots[index].stage = Stage::Blocked;
                 self.keys.wait(&mut self.slots, key, index);
             }
-            return;
+            None => self.make_ready(index),
         }
-        let index = self.slots.load(offset, key, level, message.bytes, end, attempts);
-        self.levels[usize::from(level)].push(&self.slots, index);
     }
 }

@@ -95,12 +95,15 @@ impl Dispatcher {
         if !self.buried.is_empty() {
             self.buried.remove_run(run);
         }
-        for offset in run.offsets() {
-            if let Some(index) = self.slots.find(offset)
-                && self.slots[index].stage == Stage::Ending
-            {
-                self.finish(index);
-            }
+        run.offsets().for_each(|offset| self.finish_decided(offset));
+    }
+
+    /// Ends a message whose end was decided here.
+    fn finish_decided(&mut self, offset: Offset) {
+        if let Some(index) = self.slots.find(offset)
+            && self.slots[index].stage == Stage::Ending
+        {
+            self.finish(index);
         }
     }
 
@@ -141,11 +144,7 @@ impl Dispatcher {
     fn buried(&mut self, item: &Buried, state: &QueueState) {
         for offset in item.run.offsets() {
             self.loose.remove(offset);
-            if let Some(index) = self.slots.find(offset)
-                && self.slots[index].stage == Stage::Ending
-            {
-                self.finish(index);
-            }
+            self.finish_decided(offset);
             // The fold has the last word: somebody may have ended it before.
             let mark = state.mark(offset);
             if let Some(reason) = mark.buried

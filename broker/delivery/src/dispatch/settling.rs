@@ -70,10 +70,7 @@ impl Dispatcher {
                 self.begin_end(index);
                 self.pending.settled(offset);
             }
-            Outcome::Release { delay_ms } => {
-                let delay = delay_ms.unwrap_or_else(|| self.config.backoff_ms(attempt));
-                self.fail(index, Some(delay), now);
-            }
+            Outcome::Release { delay_ms } => self.fail(index, delay_ms, now),
             Outcome::Reject => self.end(index, Reason::Rejected),
         }
         Ok(())
@@ -211,9 +208,7 @@ impl Dispatcher {
         match delay_ms.unwrap_or_else(|| self.config.backoff_ms(attempts)) {
             0 => {
                 self.pending.released(offset, attempts, None);
-                self.slots[index].stage = Stage::Ready;
-                let level = usize::from(self.slots[index].level);
-                self.levels[level].push(&self.slots, index);
+                self.make_ready(index);
             }
             delay => {
                 self.pending.released(offset, attempts, Some(now.unix.plus(delay)));
@@ -268,11 +263,7 @@ impl Dispatcher {
         match self.keys.pass(&mut self.slots, key, offset) {
             Next::Nobody => {}
             Next::Loaded(index) if self.slots[index].stage == Stage::Ending => {}
-            Next::Loaded(index) => {
-                self.slots[index].stage = Stage::Ready;
-                let level = usize::from(self.slots[index].level);
-                self.levels[level].push(&self.slots, index);
-            }
+            Next::Loaded(index) => self.make_ready(index),
             Next::Parked(offset) => {
                 self.levels[0].backlog.insert(offset);
             }
