@@ -7,7 +7,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::shortstr::ShortStr;
+use crate::shortstr::{SHORTSTR_BYTES_MAX, ShortStr};
 
 /// Class and method number of a method, (0, 0) where no method is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
@@ -100,9 +100,6 @@ reply_codes! {
     InternalError = 541, "INTERNAL_ERROR", true;
 }
 
-/// Bytes that a short string holds.
-const TEXT_BYTES_MAX: usize = 255;
-
 /// Why a channel or the connection ends.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{} {}", .code.number(), self.reply_text())]
@@ -135,8 +132,8 @@ impl Fault {
     #[must_use]
     pub fn reply_text(&self) -> ShortStr {
         let mut text = format!("{} - {}", self.code.name(), self.text);
-        if text.len() > TEXT_BYTES_MAX {
-            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX - 3));
+        if text.len() > SHORTSTR_BYTES_MAX {
+            text.truncate(text.floor_char_boundary(SHORTSTR_BYTES_MAX - 3));
             text.push_str("...");
         }
         ShortStr::cut(&text)

@@ -257,8 +257,8 @@ impl<'a> TableRef<'a> {
 
     /// The first field with this name.
     #[must_use]
-    pub fn find(self, name: &str) -> Option<FieldValue<'a>> {
-        self.iter().find(|(other, _)| *other == name.as_bytes()).map(|(_, value)| value)
+    pub fn find(self, name: impl AsRef<[u8]>) -> Option<FieldValue<'a>> {
+        self.iter().find(|(other, _)| *other == name.as_ref()).map(|(_, value)| value)
     }
 }
 

@@ -15,14 +15,6 @@ fn queue(name: &str) -> Answer {
     Answer::Queue { name: s(name), message_count: 5, consumer_count: 2 }
 }
 
-fn settle(outcome: Outcome, messages: &[u64]) -> Ask {
-    let settled = |message: &u64| Settled {
-        message: MessageRef { queue: 3, message: *message },
-        consumer_tag: Some(s("c")),
-    };
-    Ask::Settle(Settlement { outcome, deliveries: messages.iter().map(settled).collect() })
-}
-
 #[test]
 fn commands_wait_for_the_answer_of_their_channel_only() {
     let mut client = Client::with_channel();

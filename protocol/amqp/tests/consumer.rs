@@ -11,14 +11,6 @@ use plimsoll_amqp::session::*;
 
 use model::client::*;
 
-fn settle(outcome: Outcome, messages: &[u64]) -> Ask {
-    let settled = |message: &u64| Settled {
-        message: MessageRef { queue: 3, message: *message },
-        consumer_tag: Some(s("c")),
-    };
-    Ask::Settle(Settlement { outcome, deliveries: messages.iter().map(settled).collect() })
-}
-
 #[test]
 fn windows_of_consumer_and_channel_bound_deliveries() {
     let mut client = Client::with_channel();

@@ -157,10 +157,10 @@ macro_rules! methods {
 
             /// Reads the fields of method `id`, from the byte at 4 on.
             pub(super) fn read_fields(id: MethodId, payload: &Bytes) -> Result<Self, MethodError> {
-                let mut reader = Reader::new(payload, 4);
+                let reader = Reader::new(payload, 4);
                 let (name, read) = match (id.class, id.method) {
                     $(($class, $method) => {
-                        ($text, read_to_end(&mut reader, |_reader| {
+                        ($text, read_to_end(reader, |_reader| {
                             Ok(Self::$name($name { $($field: Field::read(_reader)?),* }))
                         }))
                     })+
@@ -186,14 +186,12 @@ macro_rules! methods {
 pub(crate) use methods;
 
 fn read_to_end(
-    reader: &mut Reader<'_>,
+    mut reader: Reader<'_>,
     read: impl FnOnce(&mut Reader<'_>) -> Result<Method, Malformed>,
 ) -> Result<Method, Malformed> {
-    let method = read(reader)?;
-    match reader.remaining() {
-        0 => Ok(method),
-        extra => Err(Malformed::Trailing { extra }),
-    }
+    let method = read(&mut reader)?;
+    reader.finish()?;
+    Ok(method)
 }
 
 impl Method {

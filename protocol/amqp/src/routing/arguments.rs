@@ -6,9 +6,6 @@ use crate::error::{Fault, ReplyCode, Resource};
 use crate::shortstr::ShortStr;
 use crate::table::{FieldTable, FieldValue};
 
-/// The longest time, in milliseconds.
-const TIME_MAX_MS: i64 = u32::MAX as i64;
-
 /// Which of RabbitMQ's types of queue a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QueueKind {
@@ -141,11 +138,8 @@ fn natural(value: FieldValue<'_>) -> Checked<u64> {
 }
 
 fn time_ms(value: FieldValue<'_>) -> Checked<u32> {
-    match integer(value)? {
-        number if number < 0 => Err(format!("{{value_negative,{number}}}")),
-        number if number > TIME_MAX_MS => Err(format!("{{value_too_big,{number}}}")),
-        number => Ok(u32::try_from(number).expect("it is in range")),
-    }
+    let number = natural(value)?;
+    u32::try_from(number).map_err(|_| format!("{{value_too_big,{number}}}"))
 }
 
 fn time_ms_not_zero(value: FieldValue<'_>) -> Checked<u32> {

@@ -36,11 +36,11 @@ pub(super) fn count_up(counted: &mut Counted, destination: &Destination) {
     *counted.entry(destination.clone()).or_default() += 1;
 }
 
-pub(super) fn count_down(counted: &mut Counted, destination: &Destination) {
-    if let Some(count) = counted.get_mut(destination) {
+pub(super) fn count_down<K: Ord>(counted: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counted.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counted.remove(destination);
+            counted.remove(key);
         }
     }
 }

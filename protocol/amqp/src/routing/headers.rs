@@ -48,10 +48,8 @@ pub fn headers_match(arguments: TableRef<'_>, headers: TableRef<'_>) -> bool {
         .filter(|(name, _)| *name != X_MATCH.as_bytes())
         .filter(|(name, _)| mode.with_x || !name.starts_with(b"x-"));
     let mut matches = |(name, wanted): (&[u8], FieldValue<'_>)| {
-        headers
-            .iter()
-            .find(|(other, _)| *other == name)
-            .is_some_and(|(_, value)| wanted == FieldValue::Void || equal(wanted, value))
+        let found = headers.find(name);
+        found.is_some_and(|value| wanted == FieldValue::Void || equal(wanted, value))
     };
     if mode.all { counting.all(&mut matches) } else { counting.any(&mut matches) }
 }

@@ -34,7 +34,7 @@ pub use headers::headers_match;
 pub use keys::{MessageKeys, without_bcc};
 pub use topic::Trie;
 
-use bindings::Bindings;
+use bindings::{Bindings, count_down};
 
 /// The prefix of the keys that lead to a consumer of direct replies.
 pub const DIRECT_REPLY_PREFIX: &str = "amq.rabbitmq.reply-to.";
@@ -238,7 +238,7 @@ impl Topology {
             return removed;
         }
         let unused = exchange.is_done().then(|| source.clone());
-        self.forget_source(&binding.destination, &source, 1);
+        self.forget_source(&binding.destination, &source);
         removed.bindings.push((source, binding));
         self.remove_exchanges(unused.into_iter().collect(), &mut removed);
         removed
@@ -321,14 +321,10 @@ impl Topology {
         (own, self.exchanges.get_mut(name).expect("the exchange is there"))
     }
 
-    fn forget_source(&mut self, destination: &Destination, source: &str, count: usize) {
+    /// One binding of `source` to `destination` is gone.
+    fn forget_source(&mut self, destination: &Destination, source: &ShortStr) {
         let Some(sources) = self.sources.get_mut(destination) else { return };
-        if let Some(bindings) = sources.get_mut(source) {
-            *bindings -= count;
-            if *bindings == 0 {
-                sources.remove(source);
-            }
-        }
+        count_down(sources, source);
         if sources.is_empty() {
             self.sources.remove(destination);
         }
@@ -357,7 +353,7 @@ impl Topology {
         while let Some(name) = names.pop() {
             let Some(exchange) = self.exchanges.remove(&name) else { continue };
             for binding in exchange.bindings.into_all() {
-                self.forget_source(&binding.destination, &name, 1);
+                self.forget_source(&binding.destination, &name);
                 removed.bindings.push((name.clone(), binding));
             }
             names.extend(self.remove_bindings_to(&Destination::Exchange(name.clone()), removed));

@@ -26,7 +26,9 @@ fn one_line(name: &mut ShortStr) {
     }
 }
 
-fn not_default(exchange: &str) -> Result<(), Fault> {
+/// The name of an exchange that is declared, bound or deleted: on one line, and not the default one's.
+fn exchange_name(exchange: &mut ShortStr) -> Result<(), Fault> {
+    one_line(exchange);
     if exchange.is_empty() {
         let text = "operation not permitted on the default exchange";
         return refused(ReplyCode::AccessRefused, text);
@@ -75,14 +77,12 @@ impl Channel {
                 return Ok(());
             }
             Method::ExchangeDeclare(mut declare) => {
-                one_line(&mut declare.exchange);
-                not_default(&declare.exchange)?;
+                exchange_name(&mut declare.exchange)?;
                 let wait = done(declare.no_wait, ExchangeDeclareOk {});
                 (Ask::DeclareExchange(declare), wait)
             }
             Method::ExchangeDelete(mut delete) => {
-                one_line(&mut delete.exchange);
-                not_default(&delete.exchange)?;
+                exchange_name(&mut delete.exchange)?;
                 if delete.exchange.starts_with("amq.") {
                     let exchange = Resource::exchange(&delete.exchange, host.vhost);
                     let text = format!("deletion of system {exchange} not allowed");
@@ -92,18 +92,14 @@ impl Channel {
                 (Ask::DeleteExchange(delete), wait)
             }
             Method::ExchangeBind(mut bind) => {
-                for name in [&mut bind.source, &mut bind.destination] {
-                    one_line(name);
-                    not_default(name)?;
-                }
+                exchange_name(&mut bind.source)?;
+                exchange_name(&mut bind.destination)?;
                 let wait = done(bind.no_wait, ExchangeBindOk {});
                 (Ask::BindExchange(bind), wait)
             }
             Method::ExchangeUnbind(mut unbind) => {
-                for name in [&mut unbind.source, &mut unbind.destination] {
-                    one_line(name);
-                    not_default(name)?;
-                }
+                exchange_name(&mut unbind.source)?;
+                exchange_name(&mut unbind.destination)?;
                 let wait = done(unbind.no_wait, ExchangeUnbindOk {});
                 (Ask::UnbindExchange(unbind), wait)
             }
@@ -241,8 +237,7 @@ impl Channel {
             *key = queue.clone();
         }
         one_line(queue);
-        one_line(exchange);
-        not_default(exchange)
+        exchange_name(exchange)
     }
 
     fn consume(

@@ -113,7 +113,7 @@ impl Capabilities {
             Some(FieldValue::Table(table)) => table,
             _ => return Self::default(),
         };
-        let has = |name| told.find(name) == Some(FieldValue::Bool(true));
+        let has = |name: &str| told.find(name) == Some(FieldValue::Bool(true));
         Self {
             consumer_cancel_notify: has("consumer_cancel_notify"),
             connection_blocked: has("connection.blocked"),

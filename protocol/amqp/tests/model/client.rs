@@ -223,3 +223,12 @@ pub fn delivery(message: u64) -> Delivery {
         body: Bytes::from_static(b"hello"),
     }
 }
+
+/// What the broker is asked to settle, of consumer `c`.
+pub fn settle(outcome: Outcome, messages: &[u64]) -> Ask {
+    let settled = |message: &u64| Settled {
+        message: MessageRef { queue: 3, message: *message },
+        consumer_tag: Some(s("c")),
+    };
+    Ask::Settle(Settlement { outcome, deliveries: messages.iter().map(settled).collect() })
+}
