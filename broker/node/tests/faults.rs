@@ -13,7 +13,9 @@ use plimsoll_protocol::api::{DeleteTopicRequest, NodeStatusRequest, PingRequest}
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::Offset;
 use plimsoll_replication::SystemClock;
-use support::{Client, PATIENCE, TestNode, assert_code, batch, large, small_config, topic};
+use support::{
+    Client, PATIENCE, TestNode, assert_code, batch, eventually, large, small_config, topic,
+};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -62,15 +64,16 @@ async fn a_full_disk_refuses_produce_and_nothing_else_and_recovers_by_itself() {
     // Room for a few batches.
     disk.set_capacity(disk.used_bytes() + (4 << 20));
     let mut stored = 0;
-    let refused = loop {
+    // The store looks at the disk each second, and before it needs more.
+    let refused = eventually("the disk is full", async || {
         match client.produce("t", 0, large(256 << 10)).await {
             Ok(_) => stored += 1,
-            Err(error) => break error,
+            Err(error) => return Some(error),
         }
         assert!(stored < 1000, "the disk should be full");
-        // The store looks at the disk each second, and before it needs more.
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    };
+        None
+    })
+    .await;
     assert_eq!(refused.code, ErrorCode::LowDiskSpace, "{refused:?}");
     assert!(refused.message.contains("free_bytes_min"), "{refused:?}");
     // Reading, asking and deleting go on.
@@ -87,13 +90,16 @@ async fn a_full_disk_refuses_produce_and_nothing_else_and_recovers_by_itself() {
 }
 
 async fn produce_at_last(client: &mut Client) {
-    let trying = async {
-        while let Err(error) = client.produce("other", 0, batch(3..4)).await {
-            assert_eq!(error.code, ErrorCode::LowDiskSpace, "{error:?}");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    eventually("a batch is stored again", async || {
+        match client.produce("other", 0, batch(3..4)).await {
+            Ok(_) => Some(()),
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::LowDiskSpace, "{error:?}");
+                None
+            }
         }
-    };
-    timeout(PATIENCE, trying).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use plimsoll_protocol::api::{
     AckLevel, AlterTopicRequest, ConfigChange, CreditRequest, DeleteTopicRequest,
@@ -18,8 +16,8 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex};
 use plimsoll_transport::TransportKind;
 use support::{
-    NOBODY, PATIENCE, TestNode, assert_code, batch, build, large, produce_request, record,
-    sequenced, topic, until, values,
+    NOBODY, PATIENCE, TestNode, assert_code, batch, build, eventually, large, produce_request,
+    record, sequenced, topic, until, values,
 };
 
 const ALL: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
@@ -426,14 +424,13 @@ async fn partitions_sleep_when_idle_and_wake_for_producers_and_their_consumers()
     consumer.subscribe("t", StartPosition::Earliest, 0).await.unwrap();
     assert_eq!(consumer.pushed_values(2).await, numbers(0..2));
     let describe = describe_request("t");
-    loop {
+    let high_watermark = eventually("the partition sleeps", async || {
         let described = client.call(&describe, Bytes::new()).await.unwrap();
-        if described.partitions[0].condition == PartitionCondition::Asleep {
-            assert_eq!(described.partitions[0].high_watermark, Offset(2));
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        let found = &described.partitions[0];
+        (found.condition == PartitionCondition::Asleep).then_some(found.high_watermark)
+    })
+    .await;
+    assert_eq!(high_watermark, Offset(2));
     client.produce("t", 0, batch(2..3)).await.unwrap();
     assert_eq!(consumer.pushed_values(1).await, ["2"], "subscriptions outlive the sleep");
     assert_eq!(client.fetch_values("t", 0).await, numbers(0..3));
@@ -453,13 +450,11 @@ async fn retention_drops_the_front_and_tells_those_who_ask_for_it() {
         client.produce("t", 0, batch).await.unwrap();
     }
     let describe = describe_request("t");
-    let start = loop {
+    let start = eventually("the front is dropped", async || {
         let described = client.call(&describe, Bytes::new()).await.unwrap();
-        if described.partitions[0].log_start_offset > Offset(0) {
-            break described.partitions[0].log_start_offset;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+        Some(described.partitions[0].log_start_offset).filter(|start| *start > Offset(0))
+    })
+    .await;
     let error = client.fetch("t", 0, 0).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::OffsetOutOfRange);
     assert!(error.offset >= Some(start.0), "the log start is told: {error:?}");

@@ -416,15 +416,23 @@ pub fn assert_code<T: std::fmt::Debug>(outcome: Result<T, ErrorResponse>, code: 
     assert!(error.message.len() > 20, "{error:?}");
 }
 
-/// Waits until a condition holds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+/// Looks again and again until there is something to be seen.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut pauses = tokio::time::interval(Duration::from_millis(1));
+    let looking = async {
+        loop {
+            pauses.tick().await;
+            if let Some(found) = look().await {
+                return found;
+            }
         }
     };
-    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+    timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+}
+
+/// Waits until a condition holds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(what, async || holds().then_some(())).await;
 }
 
 /// An answer to Hello, as bytes that a test can take apart.
