@@ -86,13 +86,16 @@ pub enum Trust {
     Nobody,
 }
 
+/// The addresses of a text that has commas between them.
+pub(crate) fn addresses_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|one| !one.is_empty())
+}
+
 impl ClientConfig {
     /// Settings for a node at `address`, or nodes at several with commas between, all else by default.
     pub fn new(address: impl Into<String>, trust: Trust) -> Self {
-        let addresses = address.into();
-        let addresses = addresses.split(',').map(str::trim).filter(|one| !one.is_empty());
         Self {
-            addresses: addresses.map(str::to_owned).collect(),
+            addresses: addresses_of(&address.into()).map(str::to_owned).collect(),
             transport: TransportKind::Quic,
             trust,
             server_name: None,

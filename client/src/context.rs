@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::config::addresses_of;
+
 /// Name of the context that `plimsoll serve` leaves behind.
 pub const LOCAL: &str = "local";
 
@@ -33,6 +35,13 @@ pub struct Context {
     /// SHA-256 fingerprint of the node's certificate or authority, in place of `ca_pem`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
+}
+
+impl Context {
+    /// The nodes' addresses, each for itself.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        addresses_of(&self.address)
+    }
 }
 
 fn quic() -> String {

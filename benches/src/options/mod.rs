@@ -121,7 +121,6 @@ const LATENCY_RATE: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zer
 /// cluster has no room left at 1,000 records per second, one after the other: what would be measured
 /// is the queue before it.
 const CLUSTER_RATE: NonZeroU32 = NonZeroU32::new(500).expect("500 is not zero");
-const FAILOVER_RATE: NonZeroU32 = NonZeroU32::new(500).expect("500 is not zero");
 const FAILOVER_ROUNDS: u32 = 20;
 /// Replicas of a topic, where there are nodes enough.
 const REPLICAS: u32 = 3;
@@ -251,11 +250,11 @@ impl Options {
             batch_records: or(self.batch_records, defaults.batch_records),
             records,
             rate: match workload {
+                Workload::Failover => Some(self.rate.unwrap_or(CLUSTER_RATE)),
                 Workload::Latency | Workload::Rebalance => {
                     let default = if nodes > 1 { CLUSTER_RATE } else { LATENCY_RATE };
                     Some(self.rate.unwrap_or(default))
                 }
-                Workload::Failover => Some(self.rate.unwrap_or(FAILOVER_RATE)),
                 Workload::EndToEnd => self.rate,
                 _ => None,
             },

@@ -305,9 +305,8 @@ fn with_others(local: SocketAddr, ca: Option<&str>, before: Option<&context::Con
         ca.is_some() && ca == before.ca_pem.as_deref().and_then(authority)
     };
     let local = local.to_string();
-    let others = before.filter(known).map_or("", |before| before.address.as_str());
-    let others = others.split(',').map(str::trim);
-    let others = others.filter(|other| !other.is_empty() && *other != local);
+    let others = before.filter(known).into_iter().flat_map(context::Context::addresses);
+    let others = others.filter(|other| *other != local);
     let all: Vec<&str> =
         std::iter::once(local.as_str()).chain(others).take(ADDRESSES_MAX).collect();
     all.join(",")

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 
 use self::lead::Led;
-pub(crate) use self::overtaken::TakenBack;
+pub(crate) use self::overtaken::{TakenBack, abandon};
 use crate::config::Blocking;
 use crate::error::{LeadError, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;

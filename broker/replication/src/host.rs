@@ -22,6 +22,7 @@ use crate::error::OpenGroupError;
 use crate::fold::GroupKind;
 use crate::group::Group;
 use crate::incoming;
+use crate::log_store::unawaited;
 use crate::members;
 use crate::metadata;
 use crate::moves;
@@ -501,7 +502,7 @@ impl Host {
         // member that was away from where it was.
         let feeds = id == GroupId::CATALOG || !self.around.is_sole_replica(id);
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
-            log.purge(safe.applied, Box::new(|_| {}));
+            log.purge(safe.applied, unawaited());
         }
         let safe_upto = held.as_ref().map_or(safe.high_watermark, |group| group.retainable(safe));
         let nothing =

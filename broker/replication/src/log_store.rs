@@ -18,11 +18,12 @@ use openraft::storage::{
     IOFlushed, LeaderBoundedStreamError, LeaderBoundedStreamResult, LogState, RaftLogReader,
     RaftLogStorage,
 };
-use plimsoll_log::{Completion, Durability, FatalError, GroupLog, LogEntry};
+use plimsoll_log::{Completion, FatalError, GroupLog, LogEntry};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::group::abandon;
 use crate::shared::Shared;
 use crate::types::{
     Entry, RaftLogId, RaftVote, Types, from_raft, to_raft, vote_from_raft, vote_to_raft,
@@ -66,7 +67,7 @@ fn durable(outcome: Result<(), Arc<FatalError>>) -> Result<(), io::Error> {
 
 /// A write whose end nobody waits for: what follows it in the journal is durable after it, and a
 /// failure is told by the store to the node and fails whatever comes later.
-fn unawaited() -> Completion {
+pub(crate) fn unawaited() -> Completion {
     Box::new(|_| {})
 }
 
@@ -88,16 +89,8 @@ impl LogStore {
     /// says what it is; this is the guard behind it.
     fn overtaken(&self, applied: LogId) -> Overtaken {
         let group = self.log.id();
-        match self.log.options().durability {
-            Durability::Memory => {
-                tracing::warn!(%group, %applied, "the group has lost entries elsewhere: this replica begins anew");
-                self.shared.give_up();
-                self.log.drop_log(unawaited());
-            }
-            Durability::Durable => {
-                self.log.set_quarantined("its leader takes back entries that were committed");
-            }
-        }
+        tracing::warn!(%group, %applied, "openraft takes back what is applied here");
+        abandon(&self.log, &self.shared);
         Overtaken { applied }
     }
 }

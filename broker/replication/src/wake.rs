@@ -18,7 +18,7 @@ use crate::error::OpenGroupError;
 use crate::fold::{Fold, GroupKind};
 use crate::host::Surroundings;
 use crate::keeper::{Keeper, configs_of, has_others};
-use crate::log_store::LogStore;
+use crate::log_store::{LogStore, unawaited};
 use crate::membership;
 use crate::network::GroupNetworks;
 use crate::role::{Configs, Role, Standing, is_alone};
@@ -345,7 +345,7 @@ fn load(log: &GroupLog, kind: GroupKind, around: &Surroundings) -> Result<Fold, 
         (Some(applied), last) if last.is_none_or(|last| last.index < applied.index) => {
             let offset = fold.progress().high_watermark;
             tracing::warn!(%group, %applied, %offset, "log ends before its state: it goes on behind it");
-            log.reset_to(applied, offset, Box::new(|_| {}));
+            log.reset_to(applied, offset, unawaited());
         }
         // The same, before the first checkpoint: even the membership is gone, the vote is not.
         (None, None) if log.vote().is_some() && around.may_begin_anew(group) => {

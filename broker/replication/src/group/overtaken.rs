@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use openraft::entry::RaftEntry as _;
 use openraft::raft::AppendEntriesRequest;
-use plimsoll_log::Durability;
+use plimsoll_log::{Durability, GroupLog};
 use plimsoll_protocol::ids::{LogId, LogIndex};
 use plimsoll_protocol::peer::NotHere;
 
 use super::Group;
+use crate::log_store::unawaited;
 use crate::shared::Shared;
 use crate::types::{Types, from_raft};
 use crate::wire::vote_to_wire;
@@ -99,7 +100,7 @@ impl Group {
         }
         if self.log.options().durability == Durability::Durable {
             tracing::error!(%group, %kept, %found, "a leader takes back what is committed here");
-            self.log.set_quarantined("its leader takes back entries that were committed");
+            abandon(&self.log, &shared);
             return NotHere::Quarantined;
         }
         tracing::warn!(
@@ -113,12 +114,24 @@ impl Group {
                 return NotHere::NoSession;
             }
         };
-        shared.give_up();
-        // Nobody waits for it: what the leader sends next is behind it in the journal.
-        self.log.drop_log(Box::new(|_| {}));
+        abandon(&self.log, &shared);
         gone();
         drop(guard);
         NotHere::NoSession
+    }
+}
+
+/// The end of a replica of which something is taken back that is committed in it. In memory, of its log and
+/// state; with durability nothing goes, and the replica is shut off.
+pub(crate) fn abandon(log: &GroupLog, shared: &Shared) {
+    match log.options().durability {
+        Durability::Memory => {
+            shared.give_up();
+            log.drop_log(unawaited());
+        }
+        Durability::Durable => {
+            log.set_quarantined("its leader takes back entries that were committed");
+        }
     }
 }
 
