@@ -10,6 +10,9 @@ use crate::placement::Placement;
 use crate::table::Table;
 
 /// Takes over each replica whose node still takes replicas and whose rack is not needed for another.
+///
+/// What has to go is chosen when the loads of all nodes are known: taken from the fullest it need not
+/// be followed by a second move that evens out the first.
 pub(crate) fn keep(table: &mut Table, in_force: &Placement) {
     for slot in 0..table.slots.len() {
         let group: GroupId = table.slots[slot].group;
@@ -21,22 +24,31 @@ pub(crate) fn keep(table: &mut Table, in_force: &Placement) {
                 }
             }
         }
+    }
+    for slot in 0..table.slots.len() {
         while table.shares_too_much(slot) {
             let sharing = |table: &Table, node| table.shares_rack(slot, node);
-            drop_last_met(table, slot, sharing);
+            drop_fullest(table, slot, sharing);
         }
         while table.slots[slot].held.len() > table.slots[slot].replicas {
-            drop_last_met(table, slot, |_, _| true);
+            drop_fullest(table, slot, |_, _| true);
         }
     }
 }
 
-/// Drops the replica that the walk meets last among those that may go; the leader only if alone.
-fn drop_last_met(table: &mut Table, slot: usize, may_go: impl Fn(&Table, u16) -> bool) {
+/// Drops the replica on the relatively most loaded node among those that may go; the leader only if
+/// alone.
+fn drop_fullest(table: &mut Table, slot: usize, may_go: impl Fn(&Table, u16) -> bool) {
     let leader = table.slots[slot].leader;
-    let candidates = table.slots[slot].held.iter().copied().filter(|&node| may_go(table, node));
-    let last = candidates.max_by_key(|&node| (Some(node) != leader, table.rank(slot, node)));
-    table.drop(slot, last.expect("a slot with too many replicas has one that may go"));
+    let fullest = table.slots[slot]
+        .held
+        .iter()
+        .copied()
+        .filter(|&node| may_go(table, node))
+        .max_by(|&a, &b| {
+            (Some(a) != leader).cmp(&(Some(b) != leader)).then_with(|| table.replicas.compare(a, b))
+        });
+    table.drop(slot, fullest.expect("a slot with too many replicas has one that may go"));
 }
 
 /// Moves replicas off nodes above their bound: to the relatively least loaded that they fit, and
@@ -74,7 +86,8 @@ fn least_loaded_with_room(table: &Table, slot: usize, from: u16) -> Option<u16> 
         .min_by(|&a, &b| table.replicas.compare(a, b))
 }
 
-/// Lets each node that is below its floor take replicas up to its fair share.
+/// Lets each node that is below its floor take replicas: a newcomer up to its fair share, another up
+/// to its floor.
 ///
 /// A donor stays at its own fair share (rounded down) or above, so every node that is served is done
 /// with, and the loop ends.
@@ -112,7 +125,10 @@ fn gives(table: &Table, donors: DonorsAbove, node: u16) -> bool {
 
 fn pull_to(table: &mut Table, node: u16) -> bool {
     let at = usize::from(node);
-    let target = table.replicas.fair[at].floor();
+    let fair = table.replicas.fair[at].floor();
+    // A newcomer gets its share at once. One that fell behind because others went is only brought back
+    // within the rules: to its floor.
+    let target = if table.replicas.now[at] < fair / 2 { fair } else { table.replicas.floor[at] };
     // Those that the ring would put here come first; the hash order of slots breaks ties.
     let mut slots: Vec<(usize, usize)> = (0..table.slots.len())
         .filter(|&slot| !table.slots[slot].held.contains(&node))
