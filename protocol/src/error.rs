@@ -94,6 +94,14 @@ error_codes! {
     OffsetOutOfRange = 204,
     /// The topic or the node would have more partitions than allowed.
     TooManyPartitions = 205,
+    /// The topic is no queue, or has no subscription of this name.
+    UnknownQueue = 206,
+    /// A queue or subscription of this name exists already.
+    QueueExists = 207,
+    /// The queue has an exclusive consumer, or others beside one that must be alone.
+    QueueInUse = 208,
+    /// The queue is as long as it may be.
+    QueueFull = 209,
     /// The batch is damaged, or its counts are wrong.
     CorruptBatch = 300,
     /// The batch is larger than allowed, as sent or after decompression.

@@ -10,6 +10,8 @@ mod hello;
 mod metadata;
 mod node;
 mod produce;
+mod queue_config;
+mod queues;
 mod topic_config;
 mod topics;
 
@@ -34,6 +36,18 @@ pub use metadata::{
 pub use node::{Counter, NodeStatusRequest, NodeStatusResponse, PingRequest};
 pub use produce::{
     AckLevel, InitProducerRequest, ProduceRequest, ProduceResponse, ProducerIdentity,
+};
+pub use queue_config::{
+    QUEUE_CONFIG_KEYS, QUEUE_DEAD_LETTER_BYTES_MAX, QUEUE_LEASE_MS_MAX, QUEUE_LEVELS_MAX,
+    QueueConfigError, QueueCounting, QueueKey, QueueMode, QueueOverflow, QueueSettings,
+};
+pub use queues::{
+    AttachRequest, AttachResponse, CancelMessageRequest, CancelMessageResponse, CreateQueueRequest,
+    DeleteSubscriptionRequest, DeliveredMessage, DescribeQueueRequest, ExplainMessageRequest,
+    ExtendRequest, ListQueuesRequest, ListQueuesResponse, MessageExplanation, MessageStanding,
+    PeekQueueRequest, PeekQueueResponse, PurgeQueueRequest, PurgeQueueResponse,
+    PutSubscriptionRequest, QueueDelivery, QueueInfo, QueueStanding, SettleOutcome, SettleRefusal,
+    SettleRequest, SettleResponse, Settlement,
 };
 pub use topic_config::{
     BATCH_BYTES_MAX_CEILING, ConfigError, ConfigKey, TOPIC_CONFIG_KEYS, TopicConfig,
@@ -137,6 +151,30 @@ api_keys! {
     TransferLeader = 22, versions 1 to 1;
     /// Shows what a new node needs to join.
     JoinToken = 23, versions 1 to 1;
+    /// Creates a queue.
+    CreateQueue = 24, versions 1 to 1;
+    /// Makes or changes a subscription that settles message by message, or a queue.
+    PutSubscription = 25, versions 1 to 1;
+    /// Ends such a subscription.
+    DeleteSubscription = 26, versions 1 to 1;
+    /// Lists queues and such subscriptions.
+    ListQueues = 27, versions 1 to 1;
+    /// Shows how a partition of a queue stands.
+    DescribeQueue = 28, versions 1 to 1;
+    /// Has messages of a queue handed out as they come.
+    Attach = 29, versions 1 to 1;
+    /// Says what became of messages.
+    Settle = 30, versions 1 to 1;
+    /// Begins leases anew.
+    Extend = 31, versions 1 to 1;
+    /// Says why a message is not delivered.
+    ExplainMessage = 32, versions 1 to 1;
+    /// Ends a message that nobody holds.
+    CancelMessage = 33, versions 1 to 1;
+    /// Ends all of them.
+    PurgeQueue = 34, versions 1 to 1;
+    /// Looks at messages without taking them.
+    PeekQueue = 35, versions 1 to 1;
 }
 
 impl ApiKey {

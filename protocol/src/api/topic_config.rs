@@ -28,11 +28,11 @@ wire_struct! {
     }
 }
 
-const KIB: u64 = 1 << 10;
+pub(super) const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 const SECOND: u64 = 1000;
-const DAY: u64 = 24 * 60 * 60 * SECOND;
+pub(super) const DAY: u64 = 24 * 60 * 60 * SECOND;
 
 /// Largest `batch-bytes-max`: a batch and the frame around it fit the default frame limit.
 pub const BATCH_BYTES_MAX_CEILING: u32 = 15 << 20;
@@ -316,10 +316,10 @@ impl Scale {
     }
 }
 
-type Units = &'static [(&'static str, u64)];
+pub(super) type Units = &'static [(&'static str, u64)];
 
 /// Smallest first; the first is the unit of a number alone.
-const TIME_UNITS: Units = &[
+pub(super) const TIME_UNITS: Units = &[
     ("ms", 1),
     ("s", SECOND),
     ("m", 60 * SECOND),
@@ -327,7 +327,7 @@ const TIME_UNITS: Units = &[
     ("d", DAY),
     ("w", 7 * DAY),
 ];
-const BYTE_UNITS: Units = &[
+pub(super) const BYTE_UNITS: Units = &[
     ("B", 1),
     ("kB", 1000),
     ("KB", 1000),
@@ -340,7 +340,7 @@ const BYTE_UNITS: Units = &[
     ("TiB", 1024 * GIB),
 ];
 
-fn parse_with_unit(text: &str, units: Units) -> Result<u64, ValueProblem> {
+pub(super) fn parse_with_unit(text: &str, units: Units) -> Result<u64, ValueProblem> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
@@ -358,7 +358,7 @@ fn parse_with_unit(text: &str, units: Units) -> Result<u64, ValueProblem> {
 }
 
 /// The number in the largest binary or time unit that leaves no rest.
-fn with_unit(number: u64, units: Units) -> String {
+pub(super) fn with_unit(number: u64, units: Units) -> String {
     let fits = |&&(name, factor): &&(&str, u64)| {
         let is_shown = factor == 1 || !name.ends_with('B') || name.contains('i');
         is_shown && name != "w" && number >= factor && number.is_multiple_of(factor)

@@ -16,6 +16,8 @@ mod record;
 mod record_codec;
 mod validate;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 pub use builder::{BatchBuilder, PushError, PushOutcome, set_producer};
@@ -127,6 +129,22 @@ impl RecordBatch {
     }
 }
 
+impl Record {
+    /// Takes the first record off `section`, which is a records section or a part of one that begins
+    /// with a record, and moves `at` behind it. The record's bytes are slices of the section.
+    ///
+    /// # Errors
+    /// When there is no record.
+    pub fn decode(
+        section: &Bytes,
+        at: &mut usize,
+        base_timestamp_ms: i64,
+    ) -> Result<Self, RecordError> {
+        let span = RecordSpan::parse(section, at, HEADERS_PER_RECORD_CEILING)?;
+        Ok(span.slice(section, base_timestamp_ms))
+    }
+}
+
 /// The records of one batch. After an error there are no more.
 #[derive(Debug, Clone)]
 pub struct RecordIter {
@@ -149,6 +167,27 @@ impl RecordIter {
             }
             Err(error) => Some(Err(error)),
         }
+    }
+
+    /// As [`RecordIter::next_view`], with where the record lies in [`RecordIter::section`]: what
+    /// [`Record::decode`] reads again.
+    pub fn next_placed(
+        &mut self,
+    ) -> Option<Result<(Offset, Range<usize>, RecordView<'_>), BatchError>> {
+        let from = self.at;
+        match self.next_span()? {
+            Ok((offset, span)) => {
+                let view = span.view(&self.section, self.base_timestamp_ms);
+                Some(Ok((offset, from..self.at, view)))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The records as they lie one after the other, without compression.
+    #[must_use]
+    pub fn section(&self) -> &Bytes {
+        &self.section
     }
 
     /// Passes over records below `offset`, still checking each.

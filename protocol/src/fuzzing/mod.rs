@@ -210,7 +210,29 @@ macro_rules! for_each_body {
             TransferLeaderRequest,
             TransferLeaderResponse,
             JoinTokenRequest,
-            JoinTokenResponse
+            JoinTokenResponse,
+            CreateQueueRequest,
+            QueueInfo,
+            PutSubscriptionRequest,
+            DeleteSubscriptionRequest,
+            ListQueuesRequest,
+            ListQueuesResponse,
+            DescribeQueueRequest,
+            QueueStanding,
+            AttachRequest,
+            AttachResponse,
+            QueueDelivery,
+            SettleRequest,
+            SettleResponse,
+            ExtendRequest,
+            ExplainMessageRequest,
+            MessageExplanation,
+            CancelMessageRequest,
+            CancelMessageResponse,
+            PurgeQueueRequest,
+            PurgeQueueResponse,
+            PeekQueueRequest,
+            PeekQueueResponse
         }
     };
 }
@@ -236,6 +258,9 @@ pub fn api(data: &[u8]) {
     checks[usize::from(selector) % checks.len()](body);
     if let Ok(request) = decode_all::<CreateTopicRequest>(body) {
         let _ = request.config.validate();
+    }
+    if let Ok(request) = decode_all::<CreateQueueRequest>(body) {
+        let _ = request.settings.validate();
     }
     if let Ok(request) = decode_all::<AlterTopicRequest>(body) {
         let _ = TopicConfig::default().with_changes(&request.changes);
@@ -344,6 +369,21 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         ),
         ("error".into(), sample_frame::<ErrorResponse>(ApiKey::Produce, FrameFlags::ERROR, none)),
     ]);
+    let queues = [
+        both::<CreateQueueRequest>(none, none),
+        both::<PutSubscriptionRequest>(none, none),
+        both::<DeleteSubscriptionRequest>(none, none),
+        both::<ListQueuesRequest>(none, none),
+        both::<DescribeQueueRequest>(none, none),
+        both::<AttachRequest>(none, none),
+        both::<SettleRequest>(none, none),
+        both::<ExtendRequest>(none, none),
+        both::<ExplainMessageRequest>(none, none),
+        both::<CancelMessageRequest>(none, none),
+        both::<PurgeQueueRequest>(none, none),
+        both::<PeekQueueRequest>(none, none),
+    ];
+    frames.extend(queues.into_iter().flatten());
     frames
 }
 
@@ -371,6 +411,10 @@ pub fn layouts() -> Vec<&'static str> {
         PlannedChange::LAYOUT,
         PlannedLoad::LAYOUT,
         TopicConfig::LAYOUT,
+        QueueSettings::LAYOUT,
+        DeliveredMessage::LAYOUT,
+        Settlement::LAYOUT,
+        SettleRefusal::LAYOUT,
         ConfigChange::LAYOUT,
         Counter::LAYOUT,
         crate::error::LeaderHint::LAYOUT,

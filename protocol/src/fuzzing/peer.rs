@@ -20,7 +20,7 @@ macro_rules! for_each_peer_body {
             Leads, GroupClaim, Digest, GroupDigest, ReplicaCondition,
             GroupStatus, GroupStatusReply, GroupReport, GroupMembers, ReplicaMatch,
             ReadIndex, ReadIndexReply, ReadMark, CommitOf, CommitOfReply, CommitMark,
-            Forward, ForwardReply, Step, MemberStep, StepReply, DropReplica,
+            Forward, ForwardReply, Step, MemberStep, StepReply, DropReplica, StoreBatch, BatchStored,
             SeedBegin, SeedSegment, SeedHeld, SeedPiece, SeedTaken, SeedEnd, SeedInstalled,
             Join, JoinAnswer, Joined, JoinRefusal, MemberAddress,
             PeerFailure, PeerFailureCode

@@ -328,6 +328,139 @@ samples! {
         token: "PLM1-0123-4567".into(),
         addresses: vec!["10.0.0.1:7420".into()],
     };
+    QueueSettings = QueueSettings {
+        mode: QueueMode::KeyShared,
+        counting: QueueCounting::Before,
+        single_active: true,
+        levels: 1,
+        lease_ms: 60_000,
+        attempts_max: 5,
+        backoff_ms: 1000,
+        backoff_ms_max: 3_600_000,
+        ttl_ms: Some(86_400_000),
+        length_max: Some(100_000),
+        bytes_max: Some(1 << 30),
+        overflow: QueueOverflow::DropHead,
+        dead_letter: Some("orders.dead".into()),
+    };
+    CreateQueueRequest = CreateQueueRequest {
+        topic: topic(),
+        partitions: 4,
+        replicas: 3,
+        config: TopicConfig::default(),
+        settings: QueueSettings::sample(),
+        if_not_exists: true,
+    };
+    QueueInfo = QueueInfo {
+        topic: topic(),
+        subscription: "billing".into(),
+        partitions: 4,
+        replicas: 3,
+        settings: QueueSettings::sample(),
+    };
+    PutSubscriptionRequest = PutSubscriptionRequest {
+        topic: topic(),
+        subscription: "billing".into(),
+        changes: vec![ConfigChange { key: "attempts".into(), value: Some("5".into()) }],
+        create: true,
+        from_latest: true,
+    };
+    DeleteSubscriptionRequest =
+        DeleteSubscriptionRequest { topic: topic(), subscription: "billing".into() };
+    ListQueuesRequest = ListQueuesRequest { prefix: Some("orders.".into()), after: Some(topic()) };
+    ListQueuesResponse = ListQueuesResponse { queues: vec![QueueInfo::sample()], has_more: true };
+    DescribeQueueRequest = DescribeQueueRequest {
+        topic: topic(),
+        subscription: "billing".into(),
+        partition: PartitionIndex(3),
+    };
+    QueueStanding = QueueStanding {
+        ready: 100,
+        held: 20,
+        delayed: 3,
+        dead: 1,
+        unsettled: 124,
+        unsettled_bytes: 124_000,
+        consumers: 2,
+        floor: Offset(1000),
+        end: Offset(1200),
+    };
+    AttachRequest = AttachRequest {
+        topic: topic(),
+        subscription: "billing".into(),
+        partition: PartitionIndex(3),
+        name: "worker-7".into(),
+        prefetch_count: 100,
+        prefetch_bytes: 16 << 20,
+        priority: -1,
+        exclusive: true,
+        settles_itself: true,
+    };
+    AttachResponse = AttachResponse { lease_ms: 30_000 };
+    QueueDelivery = QueueDelivery {
+        messages: vec![DeliveredMessage {
+            offset: Offset(1001),
+            attempt: 2,
+            base_timestamp_ms: 1_750_000_000_000,
+            bytes: 512,
+        }],
+    };
+    Settlement = Settlement {
+        offset: Offset(1001),
+        attempt: 2,
+        outcome: SettleOutcome::Release,
+        delay_ms: Some(5000),
+    };
+    SettleRequest =
+        SettleRequest { consumer: CorrelationId(9), items: vec![Settlement::sample()] };
+    SettleResponse = SettleResponse {
+        refused: vec![SettleRefusal { offset: Offset(1001), current_attempt: Some(3) }],
+    };
+    ExtendRequest = ExtendRequest {
+        consumer: CorrelationId(9),
+        items: vec![Settlement::sample()],
+        lease_ms: Some(60_000),
+    };
+    ExplainMessageRequest = ExplainMessageRequest {
+        topic: topic(),
+        subscription: "billing".into(),
+        partition: PartitionIndex(3),
+        offset: Offset(1001),
+    };
+    MessageExplanation = MessageExplanation {
+        standing: MessageStanding::BehindKey,
+        text: "it waits for message 990, which has the same key".into(),
+        reason: Some("rejected".into()),
+        attempts: Some(2),
+        at_ms: Some(1_750_000_000_000),
+        behind: Some(Offset(990)),
+        ahead: Some(4),
+        consumer: Some("worker-7".into()),
+    };
+    CancelMessageRequest = CancelMessageRequest {
+        topic: topic(),
+        subscription: "billing".into(),
+        partition: PartitionIndex(3),
+        offset: Offset(1001),
+    };
+    CancelMessageResponse = CancelMessageResponse { cancelled: true };
+    PurgeQueueRequest = PurgeQueueRequest {
+        topic: topic(),
+        subscription: "billing".into(),
+        partition: PartitionIndex(3),
+    };
+    PurgeQueueResponse = PurgeQueueResponse { messages: 100 };
+    PeekQueueRequest = PeekQueueRequest {
+        topic: topic(),
+        subscription: "billing".into(),
+        partition: PartitionIndex(3),
+        from: Offset(1000),
+        messages_max: 10,
+    };
+    PeekQueueResponse = PeekQueueResponse {
+        messages: QueueDelivery::sample().messages,
+        next: Offset(1002),
+    };
     ErrorResponse = ErrorResponse::new(ErrorCode::NotLeader, "node 2 leads partition 3 of \"orders\"")
         .with_leader(NodeId(2), "10.0.0.2:7420")
         .with_offset(1500);

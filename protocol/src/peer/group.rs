@@ -289,6 +289,24 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// A batch of a node's own for the leader of a partition: a dead letter, or what a gateway was given.
+    pub struct StoreBatch {
+        /// The partition's group.
+        pub group: GroupId,
+        /// One whole batch.
+        pub batch: Bytes,
+    }
+}
+
+wire_struct! {
+    /// The answer to [`StoreBatch`]: it is stored, as the topic says.
+    pub struct BatchStored {
+        /// Offset of its first record.
+        pub base_offset: Offset,
+    }
+}
+
 wire_choice! {
     /// One step of a move.
     #[derive(Copy)]

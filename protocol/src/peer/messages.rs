@@ -135,6 +135,8 @@ requests! {
     Step -> StepReply;
     /// A replica may go.
     DropReplica -> Done;
+    /// A batch for a partition's leader.
+    StoreBatch -> BatchStored;
 }
 
 macro_rules! responses {
@@ -176,6 +178,8 @@ responses! {
     CommitOf(CommitOfReply);
     /// Answers [`Forward`].
     Forward(ForwardReply);
+    /// Answers [`StoreBatch`].
+    Stored(BatchStored);
     /// Answers [`Step`].
     Step(StepReply);
     /// Answers [`DropReplica`].

@@ -28,10 +28,10 @@ pub use append::{
     Appended, AppendedFrame, Entries, Heartbeat, NotHere,
 };
 pub use group::{
-    CommitMark, CommitOf, CommitOfReply, Digest, DropReplica, Forward, ForwardReply, GroupClaim,
-    GroupDigest, GroupMembers, GroupReport, GroupStatus, GroupStatusReply, Leads, MemberStep,
-    ReadIndex, ReadIndexReply, ReadMark, ReplicaCondition, ReplicaMatch, Sleep, SleepAnswer,
-    SleepGroup, SleepReply, Step, StepReply, Wake,
+    BatchStored, CommitMark, CommitOf, CommitOfReply, Digest, DropReplica, Forward, ForwardReply,
+    GroupClaim, GroupDigest, GroupMembers, GroupReport, GroupStatus, GroupStatusReply, Leads,
+    MemberStep, ReadIndex, ReadIndexReply, ReadMark, ReplicaCondition, ReplicaMatch, Sleep,
+    SleepAnswer, SleepGroup, SleepReply, Step, StepReply, StoreBatch, Wake,
 };
 pub use hello::{
     HelloAnswer, PEER_PROTOCOL_MAX, PEER_PROTOCOL_MIN, PeerHello, PeerRefusal, ProtocolRange,
@@ -126,6 +126,8 @@ peer_apis! {
     Join = 23;
     /// Says what a further stream of a link is for.
     StreamOpen = 24;
+    /// A batch for the leader of a partition.
+    StoreBatch = 25;
 }
 
 impl PeerApi {

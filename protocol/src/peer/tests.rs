@@ -96,6 +96,8 @@ properties!(
     CommitOfReply,
     Forward,
     ForwardReply,
+    StoreBatch,
+    BatchStored,
     Step,
     StepReply,
     DropReplica,
