@@ -8,7 +8,7 @@
 //!  command   what is asked for                state       progress, catalog, requests: the fold
 //!  refusal   why not                          encoding    the catalog as bytes
 //!  reply     what came of it                  requests    the last answers, for repetitions
-//!  topics, nodes, placement   what is carried out, by what it is about
+//!  topics, subscriptions, nodes, placement   what is carried out, by what it is about
 //!  planning  where partitions should be: computed by whoever proposes, never by the fold
 //! ```
 //!
@@ -32,6 +32,7 @@ mod replicas;
 mod reply;
 mod requests;
 mod state;
+mod subscriptions;
 mod topics;
 mod variants;
 
@@ -44,6 +45,9 @@ pub use replicas::{ProposedPlacement, REPLICAS_MAX, ReplicaSet, Replicas};
 pub use reply::CatalogReply;
 pub use requests::REQUESTS_MAX;
 pub use state::CatalogState;
+pub use subscriptions::{
+    SUBSCRIPTION_NAME_BYTES_MAX, SUBSCRIPTIONS_PER_TOPIC_MAX, SubscriptionMeta, Subscriptions,
+};
 pub use topics::{PARTITIONS_PER_TOPIC_MAX, PRODUCER_IDS_MAX, TOPICS_MAX, TopicMeta};
 
 use owners::Owners;
@@ -186,9 +190,44 @@ impl Catalog {
                 if_not_exists,
                 placement,
             } => {
-                let new =
-                    NewTopic { topic, partitions, replicas, config, if_not_exists, placement };
+                let queue = None;
+                let new = NewTopic {
+                    topic,
+                    partitions,
+                    replicas,
+                    config,
+                    if_not_exists,
+                    placement,
+                    queue,
+                };
                 self.create(new, now)
+            }
+            CatalogCommand::CreateQueue {
+                topic,
+                partitions,
+                replicas,
+                config,
+                if_not_exists,
+                placement,
+                settings,
+            } => {
+                let queue = Some(settings);
+                let new = NewTopic {
+                    topic,
+                    partitions,
+                    replicas,
+                    config,
+                    if_not_exists,
+                    placement,
+                    queue,
+                };
+                self.create(new, now)
+            }
+            CatalogCommand::PutSubscription { topic, name, settings, create, from_latest } => {
+                self.put_subscription(topic, name, settings, create, from_latest)
+            }
+            CatalogCommand::DeleteSubscription { topic, name } => {
+                self.delete_subscription(topic, name)
             }
             CatalogCommand::AlterTopic { topic, partitions, patch, placement } => {
                 self.alter(topic, partitions, &patch, placement.as_ref())

@@ -20,6 +20,9 @@ pub enum DecodeStateError {
         /// The one known.
         known: u8,
     },
+    /// The queues cannot be read.
+    #[error("the encoded state is damaged: {0}")]
+    Queues(#[from] plimsoll_delivery::DecodeQueueError),
     /// Bytes follow the end of the state.
     #[error("{extra} bytes follow the end of the encoded state")]
     TrailingBytes {

@@ -1,15 +1,20 @@
 //! The state of a partition: what its committed entries add up to, besides the records themselves.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use plimsoll_delivery::command::{DOMAIN as QUEUES_DOMAIN, QueueEntry};
+use plimsoll_delivery::state::Queues;
+use plimsoll_delivery::time::UnixMs;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset, Term};
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
 
-use crate::decode::{DecodeStateError, check_version, versioned};
+use crate::decode::{DecodeStateError, check_version, versioned_since};
 use crate::producers::{PRODUCERS_MAX, ProducerTable};
 
 /// Newest version of [`PartitionState::encode`]'s format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest that is read: a partition without queues.
+const OLDEST: u8 = 1;
 
 /// How far a group has folded its log, and who its members are. Part of every group's state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -107,6 +112,7 @@ pub struct Applied {
 pub struct PartitionState {
     progress: Progress,
     producers: ProducerTable,
+    queues: Queues,
 }
 
 impl PartitionState {
@@ -128,18 +134,43 @@ impl PartitionState {
         &self.producers
     }
 
+    /// What is settled of the partition's queue, or of the subscriptions on it.
+    #[must_use]
+    pub fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
     /// Folds one committed entry; `body` is what follows the header.
     ///
     /// # Panics
-    /// As [`Progress::advance`].
+    /// As [`Progress::advance`], and on a control entry that this build cannot read: to pass over it would
+    /// let replicas differ.
     pub fn apply(&mut self, header: &BatchHeader, body: &Bytes) -> Applied {
         let base_offset = self.progress.high_watermark;
         self.progress.advance(header, body);
         self.producers.record(header);
+        self.work_off(header, body);
         Applied {
             base_offset,
             high_watermark: self.progress.high_watermark,
             append_time_ms: header.append_time_ms,
+        }
+    }
+
+    fn work_off(&mut self, header: &BatchHeader, body: &Bytes) {
+        match header.kind {
+            EntryKind::Records => self.queues.appended(header.record_count, header.records_bytes),
+            EntryKind::Control => match body.first() {
+                Some(&QUEUES_DOMAIN) => {
+                    let entry = QueueEntry::decode(body);
+                    let entry = entry.unwrap_or_else(|error| {
+                        panic!("control entry {} cannot be read: {error}", header.log_id())
+                    });
+                    self.queues.apply(&entry, UnixMs(header.append_time_ms));
+                }
+                domain => panic!("control entry {} is of domain {domain:?}", header.log_id()),
+            },
+            EntryKind::Blank | EntryKind::Membership => {}
         }
     }
 
@@ -151,18 +182,26 @@ impl PartitionState {
         out.put_u8(VERSION);
         self.progress.encode(&mut out);
         self.producers.encode(&mut out);
+        self.queues.encode().encode(&mut out);
         out.freeze()
     }
 
-    /// Reads what [`PartitionState::encode`] wrote.
+    /// Reads what [`PartitionState::encode`] wrote, in this or the earlier version.
     ///
     /// # Errors
     /// When the bytes are not an encoded state of a version this build knows.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeStateError> {
-        versioned(bytes, VERSION, |reader| {
+        versioned_since(bytes, OLDEST, VERSION, |version, reader| {
             let progress = Progress::decode(reader)?;
             let producers = ProducerTable::decode(reader, PRODUCERS_MAX)?;
-            Ok(Self { progress, producers })
+            let queues = match version {
+                OLDEST => Queues::new(progress.high_watermark),
+                _ => Queues::decode(&Bytes::decode(reader)?)?,
+            };
+            if queues.end() != progress.high_watermark {
+                return Err(DecodeStateError::Invalid { rule: "queues end with the log" });
+            }
+            Ok(Self { progress, producers, queues })
         })
     }
 
@@ -172,7 +211,7 @@ impl PartitionState {
     /// As [`PartitionState::decode`], for the part that is read.
     pub fn decode_progress(bytes: &[u8]) -> Result<Progress, DecodeStateError> {
         let mut reader = Reader::new(bytes);
-        check_version(&mut reader, VERSION, VERSION)?;
+        check_version(&mut reader, OLDEST, VERSION)?;
         Progress::decode(&mut reader)
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use bytes::Bytes;
+use plimsoll_protocol::api::QueueSettings;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogIndex, NodeId, PartitionIndex, Term, TopicName};
 use plimsoll_state::catalog::{
@@ -14,6 +15,8 @@ use plimsoll_state::catalog::{
 const VERSION_1: &str = include_str!("golden/catalog-v1.hex");
 /// The state of [`commands_of_a_cluster`].
 const VERSION_2: &str = include_str!("golden/catalog-v2.hex");
+/// The state of [`commands_with_queues`].
+const VERSION_3: &str = include_str!("golden/catalog-v3.hex");
 
 /// Pieces of a file: a line with a name, then bytes as hex text.
 fn pieces(text: &str) -> impl Iterator<Item = (&str, Bytes)> {
@@ -89,7 +92,7 @@ fn state_and_commands_of_version_1_are_a_catalog_without_nodes() {
     }
     assert!(planning::rebalance(catalog).unwrap().is_empty());
     let now = read.encode();
-    assert_eq!((now[0], CatalogState::decode(&now)), (2, Ok(read)));
+    assert_eq!((now[0], CatalogState::decode(&now)), (3, Ok(read)));
 }
 
 /// A cluster of three with one topic of each kind of place: as born, moved, sealed.
@@ -135,9 +138,37 @@ fn commands_of_a_cluster() -> CatalogState {
 }
 
 #[test]
-fn state_of_version_2_is_readable_and_written_as_ever() {
-    let now = commands_of_a_cluster();
+fn state_of_version_2_is_a_catalog_without_queues() {
     let (_, committed) = pieces(VERSION_2).next().unwrap();
-    assert_eq!(now.encode(), committed, "catalog-v2.hex should be\nstate\n{}", hex(&now.encode()));
+    assert_eq!(CatalogState::decode(&committed), Ok(commands_of_a_cluster()));
+}
+
+/// The same cluster with a queue, and subscriptions on a topic, of which one was ended.
+fn commands_with_queues() -> CatalogState {
+    let mut state = commands_of_a_cluster();
+    let mut run = |command: CatalogCommand| {
+        let reply = apply(&mut state, &command.encode());
+        assert!(!matches!(reply, CatalogReply::Refused(_)), "{reply:?}");
+    };
+    let settings = QueueSettings { attempts_max: 5, ..QueueSettings::default() };
+    let topic = TopicName::new("orders").unwrap();
+    for name in ["billing", "gone"] {
+        run(CatalogCommand::PutSubscription {
+            topic: topic.clone(),
+            name: name.into(),
+            settings: settings.clone(),
+            create: true,
+            from_latest: true,
+        });
+    }
+    run(CatalogCommand::DeleteSubscription { topic, name: "gone".into() });
+    state
+}
+
+#[test]
+fn state_of_version_3_is_readable_and_written_as_ever() {
+    let now = commands_with_queues();
+    let (_, committed) = pieces(VERSION_3).next().unwrap();
+    assert_eq!(now.encode(), committed, "catalog-v3.hex should be\nstate\n{}", hex(&now.encode()));
     assert_eq!(CatalogState::decode(&committed), Ok(now));
 }

@@ -22,6 +22,11 @@ const VERSION: u8 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SubscriptionId(pub u32);
 
+impl SubscriptionId {
+    /// The built-in one of a queue.
+    pub const QUEUE: Self = Self(0);
+}
+
 /// Changes of one queue that are committed together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueueEntry {

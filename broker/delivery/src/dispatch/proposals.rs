@@ -84,7 +84,10 @@ impl Dispatcher {
                 | QueueCommand::Close => {}
             }
         }
-        self.unsettled = state.unsettled() + (self.end.0 - state.end().0.min(self.end.0));
+        // The fold may be ahead of what was told: what it has more is told later, and counted then.
+        let untold = state.end().0.saturating_sub(self.end.0);
+        let unfolded = self.end.0.saturating_sub(state.end().0);
+        self.unsettled = (state.unsettled() + unfolded).saturating_sub(untold);
         if self.unsettled == 0 {
             self.mean_bytes = 0;
         }

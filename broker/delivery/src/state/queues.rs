@@ -38,6 +38,12 @@ impl Queues {
         self.by_id.iter().map(|(&id, queue)| (id, queue))
     }
 
+    /// The offset after the last committed record.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
     /// The lowest offset that some queue still needs: retention stops here.
     #[must_use]
     pub fn floor(&self) -> Option<Offset> {

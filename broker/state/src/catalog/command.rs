@@ -6,7 +6,7 @@
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
-use plimsoll_protocol::api::TopicConfig;
+use plimsoll_protocol::api::{QueueSettings, TopicConfig};
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
 
@@ -136,6 +136,43 @@ wire_variants! {
         SetLevel = 15 {
             /// The level.
             level: u16,
+        },
+        /// Makes a topic that is a queue. Everything was validated by whoever proposes.
+        CreateQueue = 16 {
+            /// Its name.
+            topic: TopicName,
+            /// Number of partitions.
+            partitions: u32,
+            /// Replicas of each.
+            replicas: u16,
+            /// Its configuration.
+            config: TopicConfig,
+            /// Whether a queue of this name may exist already; it stays as it is then.
+            if_not_exists: bool,
+            /// As with [`CatalogCommand::CreateTopic`].
+            placement: Option<ProposedPlacement>,
+            /// How it behaves.
+            settings: QueueSettings,
+        },
+        /// Changes a subscription, or the queue itself, whose name is empty.
+        PutSubscription = 17 {
+            /// The topic.
+            topic: TopicName,
+            /// The subscription.
+            name: String,
+            /// How it behaves from now on.
+            settings: QueueSettings,
+            /// Whether it is made where there is none.
+            create: bool,
+            /// Where a new one begins: behind what is stored, or at what can still be read.
+            from_latest: bool,
+        },
+        /// Ends a subscription.
+        DeleteSubscription = 18 {
+            /// The topic.
+            topic: TopicName,
+            /// The subscription; not the queue's own.
+            name: String,
         },
     }
 }

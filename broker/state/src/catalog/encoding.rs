@@ -11,6 +11,9 @@
 //!             lists of nodes u32, of each: nodes u32, ids u64; in the order of their first use
 //!             places, of the catalog's group, then of all topics' partitions in order, as runs:
 //!                 wanted u32 | birth u32 | length u32     numbers of lists; birth 0: sealed, else + 1
+//! version 3   as version 2, then
+//!             topics with subscriptions u32, of each: name | last id u32 | subscriptions u32, of each:
+//!                 name | id u32 | settings | from latest u8
 //! ```
 //!
 //! Version 1 is read as a catalog without nodes: its topics belong nowhere until the node that reads it
@@ -27,6 +30,7 @@ use plimsoll_protocol::wire::{Decode, Encode, Reader};
 use super::nodes::{JoinSecret, NODES_EVER_MAX, NodeMeta, NodeSpec};
 use super::owners::{Owners, put_groups};
 use super::replicas::{REPLICAS_MAX, ReplicaSet, Replicas, distinct, put_count, put_replicas};
+use super::subscriptions::Subscriptions;
 use super::topics::{PARTITIONS_PER_TOPIC_MAX, TopicMeta};
 use super::{Catalog, ClusterSettings};
 use crate::decode::{DecodeStateError, count};
@@ -65,6 +69,7 @@ impl Catalog {
             node.spec.encode(out);
         }
         self.encode_places(out);
+        self.encode_subscriptions(out);
     }
 
     fn encode_places(&self, out: &mut BytesMut) {
@@ -111,6 +116,9 @@ impl Catalog {
             catalog.decode_nodes(reader)?;
             catalog.decode_places(reader)?;
         }
+        if version > 2 {
+            catalog.decode_subscriptions(reader)?;
+        }
         Ok(catalog)
     }
 
@@ -134,7 +142,15 @@ impl Catalog {
             }
             owners.add(&name, 0, &partitions);
             let placement = vec![ReplicaSet::unplaced(); partitions.len()];
-            let meta = TopicMeta { topic_id, config, partitions, placement, replicas, created_ms };
+            let meta = TopicMeta {
+                topic_id,
+                config,
+                partitions,
+                placement,
+                replicas,
+                created_ms,
+                subscriptions: Subscriptions::default(),
+            };
             topics.insert(name, Arc::new(meta));
         }
         self.topics = Arc::new(topics);

@@ -7,6 +7,7 @@ use thiserror::Error;
 use super::nodes::{MEMBERS_MAX, NODES_EVER_MAX};
 use super::placement::PLACEMENT_CHANGES_MAX;
 use super::replicas::REPLICAS_MAX;
+use super::subscriptions::SUBSCRIPTIONS_PER_TOPIC_MAX;
 use super::topics::{PARTITIONS_PER_TOPIC_MAX, PRODUCER_IDS_MAX, TOPICS_MAX};
 use super::variants::wire_variants;
 
@@ -203,6 +204,33 @@ wire_variants! {
         /// The command was carried out, and the topic was deleted before its answer was read.
         #[error("the topic was made or changed as asked for, and has been deleted since")]
         DeletedSince = 28,
+        /// The topic has no such subscription.
+        #[error(
+            "{}; `plimsoll queue list` lists what there is",
+            no_subscription(topic, name)
+        )]
+        UnknownSubscription = 29 {
+            /// The topic.
+            topic: TopicName,
+            /// The subscription.
+            name: String,
+        },
+        /// As many subscriptions as allowed.
+        #[error(
+            "topic {topic} has {SUBSCRIPTIONS_PER_TOPIC_MAX} subscriptions already, which is the most; \
+             delete one first"
+        )]
+        TooManySubscriptions = 30 {
+            /// The topic.
+            topic: TopicName,
+        },
+    }
+}
+
+fn no_subscription(topic: &TopicName, name: &str) -> String {
+    match name {
+        "" => format!("topic {topic} is not a queue"),
+        name => format!("topic {topic} has no subscription {name:?}"),
     }
 }
 

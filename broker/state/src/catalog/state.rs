@@ -14,7 +14,7 @@ use crate::partition::Progress;
 /// The oldest version that is read: a catalog without nodes.
 const OLDEST: u8 = 1;
 /// Newest version of the catalog's encoding.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The fold of group 0's log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use plimsoll_protocol::api::TopicConfig;
+use plimsoll_protocol::api::{QueueSettings, TopicConfig};
 use plimsoll_protocol::ids::{GroupId, PartitionIndex, ProducerId, TopicName};
 
 use super::patch::ConfigPatch;
 use super::refusal::CatalogRefusal;
 use super::replicas::{ProposedPlacement, ReplicaSet};
+use super::subscriptions::Subscriptions;
 use super::{Catalog, CatalogReply};
 
 /// Most partitions of one topic. Part of the fold: every replica refuses at the same number.
@@ -34,6 +35,8 @@ pub struct TopicMeta {
     pub replicas: u16,
     /// When it was created, unix ms.
     pub created_ms: i64,
+    /// Its subscriptions that settle message by message; a queue has a built-in one.
+    pub subscriptions: Subscriptions,
 }
 
 impl TopicMeta {
@@ -58,6 +61,8 @@ pub(super) struct NewTopic {
     pub(super) config: TopicConfig,
     pub(super) if_not_exists: bool,
     pub(super) placement: Option<ProposedPlacement>,
+    /// How it behaves as a queue, if it is one.
+    pub(super) queue: Option<QueueSettings>,
 }
 
 impl Catalog {
@@ -66,9 +71,9 @@ impl Catalog {
         new: NewTopic,
         created_ms: i64,
     ) -> Result<CatalogReply, CatalogRefusal> {
-        let NewTopic { topic, partitions, replicas, config, if_not_exists, placement } = new;
+        let NewTopic { topic, partitions, replicas, config, if_not_exists, placement, queue } = new;
         if let Some(existing) = self.topics.get(&topic) {
-            return if if_not_exists {
+            return if if_not_exists && existing.is_queue() == queue.is_some() {
                 Ok(CatalogReply::Created { topic: existing.clone(), existed: true })
             } else {
                 Err(CatalogRefusal::TopicExists { topic })
@@ -86,8 +91,16 @@ impl Catalog {
         self.next_topic_id += 1;
         let partitions: Vec<GroupId> = self.take_groups(partitions).collect();
         self.owners.add(&topic, 0, &partitions);
-        let meta =
-            Arc::new(TopicMeta { topic_id, config, partitions, placement, replicas, created_ms });
+        let subscriptions = queue.map(Subscriptions::of_queue).unwrap_or_default();
+        let meta = Arc::new(TopicMeta {
+            topic_id,
+            config,
+            partitions,
+            placement,
+            replicas,
+            created_ms,
+            subscriptions,
+        });
         Arc::make_mut(&mut self.topics).insert(topic, meta.clone());
         self.epoch += 1;
         Ok(CatalogReply::Created { topic: meta, existed: false })
