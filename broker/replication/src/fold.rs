@@ -1,8 +1,10 @@
 //! The folded state of a group, by what the group is.
 
 use bytes::Bytes;
+use plimsoll_delivery::command::SubscriptionId;
+use plimsoll_delivery::state::Queues;
 use plimsoll_log::LogEntry;
-use plimsoll_protocol::ids::GroupId;
+use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_state::DecodeStateError;
 use plimsoll_state::catalog::{CatalogReply, CatalogState};
 use plimsoll_state::partition::{PartitionState, Progress};
@@ -60,6 +62,22 @@ impl Fold {
             Self::Catalog(state) => state.progress(),
             Self::Partition(state) => state.progress(),
         }
+    }
+
+    /// The queues of a partition; the catalog has none.
+    pub(crate) fn queues(&self) -> Option<&Queues> {
+        match self {
+            Self::Catalog(_) => None,
+            Self::Partition(state) => Some(state.queues()),
+        }
+    }
+
+    /// The first record that must be kept: that of a queue which is not settled; else whatever is
+    /// committed may go.
+    pub(crate) fn kept_from(&self) -> Offset {
+        let queue = self.queues().and_then(|queues| queues.get(SubscriptionId::QUEUE));
+        let committed = self.progress().high_watermark;
+        queue.map_or(committed, |queue| queue.floor().min(committed))
     }
 
     /// What is remembered of producers; the catalog remembers none.

@@ -3,6 +3,7 @@
 mod lacking;
 mod lead;
 mod overtaken;
+mod queue;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -19,7 +19,7 @@ use crate::config::{Blocking, HostConfig};
 use crate::deleted::DeletedGroups;
 use crate::drops;
 use crate::error::OpenGroupError;
-use crate::fold::GroupKind;
+use crate::fold::{Fold, GroupKind};
 use crate::group::Group;
 use crate::incoming;
 use crate::log_store::unawaited;
@@ -448,20 +448,25 @@ impl Host {
                 return Ok(Some(offset));
             }
         }
-        Ok(self.stored(id)?.map(|given| given.high_watermark))
+        Ok(self.stored_fold(id)?.map(|fold| fold.progress().high_watermark))
     }
 
     /// The state that lies with the group's log.
     fn stored(&self, id: GroupId) -> Result<Option<Given>, OpenGroupError> {
+        Ok(self.stored_fold(id)?.and_then(|fold| {
+            let applied = fold.progress().applied?;
+            Some(Given { applied, kept_from: fold.kept_from() })
+        }))
+    }
+
+    pub(crate) fn stored_fold(&self, id: GroupId) -> Result<Option<Fold>, OpenGroupError> {
         let Some(log) = self.store.group(id) else { return Ok(None) };
         let stored = log
             .state()
             .map_err(|error| OpenGroupError::Storage { group: id, source: Arc::new(error) })?;
-        let Some((applied, bytes)) = stored else { return Ok(None) };
-        let progress = GroupKind::of(id)
-            .decode_progress(&bytes)
-            .map_err(|source| OpenGroupError::DamagedState { group: id, source })?;
-        Ok(Some(Given { applied, high_watermark: progress.high_watermark }))
+        let Some((_, bytes)) = stored else { return Ok(None) };
+        let fold = Fold::decode(GroupKind::of(id), &bytes);
+        fold.map(Some).map_err(|source| OpenGroupError::DamagedState { group: id, source })
     }
 
     /// Drops whole closed segments from the front of a group's log that `policy` no longer wants,
@@ -504,7 +509,7 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, unawaited());
         }
-        let safe_upto = held.as_ref().map_or(safe.high_watermark, |group| group.retainable(safe));
+        let safe_upto = held.as_ref().map_or(safe.kept_from, |group| group.retainable(safe));
         let nothing =
             RetainOutcome { log_start_offset: bounds.log_start_offset, ..RetainOutcome::default() };
         let Some((end, upto)) = log.retention_end(policy, now_ms, safe_upto) else {

@@ -115,6 +115,7 @@ async fn answer(
         AnyPeerRequest::CommitOf(request) => Ok(host.commit_marks(request).await.into()),
         AnyPeerRequest::Sleep(request) => Ok(host.sleep(from, request).await.into()),
         AnyPeerRequest::Forward(forward) => Ok(host.forwarded(forward).await?.into()),
+        AnyPeerRequest::StoreBatch(request) => Ok(host.store_for(request).await?.into()),
         AnyPeerRequest::ReadIndex(request) => Ok(host.read_indexes(request).await.into()),
         AnyPeerRequest::GroupStatus(request) => Ok(host.group_status(request).await.into()),
         AnyPeerRequest::Step(step) => Ok(host.step(step).await?.into()),

@@ -35,6 +35,7 @@
 //! leader's offsets; what would take back an entry that is committed here never gets to openraft, which
 //! does not compare it.
 
+mod batches;
 mod clock;
 mod config;
 mod deleted;

@@ -18,7 +18,8 @@ const CHECKPOINTS_UNTIL_SAFE: u64 = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Given {
     pub(crate) applied: LogId,
-    pub(crate) high_watermark: Offset,
+    /// The first record that must be kept when what it holds is safe.
+    pub(crate) kept_from: Offset,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +80,7 @@ mod tests {
     #[test]
     fn state_is_safe_once_no_kept_checkpoint_is_without_it() {
         let safety = Safety::default();
-        let given =
-            |n| Given { applied: LogId::new(Term(1), LogIndex(n)), high_watermark: Offset(n) };
+        let given = |n| Given { applied: LogId::new(Term(1), LogIndex(n)), kept_from: Offset(n) };
         let group = GroupId(1);
         let take = |checkpoints, now: Option<u64>| {
             safety.take(group, checkpoints, || Ok::<_, ()>(Some(given(now.unwrap())))).unwrap()

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use plimsoll_delivery::state::Queues;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::{LogId, Offset, Term};
@@ -151,6 +152,11 @@ impl Shared {
 
     pub(crate) fn progress(&self) -> Progress {
         self.state().fold.progress().clone()
+    }
+
+    /// What `look` sees of the partition's queues. Held up is whoever folds or proposes: be short.
+    pub(crate) fn with_queues<T>(&self, look: impl FnOnce(&Queues) -> T) -> T {
+        look(self.state().fold.queues().expect("only partitions have queues"))
     }
 
     /// The fold as bytes, with its progress.
@@ -346,10 +352,12 @@ impl Shared {
         if self.is_broken() {
             return None;
         }
-        let (progress, bytes) = self.encode();
+        let (progress, bytes, kept_from) = {
+            let state = self.state();
+            (state.fold.progress().clone(), state.fold.encode(), state.fold.kept_from())
+        };
         self.store_as(progress.applied, bytes);
-        let high_watermark = progress.high_watermark;
-        progress.applied.map(|applied| Given { applied, high_watermark })
+        progress.applied.map(|applied| Given { applied, kept_from })
     }
 
     /// Stores a state that was encoded earlier.

@@ -24,8 +24,8 @@ impl Group {
     pub(crate) fn retainable(&self, safe: Given) -> Offset {
         let needed = self.instance().and_then(|instance| self.first_needed(&instance));
         match needed.filter(|needed| *needed <= safe.applied.index.0) {
-            Some(needed) => self.offset_of(needed).min(safe.high_watermark),
-            None => safe.high_watermark,
+            Some(needed) => self.offset_of(needed).min(safe.kept_from),
+            None => safe.kept_from,
         }
     }
 

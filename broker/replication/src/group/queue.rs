@@ -1,0 +1,61 @@
+//! What a partition's leader needs to work it off as a queue: the fold, and entries of its own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use plimsoll_delivery::state::Queues;
+use plimsoll_protocol::ids::Term;
+
+use super::Group;
+use super::lead::Led;
+use crate::error::ProposeError;
+use crate::fold::GroupKind;
+use crate::pending::refused;
+use crate::reply::Reply;
+use crate::types::Proposal;
+
+impl Group {
+    /// What `look` sees of the queues as they are folded here; none while the group sleeps. Whoever folds
+    /// or proposes waits meanwhile: be short.
+    pub fn with_queues<T>(&self, look: impl FnOnce(&Queues) -> T) -> Option<T> {
+        Some(self.instance()?.shared.with_queues(look))
+    }
+
+    /// Counts as a use of the group: it sleeps later.
+    pub fn keep_awake(&self) {
+        self.touch();
+    }
+
+    /// Proposes a control entry of the partition, in `term` only, and waits until it is folded here.
+    ///
+    /// # Errors
+    /// When it did not enter the log, or its outcome is unknown: as [`ProposeError`] says. In another term
+    /// than `term` it is not proposed: `NotLeader`.
+    ///
+    /// # Panics
+    /// When the group is the catalog.
+    pub async fn control(self: &Arc<Self>, body: Bytes, term: Term) -> Result<(), ProposeError> {
+        assert_eq!(self.kind, GroupKind::Partition, "the catalog has commands of its own");
+        let outcome = {
+            let led = self.lead().await?;
+            if led.term != term {
+                return Err(self.not_leader().into());
+            }
+            let Led { awake, term } = led;
+            let group = awake.as_ref().expect("lead() returned");
+            let proposal = Proposal::control(body, self.around.clock.unix_ms());
+            group.shared.begin_control();
+            let (reply, outcome) = Reply::new(group.shared.clone());
+            let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
+            if let Err(fatal) = sent {
+                return Err(self.stopped(awake, fatal).await.into());
+            }
+            outcome
+        };
+        match outcome.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refused(self.id(), error).into()),
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+}
