@@ -23,7 +23,8 @@ use crate::{Event, Screen};
 
 /// Partitions that one client touches before it is gone: its streams go with it.
 const PARTITIONS_PER_CLIENT: u32 = 500;
-const SLEEP_WITHIN: Duration = Duration::from_secs(180);
+/// Leaders of many partitions that were made at once go home a few at a time, and wake them for it.
+const SLEEP_WITHIN: Duration = Duration::from_secs(15 * 60);
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A figure that fell by less than this has stopped falling.
@@ -86,7 +87,10 @@ pub(super) async fn wait_for_sleep(client: &Client) -> anyhow::Result<()> {
         if awake == 0 {
             return Ok(());
         }
-        ensure!(began.elapsed() < SLEEP_WITHIN, "{awake} partitions are awake after 3 minutes");
+        ensure!(
+            began.elapsed() < SLEEP_WITHIN,
+            "{awake} partitions are awake after {SLEEP_WITHIN:?}"
+        );
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

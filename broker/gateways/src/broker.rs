@@ -8,13 +8,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_log::{Durability as LogDurability, GroupOptions, SpaceState, Store};
 use plimsoll_peers::Peers;
 use plimsoll_protocol::api::{Durability, ProducerIdentity, TopicConfig};
 use plimsoll_protocol::batch::BatchLimits;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{GroupId, NodeId, ProducerId, TopicName};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset, PartitionIndex, ProducerId, TopicName};
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError, Placements};
 use plimsoll_state::catalog::planning::PlanError;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, TopicMeta};
@@ -30,6 +31,7 @@ use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
+use crate::queues::{QueueLimits, Registry};
 use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
@@ -62,6 +64,7 @@ pub struct Broker {
     checking: Arc<Semaphore>,
     subscriptions: Arc<Semaphore>,
     producer_ids: ProducerIds,
+    queues: Registry,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
     caught_up: Mutex<Option<(Instant, bool)>>,
     /// The links to other nodes, once there are any to be.
@@ -114,6 +117,8 @@ pub(crate) struct Partition {
     pub(crate) durability: Durability,
     /// What a batch may be here.
     pub(crate) batch_limits: BatchLimits,
+    /// Where the topic is a queue: what it takes.
+    pub(crate) queue: Option<QueueLimits>,
 }
 
 impl Broker {
@@ -149,6 +154,7 @@ impl Broker {
             checking: Arc::new(Semaphore::new(limits.checking_bytes_max)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: ProducerIds::default(),
+            queues: Registry::default(),
             caught_up: Mutex::new(None),
             peers: OnceLock::new(),
             authority: OnceLock::new(),
@@ -262,6 +268,11 @@ impl Broker {
     /// Places for subscriptions.
     pub(crate) fn subscriptions(&self) -> &Arc<Semaphore> {
         &self.subscriptions
+    }
+
+    /// The queues that are at work here.
+    pub(crate) fn queues(&self) -> &Registry {
+        &self.queues
     }
 
     /// Time since the start.
@@ -524,6 +535,26 @@ impl Broker {
         };
         let id = self.producer_ids.next(block).await?;
         Ok(ProducerIdentity { producer_id: ProducerId(id), epoch: 0 })
+    }
+
+    /// Stores a batch of the node's own in a topic, here or where it is led; `spread` chooses the
+    /// partition. Sent again after an unknown outcome it may be stored twice.
+    ///
+    /// # Errors
+    /// Where it was not stored, or that is not known.
+    pub(crate) async fn store_anywhere(
+        &self,
+        topic: &TopicName,
+        spread: u64,
+        batch: Bytes,
+    ) -> Result<Offset, ErrorResponse> {
+        let meta = self.topic(topic).await?;
+        let at = spread % meta.partitions.len() as u64;
+        let partition = PartitionIndex(u32::try_from(at).expect("below the number of partitions"));
+        let group = meta.partitions[partition.0 as usize];
+        let options = group_options(&meta.config);
+        let stored = self.host.store_batch(group, options, batch).await;
+        stored.map_err(|error| self.located(refusals::produce(&error, topic, partition)))
     }
 
     /// Counters of the sessions, and what the node holds now.

@@ -6,6 +6,7 @@
 //!  places        connections and subscriptions, counted
 //!  producer_ids  blocks of them, taken from the catalog
 //!  maintenance   sleep of idle groups, retention, what is left of deleted topics
+//!  queues        queues and subscriptions that settle message by message, where this node leads them
 //!  native        the native protocol, one session per connection
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod native;
 mod placements;
 mod places;
 mod producer_ids;
+pub mod queues;
 mod refusals;
 mod routing;
 mod standing;

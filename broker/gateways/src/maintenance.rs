@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Broker, group_options};
 use crate::memory;
+use crate::queues::keep_queues;
 
 /// So many groups that fell asleep have left memory that is worth giving back: about 9 MB.
 const ASLEEP_WORTH_A_TRIM: usize = 64;
@@ -35,7 +36,8 @@ impl Default for MaintenanceConfig {
 /// Does maintenance until the broker stops.
 pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: MaintenanceConfig) {
     // Beside each other: to remove a large topic takes long, and nothing else is to wait for it.
-    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config));
+    let queues = keep_queues(Arc::clone(&broker));
+    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config), queues);
 }
 
 /// Has what is stored here be as the catalog says, whenever it changes.
@@ -100,9 +102,14 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
     let catalog = broker.catalog();
     let mut looked_at = 0;
     for (name, meta) in catalog.topics() {
-        let policy = Retention {
-            max_age_ms: meta.config.retention_ms,
-            max_bytes: meta.config.retention_bytes,
+        // What is settled is of no use to anybody; what is not is kept.
+        let policy = if meta.is_queue() {
+            Retention { max_age_ms: Some(0), max_bytes: None }
+        } else {
+            Retention {
+                max_age_ms: meta.config.retention_ms,
+                max_bytes: meta.config.retention_bytes,
+            }
         };
         if policy == Retention::default() {
             continue;

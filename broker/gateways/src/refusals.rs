@@ -82,7 +82,10 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
     let code = match refusal {
         CatalogRefusal::TopicExists { .. } => ErrorCode::TopicExists,
         CatalogRefusal::UnknownTopic { topic } => return unknown_topic(topic),
-        CatalogRefusal::TooManyTopics => ErrorCode::TooManyPartitions,
+        CatalogRefusal::TooManyTopics | CatalogRefusal::TooManySubscriptions { .. } => {
+            ErrorCode::TooManyPartitions
+        }
+        CatalogRefusal::UnknownSubscription { .. } => ErrorCode::UnknownQueue,
         CatalogRefusal::PartitionsOutOfRange { asked: 0 }
         | CatalogRefusal::FewerPartitions { .. }
         | CatalogRefusal::NoReplicas

@@ -11,6 +11,7 @@ use plimsoll_state::catalog::TopicMeta;
 use tokio::time::timeout;
 
 use crate::broker::{Broker, Partition, group_options};
+use crate::queues::QueueLimits;
 use crate::refusals;
 
 /// How long a request waits for a group to find its leader.
@@ -75,6 +76,7 @@ impl Broker {
             group,
             topic_id: meta.topic_id,
             durability: meta.config.durability,
+            queue: QueueLimits::of(&meta),
             batch_limits: BatchLimits { batch_bytes_max, ..limits.batch.clone() },
         })
     }

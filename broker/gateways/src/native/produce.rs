@@ -8,7 +8,9 @@ use bytes::Bytes;
 use plimsoll_protocol::api::{
     AckLevel, InitProducerRequest, ProduceRequest, ProduceResponse, ProducerIdentity,
 };
-use plimsoll_protocol::batch::{BatchHeader, BatchLimits, Compression, validate_produced};
+use plimsoll_protocol::batch::{
+    BatchHeader, BatchLimits, Compression, RecordBatch, validate_produced,
+};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
@@ -144,6 +146,7 @@ async fn admit(
     broker.check_space()?;
     let (topic, index) = (&request.topic, request.partition);
     let partition = stream.lanes.partition(&broker, topic, index).await?;
+    broker.admit_to_queue(topic, index, &partition, || has_delayed(&batch)).await?;
     let header = check(&stream.session, &batch, &partition.batch_limits)
         .await
         .map_err(|error| refusals::batch(&error, topic, index))?;
@@ -151,6 +154,15 @@ async fn admit(
         Ok(pending) => Ok((header, partition, pending)),
         Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
+}
+
+/// Whether some record of a batch waits for its time. Of a batch that cannot be read none does: it is
+/// refused for that.
+fn has_delayed(batch: &Bytes) -> bool {
+    let records = RecordBatch::parse(batch.clone())
+        .and_then(|(batch, _)| batch.records(BatchLimits::default().records_bytes_max as usize));
+    let mut records = records.into_iter().flatten();
+    records.any(|record| record.is_ok_and(|found| found.record.deliver_at_ms.is_some()))
 }
 
 async fn check(

@@ -23,9 +23,9 @@ use crate::routing::Access;
 const POSITIONS_MAX: usize = 1024;
 
 /// Batches that follow each other in the log.
-pub(super) struct Chunk {
-    pub(super) payload: Vec<Bytes>,
-    pub(super) next_offset: Offset,
+pub(crate) struct Chunk {
+    pub(crate) payload: Vec<Bytes>,
+    pub(crate) next_offset: Offset,
 }
 
 impl Chunk {
@@ -39,7 +39,7 @@ impl Chunk {
 ///
 /// # Errors
 /// Where the log cannot be read there.
-pub(super) async fn step(
+pub(crate) async fn step(
     group: &Group,
     cursor: &mut LogCursor,
     upto: Offset,

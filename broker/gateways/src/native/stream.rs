@@ -13,19 +13,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use plimsoll_delivery::dispatch::{Outcome, SettleError};
 use plimsoll_protocol::api::{
-    AlterTopicRequest, ApiKey, ClusterPlanRequest, ClusterStatusRequest, Counter,
-    CreateTopicRequest, CreditRequest, DeleteTopicRequest, DescribeTopicRequest, Done,
-    DrainNodeRequest, FetchRequest, InitProducerRequest, JoinTokenRequest, ListOffsetsRequest,
-    ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PingRequest,
-    RebalanceRequest, RemoveNodeRequest, Request, SubscribeRequest, TransferLeaderRequest,
-    UnsubscribeRequest, WatchMetadataRequest, check_api,
+    AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClusterPlanRequest,
+    ClusterStatusRequest, Counter, CreateQueueRequest, CreateTopicRequest, CreditRequest,
+    DeleteSubscriptionRequest, DeleteTopicRequest, DescribeQueueRequest, DescribeTopicRequest,
+    Done, DrainNodeRequest, ExplainMessageRequest, ExtendRequest, FetchRequest,
+    InitProducerRequest, JoinTokenRequest, ListOffsetsRequest, ListQueuesRequest,
+    ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PeekQueueRequest,
+    PingRequest, PurgeQueueRequest, PutSubscriptionRequest, RebalanceRequest, RemoveNodeRequest,
+    Request, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement,
+    SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_transport::{FrameReceiver, FrameSender, HeldRoom};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -33,7 +37,8 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{cluster, metadata, produce, read, topics};
+use super::{attach, cluster, metadata, produce, queues, read, topics};
+use crate::queues::{QueueGone, Settling};
 use crate::refusals;
 
 /// The largest body of a request. Records are payload; nothing else needs more, and many requests may
@@ -49,6 +54,8 @@ pub(super) struct Stream {
     pub(super) tasks: JoinSet<()>,
     requests: Arc<Semaphore>,
     subscriptions: BTreeMap<CorrelationId, SubscriptionHandle>,
+    /// Those of the subscriptions that are consumers of queues.
+    consumers: BTreeMap<CorrelationId, attach::Place>,
     panicked: watch::Sender<bool>,
 }
 
@@ -68,6 +75,7 @@ pub(super) async fn serve(
         tasks: JoinSet::new(),
         requests: Arc::new(Semaphore::new(session.broker.limits().requests_per_stream_max)),
         subscriptions: BTreeMap::new(),
+        consumers: BTreeMap::new(),
         session: Arc::clone(&session),
         outbox,
         panicked,
@@ -244,6 +252,28 @@ impl Stream {
             }
             ApiKey::NodeStatus => self.run::<NodeStatusRequest, _>(frame, status).await,
             ApiKey::Subscribe => self.subscribe(frame).await,
+            ApiKey::Attach => self.attach(frame).await,
+            ApiKey::Settle => self.settle(&frame).await,
+            ApiKey::Extend => self.extend(&frame).await,
+            ApiKey::CreateQueue => self.run::<CreateQueueRequest, _>(frame, queues::create).await,
+            ApiKey::PutSubscription => {
+                self.run::<PutSubscriptionRequest, _>(frame, queues::put).await
+            }
+            ApiKey::DeleteSubscription => {
+                self.run::<DeleteSubscriptionRequest, _>(frame, queues::delete).await
+            }
+            ApiKey::ListQueues => self.run::<ListQueuesRequest, _>(frame, queues::list).await,
+            ApiKey::DescribeQueue => {
+                self.run::<DescribeQueueRequest, _>(frame, queues::describe).await
+            }
+            ApiKey::ExplainMessage => {
+                self.run::<ExplainMessageRequest, _>(frame, queues::explain).await
+            }
+            ApiKey::CancelMessage => {
+                self.run::<CancelMessageRequest, _>(frame, queues::cancel).await
+            }
+            ApiKey::PurgeQueue => self.run::<PurgeQueueRequest, _>(frame, queues::purge).await,
+            ApiKey::PeekQueue => self.run::<PeekQueueRequest, _>(frame, queues::peek_at).await,
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
             ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
@@ -289,8 +319,7 @@ impl Stream {
             Ok(request) => request,
             Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
         };
-        let requests = Arc::clone(&self.requests);
-        let permit = requests.acquire_owned().await.expect("never closed");
+        let permit = self.permit().await;
         let (session, outbox) = (Arc::clone(&self.session), self.outbox.clone());
         let work = Box::pin(work(Arc::clone(&session), request));
         self.spawn(async move {
@@ -347,6 +376,105 @@ impl Stream {
         Ok(())
     }
 
+    async fn attach(&mut self, frame: Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        self.subscriptions.retain(|_, subscription| !subscription.has_ended());
+        let open = &self.subscriptions;
+        self.consumers.retain(|correlation, _| open.contains_key(correlation));
+        let request = frame.decode_body::<AttachRequest>().map_err(ErrorResponse::from);
+        let placed = request.and_then(|request| {
+            if open.contains_key(&header.correlation) {
+                let message = "a subscription with this correlation id is open on this stream";
+                return Err(ErrorResponse::new(ErrorCode::InvalidArgument, message));
+            }
+            Ok((request, self.session.subscription_place()?))
+        });
+        let (request, place) = match placed {
+            Ok(placed) => placed,
+            Err(error) => return Ok(self.refuse(&header, &error).await?),
+        };
+        // What may wait for it is bounded by what it may hold.
+        let (handle, control) = subscribe::handle(0);
+        self.subscriptions.insert(header.correlation, handle);
+        let consumer = attach::Place::default();
+        self.consumers.insert(header.correlation, Arc::clone(&consumer));
+        let (session, outbox) = (Arc::clone(&self.session), self.outbox.clone());
+        self.spawn(async move {
+            attach::run(&session, &outbox, &header, request, control, consumer).await;
+            drop(place);
+        });
+        Ok(())
+    }
+
+    async fn settle(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        let request = match frame.decode_body::<SettleRequest>() {
+            Ok(request) => request,
+            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
+        };
+        let consumer = self.consumers.get(&request.consumer).and_then(|place| place.get());
+        let Some((queue, consumer)) = consumer else {
+            let refused = request.items.iter().map(not_held).collect();
+            return Ok(self.settled::<SettleRequest>(&header, refused).await?);
+        };
+        let items = request.items.into_iter().map(settling).collect();
+        // Taken now, in the order of the frames; answered when it is written.
+        let settled = queue.settle(*consumer, items);
+        let permit = self.permit().await;
+        let session = Arc::clone(&self.session);
+        let reply = Box::pin(async move {
+            let head = match settled.await {
+                Ok(refused) => {
+                    let refused = refused.iter().map(settle_refusal).collect();
+                    let response = SettleResponse { refused };
+                    encode_response::<SettleRequest>(header.correlation, &response, 0)
+                }
+                Err(QueueGone) => encode_error(&header, &unknown_settlement(&session)),
+            };
+            OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
+        });
+        Ok(self.outbox.send_when_ready(reply)?)
+    }
+
+    async fn extend(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        let request = match frame.decode_body::<ExtendRequest>() {
+            Ok(request) => request,
+            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
+        };
+        let consumer = self.consumers.get(&request.consumer).and_then(|place| place.get());
+        let Some((queue, consumer)) = consumer else {
+            let refused = request.items.iter().map(not_held).collect();
+            return Ok(self.settled::<ExtendRequest>(&header, refused).await?);
+        };
+        let items = request.items.iter().map(|item| (item.offset, item.attempt)).collect();
+        match queue.extend(*consumer, items, request.lease_ms).await {
+            Ok(refused) => {
+                let refused = refused.iter().map(settle_refusal).collect();
+                Ok(self.settled::<ExtendRequest>(&header, refused).await?)
+            }
+            Err(QueueGone) => {
+                let refused = request.items.iter().map(not_held).collect();
+                Ok(self.settled::<ExtendRequest>(&header, refused).await?)
+            }
+        }
+    }
+
+    /// A place for a request that is being worked on; waits while there are too many.
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        let requests = Arc::clone(&self.requests);
+        requests.acquire_owned().await.expect("never closed")
+    }
+
+    async fn settled<R: Request<Response = SettleResponse>>(
+        &self,
+        header: &FrameHeader,
+        refused: Vec<SettleRefusal>,
+    ) -> Result<(), StreamGone> {
+        let head = encode_response::<R>(header.correlation, &SettleResponse { refused }, 0);
+        self.outbox.send(OutFrame::head(head.freeze())).await
+    }
+
     async fn credit(&mut self, frame: &Frame) -> Result<(), Stop> {
         match frame.decode_body::<CreditRequest>() {
             Ok(credit) => {
@@ -364,6 +492,7 @@ impl Stream {
             Ok(request) => request,
             Err(error) => return Ok(self.refuse(&frame.header, &error.into()).await?),
         };
+        self.consumers.remove(&request.subscription);
         if let Some(subscription) = self.subscriptions.remove(&request.subscription) {
             subscription.end().await;
         }
@@ -371,6 +500,38 @@ impl Stream {
         let head = encode_response::<UnsubscribeRequest>(correlation, &Done {}, 0).freeze();
         Ok(self.outbox.send(OutFrame::head(head)).await?)
     }
+}
+
+fn settling(item: Settlement) -> Settling {
+    let outcome = match item.outcome {
+        SettleOutcome::Accept => Outcome::Accept,
+        SettleOutcome::Release => Outcome::Release { delay_ms: item.delay_ms },
+        SettleOutcome::Reject => Outcome::Reject,
+    };
+    Settling { offset: item.offset, attempt: item.attempt, outcome }
+}
+
+fn not_held(item: &Settlement) -> SettleRefusal {
+    SettleRefusal { offset: item.offset, current_attempt: None }
+}
+
+fn settle_refusal(error: &SettleError) -> SettleRefusal {
+    match *error {
+        SettleError::NotHeld { offset } => SettleRefusal { offset, current_attempt: None },
+        SettleError::StaleAttempt { offset, current, .. } => {
+            SettleRefusal { offset, current_attempt: Some(current) }
+        }
+    }
+}
+
+/// The queue's task ended before the settlement was known to be written.
+fn unknown_settlement(session: &Session) -> ErrorResponse {
+    session.broker.counters().requests_refused.add(1);
+    ErrorResponse::new(
+        ErrorCode::Timeout,
+        "the partition has another leader now, or none: whether the settlements are stored is not known; \
+         those that are not are delivered again",
+    )
 }
 
 /// The body of an answer and its payload.

@@ -43,6 +43,15 @@ pub(super) struct Control {
     _ended: watch::Sender<()>,
 }
 
+impl Control {
+    /// Waits until the stream wants no more. The subscription counts as ended once this is dropped.
+    pub(super) async fn ended(self) {
+        let Self { end, _ended, .. } = self;
+        // The sender is dropped, never used.
+        let _ = end.await;
+    }
+}
+
 /// Payload bytes that may still be pushed. One frame may overdraw it: a batch is never split.
 struct Credit {
     left: AtomicI64,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use plimsoll_protocol::api::{
     AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, Done, ListTopicsRequest, ListTopicsResponse, TopicInfo,
+    DescribeTopicResponse, Done, ListTopicsRequest, ListTopicsResponse, TopicConfig, TopicInfo,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
@@ -14,7 +14,7 @@ use plimsoll_state::catalog::{
 
 use super::session::Session;
 use super::stream::{Answer, done};
-use crate::broker::group_options;
+use crate::broker::{Broker, group_options};
 use crate::refusals;
 
 fn info(name: &TopicName, meta: &TopicMeta) -> TopicInfo {
@@ -74,28 +74,7 @@ pub(super) async fn create(
     request: CreateTopicRequest,
 ) -> Result<Answer<CreateTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
-    let limits = broker.limits();
-    if request.topic.is_internal() {
-        return Err(ErrorResponse::new(
-            ErrorCode::InvalidTopicName,
-            format!(
-                "{}: names that begin with `__` are the node's own; choose another",
-                request.topic
-            ),
-        ));
-    }
-    request.config.validate().map_err(|error| refusals::config(&error))?;
-    check_partitions(request.partitions, limits.partitions_per_topic_max)?;
-    let catalog = broker.catalog();
-    if catalog.len() >= limits.topics_max && catalog.topic(&request.topic).is_none() {
-        return Err(ErrorResponse::new(
-            ErrorCode::TooManyPartitions,
-            format!(
-                "there are {} topics already: delete one, or raise `topics_max` of the node",
-                catalog.len()
-            ),
-        ));
-    }
+    check_new(broker, &request.topic, &request.config, request.partitions)?;
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
         let placement = match catalog.topic(&request.topic) {
@@ -164,6 +143,35 @@ pub(super) async fn delete(
 ) -> Result<Answer<DeleteTopicRequest>, ErrorResponse> {
     session.broker.delete_topic(request.topic).await?;
     done(Done {})
+}
+
+/// Checks what is asked for of a new topic.
+pub(super) fn check_new(
+    broker: &Broker,
+    topic: &TopicName,
+    config: &TopicConfig,
+    partitions: u32,
+) -> Result<(), ErrorResponse> {
+    let limits = broker.limits();
+    if topic.is_internal() {
+        return Err(ErrorResponse::new(
+            ErrorCode::InvalidTopicName,
+            format!("{topic}: names that begin with `__` are the node's own; choose another"),
+        ));
+    }
+    config.validate().map_err(|error| refusals::config(&error))?;
+    check_partitions(partitions, limits.partitions_per_topic_max)?;
+    let catalog = broker.catalog();
+    if catalog.len() >= limits.topics_max && catalog.topic(topic).is_none() {
+        return Err(ErrorResponse::new(
+            ErrorCode::TooManyPartitions,
+            format!(
+                "there are {} topics already: delete one, or raise `topics_max` of the node",
+                catalog.len()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {

@@ -1,0 +1,156 @@
+//! A consumer of a queue: pushes messages as they are handed out to it, until it is ended.
+//!
+//! What it may hold bounds what waits for it; one that settles by being delivered is held back by its
+//! backlog. At most two frames wait to be written.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+use plimsoll_delivery::dispatch::{ConsumerId, ConsumerSpec};
+use plimsoll_protocol::api::{
+    ApiKey, AttachRequest, AttachResponse, DeliveredMessage, QueueDelivery, Request as _,
+};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::frame::{
+    FrameFlags, FrameHeader, encode_error, encode_frame, encode_response,
+};
+use tokio::sync::Semaphore;
+
+use super::outbox::{OutFrame, Outbox};
+use super::session::Session;
+use super::subscribe::Control;
+use crate::queues::{Attached, Delivered, QueueHandle, subscription_of};
+use crate::refusals;
+
+/// Frames of one consumer that may wait to be written.
+const FRAMES_WAITING_MAX: usize = 2;
+/// Records that are smaller on average go into one piece: a piece costs more than their copy.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+/// Longest name of a consumer, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Where settlements of a consumer go, once it is attached.
+pub(super) type Place = Arc<OnceLock<(QueueHandle, ConsumerId)>>;
+
+/// Runs a consumer to its end. Everything, refusals too, is told by the outbox.
+pub(super) async fn run(
+    session: &Arc<Session>,
+    outbox: &Outbox,
+    header: &FrameHeader,
+    request: AttachRequest,
+    control: Control,
+    place: Place,
+) {
+    let consuming = async {
+        let mut attached = match begin(session, &request).await {
+            Ok(attached) => attached,
+            Err(error) => {
+                session.broker.counters().requests_refused.add(1);
+                let frame = encode_error(header, &error).freeze();
+                // A peer that is gone needs no answer.
+                let _ = outbox.send(OutFrame::head(frame)).await;
+                return;
+            }
+        };
+        // It is set here only.
+        let _ = place.set((attached.queue().clone(), attached.consumer));
+        let correlation = header.correlation;
+        let response = AttachResponse { lease_ms: attached.lease_ms };
+        let head = encode_response::<AttachRequest>(correlation, &response, 0).freeze();
+        if outbox.send(OutFrame::head(head)).await.is_err() {
+            return;
+        }
+        let waiting = Arc::new(Semaphore::new(FRAMES_WAITING_MAX));
+        let mut stopping = session.broker.stopping();
+        let (api, version) = (ApiKey::Attach, AttachRequest::VERSION);
+        let broke = loop {
+            let messages = tokio::select! {
+                biased;
+                messages = attached.next() => messages,
+                () = stopping.wait() => break refusals::shutting_down(),
+            };
+            let Some(messages) = messages else { break ended(session, &request) };
+            let waiting = Arc::clone(&waiting);
+            let permit = waiting.acquire_owned().await.expect("never closed");
+            let bytes = messages.iter().map(|message| message.record.len()).sum();
+            session.broker.counters().bytes_delivered.add(bytes as u64);
+            let delivery = QueueDelivery { messages: messages.iter().map(described).collect() };
+            let head = encode_frame(api, version, FrameFlags::PUSH, correlation, &delivery, bytes);
+            let payload = pieces(messages, bytes);
+            let frame = OutFrame { head: head.freeze(), payload, permit: Some(permit) };
+            if outbox.send(frame).await.is_err() {
+                return;
+            }
+        };
+        let frame = encode_frame(api, version, FrameFlags::PUSH_ERROR, correlation, &broke, 0);
+        let _ = outbox.send(OutFrame::head(frame.freeze())).await;
+    };
+    tokio::select! {
+        biased;
+        () = consuming => {}
+        () = control.ended() => {}
+        () = outbox.gone() => {}
+    }
+}
+
+async fn begin(session: &Session, request: &AttachRequest) -> Result<Attached, ErrorResponse> {
+    if request.name.len() > NAME_BYTES_MAX {
+        return Err(ErrorResponse::new(
+            ErrorCode::InvalidArgument,
+            format!("the name of a consumer has at most {NAME_BYTES_MAX} bytes"),
+        ));
+    }
+    let (topic, subscription) = (&request.topic, &request.subscription);
+    let priority = i32::try_from(request.priority).map_err(|_| {
+        let message = "the priority of a consumer is a number of 32 bits";
+        ErrorResponse::new(ErrorCode::InvalidArgument, message)
+    })?;
+    let spec = ConsumerSpec {
+        prefetch_count: request.prefetch_count,
+        prefetch_bytes: request.prefetch_bytes,
+        priority,
+        exclusive: request.exclusive,
+        settles_itself: request.settles_itself,
+    };
+    let name = match request.name.is_empty() {
+        true => session.peer.to_string(),
+        false => format!("{} ({})", request.name, session.peer),
+    };
+    let queue = session.broker.queue(topic, request.partition, subscription).await?;
+    let attached = queue.attach(spec, name).await.map_err(|_| ended(session, request))?;
+    attached.map_err(|error| ErrorResponse::new(ErrorCode::QueueInUse, error.to_string()))
+}
+
+/// Why a queue's task has ended.
+fn ended(session: &Session, request: &AttachRequest) -> ErrorResponse {
+    let broker = &session.broker;
+    if broker.is_stopping() {
+        return refusals::shutting_down();
+    }
+    let (catalog, topic) = (broker.catalog(), &request.topic);
+    let Some(meta) = catalog.topic(topic) else { return refusals::unknown_topic(topic) };
+    if let Err(unknown) = subscription_of(meta, topic, &request.subscription) {
+        return unknown;
+    }
+    let leader = meta.group(request.partition).and_then(|group| broker.host().leader(group));
+    let me = broker.identity().node_id;
+    broker.not_leader(leader.map(|(node, _)| node).filter(|node| *node != me))
+}
+
+pub(super) fn described(message: &Delivered) -> DeliveredMessage {
+    DeliveredMessage {
+        offset: message.offset,
+        attempt: message.attempt,
+        base_timestamp_ms: message.base_timestamp_ms,
+        bytes: u32::try_from(message.record.len()).expect("a record fits a batch"),
+    }
+}
+
+pub(super) fn pieces(messages: Vec<Delivered>, bytes: usize) -> Vec<Bytes> {
+    if bytes / messages.len().max(1) >= PIECE_BYTES_MIN || messages.len() == 1 {
+        return messages.into_iter().map(|message| message.record).collect();
+    }
+    let mut piece = BytesMut::with_capacity(bytes);
+    messages.iter().for_each(|message| piece.extend_from_slice(&message.record));
+    vec![piece.freeze()]
+}

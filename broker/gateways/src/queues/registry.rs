@@ -1,0 +1,264 @@
+//! Which queues are at work on this node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use plimsoll_delivery::command::{QueueCommand, QueueEntry, SubscriptionId};
+use plimsoll_protocol::api::QueueOverflow;
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::{GroupId, PartitionIndex, TopicName};
+use plimsoll_replication::{Group, Role};
+use plimsoll_state::catalog::{SubscriptionMeta, TopicMeta};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::handle::{Gate, QueueHandle};
+use super::runner::{self, Begin, End};
+use super::settings;
+use crate::broker::{Broker, Partition};
+use crate::routing::Access;
+
+/// How often queues that nobody asks for are looked after.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Names one partition of a queue or subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueueName {
+    pub(crate) topic: TopicName,
+    pub(crate) partition: PartitionIndex,
+    pub(crate) subscription: String,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    running: Mutex<BTreeMap<(GroupId, SubscriptionId), QueueHandle>>,
+}
+
+impl Registry {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<(GroupId, SubscriptionId), QueueHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue's task, if it runs.
+    fn get(&self, group: GroupId, id: SubscriptionId) -> Option<QueueHandle> {
+        self.running().get(&(group, id)).filter(|handle| !handle.is_over()).cloned()
+    }
+}
+
+impl Broker {
+    /// The queue, at work on this node.
+    ///
+    /// # Errors
+    /// Where there is none, another node leads its partition, or it cannot be woken.
+    pub(crate) async fn queue(
+        self: &Arc<Self>,
+        topic: &TopicName,
+        partition: PartitionIndex,
+        subscription: &str,
+    ) -> Result<QueueHandle, ErrorResponse> {
+        let meta = self.topic(topic).await?;
+        let known = subscription_of(&meta, topic, subscription)?;
+        let found = self.partition(topic, partition, Access::Leader).await?;
+        let name =
+            QueueName { topic: topic.clone(), partition, subscription: subscription.to_owned() };
+        self.run_queue(name, &meta, known, found.group).ok_or_else(|| self.not_leader(None))
+    }
+
+    /// The queue's task, which is begun where it does not run; none where this node does not lead.
+    fn run_queue(
+        self: &Arc<Self>,
+        name: QueueName,
+        meta: &TopicMeta,
+        known: &SubscriptionMeta,
+        group: Arc<Group>,
+    ) -> Option<QueueHandle> {
+        let key = (group.id(), SubscriptionId(known.id));
+        let mut running = self.queues().running();
+        if let Some(handle) = running.get(&key).filter(|handle| !handle.is_over()) {
+            return Some(handle.clone());
+        }
+        let Role::Leader { term } = *group.role().borrow() else { return None };
+        let (commands, received) = mpsc::unbounded_channel();
+        let gate = Arc::new(Gate::default());
+        let handle = QueueHandle { commands, gate: Arc::clone(&gate) };
+        running.insert(key, handle.clone());
+        drop(running);
+        let begin = Begin {
+            broker: Arc::clone(self),
+            group,
+            name: name.clone(),
+            id: key.1,
+            topic_id: meta.topic_id,
+            term,
+            config: settings::config(&known.settings),
+            from_latest: known.from_latest,
+            gate,
+        };
+        let broker = Arc::clone(self);
+        tokio::spawn(async move {
+            // Its commands are dropped with it: who waits for an answer sees the end.
+            let end = runner::run(begin, received).await;
+            let QueueName { topic, partition, subscription } = &name;
+            match &end {
+                End::Failed(error) => {
+                    tracing::warn!(%topic, %partition, subscription, %error, "a queue stopped");
+                }
+                end => {
+                    tracing::debug!(%topic, %partition, subscription, ?end, "a queue ended here")
+                }
+            }
+            let mut running = broker.queues().running();
+            if running.get(&key).is_some_and(QueueHandle::is_over) {
+                running.remove(&key);
+            }
+        });
+        Some(handle)
+    }
+
+    /// Whether a queue takes `records` more, of which some wait for their time.
+    ///
+    /// # Errors
+    /// Where it is as long as it may be.
+    pub(crate) async fn admit_to_queue(
+        self: &Arc<Self>,
+        topic: &TopicName,
+        index: PartitionIndex,
+        partition: &Partition,
+        has_delayed: impl FnOnce() -> bool,
+    ) -> Result<(), ErrorResponse> {
+        let Some(limits) = partition.queue else { return Ok(()) };
+        let is_limited = limits.length_max.is_some() || limits.bytes_max.is_some();
+        let handle = match is_limited {
+            true => Some(self.queue(topic, index, "").await?),
+            false => self.queues().get(partition.group.id(), SubscriptionId::QUEUE),
+        };
+        let Some(QueueHandle { gate, .. }) = handle else { return Ok(()) };
+        let full = |what: String| Err(ErrorResponse::new(ErrorCode::QueueFull, what));
+        if gate.has_delayed_max.load(Ordering::Relaxed) && has_delayed() {
+            return full(format!(
+                "queue {topic} has as many delayed messages as a node keeps: nothing was stored; try \
+                 again when some are due"
+            ));
+        }
+        // What was committed since the task looked is counted here: who sends one message after the other
+        // is refused exactly.
+        let counted = gate.counted.load(Ordering::Acquire);
+        let committed = partition.group.high_watermark().borrow().0;
+        let length = gate.length.load(Ordering::Relaxed) + committed.saturating_sub(counted);
+        if let Some(length_max) = limits.length_max
+            && length >= length_max
+        {
+            return full(format!(
+                "queue {topic} has {length} messages, {length_max} are allowed: nothing was stored; \
+                 try again when some are settled, or raise length-max"
+            ));
+        }
+        let bytes = gate.bytes.load(Ordering::Relaxed);
+        match limits.bytes_max {
+            Some(bytes_max) if bytes >= bytes_max => full(format!(
+                "queue {topic} has about {bytes} bytes, {bytes_max} are allowed: nothing was stored; \
+                 try again when some are settled, or raise bytes-max"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a queue takes at most, where it refuses more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueLimits {
+    length_max: Option<u64>,
+    bytes_max: Option<u64>,
+}
+
+impl QueueLimits {
+    /// Those of a topic that is a queue.
+    pub(crate) fn of(meta: &TopicMeta) -> Option<Self> {
+        let settings = &meta.subscriptions.get("")?.settings;
+        Some(match settings.overflow {
+            QueueOverflow::Reject => {
+                Self { length_max: settings.length_max, bytes_max: settings.bytes_max }
+            }
+            QueueOverflow::DropHead => Self { length_max: None, bytes_max: None },
+        })
+    }
+}
+
+/// The subscription of this name.
+///
+/// # Errors
+/// Where there is none.
+pub(crate) fn subscription_of<'a>(
+    meta: &'a TopicMeta,
+    topic: &TopicName,
+    subscription: &str,
+) -> Result<&'a SubscriptionMeta, ErrorResponse> {
+    meta.subscriptions.get(subscription).ok_or_else(|| {
+        let message = match subscription {
+            "" => format!(
+                "topic {topic} is not a queue: name one of its subscriptions, or create a queue \
+                 (plimsoll queue create NAME)"
+            ),
+            name => format!(
+                "topic {topic} has no subscription {name:?}: create it first (plimsoll queue \
+                 subscribe {topic} {name})"
+            ),
+        };
+        ErrorResponse::new(ErrorCode::UnknownQueue, message)
+    })
+}
+
+/// Sees to the queues that nobody asks for: lives and delays end also where nobody consumes, dead letters
+/// are copied, and what ended is forgotten. Until the broker stops.
+pub async fn keep_queues(broker: Arc<Broker>) {
+    let mut stopping = broker.stopping();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut has_woken = BTreeSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.wait() => return,
+            _ = look.tick() => look_after(&broker, &mut has_woken).await,
+        }
+    }
+}
+
+/// `has_woken` has the groups that were looked at once in this life of the node.
+async fn look_after(broker: &Arc<Broker>, has_woken: &mut BTreeSet<GroupId>) {
+    let catalog = broker.catalog();
+    for (topic, meta) in catalog.topics().filter(|(_, meta)| !meta.subscriptions.is_empty()) {
+        for (partition, &id) in (0..).map(PartitionIndex).zip(&meta.partitions) {
+            if has_woken.insert(id) && has_unsettled(broker, id) {
+                // What it does without being asked begins when it is awake; another node may lead it.
+                let _ = broker.partition(topic, partition, Access::Leader).await;
+            }
+            let Some(group) = broker.host().held(id) else { continue };
+            let Role::Leader { term } = *group.role().borrow() else { continue };
+            for (name, known) in meta.subscriptions.iter() {
+                let name =
+                    QueueName { topic: topic.clone(), partition, subscription: name.to_owned() };
+                broker.run_queue(name, meta, known, Arc::clone(&group));
+            }
+            let wanted: BTreeSet<u32> =
+                meta.subscriptions.iter().map(|(_, meta)| meta.id).collect();
+            let ended = group.with_queues(|queues| {
+                let ids = queues.iter().map(|(id, _)| id);
+                ids.filter(|id| !wanted.contains(&id.0)).collect::<Vec<_>>()
+            });
+            for subscription in ended.unwrap_or_default() {
+                let entry = QueueEntry { subscription, commands: vec![QueueCommand::Close] };
+                // It is tried again at the next look.
+                let _ = group.control(entry.encode(), term).await;
+            }
+        }
+    }
+}
+
+/// Whether a sleeping group here has messages that may have to be seen to.
+fn has_unsettled(broker: &Broker, id: GroupId) -> bool {
+    broker.host().unsettled(id).is_ok_and(|unsettled| unsettled > 0)
+}

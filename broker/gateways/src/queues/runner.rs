@@ -1,0 +1,671 @@
+//! The task of one queue: it owns the delivery machine, and does what that asks for.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use plimsoll_delivery::command::{QueueCommand, QueueEntry, SubscriptionId};
+use plimsoll_delivery::config::QueueConfig;
+use plimsoll_delivery::dispatch::{ConsumerId, Delivery, Dispatcher, Limits, Outcome, SettleError};
+use plimsoll_delivery::state::QueueState;
+use plimsoll_delivery::time::{Monotonic, Now, UnixMs};
+use plimsoll_protocol::error::ErrorResponse;
+use plimsoll_protocol::ids::{Offset, Term};
+use plimsoll_replication::{Group, ProposeError, Role};
+use plimsoll_state::catalog::Catalog;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::consumers::Consumers;
+use super::dead_letters::DeadLetters;
+use super::handle::{Command, Delivered, Gate, Settled, Settling, Standing};
+use super::records::Records;
+use super::registry::QueueName;
+use super::settings;
+use crate::broker::Broker;
+
+/// Commands that one turn takes.
+const COMMANDS_PER_TURN: usize = 256;
+/// Reads that one turn makes, of each kind, before messages go out.
+const READS_PER_TURN: usize = 8;
+/// A queue with consumers, or with something to do later, says so often that its group does not sleep.
+const AWAKE_EVERY: Duration = Duration::from_secs(1);
+/// How long after a proposal that found no majority it is made again.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Why a task ended; its handles see only that it did.
+#[derive(Debug)]
+pub(super) enum End {
+    /// This node leads the partition in this term no more, or the group sleeps.
+    Deposed,
+    /// The topic, or the subscription, is gone.
+    Deleted,
+    /// It behaves so differently now that its machine is made anew.
+    Reconfigured,
+    /// The node stops.
+    Stopping,
+    /// The log cannot be read, or written.
+    Failed(ErrorResponse),
+    /// An entry may or may not be in the log.
+    Unknown,
+}
+
+impl From<ErrorResponse> for End {
+    fn from(error: ErrorResponse) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Whom to answer once an entry is committed.
+enum Waiter {
+    Settled(oneshot::Sender<Settled>, Settled),
+    Cancelled(oneshot::Sender<bool>),
+    Purged(oneshot::Sender<u64>, u64),
+}
+
+impl Waiter {
+    /// Who asked may have gone away.
+    fn answer(self) {
+        match self {
+            Self::Settled(reply, refused) => drop(reply.send(refused)),
+            Self::Cancelled(reply) => drop(reply.send(true)),
+            Self::Purged(reply, messages) => drop(reply.send(messages)),
+        }
+    }
+}
+
+type Proposal = Pin<Box<dyn Future<Output = Result<(), ProposeError>> + Send>>;
+
+/// An entry that is being written.
+struct InFlight {
+    entry: QueueEntry,
+    waiters: Vec<Waiter>,
+    proposal: Proposal,
+}
+
+/// See the module.
+pub(super) struct Runner {
+    broker: Arc<Broker>,
+    group: Arc<Group>,
+    name: QueueName,
+    id: SubscriptionId,
+    topic_id: u64,
+    term: Term,
+    config: QueueConfig,
+    dispatcher: Dispatcher,
+    records: Records,
+    /// The offset after the last record that the machine was told of.
+    told: Offset,
+    consumers: Consumers,
+    dead_letters: DeadLetters,
+    gate: Arc<Gate>,
+    in_flight: Option<InFlight>,
+    /// Whose settlements gather for the next entry.
+    gathering: Vec<Waiter>,
+    /// Whose settlements are in the entry that is proposed again.
+    again: Vec<Waiter>,
+    propose_after: Option<Instant>,
+    /// Consumers that asked for one message, which must be read first.
+    pulls: VecDeque<(ConsumerId, oneshot::Sender<bool>)>,
+    /// Handed out, and to be read from the log first.
+    unread: VecDeque<Delivery>,
+}
+
+/// What a task is made with.
+pub(super) struct Begin {
+    pub(super) broker: Arc<Broker>,
+    pub(super) group: Arc<Group>,
+    pub(super) name: QueueName,
+    pub(super) id: SubscriptionId,
+    pub(super) topic_id: u64,
+    pub(super) term: Term,
+    pub(super) config: QueueConfig,
+    pub(super) from_latest: bool,
+    pub(super) gate: Arc<Gate>,
+}
+
+/// Runs the queue until this node leads it no more.
+pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Command>) -> End {
+    let broker = Arc::clone(&begin.broker);
+    let mut role = begin.group.role();
+    let mut stopping = broker.stopping();
+    let term = begin.term;
+    let deposed = async {
+        // An error says that the group is gone, which is the same.
+        let _ = role.wait_for(|role| *role != Role::Leader { term }).await;
+    };
+    let running = async {
+        let runner = match Runner::begin(begin).await {
+            Ok(runner) => runner,
+            Err(end) => return end,
+        };
+        runner.run(&mut commands).await
+    };
+    tokio::select! {
+        biased;
+        () = stopping.wait() => End::Stopping,
+        () = deposed => End::Deposed,
+        end = running => end,
+    }
+}
+
+impl Runner {
+    /// Sees to it that the partition's state has the queue, configured as the catalog says.
+    async fn begin(begin: Begin) -> Result<Self, End> {
+        let Begin { broker, group, name, id, topic_id, term, config, from_latest, gate } = begin;
+        let present = |group: &Group| {
+            group.with_queues(|queues| queues.get(id).map(|state| state.config().clone()))
+        };
+        let found = present(&group).ok_or(End::Deposed)?;
+        if found.as_ref() != Some(&config) {
+            let start = match from_latest {
+                true => *group.high_watermark().borrow(),
+                false => group.log().bounds().log_start_offset,
+            };
+            let config = Box::new(config.clone());
+            let command = match found {
+                Some(_) => QueueCommand::Configure { config },
+                None => QueueCommand::Open { start, config },
+            };
+            let entry = QueueEntry { subscription: id, commands: vec![command] };
+            propose(&group, &entry, term).await.map_err(|error| refused(&error).1)?;
+        }
+        let keyed = config.mode == plimsoll_delivery::config::Mode::KeyShared;
+        let made = group.with_queues(|queues| {
+            let state = queues.get(id)?;
+            Some((Dispatcher::new(id, state, Limits::default()), state.end()))
+        });
+        let (mut dispatcher, told) = made.flatten().ok_or(End::Deposed)?;
+        let log_start = group.log().bounds().log_start_offset;
+        if log_start > Offset(0) {
+            with_state(&group, id, |state| dispatcher.log_starts_at(log_start, state))?;
+        }
+        let dead_letters = DeadLetters::new(&broker, &name, config.dead_letter.as_ref());
+        Ok(Self {
+            broker,
+            group,
+            name,
+            id,
+            topic_id,
+            term,
+            config,
+            dispatcher,
+            records: Records::new(keyed),
+            told,
+            consumers: Consumers::default(),
+            dead_letters,
+            gate,
+            in_flight: None,
+            gathering: Vec::new(),
+            again: Vec::new(),
+            propose_after: None,
+            pulls: VecDeque::new(),
+            unread: VecDeque::new(),
+        })
+    }
+
+    async fn run(mut self, commands: &mut mpsc::UnboundedReceiver<Command>) -> End {
+        // Before the look: what changes after it is news.
+        let mut catalog = self.broker.catalog_changes();
+        let mut watermark = self.group.high_watermark();
+        let mut awake = Instant::now();
+        let mut copies = FuturesUnordered::new();
+        loop {
+            let busy = match self.turn(&mut watermark).await {
+                Ok(busy) => busy,
+                Err(end) => return end,
+            };
+            while let Some(order) = self.dead_letters.next(&mut self.dispatcher) {
+                copies.push(self.dead_letters.copy(&self.group, order));
+            }
+            let deadline = match self.deadline() {
+                Some(_) if awake.elapsed() >= AWAKE_EVERY => {
+                    self.group.keep_awake();
+                    awake = Instant::now();
+                    self.deadline()
+                }
+                deadline => deadline,
+            };
+            let wait = async {
+                match (busy, deadline) {
+                    (true, _) => tokio::task::yield_now().await,
+                    (false, Some(at)) => sleep_until(at).await,
+                    (false, None) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                command = commands.recv() => {
+                    let Some(command) = command else { return End::Stopping };
+                    self.carry_out(command);
+                    for _ in 0..COMMANDS_PER_TURN {
+                        let Ok(command) = commands.try_recv() else { break };
+                        self.carry_out(command);
+                    }
+                }
+                outcome = in_flight(&mut self.in_flight) => {
+                    if let Some(end) = self.written(outcome) {
+                        return end;
+                    }
+                }
+                Some(offset) = copies.next() => {
+                    self.dead_letters.made();
+                    self.dispatcher.copied(offset);
+                }
+                changed = watermark.changed() => {
+                    if changed.is_err() {
+                        return End::Deposed;
+                    }
+                }
+                changed = catalog.changed() => {
+                    if changed.is_err() {
+                        return End::Stopping;
+                    }
+                    let catalog = catalog.borrow_and_update().clone();
+                    if let Some(end) = self.follow(&catalog).await {
+                        return end;
+                    }
+                }
+                () = wait => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        let clock = self.broker.host().clock();
+        let ms = clock.monotonic().as_millis();
+        Now {
+            monotonic: Monotonic(u64::try_from(ms).unwrap_or(u64::MAX)),
+            unix: UnixMs(clock.unix_ms()),
+        }
+    }
+
+    fn with_state<T>(
+        &mut self,
+        look: impl FnOnce(&mut Dispatcher, &QueueState) -> T,
+    ) -> Result<T, End> {
+        let (group, dispatcher) = (&self.group, &mut self.dispatcher);
+        with_state(group, self.id, |state| look(dispatcher, state))
+    }
+
+    /// Does what can be done now. Answers whether there is more.
+    async fn turn(&mut self, watermark: &mut watch::Receiver<Offset>) -> Result<bool, End> {
+        let mut busy = self.tell(watermark).await?;
+        let now = self.now();
+        self.with_state(|dispatcher, state| dispatcher.advance(state, now))?;
+        busy |= self.read_on().await?;
+        self.pull();
+        self.deliver().await?;
+        self.propose();
+        let length = self.dispatcher.len();
+        let unsettled = self.with_state(|_, state| (state.unsettled_bytes(), state.unsettled()))?;
+        let bytes = unsettled.0 / unsettled.1.max(1) * length;
+        self.gate.length.store(length, Ordering::Relaxed);
+        self.gate.bytes.store(bytes, Ordering::Relaxed);
+        self.gate.counted.store(self.told.0, Ordering::Release);
+        let has_delayed_max =
+            self.dispatcher.admit(true).is_err() && self.dispatcher.admit(false).is_ok();
+        self.gate.has_delayed_max.store(has_delayed_max, Ordering::Relaxed);
+        Ok(busy)
+    }
+
+    /// Tells the machine of what was committed since.
+    async fn tell(&mut self, watermark: &mut watch::Receiver<Offset>) -> Result<bool, End> {
+        let upto = *watermark.borrow_and_update();
+        for _ in 0..READS_PER_TURN {
+            if self.told >= upto {
+                return Ok(false);
+            }
+            let firsts = self.records.read(&self.group, self.told, upto).await?;
+            let now = self.now();
+            for first in &firsts {
+                let Some(batch) = self.records.batch(*first) else { continue };
+                for message in batch.messages() {
+                    if message.offset >= self.told {
+                        self.dispatcher.appended(message, now);
+                        self.told = Offset(message.offset.0 + 1);
+                    }
+                }
+            }
+            if firsts.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(self.told < upto)
+    }
+
+    /// Reads what the machine wants to know of older messages.
+    async fn read_on(&mut self) -> Result<bool, End> {
+        for _ in 0..READS_PER_TURN {
+            let Some(want) = self.with_state(Dispatcher::wants)? else { return Ok(false) };
+            let firsts = match self.records.read(&self.group, want.from, want.upto).await {
+                Ok(firsts) => firsts,
+                Err(error) => {
+                    let start = self.group.log().bounds().log_start_offset;
+                    if want.from >= start {
+                        return Err(error.into());
+                    }
+                    // Retention was shorter than the subscription.
+                    self.with_state(|dispatcher, state| dispatcher.log_starts_at(start, state))?;
+                    continue;
+                }
+            };
+            if firsts.is_empty() {
+                return Ok(false);
+            }
+            let now = self.now();
+            let (records, dispatcher) = (&self.records, &mut self.dispatcher);
+            with_state(&self.group, self.id, |state| {
+                for first in firsts {
+                    let Some(batch) = records.batch(first) else { continue };
+                    for message in batch.messages().filter(|message| message.offset >= want.from) {
+                        if !dispatcher.read(message, state, now) {
+                            return;
+                        }
+                    }
+                }
+            })?;
+        }
+        Ok(true)
+    }
+
+    /// Serves those who asked for one message, as long as what they may get need not be read first.
+    fn pull(&mut self) {
+        let now = self.now();
+        while let Some((consumer, reply)) = self.pulls.pop_front() {
+            let delivery = self.dispatcher.pull(consumer, now);
+            if delivery.is_none() && !self.dispatcher.is_empty() && self.wants_more() {
+                return self.pulls.push_front((consumer, reply));
+            }
+            // Who asked may have gone away: then its consumer ends next, and gives the message back.
+            let _ = reply.send(delivery.is_some());
+            self.unread.extend(delivery);
+        }
+    }
+
+    fn wants_more(&mut self) -> bool {
+        matches!(self.with_state(Dispatcher::wants), Ok(Some(_)))
+    }
+
+    /// Hands out what is ready to those who have room.
+    async fn deliver(&mut self) -> Result<(), End> {
+        let now = self.now();
+        loop {
+            while let Some(delivery) = self.unread.pop_front() {
+                self.deliver_unread(delivery).await?;
+            }
+            let Some(delivery) = self.dispatcher.poll(now) else { break };
+            match self.records.find(delivery.offset) {
+                Some(found) => {
+                    self.consumers.deliver(delivery.consumer, delivered(&delivery, found))
+                }
+                None => self.unread.push_back(delivery),
+            }
+        }
+        for consumer in self.consumers.flush() {
+            self.dispatcher.set_prefetch(consumer, 0, 0);
+        }
+        Ok(())
+    }
+
+    /// A message that was read longer ago than is kept.
+    async fn deliver_unread(&mut self, delivery: Delivery) -> Result<(), End> {
+        let Delivery { consumer, offset, attempt, .. } = delivery;
+        if self.records.find(offset).is_none() {
+            let upto = Offset(offset.0 + 1);
+            if let Err(error) = self.records.read(&self.group, offset, self.told.max(upto)).await
+                && offset >= self.group.log().bounds().log_start_offset
+            {
+                return Err(error.into());
+            }
+        }
+        match self.records.find(offset) {
+            Some(found) => self.consumers.deliver(consumer, delivered(&delivery, found)),
+            None => {
+                // Retention took it away between its reading and its turn.
+                let now = self.now();
+                let _ = self.dispatcher.settle(consumer, offset, attempt, Outcome::Reject, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Proposes what has gathered, unless something is being written.
+    fn propose(&mut self) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        if self.propose_after.take_if(|at| Instant::now() >= *at).is_none()
+            && self.propose_after.is_some()
+        {
+            return;
+        }
+        let now = self.now();
+        let waiters = match self.again.is_empty() {
+            true => std::mem::take(&mut self.gathering),
+            false => std::mem::take(&mut self.again),
+        };
+        match self.dispatcher.propose(now) {
+            Some(entry) => {
+                let (group, term) = (Arc::clone(&self.group), self.term);
+                let body = entry.encode();
+                let proposal: Proposal = Box::pin(async move { group.control(body, term).await });
+                self.in_flight = Some(InFlight { entry, waiters, proposal });
+            }
+            // Nothing had to be written for them.
+            None => waiters.into_iter().for_each(Waiter::answer),
+        }
+    }
+
+    /// An entry was written, or was not.
+    fn written(&mut self, outcome: Result<(), ProposeError>) -> Option<End> {
+        let InFlight { entry, waiters, .. } = self.in_flight.take()?;
+        match outcome {
+            Ok(()) => {
+                let now = self.now();
+                let told =
+                    self.with_state(|dispatcher, state| dispatcher.applied(&entry, state, now));
+                waiters.into_iter().for_each(Waiter::answer);
+                told.err()
+            }
+            Err(error) => match refused(&error) {
+                (true, _) => {
+                    self.dispatcher.refused(entry);
+                    self.again = waiters;
+                    self.propose_after = Some(Instant::now() + AGAIN_AFTER);
+                    None
+                }
+                (false, end) => Some(end),
+            },
+        }
+    }
+
+    /// When to look again if nothing else happens.
+    fn deadline(&mut self) -> Option<Instant> {
+        let now = self.now();
+        let due = self.dispatcher.next_deadline(now);
+        let due = due.map(|due| {
+            Instant::now() + Duration::from_millis(due.0.saturating_sub(now.monotonic.0))
+        });
+        let awake = (due.is_some() || !self.consumers.is_empty() || !self.dead_letters.is_idle())
+            .then(|| Instant::now() + AWAKE_EVERY);
+        [due, self.propose_after, awake].into_iter().flatten().min()
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        let now = self.now();
+        match command {
+            Command::Attach { spec, name, deliveries, backlog, reply } => {
+                let attached = self.dispatcher.attach(spec);
+                if let Ok(consumer) = attached {
+                    self.consumers.insert(consumer, name, spec, deliveries, backlog);
+                }
+                let answer = attached.map(|consumer| (consumer, self.config.lease_ms));
+                if reply.send(answer).is_err()
+                    && let Ok(consumer) = attached
+                {
+                    self.detach(consumer, now);
+                }
+            }
+            Command::Detach { consumer } => self.detach(consumer, now),
+            Command::Resume { consumer } => {
+                if let Some(known) = self.consumers.get(consumer) {
+                    let (count, bytes) = (known.spec.prefetch_count, known.spec.prefetch_bytes);
+                    self.dispatcher.set_prefetch(consumer, count, bytes);
+                }
+            }
+            Command::Prefetch { consumer, count, bytes } => {
+                if let Some(known) = self.consumers.get_mut(consumer) {
+                    (known.spec.prefetch_count, known.spec.prefetch_bytes) = (count, bytes);
+                    self.dispatcher.set_prefetch(consumer, count, bytes);
+                }
+            }
+            Command::Settle { consumer, items, reply } => {
+                let mut refused = Vec::new();
+                let all = items.len();
+                for Settling { offset, attempt, outcome } in items {
+                    let settled = self.dispatcher.settle(consumer, offset, attempt, outcome, now);
+                    refused.extend(settled.err());
+                }
+                match refused.len() == all {
+                    true => drop(reply.send(refused)),
+                    false => self.gathering.push(Waiter::Settled(reply, refused)),
+                }
+            }
+            Command::Extend { consumer, items, lease_ms, reply } => {
+                let extend = |(offset, attempt)| {
+                    self.dispatcher.extend(consumer, offset, attempt, lease_ms, now).err()
+                };
+                let refused: Vec<SettleError> = items.into_iter().filter_map(extend).collect();
+                let _ = reply.send(refused);
+            }
+            Command::Pull { consumer, reply } => self.pulls.push_back((consumer, reply)),
+            Command::Cancel { offset, reply } => {
+                match self.with_state(|dispatcher, state| dispatcher.cancel(offset, state)) {
+                    Ok(true) => self.gathering.push(Waiter::Cancelled(reply)),
+                    Ok(false) | Err(_) => drop(reply.send(false)),
+                }
+            }
+            Command::Purge { reply } => {
+                let messages = self.dispatcher.purge();
+                self.gathering.push(Waiter::Purged(reply, messages));
+            }
+            Command::Explain { offset, reply } => {
+                let found =
+                    self.with_state(|dispatcher, state| dispatcher.explain(offset, state, now));
+                if let Ok(found) = found {
+                    use plimsoll_delivery::dispatch::Explanation::{Granting, Held};
+                    let consumer = match found {
+                        Held { consumer, .. } | Granting { consumer } => {
+                            self.consumers.get(consumer).map(|known| known.name.clone())
+                        }
+                        _ => None,
+                    };
+                    let consumers = self.dispatcher.consumers();
+                    let _ = reply.send(settings::explained(found, consumer, consumers, now));
+                }
+            }
+            Command::Describe { reply } => {
+                if let Ok(standing) = self.with_state(standing) {
+                    let _ = reply.send(standing);
+                }
+            }
+        }
+    }
+
+    fn detach(&mut self, consumer: ConsumerId, now: Now) {
+        self.dispatcher.detach(consumer, now);
+        self.consumers.remove(consumer);
+        self.pulls.retain(|(waiting, _)| *waiting != consumer);
+    }
+
+    /// Does as the catalog says now.
+    async fn follow(&mut self, catalog: &Catalog) -> Option<End> {
+        let topic = catalog.topic(&self.name.topic);
+        let topic = topic.filter(|topic| topic.topic_id == self.topic_id);
+        let wanted = topic.and_then(|topic| topic.subscriptions.get(&self.name.subscription));
+        let Some(wanted) = wanted.filter(|wanted| wanted.id == self.id.0) else {
+            return Some(End::Deleted);
+        };
+        let config = settings::config(&wanted.settings);
+        if config == self.config {
+            return None;
+        }
+        // One entry at a time: what is being written goes first.
+        if self.in_flight.is_some() {
+            let outcome = in_flight(&mut self.in_flight).await;
+            if let Some(end) = self.written(outcome) {
+                return Some(end);
+            }
+        }
+        let command = QueueCommand::Configure { config: Box::new(config.clone()) };
+        let entry = QueueEntry { subscription: self.id, commands: vec![command] };
+        if let Err(error) = propose(&self.group, &entry, self.term).await {
+            return Some(refused(&error).1);
+        }
+        if !self.dispatcher.reconfigure(&config) {
+            return Some(End::Reconfigured);
+        }
+        self.dead_letters.set_target(config.dead_letter.as_ref());
+        self.config = config;
+        None
+    }
+}
+
+fn delivered(delivery: &Delivery, found: super::records::Found) -> Delivered {
+    Delivered {
+        offset: delivery.offset,
+        attempt: delivery.attempt,
+        base_timestamp_ms: found.base_timestamp_ms,
+        record: found.record,
+    }
+}
+
+fn standing(dispatcher: &mut Dispatcher, state: &QueueState) -> Standing {
+    let delayed = dispatcher.delayed() as u64;
+    Standing {
+        ready: dispatcher.len().saturating_sub(delayed),
+        held: dispatcher.held(),
+        delayed,
+        dead: state.buried().count() as u64,
+        unsettled: state.unsettled(),
+        unsettled_bytes: state.unsettled_bytes(),
+        consumers: dispatcher.consumers(),
+        floor: state.floor(),
+        end: state.end(),
+    }
+}
+
+fn with_state<T>(
+    group: &Group,
+    id: SubscriptionId,
+    look: impl FnOnce(&QueueState) -> T,
+) -> Result<T, End> {
+    group.with_queues(|queues| queues.get(id).map(look)).flatten().ok_or(End::Deposed)
+}
+
+async fn propose(group: &Arc<Group>, entry: &QueueEntry, term: Term) -> Result<(), ProposeError> {
+    group.control(entry.encode(), term).await
+}
+
+/// Whether an entry certainly did not enter the log and this node may lead on, and how the task ends
+/// otherwise.
+fn refused(error: &ProposeError) -> (bool, End) {
+    match error {
+        ProposeError::NoQuorum(_) => (true, End::Unknown),
+        ProposeError::NotLeader(_) => (false, End::Deposed),
+        ProposeError::Unknown => (false, End::Unknown),
+        ProposeError::Group(error) => (false, End::Failed(crate::refusals::open(error))),
+    }
+}
+
+/// The outcome of what is being written; never, while nothing is.
+async fn in_flight(in_flight: &mut Option<InFlight>) -> Result<(), ProposeError> {
+    match in_flight {
+        Some(writing) => writing.proposal.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
