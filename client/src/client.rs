@@ -18,6 +18,7 @@ use crate::links::Links;
 use crate::metadata::Metadata;
 use crate::partitioner::{SplitMix64, random_seed};
 use crate::producer::ProducerBuilder;
+use crate::queue::QueueConsumerBuilder;
 use crate::requests::Repeat;
 
 /// Connections to a Plimsoll cluster. Cloning is cheap; the connections end with the last clone,
@@ -74,6 +75,11 @@ impl Client {
     /// A consumer of a topic, to be configured and built.
     pub fn consumer(&self, topic: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(Arc::clone(&self.shared), topic.into())
+    }
+
+    /// A consumer of a queue, to be configured and built. Messages are sent to a queue by a producer.
+    pub fn queue_consumer(&self, topic: impl Into<String>) -> QueueConsumerBuilder {
+        QueueConsumerBuilder::new(Arc::clone(&self.shared), topic.into())
     }
 
     /// Topics, offsets, status.

@@ -38,6 +38,30 @@
 //! # }
 //! ```
 //!
+//! # Queues
+//! ```no_run
+//! use plimsoll_client::{Client, NewQueue, QueueSettings, Record};
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut jobs = NewQueue::new("jobs");
+//! jobs.settings = QueueSettings::from_pairs(["attempts=5", "backoff=1s", "dead-letter=jobs.dead"])?;
+//! client.admin().create_queue(jobs).await?;
+//! client.producer("jobs").build().await?.send(Record::new("resize 17")).await?;
+//!
+//! let mut consumer = client.queue_consumer("jobs").prefetch(50).build().await?;
+//! while let Some(message) = consumer.next().await {
+//!     let message = message?;
+//!     match work(&message.record) {
+//!         // Stored when this returns: the message is never delivered again.
+//!         Ok(()) => message.accept().await?,
+//!         Err(_) => message.release(None).await?,
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! # fn work(_: &Record) -> Result<(), ()> { Ok(()) }
+//! ```
+//!
 //! # Values of your own types
 //! ```no_run
 //! use plimsoll_client::{Client, TypedConsumer, TypedProducer};
@@ -116,6 +140,7 @@ mod metadata;
 mod partitioner;
 mod producer;
 mod pulse;
+mod queue;
 mod requests;
 mod route;
 mod trouble;
@@ -130,8 +155,9 @@ pub use dial::{AddressSource, Dial};
 pub use error::{BuildError, ConnectError, ConsumeError, RequestError, SendError, ServerError};
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
-    AckLevel, ConfigChange, Durability, Isolation, NodeInfo, NodeState, PartitionInfo,
-    StartPosition, TopicConfig, TopicInfo,
+    AckLevel, ConfigChange, Durability, Isolation, MessageExplanation, MessageStanding, NodeInfo,
+    NodeState, PartitionInfo, QueueConfigError, QueueInfo, QueueMode, QueueOverflow, QueueSettings,
+    QueueStanding, StartPosition, TopicConfig, TopicInfo,
 };
 pub use plimsoll_protocol::api::{
     ClusterNode, ClusterPlanResponse, ClusterStatusResponse, JoinTokenResponse, MoveProgress,
@@ -142,6 +168,10 @@ pub use plimsoll_protocol::error::ErrorCode;
 pub use plimsoll_protocol::ids::{NodeId, Offset};
 pub use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
 pub use producer::{Ack, AckFuture, Producer, ProducerBuilder, ProducerOptions};
+pub use queue::{
+    Message, MessageId, NewQueue, Peeked, QueueAdmin, QueueConsumer, QueueConsumerBuilder,
+    SettleError, Settlement,
+};
 pub use typed::{
     Codec, Json, Typed, TypedConsumeError, TypedConsumer, TypedProducer, TypedSendError,
 };

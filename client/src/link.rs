@@ -267,6 +267,14 @@ impl Link {
         }
     }
 
+    /// A channel for one consumer of a queue's partition: a stream of its own where streams are cheap.
+    pub(crate) async fn queue_channel(&self) -> Result<Arc<Channel>, RequestError> {
+        match self.own_stream().await? {
+            Some((halves, place)) => Ok(self.start(halves, Some(place))),
+            None => self.shared_channel(&self.subscription_pool).await,
+        }
+    }
+
     fn start(
         &self,
         (sender, receiver): (FrameSender, FrameReceiver),

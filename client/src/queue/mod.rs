@@ -1,0 +1,189 @@
+//! The consumer of a queue, or of a subscription that settles message by message.
+//!
+//! ```text
+//!  mod       builds a consumer; takes messages from its partitions
+//!  message   a message, and what can be said of it
+//!  session   one task per partition: attaches, takes deliveries, gathers settlements into requests
+//!  admin     creating, changing, looking at queues
+//! ```
+
+mod admin;
+mod message;
+mod session;
+
+use std::sync::Arc;
+
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::client::Shared;
+use crate::error::{BuildError, ConsumeError};
+use crate::trouble::Told;
+pub use admin::{MessageId, NewQueue, Peeked, QueueAdmin};
+pub use message::{Message, SettleError, Settlement};
+use session::{Event, Session, Wish};
+
+/// Configures a [`QueueConsumer`].
+#[derive(Clone)]
+pub struct QueueConsumerBuilder {
+    shared: Arc<Shared>,
+    topic: String,
+    subscription: String,
+    partitions: Option<Vec<u32>>,
+    wish: Wish,
+}
+
+impl QueueConsumerBuilder {
+    pub(crate) fn new(shared: Arc<Shared>, topic: String) -> Self {
+        let name = shared.config().client_name.clone();
+        let wish = Wish {
+            name,
+            prefetch_count: 100,
+            prefetch_bytes: 16 << 20,
+            priority: 0,
+            exclusive: false,
+            settles_itself: false,
+        };
+        Self { shared, topic, subscription: String::new(), partitions: None, wish }
+    }
+
+    /// A subscription of the topic in place of the queue's own.
+    #[must_use]
+    pub fn subscription(mut self, name: impl Into<String>) -> Self {
+        self.subscription = name.into();
+        self
+    }
+
+    /// Which partitions. Default: all that the queue has when the consumer is built.
+    #[must_use]
+    pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
+        self.partitions = Some(partitions.into_iter().collect());
+        self
+    }
+
+    /// Messages that it may hold unsettled, of each partition, 1..=100,000. Default 100. More hides
+    /// round trips; fewer leaves more to other consumers.
+    #[must_use]
+    pub fn prefetch(mut self, messages: u32) -> Self {
+        self.wish.prefetch_count = messages;
+        self
+    }
+
+    /// Bytes beyond which it gets nothing more, of each partition. Default 16 MiB. The last message may
+    /// reach over it.
+    #[must_use]
+    pub fn prefetch_bytes(mut self, bytes: u64) -> Self {
+        self.wish.prefetch_bytes = bytes;
+        self
+    }
+
+    /// Consumers of a larger priority get messages first, as long as they have room. Default 0.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.wish.priority = priority.into();
+        self
+    }
+
+    /// It must be the only one of each partition; others are refused while it is there.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.wish.exclusive = true;
+        self
+    }
+
+    /// A message is settled by being delivered: at most once, and faster.
+    #[must_use]
+    pub fn settles_itself(mut self) -> Self {
+        self.wish.settles_itself = true;
+        self
+    }
+
+    /// What it is called where people look. Default: the client's name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.wish.name = name.into();
+        self
+    }
+
+    /// Looks the queue up and attaches to its partitions.
+    ///
+    /// # Errors
+    /// An unknown topic or partition, an option out of bounds, no connection. What goes wrong in a
+    /// single partition later comes through [`QueueConsumer::next`].
+    pub async fn build(self) -> Result<QueueConsumer, BuildError> {
+        let option = |option, reason: String| Err(BuildError::Option { option, reason });
+        if !(1..=100_000).contains(&self.wish.prefetch_count) {
+            return option("prefetch", "allowed are 1 to 100,000 messages".to_owned());
+        }
+        if self.wish.prefetch_bytes == 0 {
+            return option("prefetch_bytes", "at least one byte is needed".to_owned());
+        }
+        let topic: TopicName = match self.topic.parse() {
+            Ok(topic) => topic,
+            Err(error) => return option("topic", format!("{error}")),
+        };
+        let described = self.shared.topic(&topic).await?;
+        let mut partitions = self.partitions.unwrap_or_else(|| (0..described.partitions).collect());
+        partitions.sort_unstable();
+        partitions.dedup();
+        if let Some(unknown) = partitions.iter().find(|at| **at >= described.partitions) {
+            let reason = format!("partition {unknown} of a topic with {}", described.partitions);
+            return option("partitions", reason);
+        }
+        let interest = self.shared.take_interest(&topic).await;
+        // What may wait in it is bounded by what the consumer may hold.
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (mut tasks, told) = (JoinSet::new(), Told::default());
+        for partition in partitions {
+            let session = Session {
+                shared: Arc::clone(&self.shared),
+                topic: topic.clone(),
+                subscription: self.subscription.clone(),
+                partition: PartitionIndex(partition),
+                wish: self.wish.clone(),
+                _interest: Arc::clone(&interest),
+                events: events.clone(),
+                told: Arc::clone(&told),
+            };
+            tasks.spawn(session.run());
+        }
+        Ok(QueueConsumer { receiver, ready: Vec::new().into_iter(), _tasks: tasks })
+    }
+}
+
+/// Messages of a queue's partitions, each to be settled.
+///
+/// It attaches again by itself where a connection is lost or another node leads. What it held then may be
+/// delivered to others: a settlement of it says so. An error of a partition ends only that partition; the
+/// stream ends when all partitions have ended. When it is dropped, what it holds is ready again.
+pub struct QueueConsumer {
+    receiver: mpsc::UnboundedReceiver<Event>,
+    ready: std::vec::IntoIter<Message>,
+    /// Aborted when the consumer is dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl QueueConsumer {
+    /// The next message. `None` when all partitions have ended. May be cancelled.
+    ///
+    /// # Errors
+    /// What ended a partition; the others go on with the next call.
+    pub async fn next(&mut self) -> Option<Result<Message, ConsumeError>> {
+        loop {
+            if let Some(message) = self.ready.next() {
+                return Some(Ok(message));
+            }
+            match self.receiver.recv().await? {
+                Event::Messages(messages) => self.ready = messages.into_iter(),
+                Event::Failed(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for QueueConsumer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueConsumer").finish_non_exhaustive()
+    }
+}
