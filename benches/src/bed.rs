@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use plimsoll_client::{Client, ClientConfig, NewTopic, StartPosition, TopicConfig, Trust};
+use plimsoll_client::{
+    Client, ClientConfig, NewQueue, NewTopic, StartPosition, TopicConfig, Trust,
+};
 use plimsoll_node::Node;
 use plimsoll_node::config::NodeConfig;
 use plimsoll_transport::TransportKind;
@@ -120,6 +122,15 @@ impl<'a> Bed<'a> {
         let topic = NewTopic { replicas, ..NewTopic::new(name) };
         let topic = topic.partitions(self.plan.partitions).config(config);
         self.client().await?.admin().create_topic(topic).await?;
+        Ok(())
+    }
+
+    /// Makes a queue with the plan's durability.
+    pub(crate) async fn create_queue(&self, name: &str) -> anyhow::Result<()> {
+        let config = TopicConfig { durability: self.plan.durability, ..TopicConfig::default() };
+        let replicas = u16::try_from(self.replicas).context("--replicas is above 65,535")?;
+        let queue = NewQueue { replicas, config, ..NewQueue::new(name) };
+        self.client().await?.admin().create_queue(queue).await?;
         Ok(())
     }
 

@@ -72,6 +72,12 @@ pub struct Report {
     /// `latency_us.p50 / one_node_us.p50`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_one_node: Option<f64>,
+    /// `queue`: messages that were sent, received and settled, per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_s: Option<f64>,
+    /// `delay`: from the time of a message to its delivery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lateness_us: Option<Percentiles>,
     /// What only the workloads of a cluster have.
     #[serde(flatten)]
     pub cluster: ClusterFigures,
@@ -193,6 +199,8 @@ impl Report {
             replicas: several.then_some(plan.replicas),
             one_node_us: None,
             ratio_to_one_node: None,
+            messages_per_s: None,
+            lateness_us: None,
             cluster: ClusterFigures::default(),
         }
     }

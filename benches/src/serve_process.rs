@@ -276,6 +276,13 @@ impl Drop for ServeProcess {
     }
 }
 
+/// The memory of this process now.
+pub(crate) fn own_memory() -> anyhow::Result<ProcessMemory> {
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    process_memory(&status).context("/proc/self/status has no memory figures")
+}
+
 /// A port of 127.0.0.1 that is free for UDP and for TCP, below those that the system hands out by
 /// itself: a node that is started again finds it still free.
 pub fn free_address() -> io::Result<SocketAddr> {

@@ -78,12 +78,18 @@ pub struct Options {
     /// Bytes with which `restart` fills its topic.
     pub bytes: Option<u64>,
     /// Records per second of `latency` (default 1,000, of a cluster 500), `rebalance` and `failover`
-    /// (500) and `end-to-end` (no limit).
+    /// (500), `delay` (10,000) and `end-to-end` (no limit).
     pub rate: Option<NonZeroU32>,
     /// Tasks of `singles`.
     pub tasks: Option<NonZeroU32>,
     /// Records that a task of `singles` awaits together.
     pub window: Option<NonZeroU32>,
+    /// Queues of `queue` and `delay`. Default 1.
+    pub queues: Option<NonZeroU32>,
+    /// Who sends to each queue, each with a connection of its own. Default 4.
+    pub senders: Option<NonZeroU32>,
+    /// Who receives from each queue. Default 4.
+    pub receivers: Option<NonZeroU32>,
     /// Nodes of the cluster that is measured. 1: one node within this process (`restart` and
     /// `idle`: one process). More: a process each. `failover` and `rebalance` have 3 by default.
     pub nodes: Option<NonZeroU32>,
@@ -121,6 +127,8 @@ const LATENCY_RATE: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zer
 /// cluster has no room left at 1,000 records per second, one after the other: what would be measured
 /// is the queue before it.
 const CLUSTER_RATE: NonZeroU32 = NonZeroU32::new(500).expect("500 is not zero");
+/// Messages per second whose time has come.
+const DELAY_RATE: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
 const FAILOVER_ROUNDS: u32 = 20;
 /// Replicas of a topic, where there are nodes enough.
 const REPLICAS: u32 = 3;
@@ -175,6 +183,11 @@ fn defaults(workload: Workload) -> Defaults {
             batch_records: 100,
             records: 200_000,
         },
+        Workload::Queue => Defaults { partitions: &[1], records: 1_000_000, ..whole_batches },
+        // 100 bytes: what is measured is the time, not the disk.
+        Workload::Delay => {
+            Defaults { partitions: &[1], record_bytes: 100, records: 1_000_000, ..whole_batches }
+        }
         Workload::Idle => Defaults {
             producers: 1,
             partitions: &[0, 10_000],
@@ -239,6 +252,7 @@ impl Options {
             _ => self.records.unwrap_or(defaults.records),
         };
         let single = workload == Workload::Singles;
+        let settles = matches!(workload, Workload::Queue | Workload::Delay);
         let nodes = self.nodes(workload);
         Plan {
             workload,
@@ -255,11 +269,15 @@ impl Options {
                     let default = if nodes > 1 { CLUSTER_RATE } else { LATENCY_RATE };
                     Some(self.rate.unwrap_or(default))
                 }
+                Workload::Delay => Some(self.rate.unwrap_or(DELAY_RATE)),
                 Workload::EndToEnd => self.rate,
                 _ => None,
             },
             tasks: if single { or(self.tasks, 64) } else { 1 },
             window: if single { or(self.window, 16) } else { 1 },
+            queues: if settles { or(self.queues, 1) } else { 0 },
+            senders: if settles { or(self.senders, 4) } else { 0 },
+            receivers: if settles { or(self.receivers, 4) } else { 0 },
             layout: self.layout.unwrap_or(Layout::Shared),
             nodes,
             replicas: or(self.replicas, nodes.min(REPLICAS)),

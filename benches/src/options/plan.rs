@@ -38,6 +38,12 @@ pub struct Plan {
     pub nodes: u32,
     /// Replicas of the topics.
     pub replicas: u32,
+    /// Queues of `queue` and `delay`; 0 elsewhere.
+    pub queues: u32,
+    /// Who sends to each of them.
+    pub senders: u32,
+    /// Who receives from each of them.
+    pub receivers: u32,
     /// Rounds of `failover`; 0 elsewhere.
     pub rounds: u32,
     /// How `failover` ends nodes; `None` elsewhere.
@@ -60,12 +66,19 @@ impl Plan {
         if broker {
             words.push(format!("--durability {}", self.durability));
         }
-        words.push(format!("--producers {}", self.producers));
-        if broker {
+        if self.queues > 0 {
+            let (queues, senders, receivers) = (self.queues, self.senders, self.receivers);
+            words.push(format!("--queues {queues} --senders {senders} --receivers {receivers}"));
+        } else {
+            words.push(format!("--producers {}", self.producers));
+        }
+        if broker && self.queues == 0 {
             words.push(format!("--partitions {}", self.partitions));
         }
         words.push(format!("--record-bytes {}", self.record_bytes));
-        words.push(format!("--batch-records {}", self.batch_records));
+        if self.queues == 0 {
+            words.push(format!("--batch-records {}", self.batch_records));
+        }
         if !matches!(self.workload, Workload::Idle | Workload::Failover) {
             words.push(format!("--records {}", self.records));
         }

@@ -31,11 +31,15 @@ pub enum Workload {
     Failover,
     /// A node joins under load: what moves, and what producers notice.
     Rebalance,
+    /// Messages sent to queues, received and settled one by one, at the same time.
+    Queue,
+    /// Many messages that wait for their time: how late they are delivered.
+    Delay,
 }
 
 impl Workload {
     /// Every workload, in the order in which `--help` names them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Produce,
         Self::Consume,
         Self::EndToEnd,
@@ -47,6 +51,8 @@ impl Workload {
         Self::Idle,
         Self::Failover,
         Self::Rebalance,
+        Self::Queue,
+        Self::Delay,
     ];
 
     /// The word on the command line and in the JSON.
@@ -63,6 +69,8 @@ impl Workload {
             Self::Idle => "idle",
             Self::Failover => "failover",
             Self::Rebalance => "rebalance",
+            Self::Queue => "queue",
+            Self::Delay => "delay",
         }
     }
 
@@ -84,6 +92,8 @@ impl Workload {
             Self::Rebalance => {
                 "a node joins a cluster under load: what moves, what producers notice"
             }
+            Self::Queue => "send, receive and settle messages of queues, one by one",
+            Self::Delay => "many messages that wait for their time: how late they are delivered",
         }
     }
 
@@ -99,6 +109,8 @@ impl Workload {
                 Some("a record, from when it was due to its acknowledgement")
             }
             Self::Singles => Some("a window, from its first send to its last acknowledgement"),
+            Self::Queue => Some("a message, from its send to its delivery"),
+            Self::Delay => Some("a message, from its time to its delivery"),
             Self::Restart | Self::Transport | Self::Idle | Self::Failover => None,
         }
     }

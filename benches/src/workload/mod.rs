@@ -1,12 +1,14 @@
 //! The workloads, one file each.
 
 mod consume;
+mod delay;
 mod end_to_end;
 mod failover;
 mod idle;
 mod idle_cluster;
 mod latency;
 mod produce;
+mod queue;
 mod rebalance;
 mod restart;
 mod restart_cluster;
@@ -54,6 +56,7 @@ pub(crate) async fn measure(
         Workload::Rebalance => {
             return rebalance::measure(plan, options, runtimes, directory, screen).await;
         }
+        Workload::Queue | Workload::Delay => {}
         _ => load::check(plan)?,
     }
     let bed = match &options.connect {
@@ -81,6 +84,8 @@ pub(crate) async fn measure(
         }
         Workload::Latency => latency::measure(&bed, None, local, screen).await,
         Workload::Singles => singles::measure(&bed, screen).await,
+        Workload::Queue => queue::measure(&bed, screen).await,
+        Workload::Delay => delay::measure(&bed, screen).await,
         _ => produce::measure(&bed, local, screen).await,
     };
     bed.stop().await?;

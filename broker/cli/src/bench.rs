@@ -66,7 +66,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
     bytes: Option<u64>,
     /// Records per second of `latency` [default: 1000, of a cluster 500], `rebalance` and `failover`
-    /// [default: 500] and `end-to-end` [default: no limit]
+    /// [default: 500], `delay` [default: 10000] and `end-to-end` [default: no limit]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
     /// Tasks of `singles` [default: 64]
@@ -75,6 +75,15 @@ pub(crate) struct BenchArgs {
     /// Records that each task of `singles` awaits together [default: 16]
     #[arg(long, value_name = "N")]
     window: Option<NonZeroU32>,
+    /// Queues of `queue` [default: 1]
+    #[arg(long, value_name = "N")]
+    queues: Option<NonZeroU32>,
+    /// Who sends to each queue, each with a connection of its own [default: 4]
+    #[arg(long, value_name = "N")]
+    senders: Option<NonZeroU32>,
+    /// Who receives from each queue [default: 4]
+    #[arg(long, value_name = "N")]
+    receivers: Option<NonZeroU32>,
     /// Nodes; with more than one each is a process [default: 1; of `failover`, `rebalance` 3]
     #[arg(long, value_name = "N", value_parser = parse_nodes)]
     #[arg(conflicts_with_all = ["connect", "context"])]
@@ -189,6 +198,9 @@ impl BenchArgs {
             rate: self.rate,
             tasks: self.tasks,
             window: self.window,
+            queues: self.queues,
+            senders: self.senders,
+            receivers: self.receivers,
             nodes: self.nodes,
             replicas: self.replicas,
             rounds: self.rounds,

@@ -25,6 +25,7 @@ use crate::exit::{EXIT_CODES, Exit};
 use crate::failure::{Failure, note};
 use crate::log::LogArgs;
 use crate::produce::ProduceArgs;
+use crate::queue::QueueArgs;
 use crate::serve::ServeArgs;
 use crate::status::StatusArgs;
 use crate::topic::TopicArgs;
@@ -35,7 +36,8 @@ First steps:
   plimsoll topic create orders --partitions 4         in another: no option needed
   seq 1 100000 | plimsoll produce orders
   plimsoll consume orders --count 5
-  plimsoll topic describe orders";
+  plimsoll topic describe orders
+  plimsoll queue create jobs                          messages that are settled one by one";
 
 const DEMO_HELP: &str = "\
 Examples:
@@ -77,6 +79,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Serve(ServeArgs),
     Topic(TopicArgs),
+    Queue(QueueArgs),
     Produce(Box<ProduceArgs>),
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
@@ -130,6 +133,7 @@ impl Command {
         match self {
             Self::Serve(args) => args.run(),
             Self::Topic(args) => block_on(args.run()),
+            Self::Queue(args) => block_on(args.run()),
             Self::Produce(args) => block_on(args.run()),
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),

@@ -35,6 +35,7 @@ mod output;
 mod produce;
 mod progress;
 mod quantity;
+mod queue;
 mod record_json;
 mod request;
 mod separator;

@@ -24,9 +24,10 @@ pub(crate) fn request_failure(doing: &str, error: &RequestError) -> Failure {
 /// The exit code of a refusal.
 pub(crate) fn exit_of(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownNode => {
-            Exit::NotFound
-        }
+        ErrorCode::UnknownTopic
+        | ErrorCode::UnknownQueue
+        | ErrorCode::UnknownPartition
+        | ErrorCode::UnknownNode => Exit::NotFound,
         _ => Exit::Failed,
     }
 }

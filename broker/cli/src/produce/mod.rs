@@ -27,7 +27,8 @@ use crate::separator::Separator;
 use delivery::Delivery;
 use feed::{Feed, Source};
 use pacer::{Pacer, parse_rate};
-use parse::{InputFormat, LineParser, parse_header};
+pub(crate) use parse::parse_header;
+use parse::{InputFormat, LineParser};
 use report::Outcome;
 
 const AFTER_HELP: &str = "\

@@ -57,7 +57,7 @@ impl LineParser {
 }
 
 /// Reads `NAME=VALUE`.
-pub(super) fn parse_header(text: &str) -> Result<Header, String> {
+pub(crate) fn parse_header(text: &str) -> Result<Header, String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok(Header {
             name: HeaderName::from(name),

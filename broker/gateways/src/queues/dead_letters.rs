@@ -101,7 +101,8 @@ async fn letter(group: &Arc<Group>, source: &QueueName, order: DeadLetterOrder) 
     let offset = order.offset;
     let mut records = Records::new(false);
     loop {
-        match records.read(group, offset, Offset(offset.0 + 1)).await {
+        let committed = *group.high_watermark().borrow();
+        match records.read(group, offset, committed).await {
             Ok(_) => break,
             Err(_) if offset < group.log().bounds().log_start_offset => return None,
             Err(error) => {

@@ -28,9 +28,9 @@ pub(crate) async fn peek(
             offsets.push((at, state.mark(at).attempts));
             at = state.settled().next_unsettled(Offset(at.0 + 1));
         }
-        Some((offsets, at.min(state.end())))
+        Some((offsets, at.min(state.end()), state.end()))
     });
-    let (offsets, mut next) = found.flatten().unwrap_or((Vec::new(), from));
+    let (offsets, mut next, end) = found.flatten().unwrap_or((Vec::new(), from, from));
     let mut records = Records::new(false);
     let (mut messages, mut bytes) = (Vec::new(), 0);
     for (offset, attempt) in offsets {
@@ -39,7 +39,7 @@ pub(crate) async fn peek(
             break;
         }
         if records.find(offset).is_none() {
-            records.read(group, offset, Offset(offset.0 + 1)).await?;
+            records.read(group, offset, end).await?;
         }
         let Some(found) = records.find(offset) else { continue };
         bytes += found.record.len();

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use plimsoll_delivery::dispatch::Message;
 use plimsoll_delivery::time::UnixMs;
 use plimsoll_log::LogCursor;
-use plimsoll_protocol::batch::{BatchHeader, RecordBatch, RecordView, iterate_batches};
+use plimsoll_protocol::batch::{
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, RecordBatch, RecordView,
+};
 use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::ids::Offset;
 use plimsoll_replication::Group;
@@ -27,6 +29,30 @@ const CURSORS: usize = 3;
 const READ_BYTES: usize = 64 << 10;
 /// A compressed batch that is larger was refused when it was produced.
 const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
+
+/// The batches of a read: several in one piece where they lie in a map, or header and body each in its own
+/// where they were just taken in.
+fn batches(pieces: Vec<Bytes>) -> impl Iterator<Item = Result<RecordBatch, BatchError>> {
+    let mut pieces = pieces.into_iter();
+    let mut rest = Bytes::new();
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            rest = pieces.next()?;
+        }
+        let bytes = std::mem::take(&mut rest);
+        let header = match BatchHeader::parse(&bytes) {
+            Ok(header) => header,
+            Err(error) => return Some(Err(error)),
+        };
+        if bytes.len() == BATCH_HEADER_BYTES && header.batch_length as usize > bytes.len() {
+            return Some(Ok(RecordBatch { header, body: pieces.next().unwrap_or_default() }));
+        }
+        Some(RecordBatch::parse(bytes).map(|(batch, following)| {
+            rest = following;
+            batch
+        }))
+    })
+}
 
 /// One record, with what the machine must know of it.
 #[derive(Debug, Clone)]
@@ -89,8 +115,9 @@ impl Records {
         self.kept.range(..=offset).next_back()?.1.find(offset)
     }
 
-    /// Reads batches on from `from`, below `upto`: some, or none where there are none. The first may begin
-    /// before `from`. They are kept; the answer is their first offsets.
+    /// Reads whole batches on from `from` that end at or before `upto`, where something is committed: some,
+    /// or none where there are none. The first may begin before `from`. They are kept; the answer is their
+    /// first offsets.
     ///
     /// # Errors
     /// Where the log cannot be read there, or what lies there are no records.
@@ -113,7 +140,7 @@ impl Records {
         }
         self.cursors.push(cursor);
         let mut firsts = Vec::new();
-        for batch in payload.into_iter().flat_map(iterate_batches) {
+        for batch in batches(payload) {
             let batch = batch.and_then(|batch| self.take_apart(&batch));
             let batch =
                 batch.map_err(|error| refusals::bug(&format!("a stored batch: {error}")))?;
@@ -131,10 +158,7 @@ impl Records {
         self.kept.get(&first)
     }
 
-    fn take_apart(
-        &self,
-        batch: &RecordBatch,
-    ) -> Result<Batch, plimsoll_protocol::batch::BatchError> {
+    fn take_apart(&self, batch: &RecordBatch) -> Result<Batch, BatchError> {
         let header = &batch.header;
         let mut records = batch.records(DECOMPRESSED_BYTES_MAX)?;
         let mut placed = Vec::with_capacity(header.record_count as usize);

@@ -341,7 +341,7 @@ impl Runner {
     async fn read_on(&mut self) -> Result<bool, End> {
         for _ in 0..READS_PER_TURN {
             let Some(want) = self.with_state(Dispatcher::wants)? else { return Ok(false) };
-            let firsts = match self.records.read(&self.group, want.from, want.upto).await {
+            let firsts = match self.records.read(&self.group, want.from, self.told).await {
                 Ok(firsts) => firsts,
                 Err(error) => {
                     let start = self.group.log().bounds().log_start_offset;
@@ -415,8 +415,7 @@ impl Runner {
     async fn deliver_unread(&mut self, delivery: Delivery) -> Result<(), End> {
         let Delivery { consumer, offset, attempt, .. } = delivery;
         if self.records.find(offset).is_none() {
-            let upto = Offset(offset.0 + 1);
-            if let Err(error) = self.records.read(&self.group, offset, self.told.max(upto)).await
+            if let Err(error) = self.records.read(&self.group, offset, self.told).await
                 && offset >= self.group.log().bounds().log_start_offset
             {
                 return Err(error.into());

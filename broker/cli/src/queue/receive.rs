@@ -1,0 +1,183 @@
+//! `plimsoll queue receive`: messages out, settled as asked.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use plimsoll_client::{Client, ConsumeError, Message, QueueConsumer, SettleError};
+use plimsoll_protocol::ids::TopicName;
+use tokio::time::timeout;
+
+use super::SubscriptionArgs;
+use super::render::MessageJson;
+use crate::connection::ConnectionArgs;
+use crate::exit::Exit;
+use crate::failure::{Failure, note};
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+use crate::produce::build_failure;
+use crate::quantity::parse_duration;
+use crate::request::{exit_of, hint_for};
+
+const AFTER_HELP: &str = "\
+Examples:
+  plimsoll queue receive jobs
+  plimsoll queue receive jobs --count 1 --settle release --delay 10s
+  plimsoll queue receive jobs --follow --json | jq -r .value
+
+A message is settled when its line is written, and the command ends when that is stored. Without --follow it ends
+when none came for --wait.";
+
+/// What becomes of the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Settle {
+    /// They are done
+    Accept,
+    /// They are delivered again
+    Release,
+    /// They go where dead letters go, or are dropped
+    Reject,
+}
+
+/// Receive messages of a queue, and settle them
+#[derive(Debug, Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(super) struct ReceiveArgs {
+    /// The queue, or the topic of the subscription
+    queue: TopicName,
+    #[command(flatten)]
+    subscription: SubscriptionArgs,
+    /// End after so many messages
+    #[arg(long, short = 'n', value_name = "N")]
+    count: Option<u64>,
+    /// Wait for more until Ctrl-C
+    #[arg(long, short)]
+    follow: bool,
+    /// How long to wait for a message
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    wait: Duration,
+    /// What becomes of the messages
+    #[arg(long, value_enum, default_value_t = Settle::Accept)]
+    settle: Settle,
+    /// With --settle release: when they are delivered again
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    delay: Option<Duration>,
+    /// Messages that are held at once
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    prefetch: u32,
+    /// Print a JSON object per message, with its id and attempt
+    #[arg(long)]
+    json: bool,
+}
+
+impl ReceiveArgs {
+    pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
+        connection.with_client(async |client| self.receive(client).await).await
+    }
+
+    async fn receive(&self, client: &Client) -> Result<Exit, Failure> {
+        let mut interrupt = Interrupt::listen()?;
+        // What is not printed is not held: others may want it.
+        let most = self.count.and_then(|count| u32::try_from(count).ok());
+        let prefetch = self.prefetch.min(most.unwrap_or(u32::MAX)).max(1);
+        let building = client
+            .queue_consumer(self.queue.as_str())
+            .subscription(&*self.subscription.subscription)
+            .prefetch(prefetch)
+            .build();
+        let mut consumer = building
+            .await
+            .map_err(|error| build_failure(&format!("use queue {}", self.queue), &error))?;
+        let mut output = Output::stdout();
+        let mut settlements = Vec::new();
+        let mut received = 0_u64;
+        while self.count.is_none_or(|count| received < count) {
+            let message = tokio::select! {
+                biased;
+                () = interrupt.asked() => break,
+                message = self.next(&mut consumer, &mut output) => message?,
+            };
+            let Some(message) = message else { break };
+            self.print(&message, &mut output)?;
+            received += 1;
+            settlements.push(match self.settle {
+                Settle::Accept => message.accept(),
+                Settle::Release => message.release(self.delay),
+                Settle::Reject => message.reject(),
+            });
+        }
+        output.flush()?;
+        let mut lost = 0;
+        for settlement in settlements {
+            match settlement.await {
+                Ok(()) => {}
+                Err(SettleError::Refused(error)) => {
+                    return Err(Failure::new(Exit::Failed, format!("not settled: {error}")));
+                }
+                Err(SettleError::NotHeld | SettleError::Unknown) => lost += 1,
+            }
+        }
+        note(&format!("{received} messages of {}", self.queue));
+        if lost > 0 {
+            let what = format!("of {lost} messages it is not known whether they are settled");
+            return Err(Failure::new(Exit::Partly, what).hint("they may be delivered again"));
+        }
+        Ok(Exit::Done)
+    }
+
+    /// The next message; none when the time to wait is over, or the queue has ended.
+    async fn next(
+        &self,
+        consumer: &mut QueueConsumer,
+        output: &mut Output,
+    ) -> Result<Option<Message>, Failure> {
+        let next = consumer.next();
+        tokio::pin!(next);
+        // What was printed is seen before a wait begins.
+        let message = match futures_util::poll!(&mut next) {
+            std::task::Poll::Ready(message) => message,
+            std::task::Poll::Pending => {
+                output.flush()?;
+                match self.follow {
+                    true => next.await,
+                    false => match timeout(self.wait, next).await {
+                        Ok(message) => message,
+                        Err(_) => return Ok(None),
+                    },
+                }
+            }
+        };
+        message.transpose().map_err(|error| {
+            let failure = Failure::new(exit(&error), format!("{}: {error}", self.queue));
+            match &error {
+                ConsumeError::Refused { source, .. } => match hint_for(source.code) {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                },
+                _ => failure,
+            }
+        })
+    }
+
+    fn print(&self, message: &Message, output: &mut Output) -> Result<(), Failure> {
+        if self.json {
+            let (queue, record) = (self.queue.as_str(), &message.record);
+            let (partition, offset) = (message.partition, message.offset);
+            return output.json(&MessageJson::of(
+                queue,
+                partition,
+                offset,
+                message.attempt,
+                record,
+            ));
+        }
+        output.bytes(message.record.value.as_deref().unwrap_or_default())?;
+        output.bytes(b"\n")
+    }
+}
+
+fn exit(error: &ConsumeError) -> Exit {
+    match error {
+        ConsumeError::Refused { source, .. } => exit_of(source.code),
+        _ => Exit::Failed,
+    }
+}
