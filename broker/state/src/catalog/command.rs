@@ -10,6 +10,7 @@ use plimsoll_protocol::api::TopicConfig;
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
 
+use super::amqp::AmqpCommand;
 use super::nodes::{JoinSecret, NodeSpec};
 use super::patch::ConfigPatch;
 use super::placement::PlacementChange;
@@ -136,6 +137,14 @@ wire_variants! {
         SetLevel = 15 {
             /// The level.
             level: u16,
+        },
+        /// Changes the objects of AMQP. Refused below [`LEVEL_AMQP`], so that a build that cannot
+        /// read it, which refuses it too, comes to the same catalog.
+        ///
+        /// [`LEVEL_AMQP`]: super::amqp::LEVEL_AMQP
+        Amqp = 16 {
+            /// The change.
+            command: AmqpCommand,
         },
     }
 }

@@ -110,6 +110,9 @@ impl Catalog {
         if asked < partitions {
             return Err(CatalogRefusal::FewerPartitions { topic, partitions, asked });
         }
+        if asked > partitions {
+            self.check_holds_no_queue(&topic)?;
+        }
         let added = asked - partitions;
         meta.placement.extend(self.place_new(added, meta.replicas, placement)?);
         meta.partitions.extend(self.take_groups(added));
