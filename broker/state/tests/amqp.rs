@@ -277,6 +277,8 @@ proptest! {
         for one in &log {
             let before = state.catalog().clone();
             apply(&mut state, one);
+            // Also what is derived and not written.
+            prop_assert_eq!(&CatalogState::decode(&state.encode()).unwrap(), &state);
             let (catalog, amqp) = (state.catalog(), state.catalog().amqp());
             let mut held = BTreeSet::new();
             for (name, vhost) in amqp.vhosts() {
