@@ -14,7 +14,7 @@ use plimsoll_protocol::api::TopicConfig;
 use plimsoll_protocol::ids::{NodeId, TopicName};
 use plimsoll_state::catalog::amqp::{
     AmqpCommand, AmqpRefusal, AmqpReply, AmqpText, Binding, Destination, Exchange, LEVEL_AMQP,
-    QueueSpec, Vhost,
+    PREDECLARED_EXCHANGES, QueueSpec, Vhost,
 };
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply};
 use proptest::prelude::*;
@@ -217,6 +217,14 @@ fn answered(reply: CatalogReply) -> Result<bool, ReplyCode> {
             other => panic!("{other}"),
         }),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn both_know_the_exchanges_of_every_vhost() {
+    let topology = Topology::new(ShortStr::cut("/"));
+    for name in PREDECLARED_EXCHANGES {
+        assert!(topology.exchange_shape(name).is_ok(), "{name}");
     }
 }
 
