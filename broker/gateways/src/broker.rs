@@ -17,7 +17,7 @@ use plimsoll_protocol::batch::BatchLimits;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, PartitionIndex, ProducerId, TopicName};
 use plimsoll_replication::{Group, GroupKind, Host, OpenGroupError, Placements};
-use plimsoll_state::catalog::planning::PlanError;
+use plimsoll_state::catalog::planning::{self, PlanError};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, TopicMeta};
 use plimsoll_transport::{Fingerprint, FrameRoom};
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
@@ -401,6 +401,20 @@ impl Broker {
     /// Where it did not enter the log, or its outcome is unknown.
     pub async fn propose(&self, command: CatalogCommand) -> Result<CatalogReply, ErrorResponse> {
         self.host.command(&command).await.map_err(|error| refusals::propose(&error))
+    }
+
+    /// Sees to it that the cluster takes queues: that every node is known to be able to read them.
+    ///
+    /// # Errors
+    /// Where that could not be written. That a node runs an older version is told by what comes next.
+    pub(crate) async fn raise_level(&self) -> Result<(), ErrorResponse> {
+        let catalog = self.catalog();
+        let me = catalog.node(self.identity.node_id);
+        let Some(version) = me.map(|node| node.spec.version.as_str()) else { return Ok(()) };
+        match planning::raise_level(&catalog, version) {
+            Some(command) => self.command(command).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Carries out a command that carries a placement: `make` computes it from the catalog as it is,

@@ -96,7 +96,8 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
         | CatalogRefusal::NodeNotActive { .. }
         | CatalogRefusal::TooManyNodes
         | CatalogRefusal::NodeIdsUsedUp
-        | CatalogRefusal::SetUpAlready { .. } => ErrorCode::InvalidArgument,
+        | CatalogRefusal::SetUpAlready { .. }
+        | CatalogRefusal::Amqp { .. } => ErrorCode::InvalidArgument,
         CatalogRefusal::PartitionsOutOfRange { .. } => ErrorCode::TooManyPartitions,
         CatalogRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughNodes,
         CatalogRefusal::StalePlacement { .. } => ErrorCode::StalePlacement,
@@ -112,7 +113,8 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
         | CatalogRefusal::PlacementMissing
         | CatalogRefusal::TooManyChanges { .. }
         | CatalogRefusal::UnknownGroup { .. }
-        | CatalogRefusal::LevelFalls { .. } => ErrorCode::Internal,
+        | CatalogRefusal::LevelFalls { .. }
+        | CatalogRefusal::LevelTooLow { .. } => ErrorCode::Internal,
     };
     ErrorResponse::new(code, refusal.to_string())
 }

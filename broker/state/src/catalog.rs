@@ -1,5 +1,5 @@
 //! The catalog: the fold of group 0. It knows the nodes, the topics, which groups their partitions
-//! are and on which nodes they belong, and which ids were handed out.
+//! are and on which nodes they belong, which ids were handed out, and the objects of AMQP.
 //!
 //! Ids of nodes, topics, groups and producers only grow and are never used again, not even after what
 //! they stood for was deleted.
@@ -8,7 +8,7 @@
 //!  command   what is asked for                state       progress, catalog, requests: the fold
 //!  refusal   why not                          encoding    the catalog as bytes
 //!  reply     what came of it                  requests    the last answers, for repetitions
-//!  topics, subscriptions, nodes, placement   what is carried out, by what it is about
+//!  topics, subscriptions, nodes, placement, amqp   what is carried out, by what it is about
 //!  planning  where partitions should be: computed by whoever proposes, never by the fold
 //! ```
 //!
@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use plimsoll_protocol::ids::{NodeId, TopicName};
 
+pub mod amqp;
 mod command;
 mod encoding;
 mod nodes;
@@ -50,6 +51,7 @@ pub use subscriptions::{
 };
 pub use topics::{PARTITIONS_PER_TOPIC_MAX, PRODUCER_IDS_MAX, TOPICS_MAX, TopicMeta};
 
+use amqp::AmqpObjects;
 use owners::Owners;
 use topics::NewTopic;
 
@@ -85,6 +87,7 @@ pub struct Catalog {
     level: u16,
     join_secret: JoinSecret,
     settings: ClusterSettings,
+    amqp: AmqpObjects,
 }
 
 impl Default for Catalog {
@@ -104,6 +107,7 @@ impl Default for Catalog {
             level: 0,
             join_secret: JoinSecret::default(),
             settings: ClusterSettings::default(),
+            amqp: AmqpObjects::default(),
         }
     }
 }
@@ -160,7 +164,8 @@ impl Catalog {
         self.epoch
     }
 
-    /// What every node of the cluster can read: 0 is version 1, 1 what this build writes.
+    /// What every node of the cluster can read: 0 is version 1, 1 version 2, 2 the objects of AMQP
+    /// too, which is all that this build knows.
     #[must_use]
     pub fn level(&self) -> u16 {
         self.level
@@ -232,7 +237,9 @@ impl Catalog {
             CatalogCommand::AlterTopic { topic, partitions, patch, placement } => {
                 self.alter(topic, partitions, &patch, placement.as_ref())
             }
-            CatalogCommand::DeleteTopic { topic } => self.delete(topic),
+            CatalogCommand::DeleteTopic { topic } => {
+                self.check_holds_no_queue(&topic).and_then(|()| self.delete(topic))
+            }
             CatalogCommand::AllocateProducerIds { count } => self.allocate_producer_ids(count),
             CatalogCommand::SetUp { node, spec, join_secret } => {
                 self.set_up(node, spec, join_secret, now)
@@ -256,6 +263,7 @@ impl Catalog {
                 Ok(CatalogReply::Done)
             }
             CatalogCommand::SetLevel { level } => self.set_level(level),
+            CatalogCommand::Amqp { command } => self.apply_amqp(command, now),
         };
         done.unwrap_or_else(CatalogReply::Refused)
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!  producers   what a partition remembers of each producer, for de-duplication
 //!  partition   the state of a partition: progress, membership, producers
-//!  catalog     the state of group 0: nodes, topics, their groups and places, ids; plans of places
+//!  catalog     the state of group 0: nodes, topics, their groups and places, ids; plans of places;
+//!              the objects of AMQP
 //!  admission   the leader's check of a batch before it is proposed
 //! ```
 //!

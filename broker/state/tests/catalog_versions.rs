@@ -7,6 +7,10 @@ use bytes::Bytes;
 use plimsoll_protocol::api::QueueSettings;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogIndex, NodeId, PartitionIndex, Term, TopicName};
+use plimsoll_state::catalog::amqp::{
+    AmqpCommand, AmqpText, Binding, Destination, Exchange, LEVEL_QUEUES, PasswordHash, Permissions,
+    QueueSpec,
+};
 use plimsoll_state::catalog::{
     CatalogCommand, CatalogReply, CatalogState, JoinSecret, NodeSpec, PlacementChange, planning,
 };
@@ -92,7 +96,7 @@ fn state_and_commands_of_version_1_are_a_catalog_without_nodes() {
     }
     assert!(planning::rebalance(catalog).unwrap().is_empty());
     let now = read.encode();
-    assert_eq!((now[0], CatalogState::decode(&now)), (3, Ok(read)));
+    assert_eq!((now[0], CatalogState::decode(&now)), (2, Ok(read)));
 }
 
 /// A cluster of three with one topic of each kind of place: as born, moved, sealed.
@@ -139,13 +143,15 @@ fn commands_of_a_cluster() -> CatalogState {
 
 #[test]
 fn state_of_version_2_is_a_catalog_without_queues() {
+    let now = commands_of_a_cluster();
     let (_, committed) = pieces(VERSION_2).next().unwrap();
-    assert_eq!(CatalogState::decode(&committed), Ok(commands_of_a_cluster()));
+    assert_eq!(now.encode(), committed, "below its level it is written as ever");
+    assert_eq!(CatalogState::decode(&committed), Ok(now));
 }
 
 /// The same cluster with a queue, and subscriptions on a topic, of which one was ended.
 fn commands_with_queues() -> CatalogState {
-    let mut state = commands_of_a_cluster();
+    let mut state = commands_of_amqp();
     let mut run = |command: CatalogCommand| {
         let reply = apply(&mut state, &command.encode());
         assert!(!matches!(reply, CatalogReply::Refused(_)), "{reply:?}");
@@ -171,4 +177,79 @@ fn state_of_version_3_is_readable_and_written_as_ever() {
     let (_, committed) = pieces(VERSION_3).next().unwrap();
     assert_eq!(now.encode(), committed, "catalog-v3.hex should be\nstate\n{}", hex(&now.encode()));
     assert_eq!(CatalogState::decode(&committed), Ok(now));
+}
+
+/// The same cluster with one object of AMQP of each kind, and each kind of answer that is remembered.
+fn commands_of_amqp() -> CatalogState {
+    let mut state = commands_of_a_cluster();
+    let text = |text: &str| AmqpText::try_from(text).unwrap();
+    let raise = planning::raise_level(state.catalog(), "0.1.0");
+    assert_eq!(raise, Some(CatalogCommand::SetLevel { level: LEVEL_QUEUES }));
+    apply(&mut state, &raise.unwrap().encode());
+    let base = state.catalog().placement_epoch();
+    let mut run = |id: u128, command: AmqpCommand| {
+        let reply = apply(&mut state, &CatalogCommand::Amqp { command }.encode_for(id));
+        assert!(matches!(reply, CatalogReply::Amqp(_)), "{reply:?}");
+    };
+    let arguments = Bytes::from_static(b"\x05x-ttlI\0\0\0\x07");
+    let vhost = || text("shop");
+    let exchange = |auto_delete| Exchange {
+        kind: text("topic"),
+        durable: true,
+        auto_delete,
+        internal: false,
+        arguments: arguments.clone(),
+    };
+    let queue = |name: &str, connection: Option<u64>| AmqpCommand::DeclareQueue {
+        vhost: vhost(),
+        name: text(name),
+        queue: QueueSpec {
+            durable: connection.is_none(),
+            auto_delete: false,
+            node: NodeId(42),
+            connection,
+            arguments: arguments.clone(),
+            topic: TopicName::internal(&format!("__amqp.{name}")).unwrap(),
+        },
+        replicas: 1,
+        config: plimsoll_protocol::api::TopicConfig::default(),
+        settings: QueueSettings::default(),
+        placement: Some(plimsoll_state::catalog::ProposedPlacement {
+            base,
+            replicas: vec![[NodeId(42)].into()],
+        }),
+    };
+    let bind = |destination| AmqpCommand::Bind {
+        vhost: vhost(),
+        source: text("orders"),
+        binding: Binding { destination, key: text("order.*"), arguments: Bytes::new() },
+    };
+    run(9, AmqpCommand::CreateVhost { vhost: vhost() });
+    let password = Some(PasswordHash { algorithm: text("sha256"), hash: Bytes::from_static(b"#") });
+    let user = text("clerk");
+    run(0, AmqpCommand::PutUser { user, password, tags: Some(vec![text("monitoring")]) });
+    let (user, permissions) =
+        (text("clerk"), Permissions { configure: "^$".into(), ..Permissions::all() });
+    run(0, AmqpCommand::SetPermissions { user, vhost: vhost(), permissions });
+    for (id, name, auto_delete) in [(10, "orders", true), (0, "archive", false)] {
+        let exchange = exchange(auto_delete);
+        run(id, AmqpCommand::DeclareExchange { vhost: vhost(), name: text(name), exchange });
+    }
+    run(11, queue("inbox", None));
+    run(12, queue("reply", Some(3)));
+    run(13, queue("gone", Some(4)));
+    run(0, bind(Destination::Queue { name: text("inbox") }));
+    run(0, bind(Destination::Exchange { name: text("archive") }));
+    run(14, AmqpCommand::ForgetOwner { node: NodeId(42), connection: 4 });
+    state
+}
+
+#[test]
+fn version_of_another_level_is_refused() {
+    for mut bytes in
+        [commands_of_a_cluster().encode().to_vec(), commands_of_amqp().encode().to_vec()]
+    {
+        bytes[0] = 5 - bytes[0];
+        assert!(CatalogState::decode(&bytes).is_err());
+    }
 }

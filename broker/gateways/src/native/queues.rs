@@ -49,6 +49,7 @@ pub(super) async fn create(
     let broker = &session.broker;
     check_new(broker, &request.topic, &request.config, request.partitions)?;
     request.settings.validate().map_err(|error| invalid(&error))?;
+    broker.raise_level().await?;
     if let Some(letters) = letters_topic(&request.settings)? {
         make_letters(broker, letters, &request).await?;
     }
@@ -143,6 +144,7 @@ pub(super) async fn put(
     }
     settings.validate().map_err(|error| invalid(&error))?;
     letters_topic(&settings)?;
+    broker.raise_level().await?;
     let command = CatalogCommand::PutSubscription {
         topic: topic.clone(),
         name: name.clone(),
@@ -262,7 +264,8 @@ pub(super) async fn peek_at(
     let broker = &session.broker;
     let (topic, partition) = (&request.topic, request.partition);
     // It must be at work here: what is settled is known to the leader.
-    broker.queue(topic, partition, &request.subscription).await?;
+    let place = (topic, partition, &*request.subscription);
+    ask(&session, place, |queue| async move { queue.describe().await }).await?;
     let meta = broker.topic(topic).await?;
     let id = subscription_of(&meta, topic, &request.subscription)?.id;
     let found = broker.partition(topic, partition, crate::routing::Access::Leader).await?;

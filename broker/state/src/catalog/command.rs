@@ -10,6 +10,7 @@ use plimsoll_protocol::api::{QueueSettings, TopicConfig};
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
 
+use super::amqp::AmqpCommand;
 use super::nodes::{JoinSecret, NodeSpec};
 use super::patch::ConfigPatch;
 use super::placement::PlacementChange;
@@ -173,6 +174,14 @@ wire_variants! {
             topic: TopicName,
             /// The subscription; not the queue's own.
             name: String,
+        },
+        /// Changes the objects of AMQP. Refused below [`LEVEL_QUEUES`], so that a build that cannot
+        /// read it, which refuses it too, comes to the same catalog.
+        ///
+        /// [`LEVEL_QUEUES`]: super::amqp::LEVEL_QUEUES
+        Amqp = 19 {
+            /// The change.
+            command: AmqpCommand,
         },
     }
 }

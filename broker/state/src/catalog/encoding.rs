@@ -14,10 +14,13 @@
 //! version 3   as version 2, then
 //!             topics with subscriptions u32, of each: name | last id u32 | subscriptions u32, of each:
 //!                 name | id u32 | settings | from latest u8
+//!             the objects of AMQP (see there)
 //! ```
 //!
-//! Version 1 is read as a catalog without nodes: its topics belong nowhere until the node that reads it
-//! proposes [`super::CatalogCommand::SetUp`] and they belong on it.
+//! The version is what every node can read, by the level: 3 from [`LEVEL_QUEUES`] on, 2 below, where the
+//! objects of AMQP are as in the beginning and no topic has subscriptions. Version 1 is read as a catalog without nodes: its topics
+//! belong nowhere until the node that reads it proposes [`super::CatalogCommand::SetUp`] and they
+//! belong on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use plimsoll_protocol::api::{NodeState, TopicConfig};
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
 
+use super::amqp::LEVEL_QUEUES;
 use super::nodes::{JoinSecret, NODES_EVER_MAX, NodeMeta, NodeSpec};
 use super::owners::{Owners, put_groups};
 use super::replicas::{REPLICAS_MAX, ReplicaSet, Replicas, distinct, put_count, put_replicas};
@@ -41,6 +45,11 @@ const RUN_BYTES: usize = 8 + 4;
 const NODE_BYTES_MIN: usize = 8 + 1 + 16 + 8 + NodeSpec::BYTES_MIN;
 
 impl Catalog {
+    /// The version in which this catalog is written.
+    pub(super) fn version(&self) -> u8 {
+        if self.level < LEVEL_QUEUES { 2 } else { 3 }
+    }
+
     pub(super) fn encode(&self, out: &mut BytesMut) {
         self.next_topic_id.encode(out);
         self.next_group_id.encode(out);
@@ -69,7 +78,10 @@ impl Catalog {
             node.spec.encode(out);
         }
         self.encode_places(out);
-        self.encode_subscriptions(out);
+        if self.version() > 2 {
+            self.encode_subscriptions(out);
+            self.amqp.encode(out);
+        }
     }
 
     fn encode_places(&self, out: &mut BytesMut) {
@@ -115,9 +127,13 @@ impl Catalog {
             catalog.settings = ClusterSettings { auto_rebalance: bool::decode(reader)? };
             catalog.decode_nodes(reader)?;
             catalog.decode_places(reader)?;
+            if version != catalog.version() {
+                return Err(DecodeStateError::Invalid { rule: "the version is that of the level" });
+            }
         }
         if version > 2 {
             catalog.decode_subscriptions(reader)?;
+            catalog.decode_amqp(reader)?;
         }
         Ok(catalog)
     }

@@ -175,7 +175,8 @@ impl Catalog {
         };
         self.next_node_id = next_node_id;
         self.join_secret = join_secret;
-        self.level = 1;
+        // It never falls: what stands in the catalog may need the level it has.
+        self.level = self.level.max(1);
         let meta = NodeMeta { spec, state: NodeState::Active, join_id: 0, joined_ms };
         Arc::make_mut(&mut self.nodes).insert(node, Arc::new(meta));
         let here = Shared::default().one(vec![node]);

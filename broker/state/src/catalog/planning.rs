@@ -19,6 +19,7 @@ use plimsoll_protocol::api::NodeState;
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 use thiserror::Error;
 
+use super::amqp::LEVEL_QUEUES;
 use super::replicas::Shared;
 use super::{
     Catalog, CatalogCommand, CatalogRefusal, METADATA_VOTERS_MAX, NodeMeta, PLACEMENT_CHANGES_MAX,
@@ -195,6 +196,16 @@ pub fn without(catalog: &Catalog, node: NodeId, force: bool) -> Result<Placement
 pub fn metadata_voters(active: usize) -> usize {
     let most = active.min(usize::from(METADATA_VOTERS_MAX));
     (most + most % 2).saturating_sub(1)
+}
+
+/// The command that lets everything be used that this build knows, to be proposed where `version` is
+/// this build's; none where the cluster is there already. Also none as long as a member says that it
+/// runs another version, or there is no member.
+#[must_use]
+pub fn raise_level(catalog: &Catalog, version: &str) -> Option<CatalogCommand> {
+    let alike = catalog.members().all(|(_, node)| node.spec.version == version);
+    let raises = catalog.is_set_up() && alike && catalog.level < LEVEL_QUEUES;
+    raises.then_some(CatalogCommand::SetLevel { level: LEVEL_QUEUES })
 }
 
 /// The nodes as placement sees them: those that join hold nothing yet.

@@ -4,6 +4,7 @@ use plimsoll_protocol::api::NodeState;
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 use thiserror::Error;
 
+use super::amqp::AmqpRefusal;
 use super::nodes::{MEMBERS_MAX, NODES_EVER_MAX};
 use super::placement::PLACEMENT_CHANGES_MAX;
 use super::replicas::REPLICAS_MAX;
@@ -224,6 +225,23 @@ wire_variants! {
             /// The topic.
             topic: TopicName,
         },
+        /// Not every node is known to be able to read the command.
+        #[error(
+            "this needs a cluster of level {needed}, and it is {now}: not every node is known to run a \
+             version that can do it; upgrade those that run an older one"
+        )]
+        LevelTooLow = 31 {
+            /// The level that the command needs.
+            needed: u16,
+            /// What it is.
+            now: u16,
+        },
+        /// A command about the objects of AMQP was not carried out.
+        #[error("{refusal}")]
+        Amqp = 32 {
+            /// Why.
+            refusal: AmqpRefusal,
+        },
     }
 }
 
@@ -231,6 +249,12 @@ fn no_subscription(topic: &TopicName, name: &str) -> String {
     match name {
         "" => format!("topic {topic} is not a queue"),
         name => format!("topic {topic} has no subscription {name:?}"),
+    }
+}
+
+impl From<AmqpRefusal> for CatalogRefusal {
+    fn from(refusal: AmqpRefusal) -> Self {
+        Self::Amqp { refusal }
     }
 }
 

@@ -8,6 +8,7 @@ use plimsoll_protocol::ids::{GroupId, NodeId, ProducerId};
 use plimsoll_protocol::wire::{Decode, DecodeError, DecodeFault, Encode, Reader};
 
 use super::Catalog;
+use super::amqp::{AmqpAnswer, AmqpReply};
 use super::owners::put_groups;
 use super::refusal::CatalogRefusal;
 use super::topics::{PARTITIONS_PER_TOPIC_MAX, TopicMeta};
@@ -51,6 +52,8 @@ pub enum CatalogReply {
     },
     /// It is as it was asked for.
     Done,
+    /// The answer to a command about the objects of AMQP.
+    Amqp(AmqpReply),
     /// Nothing was changed.
     Refused(CatalogRefusal),
 }
@@ -119,6 +122,7 @@ wire_variants! {
         Node = 5 { node: NodeId, existed: bool },
         Done = 6,
         Refused = 7 { refusal: CatalogRefusal },
+        Amqp = 8 { answer: AmqpAnswer },
     }
 }
 
@@ -139,6 +143,7 @@ impl Answer {
             }
             CatalogReply::Node { node, existed } => Self::Node { node: *node, existed: *existed },
             CatalogReply::Done => Self::Done,
+            CatalogReply::Amqp(reply) => Self::Amqp { answer: AmqpAnswer::of(reply) },
             CatalogReply::Refused(refusal) => Self::Refused { refusal: refusal.clone() },
         }
     }
@@ -162,6 +167,7 @@ impl Answer {
             }
             Self::Node { node, existed } => CatalogReply::Node { node: *node, existed: *existed },
             Self::Done => CatalogReply::Done,
+            Self::Amqp { answer } => CatalogReply::Amqp(answer.reply()),
             Self::Refused { refusal } => CatalogReply::Refused(refusal.clone()),
         }
     }

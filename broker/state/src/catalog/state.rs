@@ -13,7 +13,7 @@ use crate::partition::Progress;
 
 /// The oldest version that is read: a catalog without nodes.
 const OLDEST: u8 = 1;
-/// Newest version of the catalog's encoding.
+/// The newest version that is read; [`Catalog::version`] is the one that is written.
 const VERSION: u8 = 3;
 
 /// The fold of group 0's log.
@@ -76,14 +76,14 @@ impl CatalogState {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
-        out.put_u8(VERSION);
+        out.put_u8(self.catalog.version());
         self.progress.encode(&mut out);
         self.catalog.encode(&mut out);
         self.requests.encode(&mut out);
         out.freeze()
     }
 
-    /// Reads what [`CatalogState::encode`] wrote, in this or the earlier version.
+    /// Reads what [`CatalogState::encode`] wrote, in this or an earlier version.
     ///
     /// # Errors
     /// When the bytes are not an encoded state of a version this build knows.

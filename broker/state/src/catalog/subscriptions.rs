@@ -8,6 +8,7 @@ use plimsoll_protocol::api::QueueSettings;
 use plimsoll_protocol::ids::TopicName;
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
 
+use super::amqp::LEVEL_QUEUES;
 use super::refusal::CatalogRefusal;
 use super::topics::TopicMeta;
 use super::{Catalog, CatalogReply};
@@ -71,6 +72,14 @@ impl TopicMeta {
 }
 
 impl Catalog {
+    /// Refuses queues and subscriptions that a node of the cluster might not be able to read.
+    pub(super) fn check_level(&self) -> Result<(), CatalogRefusal> {
+        if self.level < LEVEL_QUEUES {
+            return Err(CatalogRefusal::LevelTooLow { needed: LEVEL_QUEUES, now: self.level });
+        }
+        Ok(())
+    }
+
     pub(super) fn put_subscription(
         &mut self,
         topic: TopicName,
@@ -79,6 +88,7 @@ impl Catalog {
         create: bool,
         from_latest: bool,
     ) -> Result<CatalogReply, CatalogRefusal> {
+        self.check_level()?;
         let Some(current) = self.topics.get(&topic) else {
             return Err(CatalogRefusal::UnknownTopic { topic });
         };

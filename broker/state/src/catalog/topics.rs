@@ -72,6 +72,9 @@ impl Catalog {
         created_ms: i64,
     ) -> Result<CatalogReply, CatalogRefusal> {
         let NewTopic { topic, partitions, replicas, config, if_not_exists, placement, queue } = new;
+        if queue.is_some() {
+            self.check_level()?;
+        }
         if let Some(existing) = self.topics.get(&topic) {
             return if if_not_exists && existing.is_queue() == queue.is_some() {
                 Ok(CatalogReply::Created { topic: existing.clone(), existed: true })
@@ -122,6 +125,9 @@ impl Catalog {
         check_partitions(asked)?;
         if asked < partitions {
             return Err(CatalogRefusal::FewerPartitions { topic, partitions, asked });
+        }
+        if asked > partitions {
+            self.check_holds_no_queue(&topic)?;
         }
         let added = asked - partitions;
         meta.placement.extend(self.place_new(added, meta.replicas, placement)?);

@@ -1,4 +1,5 @@
-//! How commands, answers and refusals are written: a number for the variant, then its fields.
+//! How commands, answers and refusals are written: a number for the variant, then its fields; and
+//! structs: their fields.
 
 /// Defines an enum whose variants have numbers and named fields, with its encoding. A number is never
 /// used for another variant.
@@ -59,4 +60,25 @@ macro_rules! wire_variants {
     };
 }
 
-pub(super) use wire_variants;
+/// Encodes a struct as its fields, in the order in which they are named here.
+macro_rules! wire_fields {
+    ($name:ident { $($field:ident: $kind:ty),+ $(,)? }) => {
+        impl plimsoll_protocol::wire::Encode for $name {
+            fn encode(&self, out: &mut bytes::BytesMut) {
+                $(self.$field.encode(out);)+
+            }
+        }
+
+        impl plimsoll_protocol::wire::Decode for $name {
+            const BYTES_MIN: usize = 0 $(+ <$kind as plimsoll_protocol::wire::Decode>::BYTES_MIN)+;
+
+            fn decode(
+                reader: &mut plimsoll_protocol::wire::Reader<'_>,
+            ) -> Result<Self, plimsoll_protocol::wire::DecodeError> {
+                Ok(Self { $($field: plimsoll_protocol::wire::Decode::decode(reader)?),+ })
+            }
+        }
+    };
+}
+
+pub(super) use {wire_fields, wire_variants};
