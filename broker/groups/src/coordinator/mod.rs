@@ -35,6 +35,7 @@ mod offsets;
 mod timing;
 mod view;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thiserror::Error;
@@ -256,10 +257,10 @@ impl Coordinator {
             view.quiet_from = now;
         }
         for (&id, member) in group.members() {
-            if !view.sessions.contains_key(&id) {
+            if let Entry::Vacant(place) = view.sessions.entry(id) {
                 let session = Session::new(now.plus(member.spec.session_ms.into()));
                 self.deadlines.insert((session.deadline(), name.clone(), id));
-                view.sessions.insert(id, session);
+                place.insert(session);
             }
             let former = member.predecessor.filter(|_| joined.contains(&id));
             if let Some(promised) = former.and_then(|former| view.target.remove(&former)) {

@@ -200,6 +200,19 @@ fn promise_is_taken_back_before_anything_that_is_owned() {
 }
 
 #[test]
+fn newcomer_gets_what_nobody_owns_yet_before_what_is_owned() {
+    let mut table = Table::new(&[&[0]], &[6]);
+    let alone = table.assign(&Target::new());
+    table.settle(&alone);
+    // Of what it should own it has the upper half so far.
+    let owns = table.owns.get_mut(&MemberId(1)).unwrap();
+    owns.retain(|at, _| at.partition.0 >= 3);
+    table.join(2, &[0]);
+    let target = table.assign(&alone);
+    assert_eq!((loads(&target), table.revoked(&target)), (vec![3, 3], 0));
+}
+
+#[test]
 fn member_with_few_topics_gets_them_before_those_with_many() {
     let table = Table::new(&[&[0, 1], &[1]], &[6, 6]);
     let target = table.assign(&Target::new());

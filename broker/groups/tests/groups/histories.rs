@@ -1,4 +1,4 @@
-//! Random histories; what must hold in them is in `world.rs`.
+//! Random histories; what must hold in them is in `checks.rs`.
 
 use proptest::prelude::*;
 

@@ -3,6 +3,8 @@
 
 mod assigning;
 mod bed;
+mod bytes;
+mod checks;
 mod coordinating;
 mod failing_over;
 mod fold;

@@ -1,26 +1,26 @@
 //! Clients that keep the contract of `GROUPS.md`, a network that loses, delays and repeats what they
-//! say, and leaders that die: what must hold is checked after every step.
+//! say, and leaders that die. What must hold is in `checks.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use plimsoll_groups::command::{Committer, GroupCommand, GroupsEntry, MemberSpec, OffsetCommit};
+use plimsoll_groups::command::{Committer, GroupsEntry, MemberSpec, OffsetCommit};
 use plimsoll_groups::coordinator::{
-    Assignment, Coordinator, HeartbeatError, Limits, Phase, Reply, Ticket, Topics,
+    Assignment, Coordinator, HeartbeatError, Limits, Reply, Ticket, Topics,
 };
 use plimsoll_groups::ids::{Epoch, GroupName, MemberId, TopicId, TopicPartition};
-use plimsoll_groups::state::{Answer, Groups};
+use plimsoll_groups::state::Groups;
 use plimsoll_groups::time::{Monotonic, Now, UnixMs};
-use plimsoll_protocol::ids::{Offset, PartitionIndex};
+use plimsoll_protocol::ids::Offset;
 
 use super::histories::Step;
 
 const SESSION_MS: u64 = 2_000;
 
 /// One time that a partition is with one incarnation of one member.
-type Tenure = u64;
+pub(crate) type Tenure = u64;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Life {
+pub(crate) enum Life {
     /// Not a member, as far as it knows; it may join.
     Out,
     /// It asked to join, then.
@@ -32,37 +32,37 @@ enum Life {
 }
 
 /// A process with a consumer in it.
-struct Client {
-    id: MemberId,
-    spec: MemberSpec,
-    life: Life,
+pub(crate) struct Client {
+    pub(crate) id: MemberId,
+    pub(crate) spec: MemberSpec,
+    pub(crate) life: Life,
     /// What it works on, and in which tenure it began.
-    works: BTreeMap<TopicPartition, Tenure>,
+    pub(crate) works: BTreeMap<TopicPartition, Tenure>,
     /// Heartbeats and commits that it sent: any of them may arrive again, whenever.
-    beats: Vec<(Epoch, Vec<TopicPartition>)>,
-    commits: Vec<(Epoch, BTreeMap<TopicPartition, Tenure>)>,
+    pub(crate) beats: Vec<(Epoch, Vec<TopicPartition>)>,
+    pub(crate) commits: Vec<(Epoch, BTreeMap<TopicPartition, Tenure>)>,
 }
 
 /// A commit on its way: what the client worked on when it spoke.
-struct Committing {
-    id: MemberId,
-    works: BTreeMap<TopicPartition, Tenure>,
+pub(crate) struct Committing {
+    pub(crate) id: MemberId,
+    pub(crate) works: BTreeMap<TopicPartition, Tenure>,
 }
 
 pub(crate) struct World {
-    group: GroupName,
-    state: Groups,
-    coordinator: Coordinator,
-    topics: Topics,
-    now: u64,
-    flying: Option<GroupsEntry>,
-    clients: Vec<Client>,
+    pub(crate) group: GroupName,
+    pub(crate) state: Groups,
+    pub(crate) coordinator: Coordinator,
+    pub(crate) topics: Topics,
+    pub(crate) now: u64,
+    pub(crate) flying: Option<GroupsEntry>,
+    pub(crate) clients: Vec<Client>,
     /// Commits in the order of their tickets.
-    committing: BTreeMap<Ticket, Committing>,
+    pub(crate) committing: BTreeMap<Ticket, Committing>,
     /// Who has each partition, and for the how manieth time anybody has one.
-    tenures: BTreeMap<TopicPartition, (MemberId, Tenure)>,
-    tenures_given: Tenure,
-    offset: u64,
+    pub(crate) tenures: BTreeMap<TopicPartition, (MemberId, Tenure)>,
+    pub(crate) tenures_given: Tenure,
+    pub(crate) offset: u64,
 }
 
 fn pick<T>(items: &[T], which: u8) -> Option<usize> {
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { monotonic: Monotonic(self.now), unix: UnixMs(self.now as i64) }
     }
 
@@ -210,7 +210,7 @@ impl World {
         self.join(self.clients.len() - 1);
     }
 
-    fn join(&mut self, index: usize) {
+    pub(crate) fn join(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.life == Life::Out {
             let (state, group, now) = (&self.state, &self.group, Monotonic(self.now));
@@ -220,7 +220,7 @@ impl World {
         }
     }
 
-    fn beat(&mut self, index: usize, answered: bool) {
+    pub(crate) fn beat(&mut self, index: usize, answered: bool) {
         let client = &mut self.clients[index];
         let Life::In { epoch, .. } = client.life else { return };
         let owned: Vec<_> = client.works.keys().copied().collect();
@@ -253,7 +253,7 @@ impl World {
         client.works = works;
     }
 
-    fn push(&mut self, lost: bool) {
+    pub(crate) fn push(&mut self, lost: bool) {
         while let Some((_, id, assignment)) = self.coordinator.poll_changed(&self.state) {
             let index = self.clients.iter().position(|client| client.id == id).unwrap();
             if let Life::In { until, epoch } = self.clients[index].life
@@ -297,13 +297,13 @@ impl World {
         self.coordinator.advance(&self.state, self.now());
     }
 
-    fn propose(&mut self) {
+    pub(crate) fn propose(&mut self) {
         if self.flying.is_none() {
             self.flying = self.coordinator.propose(&self.state);
         }
     }
 
-    fn apply(&mut self) {
+    pub(crate) fn apply(&mut self) {
         let Some(entry) = self.flying.take() else { return };
         let answers = self.fold(&entry);
         let now = Monotonic(self.now);
@@ -319,7 +319,7 @@ impl World {
         }
     }
 
-    fn change_leader(&mut self, committed: bool) {
+    pub(crate) fn change_leader(&mut self, committed: bool) {
         if let Some(entry) = self.flying.take()
             && committed
         {
@@ -333,127 +333,5 @@ impl World {
         }
         let (topics, now) = (self.topics.clone(), Monotonic(self.now));
         self.coordinator = Coordinator::new(Limits::default(), topics, &self.state, now);
-    }
-
-    /// Folds an entry, on another replica command by command: whoever counts as owner then, and whose
-    /// commit counts.
-    fn fold(&mut self, entry: &GroupsEntry) -> Vec<Answer> {
-        let at = self.now().unix;
-        let mut other = Groups::decode(&self.state.encode()).unwrap();
-        let mut committing = self.committing.values();
-        let answers = self.state.apply(entry, at);
-        for ((name, command), answer) in entry.commands().zip(&answers) {
-            let before = other.get(name).cloned();
-            let mut single = GroupsEntry::default();
-            single.push(name, command.clone());
-            let single = GroupsEntry::decode(&single.encode()).unwrap();
-            assert_eq!(other.apply(&single, at), std::slice::from_ref(answer));
-            if let GroupCommand::Commit { offsets, .. } = command {
-                let Committing { id, works } = committing.next().expect("somebody commits");
-                for item in offsets {
-                    // It counts if who spoke has had the partition without a break since it spoke.
-                    let now = self.tenures.get(&item.at);
-                    let wins = now == Some(&(*id, works[&item.at]));
-                    let won = other.get(name).and_then(|group| group.committed(item.at));
-                    let won = won.is_some_and(|it| it.offset == item.offset);
-                    assert_eq!(won, wins, "{id} committed {}; it is with {now:?}", item.at);
-                }
-            }
-            let after = other.get(name);
-            let began = match command {
-                GroupCommand::Join { member, .. } => Some(*member),
-                _ => None,
-            };
-            for place in self.topics_ever() {
-                let was = before.as_ref().and_then(|group| group.owner(place)).map(|it| it.0);
-                let is = after.and_then(|group| group.owner(place)).map(|it| it.0);
-                match is {
-                    None => drop(self.tenures.remove(&place)),
-                    Some(owner) if was == Some(owner) && began != Some(owner) => {}
-                    Some(owner) => {
-                        self.tenures_given += 1;
-                        self.tenures.insert(place, (owner, self.tenures_given));
-                    }
-                }
-            }
-        }
-        assert_eq!(other.encode(), self.state.encode(), "another replica has other bytes");
-        answers
-    }
-
-    fn topics_ever(&self) -> Vec<TopicPartition> {
-        let all = (0..2).flat_map(|topic| (0..7).map(move |index| (topic, index)));
-        all.map(|(topic, index)| TopicPartition {
-            topic: TopicId(topic),
-            partition: PartitionIndex(index),
-        })
-        .collect()
-    }
-
-    /// At no time do two processes work on the same partition, nor does one on what the log does not
-    /// give it.
-    fn check(&self) {
-        let mut found = BTreeMap::new();
-        for client in &self.clients {
-            assert!(client.works.is_empty() || matches!(client.life, Life::In { .. }));
-            for at in client.works.keys() {
-                assert_eq!(found.insert(*at, client.id), None, "{at} is worked on by two");
-            }
-        }
-        for (at, id) in found {
-            let deleted = self.topics.count(at.topic) == Some(0);
-            let owner = self.state.get(&self.group).and_then(|group| group.owner(at));
-            // Its place may have been taken by a late join of a process that is gone.
-            let taken = self.state.member(&self.group, id).is_none();
-            assert!(
-                deleted || taken || owner.is_some_and(|it| it.0 == id),
-                "{id} works on {at}, which is owned by {owner:?}"
-            );
-        }
-    }
-
-    /// The network is well, and everybody who is alive goes on until nothing changes: then all is shared.
-    pub(crate) fn settle(&mut self) {
-        for _ in 0..60 {
-            for index in 0..self.clients.len() {
-                self.join(index);
-                self.beat(index, true);
-            }
-            self.pass(250);
-            self.propose();
-            self.apply();
-            self.push(false);
-            self.check();
-        }
-        let alive = self.clients.iter().filter(|client| client.life != Life::Dead);
-        let members: BTreeMap<_, _> = alive.map(|client| (client.id, client)).collect();
-        let Some(group) = self.state.get(&self.group) else {
-            return assert!(members.is_empty(), "members are in the group");
-        };
-        assert!(group.members().keys().eq(members.keys()), "who is alive is a member, nobody else");
-        let now = Monotonic(self.now);
-        let described = self.coordinator.describe(&self.state, &self.group, now).unwrap();
-        let phase = if members.is_empty() { Phase::Empty } else { Phase::Settled };
-        assert_eq!(described.phase, phase, "{described:?}");
-        for (&topic, &count) in &self.topics.partitions {
-            let wanting = || members.values().filter(|client| client.spec.topics.contains(&topic));
-            for index in 0..count {
-                let at = TopicPartition { topic, partition: PartitionIndex(index) };
-                let Some(client) = wanting().find(|client| client.works.contains_key(&at)) else {
-                    assert_eq!(wanting().count(), 0, "nobody works on {at}");
-                    continue;
-                };
-                let fewest = wanting().map(|client| client.works.len()).min().unwrap();
-                assert!(client.works.len() <= fewest + 1, "{at} is with who has too much");
-            }
-        }
-        // Nothing moves any more, and not under the next leader either.
-        assert_eq!(self.coordinator.propose(&self.state), None);
-        let before: Vec<_> = self.clients.iter().map(|client| client.works.clone()).collect();
-        self.change_leader(false);
-        (0..self.clients.len()).for_each(|index| self.beat(index, true));
-        assert_eq!(self.coordinator.propose(&self.state), None);
-        let works: Vec<_> = self.clients.iter().map(|client| client.works.clone()).collect();
-        assert_eq!(works, before, "the change of the leader moved something");
     }
 }
