@@ -262,10 +262,6 @@ impl Coordinator {
                 self.deadlines.insert((session.deadline(), name.clone(), id));
                 place.insert(session);
             }
-            let former = member.predecessor.filter(|_| joined.contains(&id));
-            if let Some(promised) = former.and_then(|former| view.target.remove(&former)) {
-                view.target.entry(id).or_default().extend(promised);
-            }
         }
         self.retarget(name, group, now);
     }

@@ -213,6 +213,21 @@ fn newcomer_gets_what_nobody_owns_yet_before_what_is_owned() {
 }
 
 #[test]
+fn promise_goes_back_to_who_owns_it_rather_than_to_another() {
+    let mut table = Table::new(&[&[0], &[0], &[0]], &[8]);
+    let place = |index| TopicPartition { topic: TopicId(0), partition: PartitionIndex(index) };
+    for (id, owned) in [(1, 0..4), (3, 4..8)] {
+        let owned = owned.map(|index| (place(index), Epoch(1)));
+        table.owns.insert(MemberId(id), owned.collect());
+    }
+    let before = [(1, &[0][..]), (2, &[1, 2, 3, 5]), (3, &[4, 6, 7])];
+    let before = before
+        .map(|(id, indices)| (MemberId(id), indices.iter().map(|&index| place(index)).collect()));
+    let target = table.assign(&Target::from(before));
+    assert_eq!((loads(&target), table.revoked(&target)), (vec![2, 3, 3], 3));
+}
+
+#[test]
 fn member_with_few_topics_gets_them_before_those_with_many() {
     let table = Table::new(&[&[0, 1], &[1]], &[6, 6]);
     let target = table.assign(&Target::new());

@@ -287,7 +287,17 @@ fn entry_that_did_not_enter_the_log_is_written_again_first() {
     let epochs: Vec<_> = [join, other].iter().map(|ticket| &replies[ticket]).collect();
     let [Reply::Joined(first), Reply::Joined(second)] = epochs[..] else { panic!("{epochs:?}") };
     assert!(first.epoch <= Epoch(1) && second.epoch == Epoch(2));
-    // Grants that were refused are found again.
+    // In the order in which they were asked for.
+    let (group, now) = (GroupName::new("other").unwrap(), bed.now.monotonic);
+    for offset in [1, 2] {
+        let items = vec![commit(at(0, 0), offset)];
+        bed.coordinator.commit(&bed.state, &group, None, items, now).unwrap();
+    }
+    let entry = bed.coordinator.propose(&bed.state).unwrap();
+    bed.coordinator.refused(entry);
+    bed.write();
+    assert_eq!(bed.state.get(&group).unwrap().committed(at(0, 0)).unwrap().offset, Offset(2));
+    // Removals that were refused are found again.
     bed.pass_asked(SESSION_MS);
     let removal = bed.coordinator.propose(&bed.state).unwrap();
     bed.coordinator.refused(removal);
