@@ -15,6 +15,7 @@ mod failing;
 mod joining;
 mod moving;
 mod placing;
+mod queues;
 mod routing;
 
 use plimsoll_client::{Client, Consumer, ConsumerBuilder, Producer, Record, StartPosition};
