@@ -1,0 +1,11 @@
+//! The gateway over a broker in memory: clients in frames, time that does not pass by itself.
+#![allow(missing_docs, unreachable_pub, reason = "a test")]
+
+mod client;
+mod connections;
+mod consumers;
+mod declarations;
+mod ends;
+mod memory;
+mod publishes;
+mod transactions;
