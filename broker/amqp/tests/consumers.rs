@@ -109,10 +109,13 @@ async fn consumer_has_its_window_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn window_of_the_channel_leaves_messages_to_others() {
     let node = Node::new();
-    let mut client = with_messages(&node, 4).await;
+    let mut client = with_messages(&node, 0).await;
     client.qos(1, 1, true).await;
     client.consume(1, "q").await;
     client.consume(1, "q").await;
+    for body in ["0", "1", "2", "3"] {
+        client.publish(1, "q", body).await;
+    }
     assert_eq!(client.bodies(1).await, ["0"]);
     client.hears_nothing(1).await;
     // Each of its two consumers may have one at hand.

@@ -236,6 +236,7 @@ async fn priority_expiration_and_delay_are_the_queues() {
     let expiration = Some(s("60"));
     let properties = Properties { headers: Some(headers), expiration, ..Default::default() };
     client.publish_with(1, "later", "k", &properties, b"late").await;
+    client.settled(1).await;
     node.memory.pass_ms(499);
     assert_eq!(client.counts("q").await.0, 3);
     // Its life begins with the end of its delay.
@@ -248,7 +249,7 @@ async fn priority_expiration_and_delay_are_the_queues() {
 #[tokio::test(start_paused = true)]
 async fn publisher_waits_for_what_is_not_stored() {
     let node = Node::with(GatewayConfig { publishes_max: 50, ..GatewayConfig::default() });
-    let mut client = confirming(&node).await;
+    let client = confirming(&node).await;
     node.memory.hold_back();
     let mut bytes = BytesMut::new();
     for number in 0..1000 {

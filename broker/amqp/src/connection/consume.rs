@@ -292,8 +292,8 @@ impl Connection {
         }));
     }
 
-    pub(super) fn get(&mut self, key: ChannelKey, queue: ShortStr, no_ack: bool) {
-        let queue = match self.readable(&queue) {
+    pub(super) fn get(&mut self, key: ChannelKey, queue: &str, no_ack: bool) {
+        let queue = match self.readable(queue) {
             Ok(queue) => queue,
             Err(fault) => return self.session.answer(key, Answer::Refused(fault)),
         };

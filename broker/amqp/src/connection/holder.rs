@@ -58,7 +58,7 @@ pub(super) enum Purpose {
 }
 
 /// A `basic.get`.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) struct Get {
     pub(super) channel: ChannelKey,
     pub(super) no_ack: bool,

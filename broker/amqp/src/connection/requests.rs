@@ -24,7 +24,7 @@ impl Connection {
         let key = request.channel;
         match request.ask {
             Ask::Publish(publish) => self.publish(key, publish),
-            Ask::Settle(settlement) => self.settle(settlement),
+            Ask::Settle(settlement) => self.settle(&settlement),
             Ask::Login { credentials, .. } => {
                 let answer = self.login(&credentials).unwrap_or_else(Answer::Refused);
                 self.session.answer(key, answer);
@@ -77,7 +77,7 @@ impl Connection {
 
     pub(super) fn at_barrier(&mut self, key: ChannelKey, ask: Ask) {
         match ask {
-            Ask::Get { queue, no_ack } => self.get(key, queue, no_ack),
+            Ask::Get { queue, no_ack } => self.get(key, &queue, no_ack),
             Ask::Commit { settlements, .. } => self.finish_commit(key, settlements),
             Ask::CloseChannel { unsettled, .. } => self.close_channel(key, &unsettled),
             Ask::DeclareQueue(declare) => {

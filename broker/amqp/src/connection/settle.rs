@@ -20,7 +20,7 @@ const fn outcome(said: Said) -> Outcome {
 }
 
 impl Connection {
-    pub(super) fn settle(&mut self, settlement: Settlement) {
+    pub(super) fn settle(&mut self, settlement: &Settlement) {
         let said = outcome(settlement.outcome);
         self.each_holder(&settlement.deliveries, said, |attachment, settled| {
             attachment.settle(settled);
@@ -57,7 +57,7 @@ impl Connection {
     /// Puts back what a commit that is not carried out would have settled.
     pub(super) fn put_back(&mut self, settlements: Vec<Settlement>) {
         for settlement in settlements {
-            self.settle(Settlement { outcome: Said::Requeue, ..settlement });
+            self.settle(&Settlement { outcome: Said::Requeue, ..settlement });
         }
     }
 
