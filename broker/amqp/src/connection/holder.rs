@@ -49,6 +49,7 @@ pub(super) struct Holder {
 }
 
 /// What is to be done once it is attached.
+#[derive(Clone, Copy)]
 pub(super) enum Purpose {
     /// The client is answered.
     Begin,

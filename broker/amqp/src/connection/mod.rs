@@ -48,7 +48,7 @@ use publish::{Publishes, RouteCache};
 use wire::Wire;
 
 /// Events that are taken at a time.
-const EVENTS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 256;
 /// How long the last words of a connection may take to be written.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How long a timer sleeps where nothing is due.

@@ -24,7 +24,7 @@ use crate::permissions::Permission;
 /// What a client writes into `reply-to` for direct replies.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// Routes that are kept; when there are as many, all are forgotten.
-const ROUTES_MAX: usize = 4096;
+const ROUTES_MAX: usize = 1024;
 
 /// A publish whose queues have not all answered.
 #[derive(Debug)]
