@@ -16,7 +16,7 @@ use crate::passwords::PasswordHash;
 pub struct ConnectionId(pub u64);
 
 /// The owner of an exclusive queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// A connection to this node.
     Here(ConnectionId),
@@ -47,7 +47,7 @@ pub struct PermissionPatterns {
 }
 
 /// A queue.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct QueueEntry {
     /// Its name.
     pub name: ShortStr,
@@ -81,7 +81,7 @@ impl QueueEntry {
 }
 
 /// An exchange.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeEntry {
     /// Its name.
     pub name: ShortStr,
@@ -90,7 +90,7 @@ pub struct ExchangeEntry {
 }
 
 /// A binding.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BindingEntry {
     /// The exchange that messages come from.
     pub source: ShortStr,
@@ -98,7 +98,8 @@ pub struct BindingEntry {
     pub binding: Binding,
 }
 
-/// All of a virtual host at one moment.
+/// All of a virtual host at one moment. What did not change should stand in the same order as in the
+/// snapshot before: then only what did change is folded again.
 #[derive(Debug, Default)]
 pub struct HostSnapshot {
     /// Grows with every change of any of it.

@@ -5,7 +5,8 @@
 //!  connection   one task per connection: socket <-> session <-> backend
 //!  backend      all that is asked of the broker
 //!  catalog      what the broker knows of a virtual host, as plain values
-//!  host         those values folded for routing and permissions, once for all connections
+//!  fold         those values folded for routing and permissions
+//!  host         the fold of a virtual host that its connections share
 //!  inbox        how the broker answers publishes and delivers: one queue of events per connection
 //!  message      AMQP messages as records, and records as AMQP messages
 //!  dead_letters messages that died: `x-death`, where they go, cycles
@@ -25,8 +26,9 @@ pub mod catalog;
 mod config;
 mod connection;
 pub mod dead_letters;
+pub mod fold;
 mod gateway;
-pub mod host;
+mod host;
 pub mod inbox;
 pub mod message;
 pub mod passwords;

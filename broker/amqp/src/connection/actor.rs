@@ -21,8 +21,9 @@ use crate::backend::{QueueError, Refusal};
 use crate::catalog::{
     BindingEntry, Change, Changed, ConnectionId, ExchangeEntry, Owner, QueueEntry, User,
 };
+use crate::fold::Folded;
 use crate::gateway::Gateway;
-use crate::host::{Folded, Host};
+use crate::host::Host;
 use crate::permissions::Permission::{Configure, Read, Write};
 
 /// The queue that stands for direct replies, and the prefix of their addresses.
@@ -117,18 +118,13 @@ impl Actor {
     async fn declare_exchange(&self, declare: ExchangeDeclare) -> Result<Answer, Fault> {
         let name = &declare.exchange;
         if declare.passive {
-            return self.host.now().topology.exchange_shape(name).map(|_| Answer::Done);
+            return self.host.read().topology.exchange_shape(name).map(|_| Answer::Done);
         }
         let shape = ExchangeShape::of(&declare)?;
-        self.host.now().check_exchange(self.user(), Configure, name)?;
+        self.host.read().check_exchange(self.user(), Configure, name)?;
         for _ in 0..TRIES {
-            let folded = self.host.now();
-            if folded.topology.check_declared(name, &shape)? {
+            if self.exchange_is_there(name, &shape)? {
                 return Ok(Answer::Done);
-            }
-            if let Some(alternate) = text(&shape.arguments, "alternate-exchange") {
-                folded.check_exchange(self.user(), Read, name)?;
-                folded.check_exchange(self.user(), Write, &alternate)?;
             }
             let entry = ExchangeEntry { name: name.clone(), shape: shape.clone() };
             if self.change(Change::DeclareExchange(entry)).await? == Changed::Made {
@@ -138,12 +134,27 @@ impl Actor {
         Err(too_busy(Resource::exchange(name, self.vhost())))
     }
 
+    /// Whether the exchange is there as it is declared; false: this user may make it.
+    fn exchange_is_there(&self, name: &ShortStr, shape: &ExchangeShape) -> Result<bool, Fault> {
+        let folded = self.host.read();
+        if folded.topology.check_declared(name, shape)? {
+            return Ok(true);
+        }
+        if let Some(alternate) = text(&shape.arguments, "alternate-exchange") {
+            folded.check_exchange(self.user(), Read, name)?;
+            folded.check_exchange(self.user(), Write, &alternate)?;
+        }
+        Ok(false)
+    }
+
     async fn delete_exchange(&self, delete: ExchangeDelete) -> Result<Answer, Fault> {
         let ExchangeDelete { exchange: name, if_unused, .. } = delete;
-        let folded = self.host.now();
-        folded.check_exchange(self.user(), Configure, &name)?;
-        if if_unused {
-            folded.topology.check_unused(&name)?;
+        {
+            let folded = self.host.read();
+            folded.check_exchange(self.user(), Configure, &name)?;
+            if if_unused {
+                folded.topology.check_unused(&name)?;
+            }
         }
         self.change(Change::DeleteExchange { name, if_unused }).await?;
         Ok(Answer::Done)
@@ -178,9 +189,11 @@ impl Actor {
         key: ShortStr,
         arguments: FieldTable,
     ) -> Result<Answer, Fault> {
-        let folded = self.host.now();
-        self.check_binding(&folded, &source, &destination)?;
-        folded.topology.check_bound(&source, &destination, &arguments)?;
+        {
+            let folded = self.host.read();
+            self.check_binding(&folded, &source, &destination)?;
+            folded.topology.check_bound(&source, &destination, &arguments)?;
+        }
         let binding = Binding { destination, key, arguments };
         self.change(Change::Bind(BindingEntry { source, binding })).await?;
         Ok(Answer::Done)
@@ -193,7 +206,7 @@ impl Actor {
         key: ShortStr,
         arguments: FieldTable,
     ) -> Result<Answer, Fault> {
-        self.check_binding(&self.host.now(), &source, &destination)?;
+        self.check_binding(&self.host.read(), &source, &destination)?;
         self.change(Change::Unbind { source, destination, key, arguments }).await?;
         Ok(Answer::Done)
     }
@@ -204,7 +217,7 @@ impl Actor {
             return self.find_reply_consumer(name);
         }
         if declare.passive {
-            let queue = Arc::clone(self.host.now().queue(name)?);
+            let queue = Arc::clone(self.host.read().queue(name)?);
             check_access(&queue, self.id, self.vhost())?;
             return self.describe(queue, declare.no_wait).await;
         }
@@ -212,27 +225,11 @@ impl Actor {
             true => server_named("amq.gen", self.gateway.backend.random()),
             false => name.clone(),
         };
-        self.host.now().check_queue(self.user(), Configure, &name)?;
+        self.host.read().check_queue(self.user(), Configure, &name)?;
         let shape = QueueShape::of(&declare);
         for _ in 0..TRIES {
-            let folded = self.host.now();
-            let resource = Resource::queue(&name, self.vhost());
-            if let Some(queue) = folded.find_queue(&name) {
-                let is_owner = queue.owner == Some(Owner::Here(self.id));
-                check_queue(&queue.shape, &shape, is_owner, resource)?;
-                return self.describe(Arc::clone(queue), declare.no_wait).await;
-            }
-            let arguments = QueueArguments::read(&shape.arguments, resource)?;
-            if arguments.kind == QueueKind::Stream {
-                let text = format!(
-                    "queues of type 'stream' are not supported: {resource}. Read a topic through the \
-                     native protocol for the same"
-                );
-                return Err(Fault::new(ReplyCode::PreconditionFailed, text));
-            }
-            if let Some(exchange) = &arguments.dead_letter_exchange {
-                folded.check_queue(self.user(), Read, &name)?;
-                folded.check_exchange(self.user(), Write, exchange)?;
+            if let Some(queue) = self.queue_that_is_there(&name, &shape)? {
+                return self.describe(queue, declare.no_wait).await;
             }
             let owner = shape.exclusive.then_some(self.id);
             let change = Change::DeclareQueue {
@@ -246,6 +243,34 @@ impl Actor {
             }
         }
         Err(too_busy(Resource::queue(&name, self.vhost())))
+    }
+
+    /// The queue, where it is there as it is declared; none: this user may make it.
+    fn queue_that_is_there(
+        &self,
+        name: &ShortStr,
+        shape: &QueueShape,
+    ) -> Result<Option<Arc<QueueEntry>>, Fault> {
+        let folded = self.host.read();
+        let resource = Resource::queue(name, self.vhost());
+        if let Some(queue) = folded.find_queue(name) {
+            let is_owner = queue.owner == Some(Owner::Here(self.id));
+            check_queue(&queue.shape, shape, is_owner, resource)?;
+            return Ok(Some(Arc::clone(queue)));
+        }
+        let arguments = QueueArguments::read(&shape.arguments, resource)?;
+        if arguments.kind == QueueKind::Stream {
+            let text = format!(
+                "queues of type 'stream' are not supported: {resource}. Read a topic through the \
+                 native protocol for the same"
+            );
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        if let Some(exchange) = &arguments.dead_letter_exchange {
+            folded.check_queue(self.user(), Read, name)?;
+            folded.check_exchange(self.user(), Write, exchange)?;
+        }
+        Ok(None)
     }
 
     fn find_reply_consumer(&self, name: &ShortStr) -> Result<Answer, Fault> {
@@ -269,15 +294,15 @@ impl Actor {
 
     async fn delete_queue(&self, delete: QueueDelete) -> Result<Answer, Fault> {
         let QueueDelete { queue: name, if_unused, if_empty, .. } = delete;
-        let folded = self.host.now();
-        folded.check_queue(self.user(), Configure, &name)?;
-        let Some(queue) = folded.find_queue(&name) else { return Ok(Answer::Count(0)) };
-        check_access(queue, self.id, self.vhost())?;
+        self.host.read().check_queue(self.user(), Configure, &name)?;
+        let queue = self.host.read().find_queue(&name).cloned();
+        let Some(queue) = queue else { return Ok(Answer::Count(0)) };
+        check_access(&queue, self.id, self.vhost())?;
         let resource = Resource::queue(&name, self.vhost());
         let refused = |what: &str| {
             Err(Fault::new(ReplyCode::PreconditionFailed, format!("{resource} {what}")))
         };
-        let counts = match self.gateway.backend.counts(Arc::clone(queue)).await {
+        let counts = match self.gateway.backend.counts(Arc::clone(&queue)).await {
             Ok(counts) if if_unused && counts.consumers > 0 => return refused("in use"),
             Ok(counts) if if_empty && counts.messages > 0 => return refused("not empty"),
             Ok(counts) => counts,
@@ -295,11 +320,10 @@ impl Actor {
 
     async fn purge(&self, purge: QueuePurge) -> Result<Answer, Fault> {
         let name = purge.queue;
-        let folded = self.host.now();
-        folded.check_queue(self.user(), Read, &name)?;
-        let queue = folded.queue(&name)?;
-        check_access(queue, self.id, self.vhost())?;
-        let purged = self.gateway.backend.purge(Arc::clone(queue)).await;
+        self.host.read().check_queue(self.user(), Read, &name)?;
+        let queue = Arc::clone(self.host.read().queue(&name)?);
+        check_access(&queue, self.id, self.vhost())?;
+        let purged = self.gateway.backend.purge(queue).await;
         let purged = purged.map_err(|error| queue_fault(&error, &name, self.vhost()))?;
         Ok(Answer::Count(count(purged)))
     }

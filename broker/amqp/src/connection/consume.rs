@@ -45,12 +45,12 @@ impl Connection {
         }
     }
 
-    fn consumer_of(&mut self, key: ChannelKey, consume: &Consume) -> Result<Holder, Fault> {
+    fn consumer_of(&self, key: ChannelKey, consume: &Consume) -> Result<Holder, Fault> {
         let queue = self.readable(&consume.queue)?;
         let priority = match consume.arguments.find("x-priority") {
             None => 0,
             Some(value) => value.as_integer().ok_or_else(|| {
-                let resource = Resource::queue(&queue.name, self.folded().vhost()).to_string();
+                let resource = Resource::queue(&queue.name, self.host().vhost()).to_string();
                 let kind = value.type_name();
                 let text = format!(
                     "invalid arg 'x-priority' for {resource}: {{unacceptable_type,{kind}}}"
@@ -196,8 +196,9 @@ impl Connection {
         if holder.retired {
             return;
         }
-        let folded = self.folded();
-        let is_there = folded
+        let is_there = self
+            .host()
+            .read()
             .find_queue(&holder.queue.name)
             .is_some_and(|queue| queue.declaration == holder.queue.declaration);
         if end == ConsumerEnd::Deleted || !is_there {

@@ -17,7 +17,6 @@ use plimsoll_amqp::shortstr::ShortStr;
 use super::Connection;
 use crate::catalog::QueueEntry;
 use crate::gateway::Reply;
-use crate::host::Folded;
 use crate::inbox::{Published, Receipt};
 use crate::permissions::Permission;
 
@@ -90,17 +89,17 @@ struct Route {
 /// use them, too.
 #[derive(Default)]
 pub(super) struct RouteCache {
-    of: Option<Arc<Folded>>,
+    of: u64,
     routes: HashMap<ShortStr, HashMap<ShortStr, Route>>,
     count: usize,
 }
 
 impl RouteCache {
-    fn find(&mut self, folded: &Arc<Folded>, exchange: &str, key: &str) -> Option<Route> {
-        if !self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, folded)) || self.count >= ROUTES_MAX {
+    fn find(&mut self, generation: u64, exchange: &str, key: &str) -> Option<Route> {
+        if self.of != generation || self.count >= ROUTES_MAX {
             self.routes.clear();
             self.count = 0;
-            self.of = Some(Arc::clone(folded));
+            self.of = generation;
         }
         self.routes.get(exchange)?.get(key).cloned()
     }
@@ -122,9 +121,9 @@ impl Connection {
     ///
     /// # Errors
     /// 404, 403.
-    pub(super) fn check_publish(&mut self, exchange: &str) -> Result<(), Fault> {
+    pub(super) fn check_publish(&self, exchange: &str) -> Result<(), Fault> {
         let user = self.user();
-        let folded = self.folded();
+        let folded = self.host().read();
         folded.topology.publishable(exchange)?;
         folded.check_exchange(&user.name, Permission::Write, exchange)
     }
@@ -174,8 +173,8 @@ impl Connection {
         let headers = publish.content.properties.headers.as_ref();
         let delay_ms = match route.delayed {
             true => {
-                let folded = Arc::clone(self.folded());
-                folded.topology.delay_ms(&publish.exchange, headers.map(|table| table.fields()))
+                let headers = headers.map(|table| table.fields());
+                self.host().read().topology.delay_ms(&publish.exchange, headers)
             }
             false => None,
         };
@@ -197,14 +196,15 @@ impl Connection {
     /// The queues and the addresses of direct replies of a message.
     fn route(&mut self, publish: &Publish) -> Result<(Route, Vec<ShortStr>), Fault> {
         let Publish { exchange, routing_key, content, .. } = publish;
-        let folded = Arc::clone(self.folded());
+        let generation = self.generation();
         let keys = MessageKeys::new(routing_key, &content.properties)?;
         let has_one_key = keys.keys().nth(1).is_none();
-        let known = self.routes.find(&folded, exchange, routing_key);
+        let known = self.routes.find(generation, exchange, routing_key);
         if let Some(route) = known.filter(|_| has_one_key) {
             return Ok((route, Vec::new()));
         }
-        let user = self.user();
+        let (user, host) = (self.user(), Arc::clone(self.host()));
+        let folded = host.read();
         let shape = folded.topology.publishable(exchange)?;
         folded.check_exchange(&user.name, Permission::Write, exchange)?;
         let routes = folded.topology.route(exchange, &keys);
@@ -252,12 +252,12 @@ impl Connection {
     ///
     /// # Errors
     /// 403, 404, 405.
-    pub(super) fn readable(&mut self, name: &str) -> Result<Arc<QueueEntry>, Fault> {
-        let (user, id) = (self.user(), self.id);
-        let folded = self.folded();
+    pub(super) fn readable(&self, name: &str) -> Result<Arc<QueueEntry>, Fault> {
+        let user = self.user();
+        let folded = self.host().read();
         folded.check_queue(&user.name, Permission::Read, name)?;
         let queue = folded.queue(name)?;
-        super::actor::check_access(queue, id, folded.vhost())?;
+        super::actor::check_access(queue, self.id, folded.vhost())?;
         Ok(Arc::clone(queue))
     }
 

@@ -97,11 +97,10 @@ impl Connection {
     }
 
     pub(super) fn actor(&self) -> Actor {
-        let view = self.view.as_ref().expect("channels are opened after the virtual host");
         let user = self.user.as_ref().expect("channels are opened after the login");
         Actor {
             gateway: Arc::clone(&self.gateway),
-            host: Arc::clone(&view.host),
+            host: Arc::clone(self.host()),
             user: Arc::clone(user),
             id: self.id,
         }
@@ -138,12 +137,14 @@ impl Connection {
         let refused = |text: String| Fault::new(ReplyCode::NotAllowed, text);
         let host = self.gateway.host(vhost);
         let host = host.ok_or_else(|| refused(format!("vhost {vhost} not found")))?;
-        let folded = host.now();
         let user = &self.user().name;
-        if !folded.lets_in(user) {
+        if !host.read().lets_in(user) {
             return Err(refused(format!("access to vhost '{vhost}' refused for user '{user}'")));
         }
-        self.view = Some(View { watch: host.watch(), host, folded });
+        // Marked as unseen: what changes from here on is seen.
+        let watch = host.watch();
+        let generation = host.read().generation();
+        self.view = Some(View { watch, host, generation });
         Ok(())
     }
 
