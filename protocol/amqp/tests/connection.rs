@@ -125,6 +125,14 @@ fn refused_login_is_told_to_who_understands_it() {
     client.say(0, ConnectionCloseOk {});
     assert!(client.session.is_finished() && client.asks().is_empty());
 
+    // Who was not let in is not waited for as long as others.
+    let mut client = Client::new(SessionConfig::default());
+    client.bytes(&PROTOCOL_HEADER);
+    client.say(0, start_ok(b"\0guest\0wrong"));
+    client.answer_all(refused());
+    client.tick(3);
+    assert!(client.session.is_finished());
+
     let mut client = Client::new(SessionConfig::default());
     client.bytes(&PROTOCOL_HEADER);
     client.heard();
@@ -245,7 +253,9 @@ fn server_closes_and_both_closes_may_cross() {
 
     let mut client = Client::with_channel();
     client.session.shut_down("the node stops");
-    client.tick(30);
+    client.tick(29);
+    assert!(!client.session.is_finished(), "it has 30 s to agree");
+    client.tick(1);
     assert!(client.session.is_finished(), "a client that does not agree is not waited for longer");
 }
 

@@ -5,7 +5,7 @@
 //!  exchange     types of exchanges, what was declared       equivalence  is it what was declared before?
 //!  topic        a trie of patterns                          headers      tables against tables
 //!  bindings     which exchange leads where                  keys         CC, BCC
-//!  arguments    what a queue's arguments ask for
+//!  arguments    what a queue's arguments ask for            checks       may it be declared or bound?
 //! ```
 //!
 //! Invariants: a route visits each exchange once, so cycles end; a queue gets a message once however
@@ -14,6 +14,7 @@
 
 mod arguments;
 mod bindings;
+mod checks;
 mod equivalence;
 mod exchange;
 mod headers;
@@ -147,15 +148,10 @@ impl Topology {
         name: &ShortStr,
         shape: ExchangeShape,
     ) -> Result<bool, Fault> {
-        let resource = Resource::exchange(name, &self.vhost);
-        if let Some(exchange) = self.exchanges.get(name) {
-            return exchange.shape.check(&shape, resource).map(|()| false);
+        if self.check_declared(name, &shape)? {
+            return Ok(false);
         }
-        if name.starts_with("amq.") {
-            let text = format!("exchange name '{name}' contains reserved prefix 'amq.*'");
-            return Err(Fault::new(ReplyCode::AccessRefused, text));
-        }
-        let alternate = shape.alternate(resource)?;
+        let alternate = shape.alternate(Resource::exchange(name, &self.vhost))?;
         let exchange = Exchange { alternate, ..Exchange::new(shape) };
         self.exchanges.insert(name.clone(), exchange);
         Ok(true)
@@ -167,10 +163,9 @@ impl Topology {
     /// 406 where it has bindings and only an unused one is to be deleted.
     pub fn delete_exchange(&mut self, name: &str, if_unused: bool) -> Result<Removed, Fault> {
         let mut removed = Removed::default();
-        let Some((name, exchange)) = self.exchanges.get_key_value(name) else { return Ok(removed) };
-        if if_unused && !exchange.bindings.is_empty() {
-            let text = format!("{} in use", Resource::exchange(name, &self.vhost));
-            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        let Some((name, _)) = self.exchanges.get_key_value(name) else { return Ok(removed) };
+        if if_unused {
+            self.check_unused(name)?;
         }
         let name = name.clone();
         self.remove_exchanges(vec![name], &mut removed);
@@ -203,11 +198,7 @@ impl Topology {
         key: ShortStr,
         arguments: &FieldTable,
     ) -> Result<bool, Fault> {
-        let exchange = self.exchange(source)?;
-        self.check_destination(&destination)?;
-        if exchange.shape.rule == Rule::Headers {
-            headers::check_arguments(arguments)?;
-        }
+        self.check_bound(source, &destination, arguments)?;
         let binding = Binding { destination, key, arguments: headers::sorted(arguments) };
         let (source, exchange) = self.entry(source);
         let destination = binding.destination.clone();
@@ -304,14 +295,6 @@ impl Topology {
         }
         let delay = headers?.find("x-delay")?.as_integer()?;
         u64::try_from(delay).ok().filter(|delay| *delay > 0)
-    }
-
-    fn check_destination(&self, destination: &Destination) -> Result<(), Fault> {
-        match destination {
-            Destination::Exchange(name) => self.exchange(name).map(|_| ()),
-            Destination::Queue(name) if self.queues.contains(name) => Ok(()),
-            Destination::Queue(name) => Err(Resource::queue(name, &self.vhost).not_found()),
-        }
     }
 
     /// An exchange that is known to be there, with its own name.

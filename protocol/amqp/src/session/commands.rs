@@ -271,13 +271,12 @@ impl Channel {
         };
         self.serial += 1;
         let consumer = ConsumerRef { tag: tag.clone(), serial: self.serial };
-        let prefetch = self.prefetch;
+        let (prefetch, window) = (self.prefetch, self.window);
         let wait = Wait::Consume { consumer, terms: Terms { no_ack, prefetch, replies }, no_wait };
         let consumer_tag = tag;
-        Ok((
-            Ask::Consume(Consume { queue, consumer_tag, no_ack, exclusive, prefetch, arguments }),
-            wait,
-        ))
+        let consume =
+            Consume { queue, consumer_tag, no_ack, exclusive, prefetch, window, arguments };
+        Ok((Ask::Consume(consume), wait))
     }
 
     pub(super) fn takes_replies(&self) -> bool {

@@ -306,9 +306,10 @@ impl Session {
             Phase::Opening | Phase::OpeningHost | Phase::Running | Phase::UpdatingSecret => true,
             Phase::ClosedByClient | Phase::Closing | Phase::Lingering | Phase::Finished => return,
         };
+        // Before it is given up: who was let in has the time to agree.
+        let wait = if self.logged_in { self.config.close_timeout } else { self.config.linger };
         self.tell_confirms();
         self.give_up();
-        let wait = if self.logged_in { self.config.close_timeout } else { self.config.linger };
         if told {
             let close = ConnectionClose {
                 reply_code: fault.code.number(),

@@ -315,6 +315,12 @@ impl Session {
         }
     }
 
+    /// Nothing was read up to `now` for reasons of the gateway's own: that time is not held against
+    /// the client. To be called before [`Session::tick`].
+    pub fn excuse_silence(&mut self, now: Duration) {
+        self.heartbeat.received(now);
+    }
+
     /// The socket has ended.
     pub fn disconnect(&mut self) {
         self.end.get_or_insert(End::Disconnected);

@@ -157,6 +157,8 @@ pub struct Consume {
     /// Deliveries that it takes unsettled; 0: no limit of its own. See
     /// [`Session::room`](super::Session::room).
     pub prefetch: u16,
+    /// Deliveries that all consumers of the channel take unsettled together, as it is now; 0: no limit.
+    pub window: u16,
     /// Its arguments.
     pub arguments: FieldTable,
 }
