@@ -14,7 +14,7 @@ use super::slots::List;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsumerSpec {
     /// Most messages that it holds at a time; 0: it is given messages only when it asks
-    /// ([`super::Dispatcher::pull`]).
+    /// ([`super::Dispatcher::pull`]), and does not count as a consumer where others must be alone.
     pub prefetch_count: u32,
     /// Bytes beyond which it gets nothing more. The last message may reach over it, so that every
     /// message can be delivered. 0: nothing unasked.
@@ -65,6 +65,8 @@ pub(super) struct Consumer {
     pub(super) spec: ConsumerSpec,
     generation: u32,
     attached: bool,
+    /// It takes nothing unasked any more: it does not count, and goes when it holds nothing.
+    passive: bool,
     /// Its place among all that were ever attached.
     order: u64,
     queued: bool,
@@ -98,17 +100,18 @@ impl Consumers {
     }
 
     pub(super) fn attach(&mut self, spec: ConsumerSpec) -> Result<ConsumerId, AttachError> {
-        let others = self.len();
-        if self.attached().any(|index| self.all[index as usize].spec.exclusive) {
+        let (others, passive) = (self.len(), spec.prefetch_count == 0);
+        if !passive && self.active().any(|index| self.all[index as usize].spec.exclusive) {
             return Err(AttachError::HasExclusive);
         }
-        if spec.exclusive && others > 0 {
+        if !passive && spec.exclusive && others > 0 {
             return Err(AttachError::NotAlone { others });
         }
         let mut consumer = Consumer {
             spec,
             generation: 0,
             attached: true,
+            passive,
             order: self.next_order,
             queued: false,
             held: List::EMPTY,
@@ -151,6 +154,20 @@ impl Consumers {
             self.active = None;
         }
         self.choose_active();
+    }
+
+    /// It takes nothing unasked any more, and does not count.
+    pub(super) fn retire(&mut self, index: u32) {
+        if self.all[index as usize].queued {
+            self.leave_turns(index);
+        }
+        let consumer = &mut self.all[index as usize];
+        consumer.passive = true;
+        (consumer.spec.prefetch_count, consumer.spec.exclusive) = (0, false);
+        if self.active == Some(index) {
+            self.active = None;
+            self.choose_active();
+        }
     }
 
     /// The consumer's place, while it is attached.
@@ -214,16 +231,18 @@ impl Consumers {
     }
 
     pub(super) fn len(&self) -> u32 {
-        (self.all.len() - self.free.len()) as u32
+        self.active().count() as u32
     }
 
-    fn attached(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.all.len() as u32).filter(|&index| self.all[index as usize].attached)
+    /// Those that are given messages unasked.
+    fn active(&self) -> impl Iterator<Item = u32> + '_ {
+        let counts = |consumer: &Consumer| consumer.attached && !consumer.passive;
+        (0..self.all.len() as u32).filter(move |&index| counts(&self.all[index as usize]))
     }
 
     fn choose_active(&mut self) {
         if self.single_active && self.active.is_none() {
-            self.active = self.attached().min_by_key(|&index| {
+            self.active = self.active().min_by_key(|&index| {
                 let consumer = &self.all[index as usize];
                 (Reverse(consumer.spec.priority), consumer.order)
             });

@@ -46,6 +46,14 @@ impl Dispatcher {
         self.consumers.detach(place);
     }
 
+    /// A consumer takes no more and counts as none; what it holds it holds until it is settled, its lease is
+    /// over, or the consumer is detached.
+    pub fn retire(&mut self, consumer: ConsumerId) {
+        if let Some(place) = self.consumers.find(consumer) {
+            self.consumers.retire(place);
+        }
+    }
+
     /// Changes how much a consumer may hold.
     pub fn set_prefetch(&mut self, consumer: ConsumerId, count: u32, bytes: u64) {
         if let Some(place) = self.consumers.find(consumer) {

@@ -22,6 +22,15 @@ pub struct Delivered {
     pub record: Bytes,
 }
 
+/// A message that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// It.
+    pub message: Delivered,
+    /// Messages that are ready still.
+    pub left: u64,
+}
+
 /// What a consumer says of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settling {
@@ -143,7 +152,11 @@ pub(super) enum Command {
     },
     Pull {
         consumer: ConsumerId,
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Option<Pulled>>,
+    },
+    Retire {
+        consumer: ConsumerId,
+        reply: oneshot::Sender<u32>,
     },
     Cancel {
         offset: Offset,
@@ -264,12 +277,20 @@ impl QueueHandle {
         self.say(Command::Prefetch { consumer, count, bytes });
     }
 
-    /// Asks for one message; it comes among the consumer's deliveries. Answers whether there is one.
+    /// Takes one message, where there is one: it is held as a delivery is.
     ///
     /// # Errors
     /// When the queue's task has ended.
-    pub async fn pull(&self, consumer: ConsumerId) -> Result<bool, QueueGone> {
+    pub async fn pull(&self, consumer: ConsumerId) -> Result<Option<Pulled>, QueueGone> {
         self.ask(|reply| Command::Pull { consumer, reply }).await
+    }
+
+    /// The consumer takes no more and counts as none; what it holds it holds on. Answers how many are left.
+    ///
+    /// # Errors
+    /// When the queue's task has ended.
+    pub async fn retire(&self, consumer: ConsumerId) -> Result<u32, QueueGone> {
+        self.ask(|reply| Command::Retire { consumer, reply }).await
     }
 
     /// Ends a message that nobody holds; answers whether it did, once that is committed.

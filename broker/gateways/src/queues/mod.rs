@@ -25,7 +25,9 @@ mod registry;
 mod runner;
 mod settings;
 
-pub use handle::{Attached, Delivered, QueueGone, QueueHandle, Settled, Settling, Standing};
+pub use handle::{
+    Attached, Delivered, Pulled, QueueGone, QueueHandle, Settled, Settling, Standing,
+};
 pub(crate) use peek::peek;
 pub use registry::keep_queues;
 pub(crate) use registry::{QueueLimits, Registry, subscription_of};

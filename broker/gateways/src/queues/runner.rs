@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::consumers::Consumers;
 use super::dead_letters::DeadLetters;
-use super::handle::{Command, Delivered, Gate, Settled, Settling, Standing};
-use super::records::Records;
+use super::handle::{Command, Delivered, Gate, Pulled, Settled, Settling, Standing};
+use super::records::{Found, Records};
 use super::registry::QueueName;
 use super::settings;
 use crate::broker::Broker;
@@ -109,7 +109,7 @@ pub(super) struct Runner {
     again: Vec<Waiter>,
     propose_after: Option<Instant>,
     /// Consumers that asked for one message, which must be read first.
-    pulls: VecDeque<(ConsumerId, oneshot::Sender<bool>)>,
+    pulls: VecDeque<(ConsumerId, oneshot::Sender<Option<Pulled>>)>,
     /// Handed out, and to be read from the log first.
     unread: VecDeque<Delivery>,
 }
@@ -297,7 +297,7 @@ impl Runner {
         let now = self.now();
         self.with_state(|dispatcher, state| dispatcher.advance(state, now))?;
         busy |= self.read_on().await?;
-        self.pull();
+        self.pull().await?;
         self.deliver().await?;
         self.propose();
         let length = self.dispatcher.len();
@@ -373,17 +373,26 @@ impl Runner {
     }
 
     /// Serves those who asked for one message, as long as what they may get need not be read first.
-    fn pull(&mut self) {
+    async fn pull(&mut self) -> Result<(), End> {
         let now = self.now();
         while let Some((consumer, reply)) = self.pulls.pop_front() {
-            let delivery = self.dispatcher.pull(consumer, now);
-            if delivery.is_none() && !self.dispatcher.is_empty() && self.wants_more() {
-                return self.pulls.push_front((consumer, reply));
+            let Some(delivery) = self.dispatcher.pull(consumer, now) else {
+                if !self.dispatcher.is_empty() && self.wants_more() {
+                    self.pulls.push_front((consumer, reply));
+                    return Ok(());
+                }
+                // Who asked may have gone away.
+                let _ = reply.send(None);
+                continue;
+            };
+            let found = self.record(&delivery).await?;
+            let left = self.dispatcher.len();
+            let pulled = found.map(|found| Pulled { message: delivered(&delivery, found), left });
+            if pulled.is_none() || reply.send(pulled).is_err() {
+                self.give_back(&delivery, Outcome::Release { delay_ms: Some(0) });
             }
-            // Who asked may have gone away: then its consumer ends next, and gives the message back.
-            let _ = reply.send(delivery.is_some());
-            self.unread.extend(delivery);
         }
+        Ok(())
     }
 
     fn wants_more(&mut self) -> bool {
@@ -413,23 +422,30 @@ impl Runner {
 
     /// A message that was read longer ago than is kept.
     async fn deliver_unread(&mut self, delivery: Delivery) -> Result<(), End> {
-        let Delivery { consumer, offset, attempt, .. } = delivery;
-        if self.records.find(offset).is_none() {
-            if let Err(error) = self.records.read(&self.group, offset, self.told).await
-                && offset >= self.group.log().bounds().log_start_offset
-            {
-                return Err(error.into());
-            }
-        }
-        match self.records.find(offset) {
-            Some(found) => self.consumers.deliver(consumer, delivered(&delivery, found)),
-            None => {
-                // Retention took it away between its reading and its turn.
-                let now = self.now();
-                let _ = self.dispatcher.settle(consumer, offset, attempt, Outcome::Reject, now);
-            }
+        match self.record(&delivery).await? {
+            Some(found) => self.consumers.deliver(delivery.consumer, delivered(&delivery, found)),
+            // Retention took it away between its reading and its turn.
+            None => self.give_back(&delivery, Outcome::Reject),
         }
         Ok(())
+    }
+
+    /// The record of a delivery; none where the log no longer has it.
+    async fn record(&mut self, delivery: &Delivery) -> Result<Option<Found>, End> {
+        let offset = delivery.offset;
+        if self.records.find(offset).is_none()
+            && let Err(error) = self.records.read(&self.group, offset, self.told).await
+            && offset >= self.group.log().bounds().log_start_offset
+        {
+            return Err(error.into());
+        }
+        Ok(self.records.find(offset))
+    }
+
+    fn give_back(&mut self, delivery: &Delivery, outcome: Outcome) {
+        let (Delivery { consumer, offset, attempt, .. }, now) = (*delivery, self.now());
+        // Its consumer may be gone, which gives it back as well.
+        let _ = self.dispatcher.settle(consumer, offset, attempt, outcome, now);
     }
 
     /// Proposes what has gathered, unless something is being written.
@@ -542,6 +558,10 @@ impl Runner {
                 let _ = reply.send(refused);
             }
             Command::Pull { consumer, reply } => self.pulls.push_back((consumer, reply)),
+            Command::Retire { consumer, reply } => {
+                self.dispatcher.retire(consumer);
+                let _ = reply.send(self.dispatcher.consumers());
+            }
             Command::Cancel { offset, reply } => {
                 match self.with_state(|dispatcher, state| dispatcher.cancel(offset, state)) {
                     Ok(true) => self.gathering.push(Waiter::Cancelled(reply)),
@@ -614,7 +634,7 @@ impl Runner {
     }
 }
 
-fn delivered(delivery: &Delivery, found: super::records::Found) -> Delivered {
+fn delivered(delivery: &Delivery, found: Found) -> Delivered {
     Delivered {
         offset: delivery.offset,
         attempt: delivery.attempt,

@@ -220,16 +220,8 @@ fn new_partitions_are_shared_and_a_deleted_topic_is_forgotten() {
 }
 
 #[test]
-fn bounds_are_refused_with_what_they_are() {
-    let limits = Limits {
-        groups_max: 1,
-        members_max: 2,
-        offsets_max: 4,
-        commit_partitions_max: 5,
-        commit_bytes_max: 5_000,
-        pending_bytes_max: 1_000,
-        ..Limits::default()
-    };
+fn members_and_groups_beyond_their_bounds_are_refused() {
+    let limits = Limits { groups_max: 1, members_max: 2, ..Limits::default() };
     let mut bed = Bed::with(&[4], limits);
     bed.ask_join(1, spec(&[0]));
     bed.ask_join(2, instance("x"));
@@ -238,41 +230,72 @@ fn bounds_are_refused_with_what_they_are() {
     let third = bed.coordinator.join(&bed.state, &group, MemberId(3), spec(&[0]), now);
     assert_eq!(third, Err(JoinError::GroupFull { group: group.clone(), members_max: 2 }));
     bed.write();
-    bed.ask_join(3, instance("x"));
-    bed.write();
+    // Who takes a place makes the group no larger.
+    bed.join(3, instance("x"));
     let other = GroupName::new("other").unwrap();
     let refused = bed.coordinator.join(&bed.state, &other, MemberId(9), spec(&[0]), now);
     assert!(matches!(refused, Err(JoinError::TooManyGroups(it)) if it.groups_max == 1));
-    let mut commits = |items: Vec<_>| {
-        let by = Some(Committer { member: MemberId(1), epoch: Epoch(1) });
-        bed.coordinator.commit(&bed.state, &group, by, items, now)
-    };
-    let many: Vec<_> = (0..6).map(|index| commit(at(0, index), 1)).collect();
-    assert!(matches!(commits(many), Err(CommitError::Partitions { partitions: 6, .. })));
-    assert!(matches!(commits(vec![]), Err(CommitError::Partitions { partitions: 0, .. })));
-    let mut long = commit(at(0, 0), 1);
-    long.metadata = Some("x".repeat(4_097).into());
-    assert!(matches!(commits(vec![long]), Err(CommitError::Metadata { bytes: 4_097, .. })));
-    let five: Vec<_> = (0..5).map(|index| commit(at(0, index), 1)).collect();
-    assert!(matches!(commits(five.clone()), Err(CommitError::OffsetsFull { .. })));
-    let mut two = five[..2].to_vec();
-    two.iter_mut().for_each(|item| item.metadata = Some("x".repeat(3_000).into()));
-    assert!(matches!(commits(two), Err(CommitError::TooLong { .. })));
-    let busy = loop {
-        match commits(five[..1].to_vec()) {
-            Ok(_) => {}
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(busy, CommitError::Busy(_)), "{busy}");
-    assert!(busy.to_string().ends_with("try again in a moment"));
+    let epoch = bed.epoch(1);
+    assert!(bed.coordinator.leave(&bed.state, &group, MemberId(1), epoch).is_ok());
+    bed.write();
+    bed.join(4, spec(&[0]));
     let mut wrong = spec(&[]);
-    let topics = bed.coordinator.join(&bed.state, &group, MemberId(1), wrong.clone(), now);
+    let topics = bed.coordinator.join(&bed.state, &group, MemberId(1), wrong, now);
     assert!(matches!(topics, Err(JoinError::Spec(_))));
     wrong = spec(&[0]);
     wrong.session_ms = 1;
     let session = bed.coordinator.join(&bed.state, &group, MemberId(1), wrong, now);
     assert!(session.unwrap_err().to_string().contains("1000 to 3600000 ms, not 1"));
+}
+
+#[test]
+fn commits_beyond_their_bounds_are_refused() {
+    let limits = Limits {
+        offsets_max: 4,
+        commit_partitions_max: 5,
+        commit_bytes_max: 5_000,
+        pending_bytes_max: 1_000,
+        ..Limits::default()
+    };
+    let mut bed = Bed::with(&[4], limits);
+    let commits = |bed: &mut Bed, items: Vec<_>| {
+        let (group, now) = (bed.group.clone(), bed.now.monotonic);
+        bed.coordinator.commit(&bed.state, &group, None, items, now)
+    };
+    let many: Vec<_> = (0..6).map(|index| commit(at(0, index), 1)).collect();
+    let refused = commits(&mut bed, many.clone());
+    assert!(matches!(refused, Err(CommitError::Partitions { partitions: 6, .. })));
+    let refused = commits(&mut bed, vec![]);
+    assert!(matches!(refused, Err(CommitError::Partitions { partitions: 0, .. })));
+    let refused = commits(&mut bed, many[..5].to_vec());
+    assert!(matches!(refused, Err(CommitError::OffsetsFull { offsets_max: 4, .. })));
+    let with_text = |count: usize, bytes| {
+        let mut items = many[..count].to_vec();
+        items.iter_mut().for_each(|item| item.metadata = Some("x".repeat(bytes).into()));
+        items
+    };
+    let refused = commits(&mut bed, with_text(1, 4_097));
+    assert!(matches!(refused, Err(CommitError::Metadata { bytes: 4_097, .. })));
+    let refused = commits(&mut bed, with_text(2, 3_000));
+    assert!(matches!(refused, Err(CommitError::TooLong { .. })));
+    for _ in 0..3 {
+        let busy = loop {
+            match commits(&mut bed, many[..1].to_vec()) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(busy, CommitError::Busy(_)), "{busy}");
+        assert!(busy.to_string().ends_with("try again in a moment"));
+        // What is written makes room again.
+        bed.write();
+    }
+    for index in 0..4 {
+        let all = Reply::Committed { not_owned: vec![] };
+        assert_eq!(bed.commits(None, commit(at(0, index), 1)), all);
+    }
+    let refused = commits(&mut bed, many[4..5].to_vec());
+    assert!(matches!(refused, Err(CommitError::OffsetsFull { offsets_max: 4, .. })));
 }
 
 #[test]
