@@ -50,6 +50,14 @@ pub(crate) struct ServeArgs {
     /// Another address for TCP without encryption; off unless named [env: PLIMSOLL_LISTEN_PLAINTEXT]
     #[arg(long, value_name = "ADDR:PORT")]
     listen_plaintext: Option<String>,
+    /// Address for AMQP 0-9-1 without encryption, such as 127.0.0.1:5672; off unless named
+    /// [env: PLIMSOLL_LISTEN_AMQP]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen_amqp: Option<String>,
+    /// Address for AMQP 0-9-1 over TLS, such as 0.0.0.0:5671; off unless named
+    /// [env: PLIMSOLL_LISTEN_AMQPS]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen_amqps: Option<String>,
     /// Become a member of the cluster of the node at this address; at the first start of DIR only
     /// [env: PLIMSOLL_JOIN]
     #[arg(long, value_name = "HOST:PORT")]
@@ -119,6 +127,8 @@ impl ServeArgs {
         let flags = [
             ("listen", &self.listen),
             ("listen_plaintext", &self.listen_plaintext),
+            ("listen_amqp", &self.listen_amqp),
+            ("listen_amqps", &self.listen_amqps),
             ("join", &self.join),
             ("join_token", &self.join_token),
             ("advertise", &self.advertise),
@@ -247,6 +257,13 @@ fn announce(node: &Node, data: &Path, no_context: bool) {
     ];
     if let Some(plain) = node.tcp_addr() {
         lines.push(format!("  TCP without encryption on {plain}"));
+    }
+    let amqp = node.amqp_addresses();
+    if let Some(plain) = amqp.plain {
+        lines.push(format!("  AMQP 0-9-1 on {plain}"));
+    }
+    if let Some(tls) = amqp.tls {
+        lines.push(format!("  AMQP 0-9-1 over TLS on {tls}"));
     }
     let authority = node.authority_path();
     let ca = authority.map_or_else(String::new, |path| {

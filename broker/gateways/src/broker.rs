@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
+use crate::amqp::Letters;
 use crate::counters::Counters;
 use crate::join_token::JoinToken;
 use crate::limits::Limits;
@@ -65,6 +66,7 @@ pub struct Broker {
     subscriptions: Arc<Semaphore>,
     producer_ids: ProducerIds,
     queues: Registry,
+    letters: Letters,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
     caught_up: Mutex<Option<(Instant, bool)>>,
     /// The links to other nodes, once there are any to be.
@@ -134,6 +136,7 @@ impl Broker {
     ) -> Result<Arc<Self>, OpenGroupError> {
         let options = GroupOptions::default();
         let catalog = host.group(GroupId::CATALOG, GroupKind::Catalog, options).await?;
+        let letters = Letters::new(identity.node_id);
         Ok(Arc::new(Self {
             host,
             store,
@@ -155,6 +158,7 @@ impl Broker {
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: ProducerIds::default(),
             queues: Registry::default(),
+            letters,
             caught_up: Mutex::new(None),
             peers: OnceLock::new(),
             authority: OnceLock::new(),
@@ -273,6 +277,11 @@ impl Broker {
     /// The queues that are at work here.
     pub(crate) fn queues(&self) -> &Registry {
         &self.queues
+    }
+
+    /// What dead letters of AMQP's queues are routed by.
+    pub(crate) fn letters(&self) -> &Letters {
+        &self.letters
     }
 
     /// Time since the start.

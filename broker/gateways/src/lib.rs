@@ -1,4 +1,4 @@
-//! Protocol sessions of a node. Today the native protocol; AMQP and HTTP get their place beside it.
+//! Protocol sessions of a node: the native protocol, and what AMQP's gateway asks of the broker.
 //!
 //! ```text
 //!  broker        what all sessions share: groups, catalog, limits, counters
@@ -8,12 +8,14 @@
 //!  maintenance   sleep of idle groups, retention, what is left of deleted topics
 //!  queues        queues and subscriptions that settle message by message, where this node leads them
 //!  native        the native protocol, one session per connection
+//!  amqp          what the gateway of AMQP 0-9-1 (`plimsoll-amqp-gateway`) asks for
 //! ```
 //!
 //! Invariants: whatever a peer does ends at most its own connection; nothing that a peer sends makes
 //! the node keep more than a limit says; a record's bytes are not copied on their way from the log to
 //! the transport.
 
+pub mod amqp;
 mod broker;
 mod counters;
 mod join_token;

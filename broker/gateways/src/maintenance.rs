@@ -115,6 +115,10 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
             continue;
         }
         for &group in &meta.partitions {
+            // Before it has an account of what is settled, nothing is.
+            if meta.is_queue() && !broker.host().is_queue_open(group) {
+                continue;
+            }
             looked_at += 1;
             if looked_at % GROUPS_PER_TURN == 0 {
                 tokio::task::yield_now().await;

@@ -17,6 +17,17 @@ use crate::join::JoinError;
 /// Why a node did not start.
 #[derive(Debug, Error)]
 pub enum StartError {
+    /// An address for AMQP cannot be had.
+    #[error("cannot listen for AMQP on {address}: {source}")]
+    Amqp {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The certificate cannot be used for AMQP.
+    #[error("AMQP over TLS cannot use the node's certificate: {0}")]
+    AmqpTls(rustls::Error),
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -61,7 +72,10 @@ impl StartError {
                 "check tls_certificate and tls_key, or remove DATA/tls/node.json so that the \
                       node makes its certificate anew",
             ),
-            Self::Certificate(_) | Self::Join(_) => None,
+            Self::Certificate(_) | Self::Join(_) | Self::AmqpTls(_) => None,
+            Self::Amqp { .. } => {
+                Some("choose another address, or leave it out: another broker may have it")
+            }
             Self::Bind(_) => {
                 Some("choose another address with --listen ADDR:PORT; port 0 takes a free one")
             }

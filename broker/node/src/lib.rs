@@ -13,6 +13,7 @@
 //! ```
 
 mod accept;
+mod amqp;
 pub mod certificates;
 mod cluster;
 pub mod config;
@@ -25,6 +26,7 @@ mod origin;
 mod parts;
 mod surroundings;
 
+pub use amqp::AmqpAddresses;
 pub use error::{NodeFailed, StartError};
 pub use files::raise_file_limit;
 pub use join::JoinError;

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::accept::{Reception, accept};
+use crate::amqp::{self, AmqpAddresses};
 use crate::certificates::Certificates;
 use crate::cluster::{Introduction, introduce, keep_links};
 use crate::config::NodeConfig;
@@ -45,6 +46,7 @@ pub struct Node {
     certificates: Option<Certificates>,
     listener: Arc<Listener>,
     plaintext: Option<Arc<Listener>>,
+    amqp: AmqpAddresses,
     broker: Arc<Broker>,
     host: Arc<Host>,
     peers: Peers,
@@ -135,6 +137,14 @@ impl Node {
                 return Err(error);
             }
         };
+        let amqp = match amqp::bind(&config, certificates.as_ref()).await {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                host.abort().await;
+                blocking.run(move || store.close()).await;
+                return Err(error);
+            }
+        };
         let mut tasks = Tasks { accepting: JoinSet::new(), maintenance: JoinSet::new() };
         let gate = certificates.as_ref().map(|_| Gate {
             broker: Arc::clone(&broker),
@@ -146,6 +156,11 @@ impl Node {
             let accepting = accept(Arc::clone(listener), reception.clone());
             let accepting = vital("taking connections in", accepting, tell_of_tasks.clone());
             tasks.accepting.spawn(accepting);
+        }
+        let amqp_addresses = amqp.as_ref().map(|amqp| amqp.addresses()).unwrap_or_default();
+        if let Some(amqp) = amqp {
+            let serving = amqp.serve(Arc::clone(&broker));
+            tasks.accepting.spawn(vital("AMQP", serving, tell_of_tasks.clone()));
         }
         let maintenance = MaintenanceConfig {
             sleep_after: config.sleep_after,
@@ -194,6 +209,7 @@ impl Node {
             certificates,
             listener,
             plaintext,
+            amqp: amqp_addresses,
             broker,
             host,
             peers,
@@ -213,6 +229,11 @@ impl Node {
     /// Where it listens without encryption, if it does.
     pub fn tcp_addr(&self) -> Option<SocketAddr> {
         self.plaintext.as_ref().map(|listener| listener.local_addr())
+    }
+
+    /// Where it listens for AMQP, if it does.
+    pub fn amqp_addresses(&self) -> AmqpAddresses {
+        self.amqp
     }
 
     /// The authority that clients should trust, PEM. `None` where the operator brought a certificate

@@ -100,6 +100,19 @@ impl Host {
         })
     }
 
+    /// Whether the partition's state has the queue's own account of what is settled. May block.
+    #[must_use]
+    pub fn is_queue_open(&self, id: GroupId) -> bool {
+        let is_open = |queues: &plimsoll_delivery::state::Queues| {
+            queues.get(plimsoll_delivery::command::SubscriptionId::QUEUE).is_some()
+        };
+        if let Some(is_open) = self.held(id).and_then(|group| group.with_queues(is_open)) {
+            return is_open;
+        }
+        let fold = self.stored_fold(id).ok().flatten();
+        fold.as_ref().and_then(|fold| fold.queues()).is_some_and(is_open)
+    }
+
     /// Messages of a partition's queues that are not settled; of a group that is held here, or by the state
     /// that lies with its log. May block.
     ///

@@ -210,6 +210,13 @@ impl Shared {
         }
     }
 
+    /// Whether the batch would not be proposed: it is stored or in flight already, or is refused.
+    pub(crate) fn is_known(&self, header: &BatchHeader) -> bool {
+        let state = self.state();
+        let producers = state.fold.producers().expect("only partitions take batches");
+        state.admission.admit(producers, header) != Admitted::Verdict(Verdict::Accept)
+    }
+
     /// Counts a control entry as outstanding.
     pub(crate) fn begin_control(&self) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);

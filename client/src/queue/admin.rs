@@ -132,7 +132,14 @@ impl QueueAdmin {
             create: !self.subscription.is_empty(),
             from_latest,
         };
-        self.shared.request(request, Repeat::Freely).await
+        let made = self.shared.request(request, Repeat::Freely).await?;
+        if from_latest {
+            // It begins in each partition when its leader has heard of it: before this returns.
+            for partition in 0..made.partitions {
+                self.standing(partition).await?;
+            }
+        }
+        Ok(made)
     }
 
     /// Ends the subscription, with its account of what is settled. A queue is deleted as a topic.

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::client::Shared;
 use crate::error::{BuildError, ConsumeError};
@@ -134,7 +133,7 @@ impl QueueConsumerBuilder {
         let interest = self.shared.take_interest(&topic).await;
         // What may wait in it is bounded by what the consumer may hold.
         let (events, receiver) = mpsc::unbounded_channel();
-        let (mut tasks, told) = (JoinSet::new(), Told::default());
+        let told = Told::default();
         for partition in partitions {
             let session = Session {
                 shared: Arc::clone(&self.shared),
@@ -146,9 +145,9 @@ impl QueueConsumerBuilder {
                 events: events.clone(),
                 told: Arc::clone(&told),
             };
-            tasks.spawn(session.run());
+            tokio::spawn(session.run());
         }
-        Ok(QueueConsumer { receiver, ready: Vec::new().into_iter(), _tasks: tasks })
+        Ok(QueueConsumer { receiver, ready: Vec::new().into_iter() })
     }
 }
 
@@ -156,12 +155,11 @@ impl QueueConsumerBuilder {
 ///
 /// It attaches again by itself where a connection is lost or another node leads. What it held then may be
 /// delivered to others: a settlement of it says so. An error of a partition ends only that partition; the
-/// stream ends when all partitions have ended. When it is dropped, what it holds is ready again.
+/// stream ends when all partitions have ended. When it is dropped, what was said of messages still goes out,
+/// and what it holds is ready again.
 pub struct QueueConsumer {
     receiver: mpsc::UnboundedReceiver<Event>,
     ready: std::vec::IntoIter<Message>,
-    /// Aborted when the consumer is dropped.
-    _tasks: JoinSet<()>,
 }
 
 impl QueueConsumer {

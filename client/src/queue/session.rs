@@ -34,6 +34,8 @@ use crate::trouble::{Told, Trouble};
 const REQUESTS_MAX: usize = 32;
 /// Settlements of one request; a node takes 64 KiB.
 const ITEMS_MAX: usize = 2000;
+/// How long settlements of a consumer that was dropped may take to be stored.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// An attachment that stood for so long was no failure.
 const STOOD: Duration = Duration::from_secs(1);
 
@@ -188,7 +190,15 @@ impl Session {
             }
             tokio::select! {
                 biased;
-                () = self.events.closed() => return Err(Ended::Unwanted),
+                () = self.events.closed() => {
+                    while let Ok(something) = said.try_recv() {
+                        waiting.push_back(something);
+                    }
+                    let last = last_words(&attachment, waiting, under_way);
+                    // Beyond, those who wait see that it is not known.
+                    let _ = timeout(LAST_WORDS, last).await;
+                    return Err(Ended::Unwanted);
+                }
                 Some(something) = said.recv() => {
                     waiting.push_back(something);
                     while let Ok(something) = said.try_recv() {
@@ -291,6 +301,20 @@ impl Session {
         };
         Ended::Failed(ConsumeError::Refused { partition, source })
     }
+}
+
+/// Sends what was said before the end, and brings the answers.
+async fn last_words(
+    attachment: &Attachment,
+    mut waiting: VecDeque<Said>,
+    mut under_way: FuturesUnordered<impl Future<Output = ()>>,
+) {
+    while let Some(gathered) = gather(&mut waiting) {
+        let sent = settle(&attachment.channel, attachment.correlation, gathered).await;
+        let Ok(answer) = sent else { break };
+        answer.await;
+    }
+    while under_way.next().await.is_some() {}
 }
 
 fn lost(reason: &str) -> Ended {

@@ -26,6 +26,10 @@ use crate::refusals;
 const FRAMES_WAITING_MAX: usize = 2;
 /// Records that are smaller on average go into one piece: a piece costs more than their copy.
 const PIECE_BYTES_MIN: usize = 4 << 10;
+/// Most messages that one consumer holds, whatever it asks for.
+const PREFETCH_MAX: u32 = 100_000;
+/// Most bytes of them, besides the last.
+const PREFETCH_BYTES_MAX: u64 = 256 << 20;
 /// Longest name of a consumer, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -106,8 +110,8 @@ async fn begin(session: &Session, request: &AttachRequest) -> Result<Attached, E
         ErrorResponse::new(ErrorCode::InvalidArgument, message)
     })?;
     let spec = ConsumerSpec {
-        prefetch_count: request.prefetch_count,
-        prefetch_bytes: request.prefetch_bytes,
+        prefetch_count: request.prefetch_count.clamp(1, PREFETCH_MAX),
+        prefetch_bytes: request.prefetch_bytes.clamp(1, PREFETCH_BYTES_MAX),
         priority,
         exclusive: request.exclusive,
         settles_itself: request.settles_itself,

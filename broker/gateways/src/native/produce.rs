@@ -146,10 +146,13 @@ async fn admit(
     broker.check_space()?;
     let (topic, index) = (&request.topic, request.partition);
     let partition = stream.lanes.partition(&broker, topic, index).await?;
-    broker.admit_to_queue(topic, index, &partition, || has_delayed(&batch)).await?;
     let header = check(&stream.session, &batch, &partition.batch_limits)
         .await
         .map_err(|error| refusals::batch(&error, topic, index))?;
+    // What is sent again is answered as the first time, however full the queue is now.
+    if partition.queue.is_some() && !partition.group.is_known(&header) {
+        broker.admit_to_queue(topic, index, &partition, || has_delayed(&batch)).await?;
+    }
     match partition.group.produce(batch, header).await {
         Ok(pending) => Ok((header, partition, pending)),
         Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),

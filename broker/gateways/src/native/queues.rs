@@ -67,6 +67,12 @@ fn letters_topic(settings: &QueueSettings) -> Result<Option<TopicName>, ErrorRes
     })
 }
 
+fn own_letters(topic: &TopicName) -> ErrorResponse {
+    let message =
+        format!("dead letters of {topic} cannot go to {topic} itself: name another topic");
+    ErrorResponse::new(ErrorCode::InvalidConfig, message)
+}
+
 /// A queue for dead letters: they stay until somebody takes them.
 async fn make_letters(
     broker: &Arc<Broker>,
@@ -74,10 +80,7 @@ async fn make_letters(
     of: &CreateQueueRequest,
 ) -> Result<(), ErrorResponse> {
     if topic == of.topic {
-        return Err(ErrorResponse::new(
-            ErrorCode::InvalidConfig,
-            format!("dead letters of queue {topic} cannot go to the queue itself: name another"),
-        ));
+        return Err(own_letters(&topic));
     }
     if broker.catalog().topic(&topic).is_some() {
         return Ok(());
@@ -143,7 +146,9 @@ pub(super) async fn put(
         set.map_err(|error| invalid(&error))?;
     }
     settings.validate().map_err(|error| invalid(&error))?;
-    letters_topic(&settings)?;
+    if letters_topic(&settings)?.as_ref() == Some(&topic) {
+        return Err(own_letters(&topic));
+    }
     broker.raise_level().await?;
     let command = CatalogCommand::PutSubscription {
         topic: topic.clone(),

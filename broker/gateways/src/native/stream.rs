@@ -10,6 +10,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -44,6 +45,9 @@ use crate::refusals;
 /// The largest body of a request. Records are payload; nothing else needs more, and many requests may
 /// be worked on at once.
 const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// How long a settlement may wait for a majority; beyond, its outcome is called unknown, which it is.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// The reading side of one stream.
 pub(super) struct Stream {
@@ -423,7 +427,7 @@ impl Stream {
         let permit = self.permit().await;
         let session = Arc::clone(&self.session);
         let reply = Box::pin(async move {
-            let head = match settled.await {
+            let head = match timeout(ANSWER_MAX, settled).await.unwrap_or(Err(QueueGone)) {
                 Ok(refused) => {
                     let refused = refused.iter().map(settle_refusal).collect();
                     let response = SettleResponse { refused };
@@ -448,16 +452,19 @@ impl Stream {
             return Ok(self.settled::<ExtendRequest>(&header, refused).await?);
         };
         let items = request.items.iter().map(|item| (item.offset, item.attempt)).collect();
-        match queue.extend(*consumer, items, request.lease_ms).await {
-            Ok(refused) => {
-                let refused = refused.iter().map(settle_refusal).collect();
-                Ok(self.settled::<ExtendRequest>(&header, refused).await?)
-            }
-            Err(QueueGone) => {
-                let refused = request.items.iter().map(not_held).collect();
-                Ok(self.settled::<ExtendRequest>(&header, refused).await?)
-            }
-        }
+        let (queue, consumer) = (queue.clone(), *consumer);
+        let permit = self.permit().await;
+        let reply = Box::pin(async move {
+            let extended = queue.extend(consumer, items, request.lease_ms);
+            let refused = match timeout(ANSWER_MAX, extended).await {
+                Ok(Ok(refused)) => refused.iter().map(settle_refusal).collect(),
+                Ok(Err(QueueGone)) | Err(_) => request.items.iter().map(not_held).collect(),
+            };
+            let response = SettleResponse { refused };
+            let head = encode_response::<ExtendRequest>(header.correlation, &response, 0);
+            OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
+        });
+        Ok(self.outbox.send_when_ready(reply)?)
     }
 
     /// A place for a request that is being worked on; waits while there are too many.

@@ -61,9 +61,10 @@ impl Consumers {
         self.all.is_empty()
     }
 
-    /// Gathers a message for its consumer, and sends what has gathered when it is enough.
-    pub(super) fn deliver(&mut self, id: ConsumerId, message: Delivered) {
-        let Some(consumer) = self.all.get_mut(&id) else { return };
+    /// Gathers a message for its consumer, and sends what has gathered when it is enough. Whether the consumer
+    /// must get nothing more for now.
+    pub(super) fn deliver(&mut self, id: ConsumerId, message: Delivered) -> bool {
+        let Some(consumer) = self.all.get_mut(&id) else { return false };
         if consumer.gathered.is_empty() {
             self.touched.push(id);
         }
@@ -71,7 +72,9 @@ impl Consumers {
         consumer.gathered.push(message);
         if consumer.gathered_bytes >= GATHERED_BYTES || consumer.gathered.len() >= GATHERED {
             consumer.send();
+            return consumer.spec.settles_itself && consumer.must_wait();
         }
+        false
     }
 
     /// Sends everything that has gathered. Names those that must get nothing more for now.
@@ -89,6 +92,10 @@ impl Consumers {
 }
 
 impl Consumer {
+    pub(super) fn is_held_back(&self) -> bool {
+        self.backlog.is_held_back.load(Ordering::Acquire)
+    }
+
     /// Whether too much waits for it; then its session says when it is less.
     fn must_wait(&self) -> bool {
         let Backlog { bytes, is_held_back } = &*self.backlog;

@@ -12,16 +12,23 @@ use plimsoll_protocol::batch::{
 };
 use plimsoll_protocol::ids::{Offset, ProducerId, TopicName};
 use plimsoll_replication::Group;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::records::Records;
 use super::registry::QueueName;
+use crate::amqp::Letters;
 use crate::broker::Broker;
 
 /// Copies that are made at once.
 const COPIES_MAX: usize = 64;
 /// How long a copy that was not stored waits for its next attempt.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// A copy that is larger is compressed: its record may have come so.
+const PLAIN_BYTES_MAX: usize = 1 << 20;
+/// A larger one fits no frame between nodes.
+const LETTER_BYTES_MAX: usize = 15 << 20;
 
 /// Why it was given up, as [`plimsoll_delivery::command::Reason::as_str`] says.
 const REASON: &str = "dead-letter-reason";
@@ -30,25 +37,36 @@ const SOURCE: &str = "dead-letter-source";
 /// How often it was delivered there.
 const ATTEMPTS: &str = "dead-letter-attempts";
 
+/// Where dead letters go.
+#[derive(Debug, Clone)]
+enum Target {
+    Topic(TopicName),
+    /// The exchange that the queue names.
+    Exchange,
+}
+
 /// See the module.
 pub(super) struct DeadLetters {
     broker: Arc<Broker>,
     source: QueueName,
-    target: Option<TopicName>,
+    /// Copies that wait follow it.
+    target: watch::Sender<Option<Target>>,
     copying: usize,
 }
 
 impl DeadLetters {
     pub(super) fn new(broker: &Arc<Broker>, source: &QueueName, target: Option<&Bytes>) -> Self {
         let (broker, source) = (Arc::clone(broker), source.clone());
-        let mut letters = Self { broker, source, target: None, copying: 0 };
+        let mut letters = Self { broker, source, target: watch::channel(None).0, copying: 0 };
         letters.set_target(target);
         letters
     }
 
     pub(super) fn set_target(&mut self, target: Option<&Bytes>) {
-        let name = target.and_then(|target| std::str::from_utf8(target).ok());
-        self.target = name.and_then(|name| TopicName::new(name).ok());
+        self.target.send_replace(target.and_then(|target| match Letters::is_target(target) {
+            true => Some(Target::Exchange),
+            false => TopicName::new(std::str::from_utf8(target).ok()?).ok().map(Target::Topic),
+        }));
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -77,18 +95,29 @@ impl DeadLetters {
         order: DeadLetterOrder,
     ) -> Pin<Box<dyn Future<Output = Offset> + Send>> {
         let (broker, source) = (Arc::clone(&self.broker), self.source.clone());
-        let (target, group) = (self.target.clone(), Arc::clone(group));
+        let (targets, group) = (self.target.subscribe(), Arc::clone(group));
         Box::pin(async move {
-            // Without a target it was dropped by the settings of now, and counts as copied.
-            let Some(target) = target else { return order.offset };
             let mut has_warned = false;
             loop {
-                let Some(batch) = letter(&group, &source, order).await else { return order.offset };
-                let stored = broker.store_anywhere(&target, order.offset.0, batch).await;
+                // Without a target it is dropped, and counts as copied.
+                let Some(target) = targets.borrow().clone() else { return order.offset };
+                let Some(record) = read(&group, &source, order).await else { return order.offset };
+                let stored = match &target {
+                    Target::Topic(target) => {
+                        let Some(batch) = letter(record, &source, order) else {
+                            return order.offset;
+                        };
+                        broker.store_anywhere(target, order.offset.0, batch).await.map(drop)
+                    }
+                    Target::Exchange => {
+                        let (letters, topic) = (broker.letters(), &source.topic);
+                        letters.send(&broker, topic, record, order.reason).await
+                    }
+                };
                 let Err(error) = stored else { return order.offset };
                 if !std::mem::replace(&mut has_warned, true) {
                     let (topic, offset) = (&source.topic, order.offset);
-                    tracing::warn!(%topic, %offset, %target, %error, "a dead letter waits to be copied");
+                    tracing::warn!(%topic, %offset, ?target, %error, "a dead letter waits to be copied");
                 }
                 sleep(AGAIN_AFTER).await;
             }
@@ -96,14 +125,20 @@ impl DeadLetters {
     }
 }
 
-/// A batch with the copy of one record; none where the log no longer has it.
-async fn letter(group: &Arc<Group>, source: &QueueName, order: DeadLetterOrder) -> Option<Bytes> {
+/// The record; none where the log no longer has it.
+async fn read(group: &Arc<Group>, source: &QueueName, order: DeadLetterOrder) -> Option<Record> {
     let offset = order.offset;
     let mut records = Records::new(false);
     loop {
         let committed = *group.high_watermark().borrow();
         match records.read(group, offset, committed).await {
-            Ok(_) => break,
+            Ok(_) => match records.find(offset) {
+                Some(found) => {
+                    return Record::decode(&found.record, &mut 0, found.base_timestamp_ms).ok();
+                }
+                // This replica does not show it yet.
+                None => sleep(AGAIN_AFTER).await,
+            },
             Err(_) if offset < group.log().bounds().log_start_offset => return None,
             Err(error) => {
                 tracing::warn!(topic = %source.topic, %offset, %error, "a dead letter cannot be read");
@@ -111,8 +146,10 @@ async fn letter(group: &Arc<Group>, source: &QueueName, order: DeadLetterOrder) 
             }
         }
     }
-    let found = records.find(offset)?;
-    let record = Record::decode(&found.record, &mut 0, found.base_timestamp_ms).ok()?;
+}
+
+/// A batch with the copy of one record.
+fn letter(record: Record, source: &QueueName, order: DeadLetterOrder) -> Option<Bytes> {
     let mut builder = BatchBuilder::new(BatchLimits {
         batch_bytes_max: u32::MAX,
         headers_per_record_max: u32::MAX,
@@ -120,10 +157,21 @@ async fn letter(group: &Arc<Group>, source: &QueueName, order: DeadLetterOrder) 
     });
     let pushed = builder.push(&with_reason(record, source, order));
     if pushed != Ok(PushOutcome::Added) {
+        let offset = order.offset;
         tracing::error!(topic = %source.topic, %offset, "a dead letter is too large for its headers");
         return None;
     }
-    Some(builder.finish(ProducerId::NONE, 0, 0, Compression::None))
+    let compression = match builder.bytes() > PLAIN_BYTES_MAX {
+        true => Compression::Lz4,
+        false => Compression::None,
+    };
+    let batch = builder.finish(ProducerId::NONE, 0, 0, compression);
+    if batch.len() > LETTER_BYTES_MAX {
+        let (topic, offset) = (&source.topic, order.offset);
+        tracing::error!(%topic, %offset, "a dead letter is too large to be copied, and is dropped");
+        return None;
+    }
+    Some(batch)
 }
 
 /// The record as a dead letter: it says why, and neither waits nor dies again.

@@ -92,6 +92,18 @@ pub(super) struct Backlog {
 pub(super) const BACKLOG_BYTES_MAX: usize = 1 << 20;
 
 impl Attached {
+    /// The consumer's end, and the task's.
+    pub(super) fn new(
+        consumer: ConsumerId,
+        lease_ms: u32,
+        queue: QueueHandle,
+    ) -> (Self, mpsc::UnboundedSender<Vec<Delivered>>, Arc<Backlog>) {
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let backlog = Arc::new(Backlog::default());
+        let theirs = Arc::clone(&backlog);
+        (Self { consumer, lease_ms, deliveries, backlog: theirs, queue }, sender, backlog)
+    }
+
     /// The next messages; none when the queue's task has ended: because the partition is led elsewhere, the
     /// queue was deleted or reconfigured, or the node stops. May be cancelled.
     pub async fn next(&mut self) -> Option<Vec<Delivered>> {
@@ -124,9 +136,7 @@ pub(super) enum Command {
     Attach {
         spec: ConsumerSpec,
         name: String,
-        deliveries: mpsc::UnboundedSender<Vec<Delivered>>,
-        backlog: Arc<Backlog>,
-        reply: oneshot::Sender<Result<(ConsumerId, u32), AttachError>>,
+        reply: oneshot::Sender<Result<Attached, AttachError>>,
     },
     Detach {
         consumer: ConsumerId,
@@ -174,8 +184,11 @@ pub(super) enum Command {
     },
 }
 
+/// In place of an offset, before the first count.
+pub(super) const NOT_COUNTED: u64 = u64::MAX;
+
 /// Whether a queue takes messages, as its task saw it last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gate {
     /// Messages that wait.
     pub(super) length: AtomicU64,
@@ -185,6 +198,17 @@ pub(super) struct Gate {
     pub(super) counted: AtomicU64,
     /// Whether as many messages wait for their time as a node keeps.
     pub(super) has_delayed_max: AtomicBool,
+}
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self {
+            length: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            counted: AtomicU64::new(NOT_COUNTED),
+            has_delayed_max: AtomicBool::new(false),
+        }
+    }
 }
 
 /// A queue's task. Cheap to clone; the task goes on without handles.
@@ -228,20 +252,7 @@ impl QueueHandle {
         spec: ConsumerSpec,
         name: String,
     ) -> Result<Result<Attached, AttachError>, QueueGone> {
-        let (sender, deliveries) = mpsc::unbounded_channel();
-        let backlog = Arc::new(Backlog::default());
-        let theirs = Arc::clone(&backlog);
-        let attached = self
-            .ask(|reply| Command::Attach { spec, name, deliveries: sender, backlog: theirs, reply })
-            .await?;
-        let queue = self.clone();
-        Ok(attached.map(|(consumer, lease_ms)| Attached {
-            consumer,
-            lease_ms,
-            deliveries,
-            backlog,
-            queue,
-        }))
+        self.ask(|reply| Command::Attach { spec, name, reply }).await
     }
 
     /// Says what became of messages; answered once that is committed, as durable as the queue. Settlements

@@ -12,9 +12,9 @@ use plimsoll_protocol::ids::{GroupId, PartitionIndex, TopicName};
 use plimsoll_replication::{Group, Role};
 use plimsoll_state::catalog::{SubscriptionMeta, TopicMeta};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 
-use super::handle::{Gate, QueueHandle};
+use super::handle::{Gate, NOT_COUNTED, QueueHandle};
 use super::runner::{self, Begin, End};
 use super::settings;
 use crate::broker::{Broker, Partition};
@@ -59,7 +59,11 @@ impl Broker {
         partition: PartitionIndex,
         subscription: &str,
     ) -> Result<QueueHandle, ErrorResponse> {
-        let meta = self.topic(topic).await?;
+        let mut meta = self.topic(topic).await?;
+        // It may have been made through another node a moment ago.
+        if meta.subscriptions.get(subscription).is_none() && self.catch_up().await {
+            meta = self.topic(topic).await?;
+        }
         let known = subscription_of(&meta, topic, subscription)?;
         let found = self.partition(topic, partition, Access::Leader).await?;
         let name =
@@ -82,7 +86,8 @@ impl Broker {
         }
         let Role::Leader { term } = *group.role().borrow() else { return None };
         let (commands, received) = mpsc::unbounded_channel();
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Gate::new());
+        let to_itself = commands.downgrade();
         let handle = QueueHandle { commands, gate: Arc::clone(&gate) };
         running.insert(key, handle.clone());
         drop(running);
@@ -96,6 +101,7 @@ impl Broker {
             config: settings::config(&known.settings),
             from_latest: known.from_latest,
             gate,
+            to_itself,
         };
         let broker = Arc::clone(self);
         tokio::spawn(async move {
@@ -130,12 +136,16 @@ impl Broker {
         has_delayed: impl FnOnce() -> bool,
     ) -> Result<(), ErrorResponse> {
         let Some(limits) = partition.queue else { return Ok(()) };
-        let is_limited = limits.length_max.is_some() || limits.bytes_max.is_some();
-        let handle = match is_limited {
+        let handle = match limits.are_any() {
             true => Some(self.queue(topic, index, "").await?),
             false => self.queues().get(partition.group.id(), SubscriptionId::QUEUE),
         };
-        let Some(QueueHandle { gate, .. }) = handle else { return Ok(()) };
+        let Some(handle) = handle else { return Ok(()) };
+        let gate = &handle.gate;
+        if gate.counted.load(Ordering::Acquire) == NOT_COUNTED {
+            // Its first turn counts. One that ends instead is looked up again by whoever sends again.
+            let _ = handle.describe().await;
+        }
         let full = |what: String| Err(ErrorResponse::new(ErrorCode::QueueFull, what));
         if gate.has_delayed_max.load(Ordering::Relaxed) && has_delayed() {
             return full(format!(
@@ -145,7 +155,7 @@ impl Broker {
         }
         // What was committed since the task looked is counted here: who sends one message after the other
         // is refused exactly.
-        let counted = gate.counted.load(Ordering::Acquire);
+        let counted = gate.counted.load(Ordering::Acquire).min(NOT_COUNTED - 1);
         let committed = partition.group.high_watermark().borrow().0;
         let length = gate.length.load(Ordering::Relaxed) + committed.saturating_sub(counted);
         if let Some(length_max) = limits.length_max
@@ -175,6 +185,11 @@ pub(crate) struct QueueLimits {
 }
 
 impl QueueLimits {
+    /// Whether it takes so many and no more.
+    pub(crate) fn are_any(self) -> bool {
+        self.length_max.is_some() || self.bytes_max.is_some()
+    }
+
     /// Those of a topic that is a queue.
     pub(crate) fn of(meta: &TopicMeta) -> Option<Self> {
         let settings = &meta.subscriptions.get("")?.settings;
@@ -230,35 +245,50 @@ pub async fn keep_queues(broker: Arc<Broker>) {
 /// `has_woken` has the groups that were looked at once in this life of the node.
 async fn look_after(broker: &Arc<Broker>, has_woken: &mut BTreeSet<GroupId>) {
     let catalog = broker.catalog();
-    for (topic, meta) in catalog.topics().filter(|(_, meta)| !meta.subscriptions.is_empty()) {
+    for (topic, meta) in catalog.topics().filter(|(_, meta)| !meta.subscriptions.is_untouched()) {
         for (partition, &id) in (0..).map(PartitionIndex).zip(&meta.partitions) {
-            if has_woken.insert(id) && has_unsettled(broker, id) {
-                // What it does without being asked begins when it is awake; another node may lead it.
-                let _ = broker.partition(topic, partition, Access::Leader).await;
+            if !has_woken.contains(&id) && is_seen_to(broker, topic, partition, id).await {
+                has_woken.insert(id);
             }
             let Some(group) = broker.host().held(id) else { continue };
             let Role::Leader { term } = *group.role().borrow() else { continue };
             for (name, known) in meta.subscriptions.iter() {
-                let name =
-                    QueueName { topic: topic.clone(), partition, subscription: name.to_owned() };
+                let subscription = name.to_owned();
+                let name = QueueName { topic: topic.clone(), partition, subscription };
                 broker.run_queue(name, meta, known, Arc::clone(&group));
             }
-            let wanted: BTreeSet<u32> =
-                meta.subscriptions.iter().map(|(_, meta)| meta.id).collect();
-            let ended = group.with_queues(|queues| {
-                let ids = queues.iter().map(|(id, _)| id);
-                ids.filter(|id| !wanted.contains(&id.0)).collect::<Vec<_>>()
+            let ids = group.with_queues(|queues| {
+                queues.iter().map(|(id, _)| id).collect::<Vec<SubscriptionId>>()
             });
-            for subscription in ended.unwrap_or_default() {
+            // An id that is not known yet was given out since: only what was ended is closed.
+            let ended = ids.unwrap_or_default().into_iter();
+            for subscription in ended.filter(|id| meta.subscriptions.was_ended(id.0)) {
                 let entry = QueueEntry { subscription, commands: vec![QueueCommand::Close] };
-                // It is tried again at the next look.
-                let _ = group.control(entry.encode(), term).await;
+                // It is tried again at a later look.
+                let closing = group.control(entry.encode(), term);
+                let _ = timeout(LOOK_EVERY, closing).await;
             }
         }
     }
 }
 
-/// Whether a sleeping group here has messages that may have to be seen to.
-fn has_unsettled(broker: &Broker, id: GroupId) -> bool {
-    broker.host().unsettled(id).is_ok_and(|unsettled| unsettled > 0)
+/// Wakes a group here that has messages which may have to be seen to without being asked for; another node
+/// may lead it. False where that is to be looked at again.
+async fn is_seen_to(
+    broker: &Arc<Broker>,
+    topic: &TopicName,
+    partition: PartitionIndex,
+    id: GroupId,
+) -> bool {
+    let host = Arc::clone(broker.host());
+    let unsettled = broker.host().blocking().run(move || host.unsettled(id)).await;
+    if !unsettled.is_ok_and(|unsettled| unsettled > 0) {
+        return true;
+    }
+    let waking = broker.partition(topic, partition, Access::Leader);
+    match timeout(LOOK_EVERY, waking).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => error.leader.is_some(),
+        Err(_) => false,
+    }
 }

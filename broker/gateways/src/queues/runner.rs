@@ -1,12 +1,10 @@
 //! The task of one queue: it owns the delivery machine, and does what that asks for.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_delivery::command::{QueueCommand, QueueEntry, SubscriptionId};
 use plimsoll_delivery::config::QueueConfig;
 use plimsoll_delivery::dispatch::{ConsumerId, Delivery, Dispatcher, Limits, Outcome, SettleError};
@@ -17,11 +15,14 @@ use plimsoll_protocol::ids::{Offset, Term};
 use plimsoll_replication::{Group, ProposeError, Role};
 use plimsoll_state::catalog::Catalog;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::consumers::Consumers;
 use super::dead_letters::DeadLetters;
-use super::handle::{Command, Delivered, Gate, Pulled, Settled, Settling, Standing};
+use super::handle::{
+    Attached, Command, Delivered, Gate, Pulled, QueueHandle, Settled, Settling, Standing,
+};
 use super::records::{Found, Records};
 use super::registry::QueueName;
 use super::settings;
@@ -33,6 +34,8 @@ const COMMANDS_PER_TURN: usize = 256;
 const READS_PER_TURN: usize = 8;
 /// A queue with consumers, or with something to do later, says so often that its group does not sleep.
 const AWAKE_EVERY: Duration = Duration::from_secs(1);
+/// How often time is looked at while an entry is being written.
+const WRITING_PAUSE: Duration = Duration::from_millis(5);
 /// How long after a proposal that found no majority it is made again.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -77,7 +80,8 @@ impl Waiter {
     }
 }
 
-type Proposal = Pin<Box<dyn Future<Output = Result<(), ProposeError>> + Send>>;
+/// A task, so that it gets on while the queue's is busy: others wait for the same group.
+type Proposal = JoinHandle<Result<(), ProposeError>>;
 
 /// An entry that is being written.
 struct InFlight {
@@ -102,11 +106,12 @@ pub(super) struct Runner {
     consumers: Consumers,
     dead_letters: DeadLetters,
     gate: Arc<Gate>,
+    to_itself: mpsc::WeakUnboundedSender<Command>,
     in_flight: Option<InFlight>,
     /// Whose settlements gather for the next entry.
     gathering: Vec<Waiter>,
-    /// Whose settlements are in the entry that is proposed again.
-    again: Vec<Waiter>,
+    /// An entry is to be proposed again: whose settlements are in it.
+    again: Option<Vec<Waiter>>,
     propose_after: Option<Instant>,
     /// Consumers that asked for one message, which must be read first.
     pulls: VecDeque<(ConsumerId, oneshot::Sender<Option<Pulled>>)>,
@@ -125,6 +130,8 @@ pub(super) struct Begin {
     pub(super) config: QueueConfig,
     pub(super) from_latest: bool,
     pub(super) gate: Arc<Gate>,
+    /// The task's own way in, for consumers' handles; it does not keep the task.
+    pub(super) to_itself: mpsc::WeakUnboundedSender<Command>,
 }
 
 /// Runs the queue until this node leads it no more.
@@ -155,24 +162,22 @@ pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Comm
 impl Runner {
     /// Sees to it that the partition's state has the queue, configured as the catalog says.
     async fn begin(begin: Begin) -> Result<Self, End> {
-        let Begin { broker, group, name, id, topic_id, term, config, from_latest, gate } = begin;
-        let present = |group: &Group| {
-            group.with_queues(|queues| queues.get(id).map(|state| state.config().clone()))
+        let Begin { broker, group, name, id, topic_id, term, config, from_latest, gate, to_itself } =
+            begin;
+        let found = group.with_queues(|queues| queues.get(id).map(drop)).ok_or(End::Deposed)?;
+        let start = match from_latest {
+            true => *group.high_watermark().borrow(),
+            false => group.log().bounds().log_start_offset,
         };
-        let found = present(&group).ok_or(End::Deposed)?;
-        if found.as_ref() != Some(&config) {
-            let start = match from_latest {
-                true => *group.high_watermark().borrow(),
-                false => group.log().bounds().log_start_offset,
-            };
-            let config = Box::new(config.clone());
-            let command = match found {
-                Some(_) => QueueCommand::Configure { config },
-                None => QueueCommand::Open { start, config },
-            };
-            let entry = QueueEntry { subscription: id, commands: vec![command] };
-            propose(&group, &entry, term).await.map_err(|error| refused(&error).1)?;
-        }
+        // Also where nothing changes: behind this entry lies whatever an earlier task of this term proposed
+        // and did not live to see.
+        let boxed = Box::new(config.clone());
+        let command = match found {
+            Some(()) => QueueCommand::Configure { config: boxed },
+            None => QueueCommand::Open { start, config: boxed },
+        };
+        let entry = QueueEntry { subscription: id, commands: vec![command] };
+        propose(&group, &entry, term).await.map_err(|error| refused(&error).1)?;
         let keyed = config.mode == plimsoll_delivery::config::Mode::KeyShared;
         let made = group.with_queues(|queues| {
             let state = queues.get(id)?;
@@ -198,9 +203,10 @@ impl Runner {
             consumers: Consumers::default(),
             dead_letters,
             gate,
+            to_itself,
             in_flight: None,
             gathering: Vec::new(),
-            again: Vec::new(),
+            again: None,
             propose_after: None,
             pulls: VecDeque::new(),
             unread: VecDeque::new(),
@@ -210,16 +216,18 @@ impl Runner {
     async fn run(mut self, commands: &mut mpsc::UnboundedReceiver<Command>) -> End {
         // Before the look: what changes after it is news.
         let mut catalog = self.broker.catalog_changes();
+        // It may have changed since the queue was asked for.
+        catalog.mark_changed();
         let mut watermark = self.group.high_watermark();
         let mut awake = Instant::now();
-        let mut copies = FuturesUnordered::new();
+        let mut copies = JoinSet::new();
         loop {
             let busy = match self.turn(&mut watermark).await {
                 Ok(busy) => busy,
                 Err(end) => return end,
             };
             while let Some(order) = self.dead_letters.next(&mut self.dispatcher) {
-                copies.push(self.dead_letters.copy(&self.group, order));
+                copies.spawn(self.dead_letters.copy(&self.group, order));
             }
             let deadline = match self.deadline() {
                 Some(_) if awake.elapsed() >= AWAKE_EVERY => {
@@ -238,6 +246,11 @@ impl Runner {
             };
             tokio::select! {
                 biased;
+                outcome = in_flight(&mut self.in_flight) => {
+                    if let Some(end) = self.written(outcome) {
+                        return end;
+                    }
+                }
                 command = commands.recv() => {
                     let Some(command) = command else { return End::Stopping };
                     self.carry_out(command);
@@ -246,14 +259,13 @@ impl Runner {
                         self.carry_out(command);
                     }
                 }
-                outcome = in_flight(&mut self.in_flight) => {
-                    if let Some(end) = self.written(outcome) {
-                        return end;
-                    }
-                }
-                Some(offset) = copies.next() => {
+                Some(copied) = copies.join_next() => {
                     self.dead_letters.made();
-                    self.dispatcher.copied(offset);
+                    match copied {
+                        Ok(offset) => self.dispatcher.copied(offset),
+                        // The next task orders it again.
+                        Err(error) => tracing::error!(%error, "a dead letter's copy failed"),
+                    }
                 }
                 changed = watermark.changed() => {
                     if changed.is_err() {
@@ -298,7 +310,8 @@ impl Runner {
         self.with_state(|dispatcher, state| dispatcher.advance(state, now))?;
         busy |= self.read_on().await?;
         self.pull().await?;
-        self.deliver().await?;
+        // What went out makes room for what is to be read.
+        busy |= self.deliver().await?;
         self.propose();
         let length = self.dispatcher.len();
         let unsettled = self.with_state(|_, state| (state.unsettled_bytes(), state.unsettled()))?;
@@ -400,30 +413,36 @@ impl Runner {
     }
 
     /// Hands out what is ready to those who have room.
-    async fn deliver(&mut self) -> Result<(), End> {
+    async fn deliver(&mut self) -> Result<bool, End> {
         let now = self.now();
+        let mut has_delivered = false;
         loop {
             while let Some(delivery) = self.unread.pop_front() {
                 self.deliver_unread(delivery).await?;
             }
             let Some(delivery) = self.dispatcher.poll(now) else { break };
+            has_delivered = true;
             match self.records.find(delivery.offset) {
-                Some(found) => {
-                    self.consumers.deliver(delivery.consumer, delivered(&delivery, found))
-                }
+                Some(found) => self.hand_over(&delivery, found),
                 None => self.unread.push_back(delivery),
             }
         }
         for consumer in self.consumers.flush() {
             self.dispatcher.set_prefetch(consumer, 0, 0);
         }
-        Ok(())
+        Ok(has_delivered)
+    }
+
+    fn hand_over(&mut self, delivery: &Delivery, found: Found) {
+        if self.consumers.deliver(delivery.consumer, delivered(delivery, found)) {
+            self.dispatcher.set_prefetch(delivery.consumer, 0, 0);
+        }
     }
 
     /// A message that was read longer ago than is kept.
     async fn deliver_unread(&mut self, delivery: Delivery) -> Result<(), End> {
         match self.record(&delivery).await? {
-            Some(found) => self.consumers.deliver(delivery.consumer, delivered(&delivery, found)),
+            Some(found) => self.hand_over(&delivery, found),
             // Retention took it away between its reading and its turn.
             None => self.give_back(&delivery, Outcome::Reject),
         }
@@ -459,15 +478,13 @@ impl Runner {
             return;
         }
         let now = self.now();
-        let waiters = match self.again.is_empty() {
-            true => std::mem::take(&mut self.gathering),
-            false => std::mem::take(&mut self.again),
-        };
+        // What is proposed again comes before what has gathered since.
+        let waiters = self.again.take().unwrap_or_else(|| std::mem::take(&mut self.gathering));
         match self.dispatcher.propose(now) {
             Some(entry) => {
                 let (group, term) = (Arc::clone(&self.group), self.term);
                 let body = entry.encode();
-                let proposal: Proposal = Box::pin(async move { group.control(body, term).await });
+                let proposal = tokio::spawn(async move { group.control(body, term).await });
                 self.in_flight = Some(InFlight { entry, waiters, proposal });
             }
             // Nothing had to be written for them.
@@ -489,7 +506,7 @@ impl Runner {
             Err(error) => match refused(&error) {
                 (true, _) => {
                     self.dispatcher.refused(entry);
-                    self.again = waiters;
+                    self.again = Some(waiters);
                     self.propose_after = Some(Instant::now() + AGAIN_AFTER);
                     None
                 }
@@ -505,6 +522,10 @@ impl Runner {
         let due = due.map(|due| {
             Instant::now() + Duration::from_millis(due.0.saturating_sub(now.monotonic.0))
         });
+        // What waits for the entry that is being written is due when that is.
+        let pause = (self.in_flight.is_some() || self.propose_after.is_some())
+            .then(|| Instant::now() + WRITING_PAUSE);
+        let due = due.map(|due| pause.map_or(due, |pause| due.max(pause)));
         let awake = (due.is_some() || !self.consumers.is_empty() || !self.dead_letters.is_idle())
             .then(|| Instant::now() + AWAKE_EVERY);
         [due, self.propose_after, awake].into_iter().flatten().min()
@@ -513,17 +534,17 @@ impl Runner {
     fn carry_out(&mut self, command: Command) {
         let now = self.now();
         match command {
-            Command::Attach { spec, name, deliveries, backlog, reply } => {
-                let attached = self.dispatcher.attach(spec);
-                if let Ok(consumer) = attached {
+            Command::Attach { spec, name, reply } => {
+                let attached = self.dispatcher.attach(spec).and_then(|consumer| {
+                    let commands = self.to_itself.upgrade().expect("somebody has just used it");
+                    let queue = QueueHandle { commands, gate: Arc::clone(&self.gate) };
+                    let (attached, deliveries, backlog) =
+                        Attached::new(consumer, self.config.lease_ms, queue);
                     self.consumers.insert(consumer, name, spec, deliveries, backlog);
-                }
-                let answer = attached.map(|consumer| (consumer, self.config.lease_ms));
-                if reply.send(answer).is_err()
-                    && let Ok(consumer) = attached
-                {
-                    self.detach(consumer, now);
-                }
+                    Ok(attached)
+                });
+                // Where nobody takes it, its end says so to this task.
+                let _ = reply.send(attached);
             }
             Command::Detach { consumer } => self.detach(consumer, now),
             Command::Resume { consumer } => {
@@ -535,7 +556,10 @@ impl Runner {
             Command::Prefetch { consumer, count, bytes } => {
                 if let Some(known) = self.consumers.get_mut(consumer) {
                     (known.spec.prefetch_count, known.spec.prefetch_bytes) = (count, bytes);
-                    self.dispatcher.set_prefetch(consumer, count, bytes);
+                    // One that is held back gets its own when it has taken what waits.
+                    if !known.is_held_back() {
+                        self.dispatcher.set_prefetch(consumer, count, bytes);
+                    }
                 }
             }
             Command::Settle { consumer, items, reply } => {
@@ -684,7 +708,7 @@ fn refused(error: &ProposeError) -> (bool, End) {
 /// The outcome of what is being written; never, while nothing is.
 async fn in_flight(in_flight: &mut Option<InFlight>) -> Result<(), ProposeError> {
     match in_flight {
-        Some(writing) => writing.proposal.as_mut().await,
+        Some(writing) => (&mut writing.proposal).await.unwrap_or(Err(ProposeError::Unknown)),
         None => std::future::pending().await,
     }
 }

@@ -12,8 +12,10 @@ impl Setting {
 
     fn flag(&self) -> String {
         match self.key {
-            "data" | "listen" | "listen_plaintext" | "join" | "join_token" | "advertise"
-            | "rack" | "weight" => format!("--{}", self.key.replace('_', "-")),
+            "data" | "listen" | "listen_plaintext" | "listen_amqp" | "listen_amqps" | "join"
+            | "join_token" | "advertise" | "rack" | "weight" => {
+                format!("--{}", self.key.replace('_', "-"))
+            }
             key => format!("--set {key}=..."),
         }
     }

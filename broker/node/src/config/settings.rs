@@ -115,6 +115,14 @@ settings! {
     /// reads and changes what passes; for benchmarks and for hosts that encrypt below.
     listen_plaintext: Option<SocketAddr> = None;
 
+    /// Where the node listens for AMQP 0-9-1 *without* encryption, such as `127.0.0.1:5672`. Off unless it
+    /// is named. The user `guest` may come from this machine only.
+    listen_amqp: Option<SocketAddr> = None;
+
+    /// Where the node listens for AMQP 0-9-1 over TLS, such as `0.0.0.0:5671`, with the certificate that
+    /// clients see. Off unless it is named.
+    listen_amqps: Option<SocketAddr> = None;
+
     ["Cluster"]
 
     /// Address (`HOST:PORT`) of any node of a cluster to become a member of. Read at the first start

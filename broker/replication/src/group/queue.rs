@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
+use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::Term;
 
 use super::Group;
@@ -19,6 +20,12 @@ impl Group {
     /// or proposes waits meanwhile: be short.
     pub fn with_queues<T>(&self, look: impl FnOnce(&Queues) -> T) -> Option<T> {
         Some(self.instance()?.shared.with_queues(look))
+    }
+
+    /// Whether a batch would not be stored anew here: it is stored or in flight already, or is refused.
+    #[must_use]
+    pub fn is_known(&self, header: &BatchHeader) -> bool {
+        self.instance().is_some_and(|instance| instance.shared.is_known(header))
     }
 
     /// Counts as a use of the group: it sleeps later.

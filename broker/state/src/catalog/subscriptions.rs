@@ -56,6 +56,18 @@ impl Subscriptions {
         self.by_name.iter().map(|(name, meta)| (name.as_str(), meta))
     }
 
+    /// Whether there was one of this id, which was ended since.
+    #[must_use]
+    pub fn was_ended(&self, id: u32) -> bool {
+        id != 0 && id <= self.last_id && !self.by_name.values().any(|meta| meta.id == id)
+    }
+
+    /// Whether there are none and never were any.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

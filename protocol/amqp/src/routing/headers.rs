@@ -101,7 +101,8 @@ pub(super) fn check_arguments(arguments: &FieldTable) -> Result<(), Fault> {
 }
 
 /// The same fields, sorted by name: what makes two bindings one.
-pub(super) fn sorted(table: &FieldTable) -> FieldTable {
+#[must_use]
+pub fn sorted(table: &FieldTable) -> FieldTable {
     if table.is_empty() {
         return FieldTable::default();
     }

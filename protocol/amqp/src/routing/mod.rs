@@ -31,7 +31,7 @@ pub use arguments::{Overflow, QueueArguments, QueueKind};
 pub use bindings::{Binding, Destination};
 pub use equivalence::{QueueShape, check_queue, locked};
 pub use exchange::{ExchangeShape, ExchangeType, Rule};
-pub use headers::headers_match;
+pub use headers::{headers_match, sorted as sorted_arguments};
 pub use keys::{MessageKeys, without_bcc};
 pub use topic::Trie;
 

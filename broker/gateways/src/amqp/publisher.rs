@@ -1,0 +1,260 @@
+//! One task per queue that is published to: records into batches, outcomes back, in order.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use plimsoll_amqp_gateway::backend::Record;
+use plimsoll_amqp_gateway::catalog::QueueEntry;
+use plimsoll_amqp_gateway::inbox::{Published, Receipt};
+use plimsoll_protocol::batch::{
+    BatchBuilder, BatchHeader, BatchLimits, Compression, HeadersView, PushOutcome, RecordView,
+};
+use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::ids::{PartitionIndex, ProducerId, TopicName};
+use plimsoll_replication::{OpenGroupError, ProduceError};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::backend::topic_of;
+use super::changes::is_deleted;
+use crate::broker::{Broker, Partition};
+use crate::routing::Access;
+
+/// Records of one batch.
+const BATCH_RECORDS: usize = 1_000;
+/// Bytes at which a batch is full.
+const BATCH_BYTES: usize = 256 << 10;
+/// Batches that are on their way at once.
+const IN_FLIGHT: usize = 8;
+/// A queue that nobody published to for so long needs no task.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long a batch may wait for a majority.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+const PARTITION: PartitionIndex = PartitionIndex(0);
+
+struct Item {
+    record: Record,
+    receipt: Receipt,
+}
+
+/// The tasks, by the declaration of their queue.
+#[derive(Default)]
+pub(super) struct Publishers(Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Item>>>>);
+
+type Tasks = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Item>>>>;
+
+fn lock(tasks: &Tasks) -> MutexGuard<'_, HashMap<u64, mpsc::UnboundedSender<Item>>> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Publishers {
+    /// Hands a record to its queue's task. What waits there is bounded by what connections may publish
+    /// ahead.
+    pub(super) fn publish(
+        &self,
+        broker: &Arc<Broker>,
+        queue: &QueueEntry,
+        record: Record,
+        receipt: Receipt,
+    ) {
+        let Ok(topic) = topic_of(queue) else { return receipt.tell(Published::Deleted) };
+        let mut tasks = lock(&self.0);
+        let task = tasks.entry(queue.declaration).or_insert_with(|| {
+            let (sender, items) = mpsc::unbounded_channel();
+            let (broker, tasks) = (Arc::clone(broker), Arc::clone(&self.0));
+            let declaration = queue.declaration;
+            tokio::spawn(Publisher { broker, topic, declaration, tasks }.run(items));
+            sender
+        });
+        // A task ends only after it has left the table under this lock.
+        let _ = task.send(Item { record, receipt });
+    }
+}
+
+struct Publisher {
+    broker: Arc<Broker>,
+    topic: TopicName,
+    declaration: u64,
+    tasks: Tasks,
+}
+
+type Outcome = (Published, Vec<Receipt>);
+
+impl Publisher {
+    async fn run(self, mut items: mpsc::UnboundedReceiver<Item>) {
+        let mut in_flight: FuturesOrdered<std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>> =
+            FuturesOrdered::new();
+        let mut taken = Vec::new();
+        loop {
+            let idle = in_flight.is_empty();
+            tokio::select! {
+                biased;
+                Some((outcome, receipts)) = in_flight.next() => tell(outcome, receipts),
+                count = items.recv_many(&mut taken, BATCH_RECORDS), if in_flight.len() < IN_FLIGHT => {
+                    if count == 0 {
+                        return;
+                    }
+                    while !taken.is_empty() {
+                        self.submit(&mut taken, &mut in_flight).await;
+                    }
+                }
+                () = tokio::time::sleep(IDLE), if idle => {
+                    let mut tasks = lock(&self.tasks);
+                    if items.is_empty() {
+                        tasks.remove(&self.declaration);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the next batch of what was taken. What is before it is sent already: its place is behind.
+    async fn submit(
+        &self,
+        taken: &mut Vec<Item>,
+        in_flight: &mut FuturesOrdered<std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>>,
+    ) {
+        let found = self.broker.partition(&self.topic, PARTITION, Access::Leader).await;
+        let limited = match &found {
+            Ok(partition) => partition.queue.is_some_and(|limits| limits.are_any()),
+            Err(error) if is_deleted(error) => {
+                let receipts = taken.drain(..).map(|item| item.receipt).collect();
+                return tell(Published::Deleted, receipts);
+            }
+            Err(_) => false,
+        };
+        // Of a queue that takes so many and no more each record is looked at by itself.
+        let most = if limited { 1 } else { BATCH_RECORDS };
+        let (batch, receipts) = batch_of(taken, most);
+        let Some(batch) = batch else { return tell(Published::Unknown, receipts) };
+        match found {
+            Ok(partition) => {
+                if limited {
+                    while let Some((outcome, receipts)) = in_flight.next().await {
+                        tell(outcome, receipts);
+                    }
+                    let admitted =
+                        self.broker.admit_to_queue(&self.topic, PARTITION, &partition, || false);
+                    if let Err(error) = admitted.await {
+                        let outcome = match error.code {
+                            ErrorCode::QueueFull => Published::Full,
+                            _ => Published::Unknown,
+                        };
+                        return tell(outcome, receipts);
+                    }
+                }
+                in_flight.push_back(Box::pin(store(partition, batch).await.with(receipts)));
+            }
+            Err(_) => {
+                // Another node leads: one after the other keeps their order.
+                while let Some((outcome, receipts)) = in_flight.next().await {
+                    tell(outcome, receipts);
+                }
+                let stored = self.broker.store_anywhere(&self.topic, 0, batch).await;
+                let outcome = match stored {
+                    Ok(_) => Published::Stored,
+                    Err(error) if is_deleted(&error) => Published::Deleted,
+                    Err(_) => Published::Unknown,
+                };
+                tell(outcome, receipts);
+            }
+        }
+    }
+}
+
+fn tell(outcome: Published, receipts: Vec<Receipt>) {
+    receipts.into_iter().for_each(|receipt| receipt.tell(outcome));
+}
+
+/// A batch that was handed to its partition, in its place among the others.
+enum Sent {
+    Known(Published),
+    Pending(plimsoll_replication::PendingProduce),
+}
+
+impl Sent {
+    async fn with(self, receipts: Vec<Receipt>) -> Outcome {
+        let outcome = match self {
+            Self::Known(outcome) => outcome,
+            Self::Pending(pending) => match timeout(ANSWER_MAX, pending).await {
+                Ok(Ok(_)) => Published::Stored,
+                Ok(Err(error)) => failed(&error),
+                Err(_) => Published::Unknown,
+            },
+        };
+        (outcome, receipts)
+    }
+}
+
+async fn store(partition: Partition, batch: Bytes) -> Sent {
+    let header = BatchHeader::parse(&batch).expect("a batch that was just built");
+    match partition.group.produce(batch, header).await {
+        Ok(pending) => Sent::Pending(pending),
+        Err(error) => Sent::Known(failed(&error)),
+    }
+}
+
+fn failed(error: &ProduceError) -> Published {
+    match error {
+        ProduceError::Group(OpenGroupError::Deleted { .. }) => Published::Deleted,
+        _ => Published::Unknown,
+    }
+}
+
+/// Limits of the format itself: what a message may have AMQP's session has checked.
+pub(super) fn limits() -> BatchLimits {
+    BatchLimits {
+        batch_bytes_max: u32::MAX,
+        headers_per_record_max: u32::MAX,
+        ..BatchLimits::default()
+    }
+}
+
+/// Takes at most `most` records off the front into a batch; those that fit none are left without.
+fn batch_of(taken: &mut Vec<Item>, most: usize) -> (Option<Bytes>, Vec<Receipt>) {
+    let mut builder = BatchBuilder::new(limits());
+    let mut count = 0;
+    for item in taken.iter().take(most) {
+        if !builder.is_empty() && builder.bytes() >= BATCH_BYTES {
+            break;
+        }
+        match push(&mut builder, &item.record) {
+            Ok(PushOutcome::Added) => count += 1,
+            Ok(PushOutcome::Full) => break,
+            // Alone, so that only its own publisher hears of it.
+            Err(_) if count == 0 => {
+                return (None, vec![taken.remove(0).receipt]);
+            }
+            Err(_) => break,
+        }
+    }
+    let receipts = taken.drain(..count).map(|item| item.receipt).collect();
+    (Some(builder.finish(ProducerId::NONE, 0, 0, Compression::None)), receipts)
+}
+
+pub(super) fn push(
+    builder: &mut BatchBuilder,
+    record: &Record,
+) -> Result<PushOutcome, plimsoll_protocol::batch::PushError> {
+    let name = |name: &'_ Bytes| std::str::from_utf8(name).map(str::to_owned).unwrap_or_default();
+    let names: Vec<String> = record.headers.iter().map(|(header, _)| name(header)).collect();
+    let headers: Vec<(&str, &[u8])> = names
+        .iter()
+        .zip(&record.headers)
+        .map(|(name, (_, value))| (name.as_str(), &**value))
+        .collect();
+    builder.push(RecordView {
+        value: Some(&record.value),
+        headers: HeadersView::Pairs(&headers),
+        timestamp_ms: record.timestamp_ms,
+        deliver_at_ms: record.deliver_at_ms,
+        expires_at_ms: record.expires_at_ms,
+        priority: record.priority,
+        ..RecordView::default()
+    })
+}
