@@ -206,6 +206,25 @@ async fn get_sees_what_its_channel_published_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn client_may_look_into_many_queues() {
+    let node = Node::new();
+    let mut client = node.channel().await;
+    for number in 0..200 {
+        let queue = format!("q{number}");
+        client.declare_named(&queue).await;
+        client.publish(1, &queue, "x").await;
+        // What is held keeps its place, the others are given up.
+        let no_ack = number % 50 != 0;
+        assert!(client.get(&queue, no_ack).await.is_some());
+    }
+    assert!(node.memory.attached() < 70, "{}", node.memory.attached());
+    client.ack(1, 0, true).await;
+    client.settled(1).await;
+    assert!((0..200).all(|number| node.memory.held(&format!("q{number}")) == 0));
+    assert!((0..200).all(|number| node.memory.ready(&format!("q{number}")).is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn purge_drops_what_is_ready() {
     let node = Node::new();
     let mut client = with_messages(&node, 3).await;

@@ -82,6 +82,7 @@ where
         .await;
     }
     connection.end(&mut events).await;
+    connection.log_end();
     if !woken.broken {
         let shutdown = poll_fn(|cx| wire.poll_shutdown(cx));
         // The peer may be gone already; it is closed either way.
@@ -101,6 +102,11 @@ struct Woken {
 }
 
 impl Connection {
+    fn log_end(&self) {
+        let user = self.user.as_ref().map_or("", |user| &user.name);
+        tracing::debug!(peer = %self.peer, user, end = ?self.session.end(), "AMQP connection ended");
+    }
+
     /// Waits until anything has happened, and takes all that has.
     fn poll<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,

@@ -133,6 +133,11 @@ impl Memory {
         queue.consumers.values().map(|consumer| consumer.held.len()).sum()
     }
 
+    /// How many are attached to queues, consumers or not.
+    pub fn attached(&self) -> usize {
+        self.lock().queues.values().map(|queue| queue.consumers.len()).sum()
+    }
+
     /// A native client appends a record.
     pub fn append(&self, queue: &str, record: Record) {
         let mut state = self.lock();
