@@ -103,6 +103,12 @@ impl Memory {
         }
     }
 
+    /// Stores what was kept, and keeps no more.
+    pub fn go_on(&self) {
+        self.lock().holding = false;
+        self.let_go(usize::MAX);
+    }
+
     pub fn pass_ms(&self, ms: i64) {
         let mut state = self.lock();
         state.now_ms += ms;
