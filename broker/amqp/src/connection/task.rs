@@ -34,6 +34,7 @@ pub(crate) async fn run<S>(
     gateway: Arc<Gateway>,
     stream: S,
     peer: SocketAddr,
+    opened: impl FnOnce() + Send,
     stopping: impl Future<Output = ()> + Send,
 ) -> Option<End>
 where
@@ -46,11 +47,16 @@ where
     let mut woken = Woken::default();
     let mut timer = pin!(sleep_until(began + LONG));
     let mut stopping = pin!(stopping);
-    let mut last_words_until = None;
+    let (mut opened, mut last_words_until) = (Some(opened), None);
     loop {
         let now = began.elapsed();
         connection.take(&mut woken, &mut wire, now);
         connection.work(&mut wire, now);
+        if connection.view.is_some()
+            && let Some(opened) = opened.take()
+        {
+            opened();
+        }
         let session = &mut connection.session;
         if wire.is_written() && session.has_output() {
             session.take_output(wire.pieces(), now);
