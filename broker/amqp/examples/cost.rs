@@ -198,7 +198,9 @@ impl Client {
     async fn open(gateway: &Arc<Gateway>) -> Self {
         let (ours, theirs) = tokio::io::duplex(256 << 10);
         let (gateway, peer) = (Arc::clone(gateway), "127.0.0.1:1".parse().unwrap());
-        tokio::spawn(async move { gateway.serve(theirs, peer, std::future::pending()).await });
+        tokio::spawn(
+            async move { gateway.serve(theirs, peer, || (), std::future::pending()).await },
+        );
         let mut client = Self { stream: ours, input: BytesMut::new() };
         client.stream.write_all(&PROTOCOL_HEADER).await.unwrap();
         let start_ok = ConnectionStartOk {

@@ -54,7 +54,8 @@ pub trait Backend: Send + Sync + 'static {
     /// for, or why not; a receipt that is dropped says that it is not known.
     fn publish(&self, queue: &Arc<QueueEntry>, record: Record, receipt: Receipt);
 
-    /// Begins a consumer. Deliveries go into the port, from now on: also before this is done.
+    /// Begins a consumer, once the queue has a leader; how long that is waited for is the broker's to
+    /// say. Deliveries go into the port, from now on: also before this is done.
     ///
     /// # Errors
     /// [`AttachError`]; the port is to be dropped then.
@@ -94,7 +95,8 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 /// A consumer, or who takes messages one by one, at its queue. When the last reference goes, it is
-/// detached.
+/// detached. Each future comes to an end also where the queue or its leader is gone: channels wait for it
+/// when they close.
 pub trait Attachment: Send + Sync + 'static {
     /// Says what became of deliveries. What is not held (any more) is ignored.
     fn settle(&self, settled: Vec<Settled>);

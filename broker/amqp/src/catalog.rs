@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use plimsoll_amqp::error::{Fault, Resource};
+use bytes::Bytes;
+use plimsoll_amqp::error::{Fault, ReplyCode, Resource};
+use plimsoll_amqp::methods::ExchangeDeclare;
 use plimsoll_amqp::routing::{Binding, Destination, ExchangeShape, QueueArguments, QueueShape};
 use plimsoll_amqp::shortstr::ShortStr;
 use plimsoll_amqp::table::FieldTable;
@@ -89,6 +91,34 @@ pub struct ExchangeEntry {
     pub shape: ExchangeShape,
 }
 
+impl ExchangeEntry {
+    /// The entry of an exchange whose parts are kept apart, as [`ExchangeShape::type_name`] and
+    /// [`FieldTable::as_bytes`] give them.
+    ///
+    /// # Errors
+    /// 406 where there is no such type; 502 where the arguments are no table.
+    pub fn read(
+        name: ShortStr,
+        kind: &str,
+        durable: bool,
+        auto_delete: bool,
+        internal: bool,
+        arguments: Bytes,
+    ) -> Result<Self, Fault> {
+        let arguments = FieldTable::parse(arguments)
+            .map_err(|error| Fault::new(ReplyCode::SyntaxError, error.to_string()))?;
+        let declare = ExchangeDeclare {
+            kind: ShortStr::cut(kind),
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+            ..ExchangeDeclare::default()
+        };
+        Ok(Self { name, shape: ExchangeShape::of(&declare)? })
+    }
+}
+
 /// A binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BindingEntry {
@@ -170,4 +200,28 @@ pub enum Changed {
     Made,
     /// Something of this name was there already, or what was to be removed was not. Nothing was done.
     AsItWas,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_amqp::table::TableBuilder;
+
+    #[test]
+    fn exchange_is_read_back_from_its_parts() {
+        let arguments = TableBuilder::new().text("x-delayed-type", "topic").build().unwrap();
+        let bytes = Bytes::copy_from_slice(arguments.as_bytes());
+        let read = |kind: &str, arguments: Bytes| {
+            ExchangeEntry::read(ShortStr::cut("ex"), kind, true, false, true, arguments)
+        };
+        for kind in ["direct", "x-delayed-message"] {
+            let entry = read(kind, bytes.clone()).unwrap();
+            let ExchangeShape { durable, auto_delete, internal, arguments, .. } = &entry.shape;
+            assert_eq!((*durable, *auto_delete, *internal), (true, false, true));
+            assert_eq!((entry.shape.type_name(), arguments.as_bytes()), (kind, &bytes[..]));
+        }
+        assert_eq!(read("odd", Bytes::new()).unwrap_err().code, ReplyCode::PreconditionFailed);
+        let no_table = Bytes::from_static(b"\x05x");
+        assert_eq!(read("direct", no_table).unwrap_err().code, ReplyCode::SyntaxError);
+    }
 }

@@ -9,6 +9,10 @@ pub struct GatewayConfig {
     pub session: SessionConfig,
     /// Users that may come only from this machine. Default: `guest`, whose password is known to all.
     pub loopback_users: Vec<String>,
+    /// Logins from one address (of IPv6: one network of 64 bits) that may fail in a minute; more are
+    /// refused unseen until it is over. Default 30; 0: any number. Fewer: clients with an old password
+    /// shut out their neighbours behind the same address.
+    pub login_failures_max: u32,
     /// Bytes of publishes of one connection that are not stored yet; beyond, nothing is read from it.
     /// Default 16 MiB, at least 1. More: more memory per publisher; fewer: publishers wait sooner.
     pub publish_bytes_max: usize,
@@ -28,6 +32,7 @@ impl Default for GatewayConfig {
         Self {
             session: SessionConfig::default(),
             loopback_users: vec!["guest".to_owned()],
+            login_failures_max: 30,
             publish_bytes_max: 16 << 20,
             publishes_max: 10_000,
             consumer_bytes_max: 256 << 10,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,12 +10,14 @@ use bytes::Bytes;
 use plimsoll_amqp::session::{ChannelKey, End, SessionConfig, server_named};
 use plimsoll_amqp::shortstr::ShortStr;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::config::GatewayConfig;
 use crate::connection;
 use crate::host::Host;
 use crate::inbox::{Event, Inbox};
+use crate::logins::Failures;
 
 /// A message for a consumer of direct replies.
 ///
@@ -52,6 +54,8 @@ pub struct Gateway {
     pub(crate) backend: Arc<dyn Backend>,
     hosts: Mutex<HashMap<ShortStr, Arc<Host>>>,
     replies: Mutex<HashMap<ShortStr, ReplyAddress>>,
+    failures: Mutex<Failures>,
+    began: Instant,
 }
 
 /// What begins every address of a direct reply, before the number of its node.
@@ -67,22 +71,36 @@ impl Gateway {
             backend,
             hosts: Mutex::default(),
             replies: Mutex::default(),
+            failures: Mutex::default(),
+            began: Instant::now(),
         })
     }
 
-    /// Serves one connection, plain or TLS, until it has ended; why it did. When `stopping` is done, the
+    /// Serves one connection, plain or TLS, until it has ended; why it did. `opened` is called when its
+    /// virtual host is open: it is no connection of a stranger from then on. When `stopping` is done, the
     /// client is told so and has the time of a close to agree. Nothing is left behind when this future
     /// is done; one that is dropped before leaves it to [`Backend::abandoned`].
     pub async fn serve<S>(
         self: &Arc<Self>,
         stream: S,
         peer: SocketAddr,
+        opened: impl FnOnce() + Send,
         stopping: impl Future<Output = ()> + Send,
     ) -> Option<End>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        connection::run(Arc::clone(self), stream, peer, stopping).await
+        connection::run(Arc::clone(self), stream, peer, opened, stopping).await
+    }
+
+    /// Whether somebody at this address may log in now.
+    pub(crate) fn may_log_in(&self, peer: IpAddr) -> bool {
+        let most = self.config.login_failures_max;
+        lock(&self.failures).may_try(peer, most, self.began.elapsed())
+    }
+
+    pub(crate) fn login_failed(&self, peer: IpAddr) {
+        lock(&self.failures).failed(peer, self.began.elapsed());
     }
 
     /// Gives a direct reply to the channel that it is for, where that is one of this node; false where

@@ -19,7 +19,8 @@ use crate::gateway::Reply;
 pub enum Published {
     /// It is stored.
     Stored,
-    /// The queue takes no more.
+    /// The queue takes no more. Where it was declared with `reject-publish-dlx`, the broker has made a
+    /// dead letter of it.
     Full,
     /// The queue was deleted: nobody misses the message.
     Deleted,

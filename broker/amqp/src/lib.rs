@@ -10,7 +10,7 @@
 //!  inbox        how the broker answers publishes and delivers: one queue of events per connection
 //!  message      AMQP messages as records, and records as AMQP messages
 //!  dead_letters messages that died: `x-death`, where they go, cycles
-//!  permissions, passwords    who may do what, and who is who
+//!  permissions, passwords, logins    who may do what, who is who, and how often one may guess
 //! ```
 //!
 //! The protocol itself is `plimsoll-amqp`: this crate drives its sessions and decides what RabbitMQ
@@ -30,6 +30,7 @@ pub mod fold;
 mod gateway;
 mod host;
 pub mod inbox;
+mod logins;
 pub mod message;
 pub mod passwords;
 pub mod permissions;

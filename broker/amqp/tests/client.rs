@@ -49,6 +49,7 @@ impl Node {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (gateway, peer) = (Arc::clone(&self.gateway), peer.parse::<SocketAddr>().unwrap());
         let (stop, stopping) = oneshot::channel::<()>();
+        let (told, opened) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let stopping = async {
                 // Without a word it goes on for ever.
@@ -56,9 +57,9 @@ impl Node {
                     std::future::pending::<()>().await;
                 }
             };
-            gateway.serve(theirs, peer, stopping).await;
+            gateway.serve(theirs, peer, || told.send(()).unwrap_or_default(), stopping).await;
         });
-        Client { stream: ours, input: BytesMut::new(), task, stop: Some(stop), tag: 0 }
+        Client { stream: ours, input: BytesMut::new(), task, stop: Some(stop), opened, tag: 0 }
     }
 
     pub async fn log_in(&self, user: &str, password: &str, vhost: &str) -> Client {
@@ -111,6 +112,8 @@ pub struct Client {
     input: BytesMut,
     pub task: tokio::task::JoinHandle<()>,
     pub stop: Option<oneshot::Sender<()>>,
+    /// Told when the gateway says that it is open.
+    pub opened: oneshot::Receiver<()>,
     tag: u64,
 }
 

@@ -15,8 +15,29 @@ async fn who_is_known_and_allowed_comes_in() {
     node.memory.add_user("ann", "secret", &[]);
     node.memory.allow("ann", "/", "", "", "");
     let mut client = node.log_in("ann", "secret", "/").await;
+    assert!(client.opened.try_recv().is_err(), "its virtual host is not open yet");
     client.expect(0, ConnectionOpenOk::default()).await;
+    client.opened.try_recv().unwrap();
     client.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_guesses_is_refused_unseen_for_a_while() {
+    let node = Node::with(GatewayConfig { login_failures_max: 2, ..GatewayConfig::default() });
+    node.memory.add_user("ann", "secret", &[]);
+    let comes_in = async |peer: &str, password: &str| {
+        let mut client = node.connect_from(peer);
+        client.greet("ann", password).await;
+        matches!(client.hears(0).await, Method::ConnectionTune(_))
+    };
+    for _ in 0..2 {
+        assert!(comes_in("10.0.0.7:1", "secret").await);
+        assert!(!comes_in("10.0.0.7:1", "wrong").await);
+    }
+    assert!(!comes_in("10.0.0.7:2", "secret").await);
+    assert!(comes_in("10.0.0.8:1", "secret").await);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(comes_in("10.0.0.7:3", "secret").await);
 }
 
 #[tokio::test(start_paused = true)]

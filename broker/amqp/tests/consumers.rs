@@ -187,6 +187,23 @@ async fn cancelled_consumer_gets_nothing_and_may_settle_what_it_has() {
     client.expect(1, BasicCancelOk { consumer_tag: tag }).await;
 }
 
+/// The channel's window leaves the consumer more than the client takes.
+#[tokio::test(start_paused = true)]
+async fn what_a_cancelled_consumer_did_not_pass_on_is_ready_at_once() {
+    let node = Node::new();
+    let mut client = with_messages(&node, 0).await;
+    client.qos(1, 2, true).await;
+    let tag = client.consume(1, "q").await;
+    client.qos(1, 1, true).await;
+    for body in ["0", "1", "2"] {
+        client.publish(1, "q", body).await;
+    }
+    assert_eq!(client.bodies(1).await, ["0"]);
+    assert_eq!(client.counts("q").await, (1, 1));
+    client.ask(1, BasicCancel { consumer_tag: tag, no_wait: false }).await;
+    assert_eq!(node.memory.ready("q"), ["1", "2"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn get_sees_what_its_channel_published_before() {
     let node = Node::new();
@@ -203,6 +220,25 @@ async fn get_sees_what_its_channel_published_before() {
     assert_eq!(&body[..], b"x");
     assert_eq!(client.counts("q").await, (0, 0), "who gets is no consumer");
     assert_eq!(node.memory.held("q"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_may_look_into_many_queues() {
+    let node = Node::new();
+    let mut client = node.channel().await;
+    for number in 0..200 {
+        let queue = format!("q{number}");
+        client.declare_named(&queue).await;
+        client.publish(1, &queue, "x").await;
+        // What is held keeps its place, the others are given up.
+        let no_ack = number % 50 != 0;
+        assert!(client.get(&queue, no_ack).await.is_some());
+    }
+    assert!(node.memory.attached() < 70, "{}", node.memory.attached());
+    client.ack(1, 0, true).await;
+    client.settled(1).await;
+    assert!((0..200).all(|number| node.memory.held(&format!("q{number}")) == 0));
+    assert!((0..200).all(|number| node.memory.ready(&format!("q{number}")).is_empty()));
 }
 
 #[tokio::test(start_paused = true)]

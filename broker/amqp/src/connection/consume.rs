@@ -23,6 +23,8 @@ use crate::gateway::ReplyAddress;
 use crate::inbox::ConsumerPort;
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// Queues that a connection takes messages from one by one, until it gives up those that are idle.
+const GETTERS_MAX: usize = 64;
 /// How long a consumer waits at most before it attaches again.
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -310,15 +312,36 @@ impl Connection {
     }
 
     fn get_afresh(&mut self, key: ChannelKey, queue: Arc<QueueEntry>, no_ack: bool) {
+        if self.getters.len() >= GETTERS_MAX {
+            self.detach_idle_getters();
+        }
         let spec = ConsumerSpec { prefetch_count: 0, priority: 0, exclusive: false };
         let get = Get { channel: key, no_ack, is_fresh: true };
         self.attach(Holder::new(key, queue, spec, Purpose::Get(get)), Duration::ZERO);
     }
 
-    fn pull(&mut self, holder: u32, attachment: Arc<dyn Attachment>, get: Get) {
+    /// Gives up those that hold nothing and are not asked: a client may look into many queues.
+    fn detach_idle_getters(&mut self) {
+        let Self { getters, holders, .. } = self;
+        let mut gone = Vec::new();
+        getters.retain(|_, id| {
+            let holder = holders.get(id);
+            let is_idle = holder.is_some_and(|holder| holder.held == 0 && holder.asked == 0);
+            if is_idle && let Some(holder) = holders.remove(id) {
+                gone.extend(holder.attachment.map(|attachment| (attachment, holder.queue, false)));
+            }
+            !is_idle
+        });
+        self.detach(gone, None);
+    }
+
+    fn pull(&mut self, id: u32, attachment: Arc<dyn Attachment>, get: Get) {
+        if let Some(holder) = self.holders.get_mut(&id) {
+            holder.asked += 1;
+        }
         self.operations.push(Box::pin(async move {
             let result = attachment.pull().await;
-            Finished::Pulled { holder, get, result }
+            Finished::Pulled { holder: id, get, result }
         }));
     }
 
@@ -331,6 +354,7 @@ impl Connection {
             let answer = if is_there { Answer::Message(None) } else { Answer::Refused(moved()) };
             return self.session.answer(key, answer);
         };
+        holder.asked -= 1;
         match result {
             Ok(None) => self.session.answer(key, Answer::Message(None)),
             Ok(Some(Pulled { delivery, messages_left })) => {

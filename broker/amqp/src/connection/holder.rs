@@ -39,6 +39,8 @@ pub(super) struct Holder {
     pub(super) ended: Option<ConsumerEnd>,
     /// Messages that are with the client.
     pub(super) held: usize,
+    /// Gets that it has not answered.
+    pub(super) asked: usize,
     /// Its consumer was cancelled: it only holds.
     pub(super) retired: bool,
     /// Whether it is in the connection's list of those with deliveries.
@@ -86,6 +88,7 @@ impl Holder {
             waiting: VecDeque::new(),
             ended: None,
             held: 0,
+            asked: 0,
             retired: false,
             queued: false,
             again: AGAIN,

@@ -114,9 +114,13 @@ impl Connection {
     fn login(&mut self, credentials: &Credentials) -> Result<Answer, Fault> {
         let Credentials { user: name, password } = credentials;
         let refused = |reason: &'static str| {
+            self.gateway.login_failed(self.peer.ip());
             tracing::warn!(user = %name, peer = %self.peer, reason, "AMQP login refused");
             Fault::new(ReplyCode::AccessRefused, reason)
         };
+        if !self.gateway.may_log_in(self.peer.ip()) {
+            return Err(Fault::new(ReplyCode::AccessRefused, "too many logins from there failed"));
+        }
         let user = self.backend.user(name);
         // An unknown user costs the time of a known one.
         let hash = user.as_ref().and_then(|user| user.password);

@@ -34,6 +34,7 @@ pub(crate) async fn run<S>(
     gateway: Arc<Gateway>,
     stream: S,
     peer: SocketAddr,
+    opened: impl FnOnce() + Send,
     stopping: impl Future<Output = ()> + Send,
 ) -> Option<End>
 where
@@ -46,11 +47,16 @@ where
     let mut woken = Woken::default();
     let mut timer = pin!(sleep_until(began + LONG));
     let mut stopping = pin!(stopping);
-    let mut last_words_until = None;
+    let (mut opened, mut last_words_until) = (Some(opened), None);
     loop {
         let now = began.elapsed();
         connection.take(&mut woken, &mut wire, now);
         connection.work(&mut wire, now);
+        if connection.view.is_some()
+            && let Some(opened) = opened.take()
+        {
+            opened();
+        }
         let session = &mut connection.session;
         if wire.is_written() && session.has_output() {
             session.take_output(wire.pieces(), now);
@@ -82,6 +88,7 @@ where
         .await;
     }
     connection.end(&mut events).await;
+    connection.log_end();
     if !woken.broken {
         let shutdown = poll_fn(|cx| wire.poll_shutdown(cx));
         // The peer may be gone already; it is closed either way.
@@ -101,6 +108,11 @@ struct Woken {
 }
 
 impl Connection {
+    fn log_end(&self) {
+        let user = self.user.as_ref().map_or("", |user| &user.name);
+        tracing::debug!(peer = %self.peer, user, end = ?self.session.end(), "AMQP connection ended");
+    }
+
     /// Waits until anything has happened, and takes all that has.
     fn poll<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,

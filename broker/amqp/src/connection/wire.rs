@@ -8,10 +8,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use plimsoll_amqp::frame::{FRAME_EMPTY_BYTES, bytes_wanted};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-/// Room of the first read: nothing large is allocated for who has only connected.
+/// The first buffer: nothing large is allocated for who has only connected, or says little.
 const READ_BYTES_MIN: usize = 4 << 10;
-/// Room of a read once reads have filled theirs.
+/// The buffer of who fills them.
 const READ_BYTES_MAX: usize = 64 << 10;
+/// A buffer with less room is not read into any more.
+const ROOM_BYTES_MIN: usize = 1 << 10;
 /// Pieces of one write.
 const SLICES_MAX: usize = 64;
 
@@ -118,8 +120,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, frame_bytes_max: u32) -> Poll<io::Result<()>> {
         // What a length says is believed as far as a frame may be large.
         let frame = bytes_wanted(&self.input).min(frame_bytes_max as usize + FRAME_EMPTY_BYTES);
-        self.input.reserve(frame.max(self.read_bytes));
-        let room = self.input.capacity() - self.input.len();
+        // Contents in flight keep the whole buffer that they came in: it is used up before the next one.
+        if self.room() < frame.max(ROOM_BYTES_MIN) {
+            self.input.reserve(frame.max(self.read_bytes));
+        }
+        let room = self.room();
         let read = pin!(self.stream.read_buf(&mut self.input)).poll(cx);
         match read {
             Poll::Pending => Poll::Pending,
@@ -127,11 +132,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Poll::Ready(Ok(bytes)) => {
                 if bytes == room {
                     self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+                } else if bytes < self.read_bytes / 8 {
+                    self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
                 }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
+    }
+
+    fn room(&self) -> usize {
+        self.input.capacity() - self.input.len()
     }
 
     /// Says that nothing more comes, as far as the peer lets it.

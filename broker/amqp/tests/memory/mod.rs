@@ -103,6 +103,12 @@ impl Memory {
         }
     }
 
+    /// Stores what was kept, and keeps no more.
+    pub fn go_on(&self) {
+        self.lock().holding = false;
+        self.let_go(usize::MAX);
+    }
+
     pub fn pass_ms(&self, ms: i64) {
         let mut state = self.lock();
         state.now_ms += ms;
@@ -131,6 +137,11 @@ impl Memory {
         let state = self.lock();
         let queue = state.queues.values().find(|other| &*other.entry.name == queue).unwrap();
         queue.consumers.values().map(|consumer| consumer.held.len()).sum()
+    }
+
+    /// How many are attached to queues, consumers or not.
+    pub fn attached(&self) -> usize {
+        self.lock().queues.values().map(|queue| queue.consumers.len()).sum()
     }
 
     /// A native client appends a record.
