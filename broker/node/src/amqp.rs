@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_gateways::Broker;
 use plimsoll_gateways::amqp::{AmqpServer, follow};
+use plimsoll_gateways::{Broker, StrangerPlace};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -116,8 +116,9 @@ impl AmqpListeners {
                             tracing::debug!(%peer, "a connection of AMQP was refused: there are too many");
                             continue;
                         };
+                        let Some(stranger) = server.take_stranger(peer) else { continue };
                         let (server, within) = (server.clone(), self.handshake_timeout);
-                        sessions.spawn(serve(server, stream, peer, tls, within, place));
+                        sessions.spawn(serve(server, (stream, peer, stranger), tls, within, place));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection of AMQP cannot be taken in");
@@ -151,8 +152,7 @@ impl AmqpListeners {
 
 async fn serve(
     server: AmqpServer,
-    stream: TcpStream,
-    peer: SocketAddr,
+    (stream, peer, stranger): (TcpStream, SocketAddr, StrangerPlace),
     tls: Option<TlsAcceptor>,
     handshake_within: Duration,
     _place: OwnedSemaphorePermit,
@@ -162,9 +162,9 @@ async fn serve(
         return;
     }
     match tls {
-        None => server.serve(stream, peer).await,
+        None => server.serve(stream, peer, stranger).await,
         Some(acceptor) => match timeout(handshake_within, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => server.serve(stream, peer).await,
+            Ok(Ok(stream)) => server.serve(stream, peer, stranger).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS for AMQP"),
             Err(_) => tracing::debug!(%peer, "no TLS for AMQP in time"),
         },

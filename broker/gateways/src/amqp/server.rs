@@ -7,7 +7,7 @@ use plimsoll_amqp_gateway::{Gateway, GatewayConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::backend::AmqpBroker;
-use crate::broker::Broker;
+use crate::broker::{Broker, StrangerPlace};
 
 /// The AMQP gateway of a node. Cheap to clone.
 #[derive(Clone)]
@@ -38,12 +38,19 @@ impl AmqpServer {
         async move { stopping.wait().await }
     }
 
-    /// Serves one connection until it has ended.
-    pub async fn serve<S>(&self, stream: S, peer: SocketAddr)
+    /// A place for a peer that begins a connection; `None`: there are too many, refuse it.
+    pub fn take_stranger(&self, peer: SocketAddr) -> Option<StrangerPlace> {
+        self.broker.broker().take_stranger(peer.ip())
+    }
+
+    /// Serves one connection until it has ended. The place is given back when it is let in.
+    pub async fn serve<S>(&self, stream: S, peer: SocketAddr, stranger: StrangerPlace)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        if let Some(end) = self.gateway.serve(stream, peer, self.stopping()).await {
+        if let Some(end) =
+            self.gateway.serve(stream, peer, move || drop(stranger), self.stopping()).await
+        {
             tracing::debug!(%peer, ?end, "a connection of AMQP has ended");
         }
     }
