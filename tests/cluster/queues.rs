@@ -91,9 +91,9 @@ async fn a_killed_leader_keeps_settlements_and_everything_else_comes_again() {
     for receiver in receivers {
         within("all messages", receiver).await.expect("nothing is lost, nothing comes again");
     }
+    let standing = within("a look", client.admin().queue("jobs", "").standing(0)).await.unwrap();
+    assert_eq!(standing.unsettled, 0);
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), ROUNDS * MESSAGES);
     assert!(seen.values().all(|one| one.attempts.first() == Some(&1)), "no attempt is left out");
-    let standing = within("a look", client.admin().queue("jobs", "").standing(0)).await.unwrap();
-    assert_eq!(standing.unsettled, 0);
 }

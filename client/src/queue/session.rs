@@ -207,7 +207,7 @@ impl Session {
                 }
                 Some(()) = under_way.next() => {}
                 frame = attachment.frames.recv() => match frame {
-                    Some(Ok(frame)) => self.hand_on(frame, attachment.lease, &say)?,
+                    Some(Ok(frame)) => self.hand_on(&frame, attachment.lease, &say)?,
                     Some(Err(closed)) => return Err(closed.into()),
                     None => return Err(lost("the stream is closed")),
                 },
@@ -250,7 +250,7 @@ impl Session {
     /// Hands on what a frame brought.
     fn hand_on(
         &self,
-        frame: Frame,
+        frame: &Frame,
         lease: Duration,
         say: &Arc<mpsc::UnboundedSender<Said>>,
     ) -> Result<(), Ended> {

@@ -145,6 +145,9 @@ impl Record {
     }
 }
 
+/// A record's offset, where it lies in [`RecordIter::section`], and a look at it.
+pub type PlacedRecord<'a> = (Offset, Range<usize>, RecordView<'a>);
+
 /// The records of one batch. After an error there are no more.
 #[derive(Debug, Clone)]
 pub struct RecordIter {
@@ -171,9 +174,7 @@ impl RecordIter {
 
     /// As [`RecordIter::next_view`], with where the record lies in [`RecordIter::section`]: what
     /// [`Record::decode`] reads again.
-    pub fn next_placed(
-        &mut self,
-    ) -> Option<Result<(Offset, Range<usize>, RecordView<'_>), BatchError>> {
+    pub fn next_placed(&mut self) -> Option<Result<PlacedRecord<'_>, BatchError>> {
         let from = self.at;
         match self.next_span()? {
             Ok((offset, span)) => {

@@ -136,10 +136,10 @@ pub(super) async fn put(
     let PutSubscriptionRequest { topic, subscription: name, changes, create, from_latest } =
         request;
     let meta = broker.topic(&topic).await?;
-    let mut settings = match (meta.subscriptions.get(&name), create && !name.is_empty()) {
-        (Some(known), _) => known.settings.clone(),
-        (None, true) => QueueSettings::default(),
-        (None, false) => return Err(subscription_of(&meta, &topic, &name).map(drop).unwrap_err()),
+    let mut settings = match subscription_of(&meta, &topic, &name) {
+        Ok(known) => known.settings.clone(),
+        Err(_) if create && !name.is_empty() => QueueSettings::default(),
+        Err(unknown) => return Err(unknown),
     };
     for change in &changes {
         let set = settings.set(&change.key, change.value.as_deref());

@@ -421,7 +421,7 @@ impl Stream {
             let refused = request.items.iter().map(not_held).collect();
             return Ok(self.settled::<SettleRequest>(&header, refused).await?);
         };
-        let items = request.items.into_iter().map(settling).collect();
+        let items = request.items.iter().map(settling).collect();
         // Taken now, in the order of the frames; answered when it is written.
         let settled = queue.settle(*consumer, items);
         let permit = self.permit().await;
@@ -509,7 +509,7 @@ impl Stream {
     }
 }
 
-fn settling(item: Settlement) -> Settling {
+fn settling(item: &Settlement) -> Settling {
     let outcome = match item.outcome {
         SettleOutcome::Accept => Outcome::Accept,
         SettleOutcome::Release => Outcome::Release { delay_ms: item.delay_ms },

@@ -113,7 +113,7 @@ impl Broker {
                     tracing::warn!(%topic, %partition, subscription, %error, "a queue stopped");
                 }
                 end => {
-                    tracing::debug!(%topic, %partition, subscription, ?end, "a queue ended here")
+                    tracing::debug!(%topic, %partition, subscription, ?end, "a queue ended here");
                 }
             }
             let mut running = broker.queues().running();

@@ -535,13 +535,13 @@ impl Runner {
         let now = self.now();
         match command {
             Command::Attach { spec, name, reply } => {
-                let attached = self.dispatcher.attach(spec).and_then(|consumer| {
+                let attached = self.dispatcher.attach(spec).map(|consumer| {
                     let commands = self.to_itself.upgrade().expect("somebody has just used it");
                     let queue = QueueHandle { commands, gate: Arc::clone(&self.gate) };
                     let (attached, deliveries, backlog) =
                         Attached::new(consumer, self.config.lease_ms, queue);
                     self.consumers.insert(consumer, name, spec, deliveries, backlog);
-                    Ok(attached)
+                    attached
                 });
                 // Where nobody takes it, its end says so to this task.
                 let _ = reply.send(attached);
