@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use lapin::message::{BasicGetMessage, Delivery};
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{
@@ -297,15 +297,23 @@ pub(crate) fn reason<T>(result: Result<T>) -> String {
     result.map(drop).expect_err("it is refused").to_string()
 }
 
-/// The code with which the channel ends after something that has no answer itself: what has one is sent
-/// right behind it.
+/// The code with which the channel ends after something that has no answer itself: what has one, and is
+/// carried out in its turn, is sent right behind it. Not for publishes: the client sends those last.
 pub(crate) async fn ends_with<T>(
     channel: &Channel,
     without_answer: impl Future<Output = T>,
 ) -> u16 {
-    let behind = channel.basic_qos(0, BasicQosOptions::default());
+    let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+    let (kind, none) = (ExchangeKind::Direct, FieldTable::default());
+    let behind = channel.exchange_declare("amq.direct".into(), kind, options, none);
     let (_, behind) = tokio::join!(biased; without_answer, behind);
     code(behind)
+}
+
+/// The code with which the channel of a consumer ends.
+pub(crate) async fn ends(consumer: &mut Consumer) -> u16 {
+    let next = timeout(COMES_MAX, consumer.next()).await.expect("the end comes in time");
+    code(next.expect("the consumer hears why"))
 }
 
 /// A body as text.

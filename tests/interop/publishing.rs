@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, FieldArray};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 
 use crate::client::{
-    body, case, code, ends_with, fresh, header, headers, int, next, publish, text, until,
+    body, case, code, ends, fresh, header, headers, int, next, publish, text, until,
 };
 
 async fn send(channel: &Channel, queue: &str, body: &str, mandatory: bool) {
@@ -244,11 +244,12 @@ bad_expiration! {
 #[test]
 fn publish_that_fails_ends_its_channel_without_confirms_too() {
     case(async |client| {
-        let (channel, missing) = (client.open().await, fresh("missing"));
+        let mut consumer = client.consume(&client.queue().await).await;
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        let publish =
-            channel.basic_publish((&*missing).into(), "".into(), options, b"", properties);
-        assert_eq!(ends_with(&channel, publish).await, 404);
+        let exchange = (&*fresh("missing")).into();
+        let sent = client.channel.basic_publish(exchange, "".into(), options, b"", properties);
+        sent.await.unwrap();
+        assert_eq!(ends(&mut consumer).await, 404);
     });
 }
 

@@ -57,7 +57,7 @@ by_key! {
     topic_hash_in_the_middle_is_no_word: Topic "a.#.z", "a.z" => true;
     topic_hash_first: Topic "#.z", "x.y.z" => true;
     topic_hash_and_star: Topic "#.*", "a.b" => true;
-    topic_hash_and_star_want_a_word: Topic "*.#", "" => true;
+    topic_hash_and_star_want_a_word: Topic "*.#", "" => false;
     topic_pattern_is_of_whole_words: Topic "a*", "ab" => false;
     topic_needs_the_end: Topic "a.b", "a.b.c" => false;
     topic_tells_case_apart: Topic "a.B", "a.b" => false;

@@ -3,7 +3,9 @@
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::{BasicProperties, Channel, Result};
 
-use crate::client::{Client, body, case, code, ends_with, fresh, int, next, table, text, until};
+use crate::client::{
+    Client, body, case, code, ends, ends_with, fresh, int, next, table, text, until,
+};
 
 async fn transacted(client: &Client) -> Channel {
     let channel = client.open().await;
@@ -164,11 +166,13 @@ fn message_is_taken_and_another_sent_in_one() {
 #[test]
 fn publish_to_a_missing_exchange_ends_the_transaction() {
     case(async |client| {
-        let (channel, missing) = (transacted(client).await, fresh("missing"));
+        client.channel.tx_select().await.unwrap();
+        let mut consumer = client.consume(&client.queue().await).await;
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        let (exchange, key) = ((&*missing).into(), "".into());
-        let publish = channel.basic_publish(exchange, key, options, b"", properties);
-        assert_eq!(ends_with(&channel, publish).await, 404);
+        let exchange = (&*fresh("missing")).into();
+        let sent = client.channel.basic_publish(exchange, "".into(), options, b"", properties);
+        sent.await.unwrap();
+        assert_eq!(ends(&mut consumer).await, 404);
     });
 }
 
