@@ -3,35 +3,24 @@
 use futures_util::future::join_all;
 use lapin::options::{AccessRequestOptions, BasicAckOptions, BasicQosOptions, ChannelFlowOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
 
 use crate::client::{body, case, code, connect, ends_with, next, run, until};
 use crate::server::server;
 
-/// A connection with one channel, so that each channel has the number 1.
-async fn with_one_channel() -> Connection {
-    connect(&format!("{}?channel_max=1", server().url)).await.expect("a login")
-}
-
-/// The channel; the client itself takes a moment to see that the number is free.
-async fn the_channel(connection: &Connection) -> Channel {
-    let mut channel = None;
-    until("the number is free", async || {
-        channel = connection.create_channel().await.ok();
-        channel.is_some()
-    })
-    .await;
-    let channel = channel.expect("it was waited for");
-    assert_eq!(channel.id(), 1);
-    channel
-}
-
 #[test]
 fn number_of_a_closed_channel_is_used_again() {
     run(async {
-        let connection = with_one_channel().await;
+        let connection = connect(&format!("{}?channel_max=1", server().url)).await.unwrap();
         for _ in 0..10 {
-            let channel = the_channel(&connection).await;
+            let mut channel = None;
+            // The client itself takes a moment to see that the number is free.
+            until("the number is free", async || {
+                channel = connection.create_channel().await.ok();
+                channel.is_some()
+            })
+            .await;
+            let channel = channel.unwrap();
+            assert_eq!(channel.id(), 1);
             channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
             channel.close(200, "done".into()).await.unwrap();
         }
@@ -57,14 +46,14 @@ fn error_ends_its_channel_only() {
 }
 
 #[test]
-fn number_of_a_channel_in_error_is_used_again() {
-    run(async {
-        let connection = with_one_channel().await;
-        for _ in 0..5 {
-            let channel = the_channel(&connection).await;
+fn channels_in_error_are_many() {
+    case(async |client| {
+        for _ in 0..30 {
+            let channel = client.open().await;
             let ack = channel.basic_ack(77, BasicAckOptions::default());
             assert_eq!(ends_with(&channel, ack).await, 406);
         }
+        client.channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
     });
 }
 

@@ -8,7 +8,7 @@ use crate::client::{
 };
 
 async fn told(client: &Client, queue: &str, body: &[u8]) -> Confirmation {
-    client.send("", queue, body, BasicProperties::default()).await.unwrap()
+    client.send("", queue, body, BasicProperties::default()).await.expect("a confirm")
 }
 
 fn for_ms(ms: u32) -> BasicProperties {

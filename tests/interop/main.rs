@@ -12,6 +12,7 @@
 //! A case is one test function. Rows of tables are functions too, made by a macro, so that each has
 //! its own name and its own result.
 
+mod bindings;
 mod channels;
 mod client;
 mod connections;
@@ -20,8 +21,10 @@ mod contents;
 mod dead_letters;
 mod delays;
 mod exchanges;
+mod fetching;
 mod lifetimes;
 mod publishing;
+mod queue_ends;
 mod queues;
 mod replies;
 mod routing;

@@ -14,7 +14,7 @@ async fn send(channel: &Channel, queue: &str, body: &str, mandatory: bool) {
     let options = BasicPublishOptions { mandatory, ..Default::default() };
     let properties = BasicProperties::default();
     let (queue, body) = (queue.into(), body.as_bytes());
-    channel.basic_publish("".into(), queue, options, body, properties).await.unwrap();
+    channel.basic_publish("".into(), queue, options, body, properties).await.expect("it is sent");
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn routed(
     case(async |client| {
         let (queue, exchange) = (client.queue().await, client.exchange(kind).await);
         client.bind_with(&queue, &exchange, key, arguments).await;
-        let told = client.send(&exchange, sent_key, b"body", properties).await.unwrap();
+        let told = client.send(&exchange, sent_key, b"body", properties).await.expect("a confirm");
         assert!(told.is_ack());
         let returned = told.take_message();
         came = client.drain(&queue).await == ["body"];
