@@ -155,7 +155,7 @@ fn small_frames_carry_a_body_in_pieces() {
 fn close_of_the_client_is_answered() {
     case(async |client| {
         client.connection.close(200, "bye".into()).await.unwrap();
-        until("it is closed", async || client.connection.status().closed()).await;
+        until("it has ended", async || !client.connection.status().connected()).await;
     });
 }
 
