@@ -6,6 +6,7 @@
 //!  joining   who is let in, and what the others are told
 //!  moving    replicas on their way, under load
 //!  placing   replicas and nodes: how many there can be, and when one can go
+//!  queues    settlements outlive their leader
 //! ```
 //! What is done to nodes at random is in `tests/chaos`.
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use plimsoll_client::{Client, NewQueue, QueueSettings, Record, SettleError};
 use plimsoll_tests::{TestCluster, within};
@@ -19,16 +20,22 @@ struct Seen {
 async fn receive(client: Client, seen: Arc<Mutex<BTreeMap<String, Seen>>>, wanted: usize) {
     let building = client.queue_consumer("jobs").prefetch(20).build();
     let mut consumer = within("build", building).await.expect("a consumer");
+    let mut silent = 0;
     loop {
-        let done = {
+        // Another receiver may end the last one while this one waits: it looks again every second.
+        let Ok(message) = tokio::time::timeout(Duration::from_secs(1), consumer.next()).await
+        else {
             let seen = seen.lock().unwrap();
-            seen.len() == wanted && seen.values().all(|one| one.settled || one.doubtful)
+            if seen.len() == wanted && seen.values().all(|one| one.settled || one.doubtful) {
+                return;
+            }
+            silent += 1;
+            let open: Vec<_> =
+                seen.iter().filter(|(_, one)| !one.settled && !one.doubtful).take(5).collect();
+            assert!(silent < 60, "{} of {wanted} messages came, open: {open:?}", seen.len());
+            continue;
         };
-        let wait = std::time::Duration::from_millis(if done { 1_000 } else { 60_000 });
-        let Ok(message) = tokio::time::timeout(wait, consumer.next()).await else {
-            assert!(done, "messages are missing");
-            return;
-        };
+        silent = 0;
         let message = message.expect("it goes on").expect("it can be read");
         let value = String::from_utf8(message.record.value.clone().unwrap().to_vec()).unwrap();
         {
