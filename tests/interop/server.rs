@@ -1,7 +1,6 @@
 //! The server that is asked: one that runs already, or a `plimsoll` of this build that is started once
 //! per test process and ends with it.
 
-use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,10 +31,11 @@ pub(crate) struct Tls {
 /// The server of this process. The first call starts it where none is given.
 ///
 /// # Panics
-/// When it cannot be started.
+/// When it cannot be started; that is tried once, not by every case.
 pub(crate) fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| given().unwrap_or_else(start))
+    static SERVER: OnceLock<Result<Server, String>> = OnceLock::new();
+    let server = SERVER.get_or_init(|| given().map_or_else(start, Ok));
+    server.as_ref().unwrap_or_else(|error| panic!("no server: {error}"))
 }
 
 fn given() -> Option<Server> {
@@ -53,9 +53,9 @@ fn read(path: &Path) -> String {
 }
 
 /// The path of a `plimsoll` of the same build as this test.
-fn binary() -> PathBuf {
+fn binary() -> Result<PathBuf, String> {
     if let Some(binary) = std::env::var_os("PLIMSOLL_INTEROP_BINARY") {
-        return binary.into();
+        return Ok(binary.into());
     }
     // TARGET/PROFILE/deps/this-test
     let test = std::env::current_exe().expect("a running test has a path");
@@ -73,11 +73,14 @@ fn binary() -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo can be run");
-    assert!(status.success(), "cargo could not build the plimsoll binary: {status}");
-    profile.join("plimsoll")
+    match status.success() {
+        true => Ok(profile.join("plimsoll")),
+        false => Err(format!("cargo could not build the plimsoll binary: {status}")),
+    }
 }
 
-fn start() -> Server {
+fn start() -> Result<Server, String> {
+    let binary = binary()?;
     let data = tempfile::tempdir().expect("a temporary directory").keep();
     let listeners = [0; 3].map(|port| {
         TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port of this machine")
@@ -88,9 +91,9 @@ fn start() -> Server {
     // static runs, and none could after a kill.
     let keeper = "\"$@\" >\"$DATA.log\" 2>&1 & server=$!; read -r _; kill -9 $server; \
                   wait; rm -rf \"$DATA\" \"$DATA.log\"";
-    let mut keeper = Command::new("sh")
+    let keeper = Command::new("sh")
         .args(["-c", keeper, "sh"])
-        .arg(binary())
+        .arg(binary)
         .args(["serve", "--no-context", "--data"])
         .arg(&data)
         .args(["--listen", &native, "--listen-amqp", &plain, "--listen-amqps", &secure])
@@ -104,13 +107,14 @@ fn start() -> Server {
     while TcpStream::connect(&plain).is_err() || TcpStream::connect(&secure).is_err() {
         if begun.elapsed() > START_MAX {
             let log = read(&data.with_extension("log"));
-            let _ = keeper.stdin.as_mut().map(|stdin| stdin.write_all(b"\n"));
-            panic!("no AMQP at {plain} and {secure} after {START_MAX:?}:\n{log}");
+            // The keeper ends with its input.
+            drop(keeper);
+            return Err(format!("no AMQP at {plain} and {secure} after {START_MAX:?}:\n{log}"));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     let url = |scheme: &str, address: &str| format!("{scheme}://guest:guest@{address}/%2f");
     let ca = read(&data.join("tls/ca.pem"));
     let tls = Some(Tls { url: url("amqps", &secure), ca });
-    Server { url: url("amqp", &plain), tls, _keeper: Some(keeper) }
+    Ok(Server { url: url("amqp", &plain), tls, _keeper: Some(keeper) })
 }
