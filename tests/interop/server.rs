@@ -7,6 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+
 /// How long a server may take until a client can log in.
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -79,6 +83,23 @@ fn binary() -> Result<PathBuf, String> {
     }
 }
 
+/// Whether the server has begun: it listens before its catalog takes changes.
+fn takes_declarations(url: &str) -> bool {
+    let declare = async {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let exclusive = QueueDeclareOptions::exclusive();
+        channel.queue_declare("".into(), exclusive, FieldTable::default()).await?;
+        connection.close(200, "done".into()).await
+    };
+    // On a thread of its own: who asks for the server may be in a runtime already.
+    std::thread::scope(|scope| {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let declared = scope.spawn(|| runtime().expect("a runtime").block_on(declare).is_ok());
+        declared.join().is_ok_and(|declared| declared)
+    })
+}
+
 fn start() -> Result<Server, String> {
     let binary = binary()?;
     let data = tempfile::tempdir().expect("a temporary directory").keep();
@@ -104,7 +125,8 @@ fn start() -> Result<Server, String> {
         .spawn()
         .expect("a shell can be run");
     let begun = Instant::now();
-    while TcpStream::connect(&plain).is_err() || TcpStream::connect(&secure).is_err() {
+    let url = |scheme: &str, address: &str| format!("{scheme}://guest:guest@{address}/%2f");
+    while TcpStream::connect(&secure).is_err() || !takes_declarations(&url("amqp", &plain)) {
         if begun.elapsed() > START_MAX {
             let log = read(&data.with_extension("log"));
             // The keeper ends with its input.
@@ -113,7 +135,6 @@ fn start() -> Result<Server, String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let url = |scheme: &str, address: &str| format!("{scheme}://guest:guest@{address}/%2f");
     let ca = read(&data.join("tls/ca.pem"));
     let tls = Some(Tls { url: url("amqps", &secure), ca });
     Ok(Server { url: url("amqp", &plain), tls, _keeper: Some(keeper) })
