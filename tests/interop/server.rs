@@ -94,8 +94,10 @@ fn takes_declarations(url: &str) -> bool {
     };
     // On a thread of its own: who asks for the server may be in a runtime already.
     std::thread::scope(|scope| {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let declared = scope.spawn(|| runtime().expect("a runtime").block_on(declare).is_ok());
+        let declared = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(declare).is_ok()
+        });
         declared.join().is_ok_and(|declared| declared)
     })
 }
