@@ -19,7 +19,7 @@ use plimsoll_log::SpaceState;
 use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use plimsoll_state::catalog::amqp::{self as stored, AmqpCommand};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::changes::is_deleted;
@@ -42,6 +42,8 @@ pub struct AmqpBroker {
     blocked: watch::Sender<Option<Arc<str>>>,
     random: RandomState,
     drawn: AtomicU64,
+    /// Set when what the last life of this node left is gone.
+    forgotten: OnceCell<()>,
 }
 
 impl AmqpBroker {
@@ -56,6 +58,7 @@ impl AmqpBroker {
             blocked: watch::channel(None).0,
             random: RandomState::new(),
             drawn: AtomicU64::new(0),
+            forgotten: OnceCell::new(),
         })
     }
 
@@ -71,6 +74,26 @@ impl AmqpBroker {
     pub(super) fn random_bits(&self) -> u128 {
         let draw = || self.random.hash_one(self.drawn.fetch_add(1, Ordering::Relaxed));
         u128::from(draw()) << 64 | u128::from(draw())
+    }
+
+    /// Ends the queues of connections that the last life of this node had. Before the first queue of this life
+    /// is declared: the command takes all transient queues of the node, those of this life too.
+    ///
+    /// # Errors
+    /// When it cannot be done now; the next call tries again.
+    pub(super) async fn forget_last_life(&self) -> Result<(), Refusal> {
+        let forget = || async {
+            let catalog = self.broker.catalog();
+            let node = self.broker.identity().node_id;
+            let is_left =
+                |queue: &stored::Queue| queue.spec.node == node && queue.spec.is_transient();
+            let mut queues = catalog.amqp().vhosts().flat_map(|(_, vhost)| vhost.queues());
+            if !queues.any(|(_, queue)| is_left(queue)) {
+                return Ok(());
+            }
+            self.propose(AmqpCommand::ForgetTransient { node, exchanges: false }).await.map(drop)
+        };
+        self.forgotten.get_or_try_init(forget).await.map(drop)
     }
 
     async fn queue(&self, entry: &QueueEntry) -> Result<QueueHandle, QueueError> {
@@ -214,21 +237,9 @@ pub async fn follow(amqp: Arc<AmqpBroker>) {
                     differs
                 });
                 if !has_forgotten && broker.catalog().is_set_up() {
-                    has_forgotten = forget_last_life(&amqp).await;
+                    has_forgotten = amqp.forget_last_life().await.is_ok();
                 }
             }
         }
     }
-}
-
-/// Whether it is done.
-async fn forget_last_life(amqp: &AmqpBroker) -> bool {
-    let catalog = amqp.broker().catalog();
-    let node = amqp.broker().identity().node_id;
-    let is_left = |queue: &stored::Queue| queue.spec.node == node && queue.spec.is_transient();
-    let mut queues = catalog.amqp().vhosts().flat_map(|(_, vhost)| vhost.queues());
-    if !queues.any(|(_, queue)| is_left(queue)) {
-        return true;
-    }
-    amqp.propose(AmqpCommand::ForgetTransient { node, exchanges: false }).await.is_ok()
 }

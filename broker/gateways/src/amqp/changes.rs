@@ -39,6 +39,7 @@ impl AmqpBroker {
     ) -> Result<Changed, Refusal> {
         let outcome = match change {
             Change::DeclareQueue { name, shape, owner, declared_by } => {
+                self.forget_last_life().await?;
                 self.declare_queue(vhost, name, &shape, owner, declared_by).await
             }
             other => self.propose(self.command(vhost, other)).await,

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use plimsoll_amqp::routing::Overflow;
 use plimsoll_amqp_gateway::backend::Record;
 use plimsoll_amqp_gateway::catalog::QueueEntry;
 use plimsoll_amqp_gateway::inbox::{Published, Receipt};
+use plimsoll_delivery::command::Reason;
 use plimsoll_protocol::batch::{
-    BatchBuilder, BatchHeader, BatchLimits, Compression, HeadersView, PushOutcome, RecordView,
+    BatchBuilder, BatchHeader, BatchLimits, Compression, HeadersView, PushOutcome,
+    Record as BatchRecord, RecordBatch, RecordView,
 };
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::{PartitionIndex, ProducerId, TopicName};
@@ -66,8 +69,12 @@ impl Publishers {
         let task = tasks.entry(queue.declaration).or_insert_with(|| {
             let (sender, items) = mpsc::unbounded_channel();
             let (broker, tasks) = (Arc::clone(broker), Arc::clone(&self.0));
-            let declaration = queue.declaration;
-            tokio::spawn(Publisher { broker, topic, declaration, tasks }.run(items));
+            let (declaration, arguments) = (queue.declaration, &queue.arguments);
+            let counts_bytes = arguments.max_length_bytes.is_some();
+            let buries_refused = arguments.overflow == Overflow::RejectPublishDlx;
+            let publisher =
+                Publisher { broker, topic, declaration, tasks, counts_bytes, buries_refused };
+            tokio::spawn(publisher.run(items));
             sender
         });
         // A task ends only after it has left the table under this lock.
@@ -80,6 +87,10 @@ struct Publisher {
     topic: TopicName,
     declaration: u64,
     tasks: Tasks,
+    /// Whether the queue may have so many bytes and no more.
+    counts_bytes: bool,
+    /// Whether what the queue refuses goes to its dead letter exchange.
+    buries_refused: bool,
 }
 
 type Outcome = (Published, Vec<Receipt>);
@@ -89,6 +100,12 @@ impl Publisher {
         let mut in_flight: FuturesOrdered<std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>> =
             FuturesOrdered::new();
         let mut taken = Vec::new();
+        if self.counts_bytes
+            && let Ok(queue) = self.broker.queue(&self.topic, PARTITION, "").await
+        {
+            // Bytes are counted from when the queue is at work: what is stored before has none.
+            let _ = queue.describe().await;
+        }
         loop {
             let idle = in_flight.is_empty();
             tokio::select! {
@@ -142,7 +159,10 @@ impl Publisher {
                         self.broker.admit_to_queue(&self.topic, PARTITION, &partition, || false);
                     if let Err(error) = admitted.await {
                         let outcome = match error.code {
-                            ErrorCode::QueueFull => Published::Full,
+                            ErrorCode::QueueFull => {
+                                self.bury(batch).await;
+                                Published::Full
+                            }
                             _ => Published::Unknown,
                         };
                         return tell(outcome, receipts);
@@ -165,6 +185,29 @@ impl Publisher {
             }
         }
     }
+}
+
+impl Publisher {
+    /// Sends what the queue refused to its dead letter exchange, where it was declared so. Once at most, as
+    /// in RabbitMQ: the publisher hears of the refusal, and sends again what matters to it.
+    async fn bury(&self, batch: Bytes) {
+        if !self.buries_refused {
+            return;
+        }
+        for record in records_of(batch) {
+            let (letters, reason) = (self.broker.letters(), Reason::LengthExceeded);
+            if let Err(error) = letters.send(&self.broker, &self.topic, record, reason).await {
+                tracing::debug!(topic = %self.topic, %error, "a refused message is no dead letter");
+            }
+        }
+    }
+}
+
+/// The records of a batch that was built here.
+fn records_of(batch: Bytes) -> Vec<BatchRecord> {
+    let Ok((batch, _)) = RecordBatch::parse(batch) else { return Vec::new() };
+    let Ok(records) = batch.records(usize::MAX) else { return Vec::new() };
+    records.filter_map(|record| Some(record.ok()?.record)).collect()
 }
 
 fn tell(outcome: Published, receipts: Vec<Receipt>) {
