@@ -58,7 +58,7 @@ async fn receive(client: Client, seen: Arc<Mutex<BTreeMap<String, Seen>>>, wante
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_keeps_settlements_and_everything_else_comes_again() {
     const ROUNDS: usize = 3;
-    const MESSAGES: usize = 300;
+    const MESSAGES: usize = 100;
     let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     let settings = QueueSettings { attempts_max: 0, ..QueueSettings::default() };
