@@ -20,7 +20,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{Instant as _, OptionalSend, ReadPolicy, ServerState};
-use plimsoll_delivery::command::{QueueEntry, SubscriptionId};
+use plimsoll_delivery::command::{QueueCommand, QueueEntry, SubscriptionId};
 use plimsoll_log::disk::sim::SimDisk;
 use plimsoll_log::{Driver, Durability, FatalError, GroupLog, GroupOptions, Store, StoreConfig};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Term};
@@ -216,7 +216,8 @@ impl Members {
 
     async fn write(&self, id: u64) -> Result<u64, ClientWriteError<Types>> {
         // Of a queue that is not there: it changes nothing.
-        let entry = QueueEntry { subscription: SubscriptionId::QUEUE, commands: Vec::new() };
+        let commands = vec![QueueCommand::Close];
+        let entry = QueueEntry { subscription: SubscriptionId::QUEUE, commands };
         let proposal = Proposal::control(entry.encode(), 0);
         match self.raft(id).client_write(proposal).await {
             Ok(response) => Ok(response.log_id.index),
