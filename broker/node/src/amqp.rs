@@ -144,8 +144,9 @@ impl AmqpListeners {
             }
         };
         tokio::select! {
-            accepted = plain => (accepted, None),
+            biased;
             accepted = tls => accepted,
+            accepted = plain => (accepted, None),
         }
     }
 }
