@@ -106,15 +106,13 @@ async fn create_queue(
     request: CreateQueueRequest,
 ) -> Result<Arc<TopicMeta>, ErrorResponse> {
     let make = |catalog: &Catalog| {
-        let placement = match catalog.topic(&request.topic) {
-            // It stays as it is, or is refused.
-            Some(_) => None,
-            None => Some(planning::place_topic(catalog, request.partitions, request.replicas)?),
-        };
+        let (partitions, replicas) = (request.partitions, request.replicas);
+        let placement =
+            planning::place_unless_known(catalog, &request.topic, partitions, replicas)?;
         Ok(CatalogCommand::CreateQueue {
             topic: request.topic.clone(),
-            partitions: request.partitions,
-            replicas: request.replicas,
+            partitions,
+            replicas,
             config: request.config.clone(),
             if_not_exists: request.if_not_exists,
             placement,

@@ -77,15 +77,13 @@ pub(super) async fn create(
     check_new(broker, &request.topic, &request.config, request.partitions)?;
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
-        let placement = match catalog.topic(&request.topic) {
-            // It stays as it is, or is refused.
-            Some(_) => None,
-            None => Some(planning::place_topic(catalog, request.partitions, request.replicas)?),
-        };
+        let (partitions, replicas) = (request.partitions, request.replicas);
+        let placement =
+            planning::place_unless_known(catalog, &request.topic, partitions, replicas)?;
         Ok(CatalogCommand::CreateTopic {
             topic: request.topic.clone(),
-            partitions: request.partitions,
-            replicas: request.replicas,
+            partitions,
+            replicas,
             config: request.config.clone(),
             if_not_exists: request.if_not_exists,
             placement,

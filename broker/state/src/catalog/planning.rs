@@ -94,6 +94,23 @@ impl PlacementPlan {
     }
 }
 
+/// Places for the partitions of a topic that is to be made; none where one of its name is there, which stays
+/// as it is or is refused.
+///
+/// # Errors
+/// As [`place_topic`].
+pub fn place_unless_known(
+    catalog: &Catalog,
+    topic: &TopicName,
+    partitions: u32,
+    replicas: u16,
+) -> Result<Option<ProposedPlacement>, PlanError> {
+    match catalog.topic(topic) {
+        Some(_) => Ok(None),
+        None => place_topic(catalog, partitions, replicas).map(Some),
+    }
+}
+
 /// Places for the partitions of a new topic. Nothing else moves.
 ///
 /// # Errors
