@@ -232,7 +232,22 @@ macro_rules! for_each_body {
             PurgeQueueRequest,
             PurgeQueueResponse,
             PeekQueueRequest,
-            PeekQueueResponse
+            PeekQueueResponse,
+            FindGroupsRequest,
+            JoinGroupRequest,
+            GroupAssignment,
+            HeartbeatRequest,
+            LeaveGroupRequest,
+            CommitOffsetsRequest,
+            CommitOffsetsResponse,
+            GroupOffsetsRequest,
+            GroupOffsetsResponse,
+            ListGroupsRequest,
+            ListGroupsResponse,
+            DescribeGroupRequest,
+            GroupDescription,
+            ResetGroupRequest,
+            DeleteGroupRequest
         }
     };
 }
@@ -384,6 +399,19 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<PeekQueueRequest>(none, none),
     ];
     frames.extend(queues.into_iter().flatten());
+    let groups = [
+        both::<FindGroupsRequest>(none, none),
+        both::<JoinGroupRequest>(none, none),
+        both::<HeartbeatRequest>(none, none),
+        both::<LeaveGroupRequest>(none, none),
+        both::<CommitOffsetsRequest>(none, none),
+        both::<GroupOffsetsRequest>(none, none),
+        both::<ListGroupsRequest>(none, none),
+        both::<DescribeGroupRequest>(none, none),
+        both::<ResetGroupRequest>(none, none),
+        both::<DeleteGroupRequest>(none, none),
+    ];
+    frames.extend(groups.into_iter().flatten());
     frames
 }
 
@@ -415,6 +443,16 @@ pub fn layouts() -> Vec<&'static str> {
         DeliveredMessage::LAYOUT,
         Settlement::LAYOUT,
         SettleRefusal::LAYOUT,
+        AssignedPartitions::LAYOUT,
+        OwnedPartitions::LAYOUT,
+        GroupCommitter::LAYOUT,
+        OffsetCommit::LAYOUT,
+        GroupPartition::LAYOUT,
+        GroupCursor::LAYOUT,
+        GroupOffset::LAYOUT,
+        GroupInfo::LAYOUT,
+        GroupMember::LAYOUT,
+        OffsetReset::LAYOUT,
         ConfigChange::LAYOUT,
         Counter::LAYOUT,
         crate::error::LeaderHint::LAYOUT,
