@@ -9,6 +9,7 @@ use plimsoll_replication::Clock;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Broker, group_options};
+use crate::groups::keep_coordinators;
 use crate::memory;
 use crate::queues::keep_queues;
 
@@ -37,7 +38,8 @@ impl Default for MaintenanceConfig {
 pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: MaintenanceConfig) {
     // Beside each other: to remove a large topic takes long, and nothing else is to wait for it.
     let queues = keep_queues(Arc::clone(&broker));
-    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config), queues);
+    let groups = keep_coordinators(Arc::clone(&broker));
+    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config), queues, groups);
 }
 
 /// Has what is stored here be as the catalog says, whenever it changes.
