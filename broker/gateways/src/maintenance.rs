@@ -9,7 +9,7 @@ use plimsoll_replication::Clock;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Broker, group_options};
-use crate::groups::keep_coordinators;
+use crate::groups::{groups_topic, keep_coordinators};
 use crate::memory;
 use crate::queues::keep_queues;
 
@@ -102,10 +102,12 @@ fn ticker(period: Duration) -> tokio::time::Interval {
 /// at rest gets on with it too.
 async fn retain_all(broker: &Broker, clock: &dyn Clock) {
     let catalog = broker.catalog();
+    let homes = groups_topic();
     let mut looked_at = 0;
     for (name, meta) in catalog.topics() {
-        // What is settled is of no use to anybody; what is not is kept.
-        let policy = if meta.is_queue() {
+        // What is settled is of no use to anybody; what is not is kept. Of consumer groups the state is all
+        // that counts.
+        let policy = if meta.is_queue() || *name == homes {
             Retention { max_age_ms: Some(0), max_bytes: None }
         } else {
             Retention {
