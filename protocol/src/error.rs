@@ -102,6 +102,12 @@ error_codes! {
     QueueInUse = 208,
     /// The queue is as long as it may be.
     QueueFull = 209,
+    /// AMQP has no virtual host of this name.
+    UnknownVhost = 220,
+    /// AMQP has no user of this name.
+    UnknownUser = 221,
+    /// A user of this name exists already.
+    UserExists = 222,
     /// The batch is damaged, or its counts are wrong.
     CorruptBatch = 300,
     /// The batch is larger than allowed, as sent or after decompression.

@@ -232,7 +232,21 @@ macro_rules! for_each_body {
             PurgeQueueRequest,
             PurgeQueueResponse,
             PeekQueueRequest,
-            PeekQueueResponse
+            PeekQueueResponse,
+            CreateVhostRequest,
+            CreateVhostResponse,
+            DeleteVhostRequest,
+            ListVhostsRequest,
+            ListVhostsResponse,
+            PutAmqpUserRequest,
+            DeleteAmqpUserRequest,
+            ListAmqpUsersRequest,
+            ListAmqpUsersResponse,
+            SetAmqpPermissionsRequest,
+            ClearAmqpPermissionsRequest,
+            ClearAmqpPermissionsResponse,
+            ListAmqpPermissionsRequest,
+            ListAmqpPermissionsResponse
         }
     };
 }
@@ -384,6 +398,18 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<PeekQueueRequest>(none, none),
     ];
     frames.extend(queues.into_iter().flatten());
+    let access = [
+        both::<CreateVhostRequest>(none, none),
+        both::<DeleteVhostRequest>(none, none),
+        both::<ListVhostsRequest>(none, none),
+        both::<PutAmqpUserRequest>(none, none),
+        both::<DeleteAmqpUserRequest>(none, none),
+        both::<ListAmqpUsersRequest>(none, none),
+        both::<SetAmqpPermissionsRequest>(none, none),
+        both::<ClearAmqpPermissionsRequest>(none, none),
+        both::<ListAmqpPermissionsRequest>(none, none),
+    ];
+    frames.extend(access.into_iter().flatten());
     frames
 }
 
@@ -415,6 +441,11 @@ pub fn layouts() -> Vec<&'static str> {
         DeliveredMessage::LAYOUT,
         Settlement::LAYOUT,
         SettleRefusal::LAYOUT,
+        VhostInfo::LAYOUT,
+        AmqpUserInfo::LAYOUT,
+        AmqpPermissions::LAYOUT,
+        AmqpGrantName::LAYOUT,
+        AmqpGrant::LAYOUT,
         ConfigChange::LAYOUT,
         Counter::LAYOUT,
         crate::error::LeaderHint::LAYOUT,

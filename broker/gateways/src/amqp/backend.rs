@@ -153,6 +153,10 @@ impl Backend for AmqpBroker {
         self.hosts().watch(&self.broker.catalog(), vhost)
     }
 
+    fn access(&self) -> watch::Receiver<u64> {
+        self.hosts().access()
+    }
+
     fn blocked(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.blocked.subscribe()
     }
