@@ -1,13 +1,14 @@
 //! Virtual hosts, users and permissions, as an administrator changes them by the command line.
 
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind, Result};
 
-use crate::client::{Client, code, fresh, reason, run, until};
+use crate::client::{Client, code, consume, ends, fresh, reason, run, until};
 use crate::server::{Cli, server};
 
 /// What a case has: a virtual host and a user of its own, who may do nothing there yet.
@@ -53,12 +54,6 @@ async fn declare(channel: &Channel, queue: &str) -> Result<()> {
     channel.queue_declare(queue.into(), options, FieldTable::default()).await.map(drop)
 }
 
-async fn publish(channel: &Channel, exchange: &str, key: &str) -> Result<()> {
-    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-    channel.basic_publish(exchange.into(), key.into(), options, b"x", properties).await?.await?;
-    Ok(())
-}
-
 #[test]
 fn user_without_permissions_may_not_enter() {
     case(async |case| {
@@ -101,8 +96,13 @@ fn user_is_refused_what_its_patterns_do_not_allow() {
         assert_eq!(code(refused), 403);
         declare(&client.channel, "mine-q").await.unwrap();
         declare(&client.channel, "mine-p").await.unwrap();
-        let channel = client.confirming().await;
-        assert_eq!(code(publish(&channel, "amq.direct", "mine-q").await), 403);
+        let channel = client.open().await;
+        let mut consumer = consume(&channel, "mine-q", BasicConsumeOptions::default()).await;
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let exchange = "amq.direct".into();
+        let sent = channel.basic_publish(exchange, "mine-q".into(), options, b"x", properties);
+        sent.await.unwrap();
+        assert_eq!(ends(&mut consumer).await, 403);
         let channel = client.open().await;
         let got = channel.basic_get("mine-p".into(), BasicGetOptions::default()).await;
         assert_eq!(code(got), 403);

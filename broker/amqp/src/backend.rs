@@ -70,7 +70,8 @@ pub trait Backend: Send + Sync + 'static {
         port: ConsumerPort,
     ) -> BoxFuture<'_, Result<Arc<dyn Attachment>, AttachError>>;
 
-    /// How many messages are ready, and how many consumers there are.
+    /// How many messages are ready, and how many consumers there are. Asked for who declares a queue that is
+    /// there: it is a use of the queue.
     ///
     /// # Errors
     /// [`QueueError`].

@@ -1,4 +1,5 @@
-//! Changes of virtual hosts, users and permissions, which administrators ask for through the native protocol.
+//! Changes of AMQP's objects that no client of AMQP asks for: virtual hosts, users and permissions by administrators
+//! through the native protocol, and the end of queues that nobody uses.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -28,12 +29,14 @@ pub(crate) fn hashed(password: &str) -> stored::PasswordHash {
 }
 
 impl Broker {
-    /// Carries out a command about virtual hosts, users and permissions; whether it changed anything. In force
-    /// for this node's connections when this returns.
+    /// Carries out a command about AMQP's objects that is answered by what it changed or removed; whether that was
+    /// anything. In force for this node's connections when this returns.
+    ///
+    /// Precondition: it declares nothing.
     ///
     /// # Errors
     /// Where it was refused, or its outcome is unknown.
-    pub(crate) async fn change_access(&self, command: AmqpCommand) -> Result<bool, ErrorResponse> {
+    pub(crate) async fn change_amqp(&self, command: AmqpCommand) -> Result<bool, ErrorResponse> {
         self.raise_level().await?;
         let reply = self.command(CatalogCommand::Amqp { command }).await?;
         self.letters().hosts().refresh(&self.catalog());
@@ -44,7 +47,7 @@ impl Broker {
                 let _ = self.remove_groups(groups.iter().copied()).await;
                 Ok(true)
             }
-            _ => Err(refusals::bug("the catalog answered a change of users or virtual hosts")),
+            _ => Err(refusals::bug("the catalog answered a change of objects of AMQP")),
         }
     }
 }

@@ -184,7 +184,7 @@ impl Backend for AmqpBroker {
 
     fn counts(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<Counts, QueueError>> {
         Box::pin(async move {
-            let standing = self.queue(&queue).await?.describe().await.map_err(gone)?;
+            let standing = self.queue(&queue).await?.declare().await.map_err(gone)?;
             Ok(Counts { messages: standing.ready, consumers: standing.consumers })
         })
     }

@@ -7,6 +7,7 @@
 //!  changes    changes of the catalog that clients ask for
 //!  publisher  one task per queue that is published to: records into batches, outcomes back
 //!  consumer   a consumer of a queue for a connection
+//!  expiring   queues that end when nobody uses them
 //!  server     what listeners hand connections to
 //!  letters    dead letters of AMQP's queues, to their exchange
 //! ```
@@ -18,6 +19,7 @@ mod access;
 mod backend;
 mod changes;
 mod consumer;
+mod expiring;
 mod hosts;
 mod letters;
 mod publisher;
@@ -25,5 +27,6 @@ mod server;
 
 pub(crate) use access::hashed;
 pub use backend::{AmqpBroker, follow};
+pub(crate) use expiring::{Expiring, ExpiringQueues};
 pub(crate) use letters::Letters;
 pub use server::AmqpServer;

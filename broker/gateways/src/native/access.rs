@@ -64,7 +64,7 @@ pub(super) async fn create_vhost(
     request: CreateVhostRequest,
 ) -> Result<Answer<CreateVhostRequest>, ErrorResponse> {
     let vhost = text("the name of a virtual host", &request.vhost)?;
-    let created = session.broker.change_access(AmqpCommand::CreateVhost { vhost }).await?;
+    let created = session.broker.change_amqp(AmqpCommand::CreateVhost { vhost }).await?;
     done(CreateVhostResponse { created })
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn delete_vhost(
     request: DeleteVhostRequest,
 ) -> Result<Answer<DeleteVhostRequest>, ErrorResponse> {
     let vhost = text("the name of a virtual host", &request.vhost)?;
-    session.broker.change_access(AmqpCommand::DeleteVhost { vhost }).await?;
+    session.broker.change_amqp(AmqpCommand::DeleteVhost { vhost }).await?;
     done(Done {})
 }
 
@@ -139,7 +139,7 @@ pub(super) async fn put_user(
         _ => {}
     }
     let password = password.as_deref().map(hashed);
-    session.broker.change_access(AmqpCommand::PutUser { user, password, tags }).await?;
+    session.broker.change_amqp(AmqpCommand::PutUser { user, password, tags }).await?;
     done(Done {})
 }
 
@@ -149,7 +149,7 @@ pub(super) async fn delete_user(
     request: DeleteAmqpUserRequest,
 ) -> Result<Answer<DeleteAmqpUserRequest>, ErrorResponse> {
     let user = text("the name of a user", &request.user)?;
-    session.broker.change_access(AmqpCommand::DeleteUser { user }).await?;
+    session.broker.change_amqp(AmqpCommand::DeleteUser { user }).await?;
     done(Done {})
 }
 
@@ -183,7 +183,7 @@ pub(super) async fn set_permissions(
         check_pattern(pattern).map_err(|error| invalid(&format!("{what}: {error}")))?;
     }
     let permissions = Permissions { configure, write, read };
-    session.broker.change_access(AmqpCommand::SetPermissions { user, vhost, permissions }).await?;
+    session.broker.change_amqp(AmqpCommand::SetPermissions { user, vhost, permissions }).await?;
     done(Done {})
 }
 
@@ -195,7 +195,7 @@ pub(super) async fn clear_permissions(
     let user = text("the name of a user", &request.user)?;
     let vhost = text("the name of a virtual host", &request.vhost)?;
     let command = AmqpCommand::ClearPermissions { user, vhost };
-    let cleared = session.broker.change_access(command).await?;
+    let cleared = session.broker.change_amqp(command).await?;
     done(ClearAmqpPermissionsResponse { cleared })
 }
 
