@@ -514,6 +514,8 @@ impl Runner {
         let waiters = self.again.take().unwrap_or_else(|| std::mem::take(&mut self.gathering));
         match self.dispatcher.propose(now) {
             Some(entry) => {
+                #[cfg(feature = "planted")]
+                let waiters = answered_already(waiters);
                 let (group, term) = (Arc::clone(&self.group), self.term);
                 let body = entry.encode();
                 let proposal = tokio::spawn(async move { group.control(body, term).await });
@@ -602,6 +604,8 @@ impl Runner {
                 let mut refused = Vec::new();
                 let all = items.len();
                 for Settling { offset, attempt, outcome } in items {
+                    #[cfg(feature = "planted")]
+                    let outcome = accepted_already(outcome);
                     let settled = self.dispatcher.settle(consumer, offset, attempt, outcome, now);
                     refused.extend(settled.err());
                 }
@@ -766,5 +770,25 @@ async fn in_flight(in_flight: &mut Option<InFlight>) -> Result<(), ProposeError>
     match in_flight {
         Some(writing) => (&mut writing.proposal).await.unwrap_or(Err(ProposeError::Unknown)),
         None => std::future::pending().await,
+    }
+}
+
+/// With the bug planted: who waits for an entry is answered, and nobody waits for it.
+#[cfg(feature = "planted")]
+fn answered_already(waiters: Vec<Waiter>) -> Vec<Waiter> {
+    if !plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::AnswerUnsettled) {
+        return waiters;
+    }
+    waiters.into_iter().for_each(Waiter::answer);
+    Vec::new()
+}
+
+/// With the bug planted: what is given back is done.
+#[cfg(feature = "planted")]
+fn accepted_already(outcome: Outcome) -> Outcome {
+    let is_planted = plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::SettleReleased);
+    match outcome {
+        Outcome::Release { .. } if is_planted => Outcome::Accept,
+        outcome => outcome,
     }
 }
