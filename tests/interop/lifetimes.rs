@@ -96,7 +96,7 @@ fn unused_queue_ends_with_its_time() {
     case(async |client| {
         let queue = client.queue_with(table([("x-expires", int(100))])).await;
         // Each passive declaration is a use in RabbitMQ, so it is not asked too often.
-        let mut unused = tokio::time::interval(std::time::Duration::from_millis(300));
+        let mut unused = tokio::time::interval(Duration::from_millis(300));
         unused.tick().await;
         until("the queue is over", async || {
             unused.tick().await;

@@ -21,7 +21,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use support::{
     Client, NOBODY, TestNode, assert_code, batch, build, hello, hello_frame, large,
-    produce_request, record, sequenced, subscribe_request, topic,
+    produce_request, record, sequenced, subscribe_request, topic, until,
 };
 
 const ALL: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
@@ -615,7 +615,8 @@ async fn strangers_are_bounded_per_address_and_others_are_served() {
         let mut refused = TcpStream::connect(address).await.unwrap();
         // Closed by the node without a word: the end of the stream, or a reset.
         assert_eq!(refused.read(&mut [0]).await.unwrap_or(0), 0);
-        assert_eq!(counters.strangers_refused.value(), before + 1);
+        // Also one of the silent may have been: who was let in last may leave its place a moment later.
+        until("the refusal is counted", || counters.strangers_refused.value() > before).await;
         let other = TcpSocket::new_v4().unwrap();
         other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         let mut other = other.connect(plain).await.unwrap();

@@ -86,6 +86,7 @@ fn read_pid(file: &OwnedFd) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsFd as _;
 
     use super::*;
 
@@ -93,7 +94,7 @@ mod tests {
     fn child_that_has_the_file_still_does_not_keep_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let root = File::open(directory.path()).unwrap();
-        let take = || DirectoryLock::take((&root).into(), directory.path());
+        let take = || DirectoryLock::take(root.as_fd(), directory.path());
         let lock = take().ok().unwrap();
         // As a fork has it.
         let _inherited = rustix::io::dup(&lock.file).unwrap();
