@@ -14,6 +14,7 @@
 mod access;
 mod attach;
 mod cluster;
+mod groups;
 mod metadata;
 mod outbox;
 mod produce;
