@@ -46,8 +46,9 @@ async fn an_unused_queue_ends_also_where_its_leader_died() {
         for (index, address) in addresses.iter().enumerate() {
             let (connection, channel) = channel(*address).await;
             let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-            if channel.basic_consume(QUEUE.into(), "".into(), options, none).await.is_ok() {
-                return Some((index, connection));
+            let consuming = channel.basic_consume(QUEUE.into(), "".into(), options, none).await;
+            if let Ok(consumer) = consuming {
+                return Some((index, (connection, channel, consumer)));
             }
         }
         None

@@ -86,7 +86,7 @@ fn password_comes_from_standard_input_or_a_variable_and_is_not_told() {
 #[test]
 fn permissions_are_set_listed_and_cleared() {
     let node = Node::start();
-    for line in [&format!("{SET} .*"), "amqp permission clear harbour ann"] {
+    for line in [&*format!("{SET} .*"), "amqp permission clear harbour ann"] {
         let unknown = node.run(line).fails(3);
         assert!(unknown.contains("plimsoll amqp user list"), "{unknown}");
     }

@@ -294,7 +294,12 @@ async fn is_seen_to(
     let host = Arc::clone(broker.host());
     let unsettled = broker.host().blocking().run(move || host.unsettled(id)).await;
     let has_messages = unsettled.is_ok_and(|unsettled| unsettled > 0);
+<<<<<<< HEAD
     if !(has_messages || ends_unused && is_here) {
+=======
+    let has_work = has_messages || (ends_unused && is_here);
+    if !has_work {
+>>>>>>> amqp-admin
         return true;
     }
     let waking = broker.partition(topic, partition, Access::Leader);
