@@ -32,7 +32,7 @@ use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
-use crate::queues::{QueueLimits, Registry};
+use crate::queues::{LeaderLinks, QueueLimits, Registry};
 use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
@@ -66,6 +66,7 @@ pub struct Broker {
     subscriptions: Arc<Semaphore>,
     producer_ids: ProducerIds,
     queues: Registry,
+    leader_links: LeaderLinks,
     letters: Letters,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
     caught_up: Mutex<Option<(Instant, bool)>>,
@@ -158,6 +159,7 @@ impl Broker {
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: ProducerIds::default(),
             queues: Registry::default(),
+            leader_links: LeaderLinks::default(),
             letters,
             caught_up: Mutex::new(None),
             peers: OnceLock::new(),
@@ -277,6 +279,11 @@ impl Broker {
     /// The queues that are at work here.
     pub(crate) fn queues(&self) -> &Registry {
         &self.queues
+    }
+
+    /// Streams to nodes that lead queues which are consumed here.
+    pub(crate) fn leader_links(&self) -> &LeaderLinks {
+        &self.leader_links
     }
 
     /// What dead letters of AMQP's queues are routed by.

@@ -45,9 +45,10 @@ pub use queues::{
     AttachRequest, AttachResponse, CancelMessageRequest, CancelMessageResponse, CreateQueueRequest,
     DeleteSubscriptionRequest, DeliveredMessage, DescribeQueueRequest, ExplainMessageRequest,
     ExtendRequest, ListQueuesRequest, ListQueuesResponse, MessageExplanation, MessageStanding,
-    PeekQueueRequest, PeekQueueResponse, PurgeQueueRequest, PurgeQueueResponse,
-    PutSubscriptionRequest, QueueDelivery, QueueInfo, QueueStanding, SettleOutcome, SettleRefusal,
-    SettleRequest, SettleResponse, Settlement,
+    PeekQueueRequest, PeekQueueResponse, PullMessageRequest, PullMessageResponse,
+    PurgeQueueRequest, PurgeQueueResponse, PutSubscriptionRequest, QueueDelivery, QueueInfo,
+    QueueStanding, RetireRequest, RetireResponse, SettleOutcome, SettleRefusal, SettleRequest,
+    SettleResponse, Settlement,
 };
 pub use topic_config::{
     BATCH_BYTES_MAX_CEILING, ConfigError, ConfigKey, TOPIC_CONFIG_KEYS, TopicConfig,
@@ -175,6 +176,10 @@ api_keys! {
     PurgeQueue = 34, versions 1 to 1;
     /// Looks at messages without taking them.
     PeekQueue = 35, versions 1 to 1;
+    /// Has one message handed out, where there is one.
+    PullMessage = 40, versions 1 to 1;
+    /// Has nothing more handed out; what is held is held on.
+    Retire = 41, versions 1 to 1;
 }
 
 impl ApiKey {

@@ -395,6 +395,7 @@ samples! {
         priority: -1,
         exclusive: true,
         settles_itself: true,
+        credit_bytes: 256 << 10,
     };
     AttachResponse = AttachResponse { lease_ms: 30_000 };
     QueueDelivery = QueueDelivery {
@@ -421,6 +422,18 @@ samples! {
         items: vec![Settlement::sample()],
         lease_ms: Some(60_000),
     };
+    PullMessageRequest = PullMessageRequest { consumer: CorrelationId(9) };
+    PullMessageResponse = PullMessageResponse {
+        message: Some(DeliveredMessage {
+            offset: Offset(1001),
+            attempt: 1,
+            base_timestamp_ms: 1_750_000_000_000,
+            bytes: 512,
+        }),
+        left: 6,
+    };
+    RetireRequest = RetireRequest { consumer: CorrelationId(9) };
+    RetireResponse = RetireResponse { consumers: 1 };
     ExplainMessageRequest = ExplainMessageRequest {
         topic: topic(),
         subscription: "billing".into(),

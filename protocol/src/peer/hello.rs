@@ -107,6 +107,8 @@ wire_enum! {
         Lane = 2 / "lane",
         /// One transfer of segments.
         Seed = 3 / "seed",
+        /// Frames of a client, of the key space [`crate::api::ApiKey`], without a Hello: who opens it asks.
+        Client = 4 / "client",
     }
 }
 
