@@ -56,11 +56,8 @@ pub(crate) async fn open_on(
     if let Some(authority) = authority.and_then(Fingerprint::of_pem) {
         broker.set_authority(authority);
     }
-    let handler = Arc::new(PeerHandler {
-        inner: host.handler(),
-        broker: Arc::downgrade(&broker),
-        tell,
-    });
+    let handler =
+        Arc::new(PeerHandler { inner: host.handler(), broker: Arc::downgrade(&broker), tell });
     let peers = Peers::new(links(config, store, around), dial, handler);
     host.attach(peers.clone());
     broker.attach(peers.clone());

@@ -256,7 +256,11 @@ impl Peers {
         self.open(to, Role::Client).await
     }
 
-    async fn open(&self, to: NodeId, role: Role) -> Result<(FrameSender, FrameReceiver), PeerError> {
+    async fn open(
+        &self,
+        to: NodeId,
+        role: Role,
+    ) -> Result<(FrameSender, FrameReceiver), PeerError> {
         let link = self.link(to)?;
         let slot = self.node.slot(to);
         let opened = link_task::open_stream(&self.node, &slot, &link, role);

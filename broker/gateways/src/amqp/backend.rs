@@ -175,9 +175,9 @@ impl Backend for AmqpBroker {
         spec: ConsumerSpec,
         port: ConsumerPort,
     ) -> BoxFuture<'_, Result<Arc<dyn Attachment>, AttachError>> {
-        Box::pin(async move {
-            consumer::attach(Arc::clone(&self.broker), &queue, spec, port).await
-        })
+        Box::pin(
+            async move { consumer::attach(Arc::clone(&self.broker), &queue, spec, port).await },
+        )
     }
 
     fn counts(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<Counts, QueueError>> {
@@ -189,9 +189,7 @@ impl Backend for AmqpBroker {
     }
 
     fn purge(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<u64, QueueError>> {
-        Box::pin(async move {
-            self.ask(&queue, |queue| async move { queue.purge().await }).await
-        })
+        Box::pin(async move { self.ask(&queue, |queue| async move { queue.purge().await }).await })
     }
 
     fn abandoned(&self, _vhost: ShortStr, connection: ConnectionId) {

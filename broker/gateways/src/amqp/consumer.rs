@@ -52,9 +52,8 @@ pub(super) async fn attach(
         settles_itself: false,
     };
     let (name, counts) = (name_of(queue)?, queue.shape.auto_delete);
-    let attaching = broker.at_queue(&name, move |queue| async move {
-        queue.attach(wanted, "AMQP".to_owned()).await
-    });
+    let attaching = broker
+        .at_queue(&name, move |queue| async move { queue.attach(wanted, "AMQP".to_owned()).await });
     let attached = attaching.await.map_err(|error| match error.code {
         ErrorCode::QueueInUse => AttachError::InUse,
         _ => queue_error(&error).into(),
@@ -123,9 +122,8 @@ impl Consumer {
         if !self.counts {
             return 1;
         }
-        let counted = self.broker.at_queue(&self.queue, |queue| async move {
-            queue.describe().await
-        });
+        let counted =
+            self.broker.at_queue(&self.queue, |queue| async move { queue.describe().await });
         match counted.await {
             Ok(standing) => standing.consumers,
             Err(error) => u32::from(!is_deleted(&error)),

@@ -488,7 +488,8 @@ impl Stream {
         let permit = self.permit().await;
         let session = Arc::clone(&self.session);
         let reply = Box::pin(async move {
-            let (head, payload) = match timeout(ANSWER_MAX, pulled).await.unwrap_or(Err(QueueGone)) {
+            let (head, payload) = match timeout(ANSWER_MAX, pulled).await.unwrap_or(Err(QueueGone))
+            {
                 Ok(pulled) => {
                     let left = pulled.as_ref().map_or(0, |pulled| pulled.left);
                     let message = pulled.as_ref().map(|pulled| attach::described(&pulled.message));
@@ -498,8 +499,7 @@ impl Stream {
                     session.broker.counters().bytes_delivered.add(bytes as u64);
                     let response = PullMessageResponse { message, left };
                     let correlation = header.correlation;
-                    let head =
-                        encode_response::<PullMessageRequest>(correlation, &response, bytes);
+                    let head = encode_response::<PullMessageRequest>(correlation, &response, bytes);
                     (head, payload)
                 }
                 Err(QueueGone) => {

@@ -135,9 +135,7 @@ impl AnyAttached {
     /// For what it says.
     pub(crate) fn consumer(&self) -> AnyConsumer {
         match self {
-            Self::Here(attached) => {
-                AnyConsumer::Here(attached.queue().clone(), attached.consumer)
-            }
+            Self::Here(attached) => AnyConsumer::Here(attached.queue().clone(), attached.consumer),
             Self::Elsewhere(attached) => AnyConsumer::Elsewhere(attached.consumer().clone()),
         }
     }

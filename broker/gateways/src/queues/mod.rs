@@ -32,7 +32,7 @@ pub(crate) use anywhere::{AnyAttached, AnyConsumer, AnyQueue};
 pub use handle::{
     Attached, Delivered, Pulled, QueueGone, QueueHandle, Settled, Settling, Standing,
 };
+pub(crate) use leader_link::LeaderLinks;
 pub(crate) use peek::peek;
 pub use registry::keep_queues;
-pub(crate) use leader_link::LeaderLinks;
 pub(crate) use registry::{QueueLimits, QueueName, Registry, subscription_of};

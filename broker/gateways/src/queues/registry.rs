@@ -190,6 +190,12 @@ impl QueueLimits {
         self.length_max.is_some() || self.bytes_max.is_some()
     }
 
+    /// Whether a queue of so many messages, with about so many bytes, takes one more.
+    pub(crate) fn allow(self, length: u64, bytes: u64) -> bool {
+        self.length_max.is_none_or(|most| length < most)
+            && self.bytes_max.is_none_or(|most| bytes < most)
+    }
+
     /// Those of a topic that is a queue.
     pub(crate) fn of(meta: &TopicMeta) -> Option<Self> {
         let settings = &meta.subscriptions.get("")?.settings;
