@@ -227,7 +227,6 @@ impl Session {
             priority: self.wish.priority,
             exclusive: self.wish.exclusive,
             settles_itself: self.wish.settles_itself,
-            credit_bytes: 0,
         };
         let channel = link.queue_channel().await?;
         let (taker, frames) = mpsc::unbounded_channel();

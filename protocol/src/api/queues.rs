@@ -157,9 +157,6 @@ wire_struct! {
         pub exclusive: bool,
         /// A message is settled by being delivered: at most once.
         pub settles_itself: bool,
-        /// Bytes of records that may be pushed before `Credit` allows more; one frame may overdraw it. 0:
-        /// without bound, which is that of what it may hold.
-        pub credit_bytes: u64,
     }
 }
 

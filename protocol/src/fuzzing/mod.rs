@@ -382,12 +382,12 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<AttachRequest>(none, none),
         both::<SettleRequest>(none, none),
         both::<ExtendRequest>(none, none),
-        both::<PullMessageRequest>(none, none),
-        both::<RetireRequest>(none, none),
         both::<ExplainMessageRequest>(none, none),
         both::<CancelMessageRequest>(none, none),
         both::<PurgeQueueRequest>(none, none),
         both::<PeekQueueRequest>(none, none),
+        both::<PullMessageRequest>(none, none),
+        both::<RetireRequest>(none, none),
     ];
     frames.extend(queues.into_iter().flatten());
     frames

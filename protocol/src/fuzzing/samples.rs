@@ -395,7 +395,6 @@ samples! {
         priority: -1,
         exclusive: true,
         settles_itself: true,
-        credit_bytes: 256 << 10,
     };
     AttachResponse = AttachResponse { lease_ms: 30_000 };
     QueueDelivery = QueueDelivery {

@@ -96,6 +96,10 @@ wire_choice! {
     }
 }
 
+/// Bytes of records that a consumer on a stream of [`StreamRole::Client`] may be pushed before a `Credit`
+/// allows more; its last frame may overdraw it.
+pub const CLIENT_CREDIT_BYTES: u64 = 256 << 10;
+
 wire_enum! {
     /// What a stream of a link is for.
     pub enum StreamRole as "role of a stream" {

@@ -34,7 +34,7 @@ pub use group::{
     SleepAnswer, SleepGroup, SleepReply, Step, StepReply, StoreBatch, Wake,
 };
 pub use hello::{
-    HelloAnswer, PEER_PROTOCOL_MAX, PEER_PROTOCOL_MIN, PeerHello, PeerRefusal, ProtocolRange,
+    CLIENT_CREDIT_BYTES, HelloAnswer, PEER_PROTOCOL_MAX, PEER_PROTOCOL_MIN, PeerHello, PeerRefusal, ProtocolRange,
     StreamOpen, StreamRole,
 };
 pub use join::{Join, JoinAnswer, JoinRefusal, Joined, MemberAddress};

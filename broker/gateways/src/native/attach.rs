@@ -1,7 +1,8 @@
 //! A consumer of a queue: pushes messages as they are handed out to it, until it is ended.
 //!
 //! What it may hold bounds what waits for it; one that settles by being delivered is held back by its
-//! backlog. At most two frames wait to be written, and none that its credit does not allow.
+//! backlog. At most two frames wait to be written, and none that its credit does not allow,
+//! where it has one: of a consumer of another node.
 
 use std::sync::{Arc, OnceLock};
 

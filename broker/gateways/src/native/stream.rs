@@ -30,6 +30,7 @@ use plimsoll_protocol::api::{
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::CorrelationId;
+use plimsoll_protocol::peer::CLIENT_CREDIT_BYTES;
 use plimsoll_transport::{FrameReceiver, FrameSender, HeldRoom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -407,7 +408,11 @@ impl Stream {
             Ok(placed) => placed,
             Err(error) => return Ok(self.refuse(&header, &error).await?),
         };
-        let (handle, control) = subscribe::handle(request.credit_bytes);
+        let (handle, control) = subscribe::handle(match self.session.node {
+            // What may wait for it is bounded by what it may hold.
+            None => 0,
+            Some(_) => CLIENT_CREDIT_BYTES,
+        });
         self.subscriptions.insert(header.correlation, handle);
         let consumer = attach::Place::default();
         self.consumers.insert(header.correlation, Arc::clone(&consumer));

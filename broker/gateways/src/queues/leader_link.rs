@@ -21,6 +21,7 @@ use plimsoll_protocol::api::{
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, ResponseError, encode_request};
 use plimsoll_protocol::ids::{CorrelationId, NodeId};
+use plimsoll_protocol::peer::CLIENT_CREDIT_BYTES;
 use plimsoll_protocol::wire::DecodeError;
 use plimsoll_transport::{FrameReceiver, FrameSender, RecvError, SendError};
 use thiserror::Error;
@@ -31,8 +32,6 @@ use super::handle::{Delivered, Pulled, Settling};
 use super::registry::QueueName;
 use crate::broker::Broker;
 
-/// Bytes of records that may be on their way to a consumer, or wait for it here.
-const CREDIT_BYTES: u64 = 256 << 10;
 /// How long an answer is waited for. The link of a node that is silent ends long before.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long a stream may take to be opened: over TLS it is a connection.
@@ -267,7 +266,6 @@ impl LeaderLink {
             priority: spec.priority.into(),
             exclusive: spec.exclusive,
             settles_itself: spec.settles_itself,
-            credit_bytes: CREDIT_BYTES,
         };
         self.say(correlation, &request);
         self.answer::<AttachRequest>(correlation, answered).await?;
@@ -428,7 +426,7 @@ impl RemoteAttached {
     pub(crate) async fn next(&mut self) -> Option<Vec<Delivered>> {
         let messages = self.deliveries.recv().await?;
         self.taken_bytes += messages.iter().map(|message| message.record.len() as u64).sum::<u64>();
-        if self.taken_bytes >= CREDIT_BYTES / 2 {
+        if self.taken_bytes >= CLIENT_CREDIT_BYTES / 2 {
             let bytes = std::mem::take(&mut self.taken_bytes);
             let subscription = self.consumer.correlation;
             self.consumer.link.say(subscription, &CreditRequest { subscription, bytes });
