@@ -187,8 +187,11 @@ async fn a_client_stream_carries_what_clients_say_and_ends_with_its_link() {
             let ended = timeout(PATIENCE, forth.recv()).await.unwrap();
             assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
             // Another link is made, for the next round.
-            while nodes[to].peers.open_client(asking).await.is_err() {
-                tokio::task::yield_now().await;
+            for (one, other) in [(from, to), (to, from)] {
+                let other = nodes[other].id;
+                while nodes[one].peers.request(other, forward(b"echo")).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
