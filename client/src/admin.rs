@@ -115,7 +115,7 @@ impl Admin {
         }
     }
 
-    /// A topic with its partitions.
+    /// A topic with its partitions; also one that is the node's own, such as a queue of AMQP has.
     ///
     /// # Errors
     /// An unknown topic.

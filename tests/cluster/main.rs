@@ -1,6 +1,7 @@
 //! Three nodes, each a real process: what a user of a cluster relies on.
 //!
 //! ```text
+//!  expiry    queues of AMQP that nobody uses
 //!  routing   any node will do; leaders are found and followed; replicas are read
 //!  failing   a killed leader, a lost majority, a rolling restart
 //!  joining   who is let in, and what the others are told
@@ -14,6 +15,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod amqp;
+mod expiry;
 mod failing;
 mod joining;
 mod moving;

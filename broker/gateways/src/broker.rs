@@ -25,8 +25,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
-use crate::amqp::Letters;
+use crate::amqp::{ExpiringQueues, Letters};
 use crate::counters::Counters;
+use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
 use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
@@ -67,7 +68,9 @@ pub struct Broker {
     producer_ids: ProducerIds,
     queues: Registry,
     leader_links: LeaderLinks,
+    coordinators: Coordinators,
     letters: Letters,
+    expiring: ExpiringQueues,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
     caught_up: Mutex<Option<(Instant, bool)>>,
     /// The links to other nodes, once there are any to be.
@@ -160,7 +163,9 @@ impl Broker {
             producer_ids: ProducerIds::default(),
             queues: Registry::default(),
             leader_links: LeaderLinks::default(),
+            coordinators: Coordinators::default(),
             letters,
+            expiring: ExpiringQueues::default(),
             caught_up: Mutex::new(None),
             peers: OnceLock::new(),
             authority: OnceLock::new(),
@@ -286,9 +291,19 @@ impl Broker {
         &self.leader_links
     }
 
+    /// The coordinators of consumer groups that are at work here.
+    pub(crate) fn coordinators(&self) -> &Coordinators {
+        &self.coordinators
+    }
+
     /// What dead letters of AMQP's queues are routed by.
     pub(crate) fn letters(&self) -> &Letters {
         &self.letters
+    }
+
+    /// Which queues end when nobody uses them.
+    pub(crate) fn expiring(&self) -> &ExpiringQueues {
+        &self.expiring
     }
 
     /// Time since the start.

@@ -236,7 +236,36 @@ macro_rules! for_each_body {
             PurgeQueueRequest,
             PurgeQueueResponse,
             PeekQueueRequest,
-            PeekQueueResponse
+            PeekQueueResponse,
+            FindGroupsRequest,
+            JoinGroupRequest,
+            GroupAssignment,
+            HeartbeatRequest,
+            LeaveGroupRequest,
+            CommitOffsetsRequest,
+            CommitOffsetsResponse,
+            GroupOffsetsRequest,
+            GroupOffsetsResponse,
+            ListGroupsRequest,
+            ListGroupsResponse,
+            DescribeGroupRequest,
+            GroupDescription,
+            ResetGroupRequest,
+            DeleteGroupRequest,
+            CreateVhostRequest,
+            CreateVhostResponse,
+            DeleteVhostRequest,
+            ListVhostsRequest,
+            ListVhostsResponse,
+            PutAmqpUserRequest,
+            DeleteAmqpUserRequest,
+            ListAmqpUsersRequest,
+            ListAmqpUsersResponse,
+            SetAmqpPermissionsRequest,
+            ClearAmqpPermissionsRequest,
+            ClearAmqpPermissionsResponse,
+            ListAmqpPermissionsRequest,
+            ListAmqpPermissionsResponse
         }
     };
 }
@@ -390,6 +419,31 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<RetireRequest>(none, none),
     ];
     frames.extend(queues.into_iter().flatten());
+    let groups = [
+        both::<FindGroupsRequest>(none, none),
+        both::<JoinGroupRequest>(none, none),
+        both::<HeartbeatRequest>(none, none),
+        both::<LeaveGroupRequest>(none, none),
+        both::<CommitOffsetsRequest>(none, none),
+        both::<GroupOffsetsRequest>(none, none),
+        both::<ListGroupsRequest>(none, none),
+        both::<DescribeGroupRequest>(none, none),
+        both::<ResetGroupRequest>(none, none),
+        both::<DeleteGroupRequest>(none, none),
+    ];
+    frames.extend(groups.into_iter().flatten());
+    let access = [
+        both::<CreateVhostRequest>(none, none),
+        both::<DeleteVhostRequest>(none, none),
+        both::<ListVhostsRequest>(none, none),
+        both::<PutAmqpUserRequest>(none, none),
+        both::<DeleteAmqpUserRequest>(none, none),
+        both::<ListAmqpUsersRequest>(none, none),
+        both::<SetAmqpPermissionsRequest>(none, none),
+        both::<ClearAmqpPermissionsRequest>(none, none),
+        both::<ListAmqpPermissionsRequest>(none, none),
+    ];
+    frames.extend(access.into_iter().flatten());
     frames
 }
 
@@ -421,6 +475,21 @@ pub fn layouts() -> Vec<&'static str> {
         DeliveredMessage::LAYOUT,
         Settlement::LAYOUT,
         SettleRefusal::LAYOUT,
+        AssignedPartitions::LAYOUT,
+        OwnedPartitions::LAYOUT,
+        GroupCommitter::LAYOUT,
+        OffsetCommit::LAYOUT,
+        GroupPartition::LAYOUT,
+        GroupCursor::LAYOUT,
+        GroupOffset::LAYOUT,
+        GroupInfo::LAYOUT,
+        GroupMember::LAYOUT,
+        OffsetReset::LAYOUT,
+        VhostInfo::LAYOUT,
+        AmqpUserInfo::LAYOUT,
+        AmqpPermissions::LAYOUT,
+        AmqpGrantName::LAYOUT,
+        AmqpGrant::LAYOUT,
         ConfigChange::LAYOUT,
         Counter::LAYOUT,
         crate::error::LeaderHint::LAYOUT,

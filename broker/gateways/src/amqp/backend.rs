@@ -157,6 +157,10 @@ impl Backend for AmqpBroker {
         self.hosts().watch(&self.broker.catalog(), vhost)
     }
 
+    fn access(&self) -> watch::Receiver<u64> {
+        self.hosts().access()
+    }
+
     fn blocked(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.blocked.subscribe()
     }
@@ -182,8 +186,8 @@ impl Backend for AmqpBroker {
 
     fn counts(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<Counts, QueueError>> {
         Box::pin(async move {
-            let described = self.ask(&queue, |queue| async move { queue.describe().await });
-            let standing = described.await?;
+            let declared = self.ask(&queue, |queue| async move { queue.declare().await });
+            let standing = declared.await?;
             Ok(Counts { messages: standing.ready, consumers: standing.consumers })
         })
     }

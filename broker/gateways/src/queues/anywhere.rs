@@ -95,6 +95,20 @@ impl AnyQueue {
         }
     }
 
+    /// The same for somebody who declares the queue, which is a use of it.
+    ///
+    /// # Errors
+    /// Where the leader has changed, and that of the leader.
+    pub(crate) async fn declare(&self) -> Result<Standing, ErrorResponse> {
+        if let Self::Here(queue) = self {
+            return queue.declare().await.map_err(moved);
+        }
+        // Attaching is one, and who only pulls does not count.
+        let passing = ConsumerSpec { prefetch_count: 0, ..ConsumerSpec::default() };
+        let _passing = self.attach(passing, "AMQP".to_owned()).await?;
+        self.describe().await
+    }
+
     /// Ends everything that nobody holds; answers how much, once that is committed.
     ///
     /// # Errors
