@@ -41,21 +41,14 @@ async fn an_unused_queue_ends_also_where_its_leader_died() {
     let durable = QueueDeclareOptions::durable();
     let declared = declarer.queue_declare(QUEUE.into(), durable, arguments.clone());
     within("a declaration", declared).await.expect("a queue");
-    // Consumers are taken at the leader only.
-    let (leader, consuming) = eventually("a consumer", async || {
-        for (index, address) in addresses.iter().enumerate() {
-            let (connection, channel) = channel(*address).await;
-            let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-            let consuming = channel.basic_consume(QUEUE.into(), "".into(), options, none).await;
-            if let Ok(consumer) = consuming {
-                return Some((index, (connection, channel, consumer)));
-            }
-        }
-        None
-    })
-    .await;
+    let topic = admin.list_topics(Some("__amqp.")).await.expect("a list").remove(0).name;
+    let leader = cluster.leader(topic.as_str(), 0).await;
+    let (consuming, consumer) = channel(addresses[leader]).await;
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let consumed = consumer.basic_consume(QUEUE.into(), "".into(), options, none);
+    let consumed = within("a consumer", consumed).await.expect("it consumes");
     cluster.nodes.kill(leader).unwrap();
-    drop(consuming);
+    drop((consuming, consumer, consumed));
     assert!(is_there(&admin).await, "the lease begins anew at the next leader");
     eventually("it ends", async || (!is_there(&admin).await).then_some(())).await;
     // One of the same name is another.

@@ -8,11 +8,13 @@
 //!  moving    replicas on their way, under load
 //!  placing   replicas and nodes: how many there can be, and when one can go
 //!  queues    settlements outlive their leader
+//!  amqp      queues of AMQP through any node, over leaders that move and die
 //! ```
 //! What is done to nodes at random is in `tests/chaos`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod amqp;
 mod expiry;
 mod failing;
 mod joining;

@@ -120,7 +120,8 @@ pub trait Attachment: Send + Sync + 'static {
     /// queue's consumers then.
     fn retire(&self) -> BoxFuture<'_, u32>;
 
-    /// It is gone, and what it held is ready again. Gives the number of the queue's consumers then.
+    /// It is gone, and what it held is ready again. Gives the number of the queue's consumers then, which
+    /// is looked at of queues that go with their last one.
     fn detach(&self) -> BoxFuture<'_, u32>;
 }
 

@@ -33,7 +33,7 @@ use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
-use crate::queues::{QueueLimits, Registry};
+use crate::queues::{LeaderLinks, QueueLimits, Registry};
 use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
@@ -67,6 +67,7 @@ pub struct Broker {
     subscriptions: Arc<Semaphore>,
     producer_ids: ProducerIds,
     queues: Registry,
+    leader_links: LeaderLinks,
     coordinators: Coordinators,
     letters: Letters,
     expiring: ExpiringQueues,
@@ -161,6 +162,7 @@ impl Broker {
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: ProducerIds::default(),
             queues: Registry::default(),
+            leader_links: LeaderLinks::default(),
             coordinators: Coordinators::default(),
             letters,
             expiring: ExpiringQueues::default(),
@@ -282,6 +284,11 @@ impl Broker {
     /// The queues that are at work here.
     pub(crate) fn queues(&self) -> &Registry {
         &self.queues
+    }
+
+    /// Streams to nodes that lead queues which are consumed here.
+    pub(crate) fn leader_links(&self) -> &LeaderLinks {
+        &self.leader_links
     }
 
     /// The coordinators of consumer groups that are at work here.

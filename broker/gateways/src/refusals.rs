@@ -35,6 +35,12 @@ pub(crate) fn shutting_down() -> ErrorResponse {
     ErrorResponse::new(ErrorCode::ShuttingDown, "the node is shutting down: connect again later")
 }
 
+/// Of a queue whose task ended while it was asked.
+pub(crate) fn queue_moved() -> ErrorResponse {
+    let message = "the queue has another leader now, or is being changed: try again";
+    ErrorResponse::new(ErrorCode::NotLeader, message)
+}
+
 pub(crate) fn bug(what: &str) -> ErrorResponse {
     tracing::error!(what, "this should not happen");
     ErrorResponse::new(ErrorCode::Internal, format!("the node failed: {what}; this is a bug"))

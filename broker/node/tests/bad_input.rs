@@ -438,8 +438,7 @@ async fn peers_that_stall_in_large_frames_take_bounded_room_and_give_way() {
             raw(&mut peer, vec![7; 100 << 10]).await;
             stalling.push(peer);
         }
-        until("somebody waits for room", || counter(&node, "frames_waiting_for_room") > 0)
-            .await;
+        until("somebody waits for room", || counter(&node, "frames_waiting_for_room") > 0).await;
         assert!(counter(&node, "receiving_bytes") <= 4 << 20);
         // Small frames need none of it, and large ones get it from those who do not use it.
         client.produce(&name, 0, support::batch(0..1)).await.unwrap();

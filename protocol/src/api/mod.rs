@@ -62,9 +62,10 @@ pub use queues::{
     AttachRequest, AttachResponse, CancelMessageRequest, CancelMessageResponse, CreateQueueRequest,
     DeleteSubscriptionRequest, DeliveredMessage, DescribeQueueRequest, ExplainMessageRequest,
     ExtendRequest, ListQueuesRequest, ListQueuesResponse, MessageExplanation, MessageStanding,
-    PeekQueueRequest, PeekQueueResponse, PurgeQueueRequest, PurgeQueueResponse,
-    PutSubscriptionRequest, QueueDelivery, QueueInfo, QueueStanding, SettleOutcome, SettleRefusal,
-    SettleRequest, SettleResponse, Settlement,
+    PeekQueueRequest, PeekQueueResponse, PullMessageRequest, PullMessageResponse,
+    PurgeQueueRequest, PurgeQueueResponse, PutSubscriptionRequest, QueueDelivery, QueueInfo,
+    QueueStanding, RetireRequest, RetireResponse, SettleOutcome, SettleRefusal, SettleRequest,
+    SettleResponse, Settlement,
 };
 pub use topic_config::{
     BATCH_BYTES_MAX_CEILING, ConfigError, ConfigKey, TOPIC_CONFIG_KEYS, TopicConfig,
@@ -212,6 +213,10 @@ api_keys! {
     ResetGroup = 44, versions 1 to 1;
     /// Deletes a group with its offsets.
     DeleteGroup = 45, versions 1 to 1;
+    /// Has one message handed out, where there is one.
+    PullMessage = 46, versions 1 to 1;
+    /// Has nothing more handed out; what is held is held on.
+    Retire = 47, versions 1 to 1;
     /// Makes a virtual host of AMQP.
     CreateVhost = 50, versions 1 to 1;
     /// Removes a virtual host with all that is in it.

@@ -225,6 +225,10 @@ macro_rules! for_each_body {
             SettleRequest,
             SettleResponse,
             ExtendRequest,
+            PullMessageRequest,
+            PullMessageResponse,
+            RetireRequest,
+            RetireResponse,
             ExplainMessageRequest,
             MessageExplanation,
             CancelMessageRequest,
@@ -411,6 +415,8 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<CancelMessageRequest>(none, none),
         both::<PurgeQueueRequest>(none, none),
         both::<PeekQueueRequest>(none, none),
+        both::<PullMessageRequest>(none, none),
+        both::<RetireRequest>(none, none),
     ];
     frames.extend(queues.into_iter().flatten());
     let groups = [

@@ -421,6 +421,18 @@ samples! {
         items: vec![Settlement::sample()],
         lease_ms: Some(60_000),
     };
+    PullMessageRequest = PullMessageRequest { consumer: CorrelationId(9) };
+    PullMessageResponse = PullMessageResponse {
+        message: Some(DeliveredMessage {
+            offset: Offset(1001),
+            attempt: 1,
+            base_timestamp_ms: 1_750_000_000_000,
+            bytes: 512,
+        }),
+        left: 6,
+    };
+    RetireRequest = RetireRequest { consumer: CorrelationId(9) };
+    RetireResponse = RetireResponse { consumers: 1 };
     ExplainMessageRequest = ExplainMessageRequest {
         topic: topic(),
         subscription: "billing".into(),

@@ -12,8 +12,9 @@
 //!  letters    dead letters of AMQP's queues, to their exchange
 //! ```
 //!
-//! A queue of AMQP is a topic of one partition, which native clients read and settle as well. Its consumers
-//! are at its leader: a connection to another node is told so when it consumes.
+//! A queue of AMQP is a topic of one partition, which native clients read and settle as well. It is worked
+//! with through any node: what another one leads is asked of it (`queues/anywhere`), and a consumer whose
+//! queue gets another leader attaches there.
 
 mod access;
 mod backend;

@@ -27,4 +27,4 @@ mod subscribe;
 mod topics;
 
 pub(crate) use read::{Chunk, step};
-pub use session::serve;
+pub use session::{serve, serve_node};

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use plimsoll_delivery::dispatch::{Outcome, SettleError};
+use plimsoll_delivery::dispatch::{ConsumerId, Outcome, SettleError};
 use plimsoll_protocol::api::{
     AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClearAmqpPermissionsRequest,
     ClusterPlanRequest, ClusterStatusRequest, CommitOffsetsRequest, Counter, CreateQueueRequest,
@@ -25,8 +25,9 @@ use plimsoll_protocol::api::{
     HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, LeaveGroupRequest,
     ListAmqpPermissionsRequest, ListAmqpUsersRequest, ListGroupsRequest, ListOffsetsRequest,
     ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest,
-    NodeStatusResponse, PeekQueueRequest, PingRequest, PurgeQueueRequest, PutAmqpUserRequest,
-    PutSubscriptionRequest, RebalanceRequest, RemoveNodeRequest, Request, ResetGroupRequest,
+    NodeStatusResponse, PeekQueueRequest, PingRequest, PullMessageRequest, PullMessageResponse,
+    PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest, RebalanceRequest,
+    RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
     SetAmqpPermissionsRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse,
     Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest,
     check_api,
@@ -34,6 +35,7 @@ use plimsoll_protocol::api::{
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::CorrelationId;
+use plimsoll_protocol::peer::CLIENT_CREDIT_BYTES;
 use plimsoll_transport::{FrameReceiver, FrameSender, HeldRoom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -44,7 +46,7 @@ use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
 use super::{access, attach, cluster, groups, metadata, produce, queues, read, topics};
-use crate::queues::{QueueGone, Settling};
+use crate::queues::{QueueGone, QueueHandle, Settling};
 use crate::refusals;
 
 /// The largest body of a request. Records are payload; nothing else needs more, and many requests may
@@ -53,6 +55,10 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// How long a settlement may wait for a majority; beyond, its outcome is called unknown, which it is.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Requests of another node that are worked on at once: one queue without a majority must not hold up the
+/// others, and what a node asks is bounded by what its own clients may.
+const NODE_REQUESTS_MAX: usize = 1 << 20;
 
 /// The reading side of one stream.
 pub(super) struct Stream {
@@ -82,7 +88,10 @@ pub(super) async fn serve(
     let stream = Stream {
         lanes: Lanes::default(),
         tasks: JoinSet::new(),
-        requests: Arc::new(Semaphore::new(session.broker.limits().requests_per_stream_max)),
+        requests: Arc::new(Semaphore::new(match session.node {
+            None => session.broker.limits().requests_per_stream_max,
+            Some(_) => NODE_REQUESTS_MAX,
+        })),
         subscriptions: BTreeMap::new(),
         consumers: BTreeMap::new(),
         session: Arc::clone(&session),
@@ -264,6 +273,8 @@ impl Stream {
             ApiKey::Attach => self.attach(frame).await,
             ApiKey::Settle => self.settle(&frame).await,
             ApiKey::Extend => self.extend(&frame).await,
+            ApiKey::PullMessage => self.pull(&frame).await,
+            ApiKey::Retire => self.retire(&frame).await,
             ApiKey::CreateQueue => self.run::<CreateQueueRequest, _>(frame, queues::create).await,
             ApiKey::PutSubscription => {
                 self.run::<PutSubscriptionRequest, _>(frame, queues::put).await
@@ -443,8 +454,11 @@ impl Stream {
             Ok(placed) => placed,
             Err(error) => return Ok(self.refuse(&header, &error).await?),
         };
-        // What may wait for it is bounded by what it may hold.
-        let (handle, control) = subscribe::handle(0);
+        let (handle, control) = subscribe::handle(match self.session.node {
+            // What may wait for it is bounded by what it may hold.
+            None => 0,
+            Some(_) => CLIENT_CREDIT_BYTES,
+        });
         self.subscriptions.insert(header.correlation, handle);
         let consumer = attach::Place::default();
         self.consumers.insert(header.correlation, Arc::clone(&consumer));
@@ -511,6 +525,80 @@ impl Stream {
             OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
         });
         Ok(self.outbox.send_when_ready(reply)?)
+    }
+
+    async fn pull(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        let request = frame.decode_body::<PullMessageRequest>().map_err(ErrorResponse::from);
+        let (queue, consumer) = match request.and_then(|request| self.consumer(request.consumer)) {
+            Ok(consumer) => consumer,
+            Err(error) => return Ok(self.refuse(&header, &error).await?),
+        };
+        // Asked now, in the order of the frames.
+        let pulled = queue.pull(consumer);
+        let permit = self.permit().await;
+        let session = Arc::clone(&self.session);
+        let reply = Box::pin(async move {
+            let (head, payload) = match timeout(ANSWER_MAX, pulled).await.unwrap_or(Err(QueueGone))
+            {
+                Ok(pulled) => {
+                    let left = pulled.as_ref().map_or(0, |pulled| pulled.left);
+                    let message = pulled.as_ref().map(|pulled| attach::described(&pulled.message));
+                    let payload: Vec<_> =
+                        pulled.into_iter().map(|pulled| pulled.message.record).collect();
+                    let bytes = payload.iter().map(Bytes::len).sum();
+                    session.broker.counters().bytes_delivered.add(bytes as u64);
+                    let response = PullMessageResponse { message, left };
+                    let correlation = header.correlation;
+                    let head = encode_response::<PullMessageRequest>(correlation, &response, bytes);
+                    (head, payload)
+                }
+                Err(QueueGone) => {
+                    session.broker.counters().requests_refused.add(1);
+                    (encode_error(&header, &session.broker.not_leader(None)), Vec::new())
+                }
+            };
+            OutFrame { head: head.freeze(), payload, permit: Some(permit) }
+        });
+        Ok(self.outbox.send_when_ready(reply)?)
+    }
+
+    async fn retire(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        let request = frame.decode_body::<RetireRequest>().map_err(ErrorResponse::from);
+        let (queue, consumer) = match request.and_then(|request| self.consumer(request.consumer)) {
+            Ok(consumer) => consumer,
+            Err(error) => return Ok(self.refuse(&header, &error).await?),
+        };
+        let permit = self.permit().await;
+        let session = Arc::clone(&self.session);
+        let reply = Box::pin(async move {
+            let retired = timeout(ANSWER_MAX, queue.retire(consumer)).await;
+            let head = match retired.unwrap_or(Err(QueueGone)) {
+                Ok(consumers) => {
+                    let response = RetireResponse { consumers };
+                    encode_response::<RetireRequest>(header.correlation, &response, 0)
+                }
+                Err(QueueGone) => {
+                    session.broker.counters().requests_refused.add(1);
+                    encode_error(&header, &session.broker.not_leader(None))
+                }
+            };
+            OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
+        });
+        Ok(self.outbox.send_when_ready(reply)?)
+    }
+
+    /// The consumer that was attached so on this stream.
+    fn consumer(
+        &self,
+        attached: CorrelationId,
+    ) -> Result<(QueueHandle, ConsumerId), ErrorResponse> {
+        let place = self.consumers.get(&attached).and_then(|place| place.get());
+        place.cloned().ok_or_else(|| {
+            let message = "no consumer was attached with this correlation id on this stream";
+            ErrorResponse::new(ErrorCode::InvalidArgument, message)
+        })
     }
 
     /// A place for a request that is being worked on; waits while there are too many.

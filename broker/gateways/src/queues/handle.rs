@@ -290,12 +290,17 @@ impl QueueHandle {
         self.say(Command::Prefetch { consumer, count, bytes });
     }
 
-    /// Takes one message, where there is one: it is held as a delivery is.
+    /// Takes one message, where there is one: it is held as a delivery is. Asked before this first waits.
     ///
     /// # Errors
     /// When the queue's task has ended.
-    pub async fn pull(&self, consumer: ConsumerId) -> Result<Option<Pulled>, QueueGone> {
-        self.ask(|reply| Command::Pull { consumer, reply }).await
+    pub fn pull(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Future<Output = Result<Option<Pulled>, QueueGone>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        self.say(Command::Pull { consumer, reply });
+        async move { answer.await.map_err(|_| QueueGone) }
     }
 
     /// The consumer takes no more and counts as none; what it holds it holds on. Answers how many are left.

@@ -190,6 +190,12 @@ impl QueueLimits {
         self.length_max.is_some() || self.bytes_max.is_some()
     }
 
+    /// Whether a queue of so many messages, with about so many bytes, takes one more.
+    pub(crate) fn allow(self, length: u64, bytes: u64) -> bool {
+        self.length_max.is_none_or(|most| length < most)
+            && self.bytes_max.is_none_or(|most| bytes < most)
+    }
+
     /// Those of a topic that is a queue.
     pub(crate) fn of(meta: &TopicMeta) -> Option<Self> {
         let settings = &meta.subscriptions.get("")?.settings;
@@ -294,12 +300,8 @@ async fn is_seen_to(
     let host = Arc::clone(broker.host());
     let unsettled = broker.host().blocking().run(move || host.unsettled(id)).await;
     let has_messages = unsettled.is_ok_and(|unsettled| unsettled > 0);
-<<<<<<< HEAD
-    if !(has_messages || ends_unused && is_here) {
-=======
     let has_work = has_messages || (ends_unused && is_here);
     if !has_work {
->>>>>>> amqp-admin
         return true;
     }
     let waking = broker.partition(topic, partition, Access::Leader);
