@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
-use plimsoll_delivery::command::{QueueEntry, SubscriptionId};
+use plimsoll_delivery::command::{DOMAIN as QUEUES_DOMAIN, QueueEntry, SubscriptionId};
 use plimsoll_log::{GroupLog, LogEntry, Vote};
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, EntryKind, RecordBatch};
 use plimsoll_protocol::ids::{GroupId, LogId, Term};
@@ -316,6 +316,10 @@ impl Observer {
         entry: &Entry,
         body: &LogEntry,
     ) -> Result<(), String> {
+        // Those of other domains are not of queues.
+        if body.body.first() != Some(&QUEUES_DOMAIN) {
+            return Ok(());
+        }
         let id = entry.id;
         let control = QueueEntry::decode(&body.body)
             .map_err(|error| format!("control entry {id} of group {group}: {error}"))?;
