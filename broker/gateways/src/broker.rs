@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::amqp::Letters;
 use crate::counters::Counters;
+use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
 use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
@@ -66,6 +67,7 @@ pub struct Broker {
     subscriptions: Arc<Semaphore>,
     producer_ids: ProducerIds,
     queues: Registry,
+    coordinators: Coordinators,
     letters: Letters,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
     caught_up: Mutex<Option<(Instant, bool)>>,
@@ -158,6 +160,7 @@ impl Broker {
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: ProducerIds::default(),
             queues: Registry::default(),
+            coordinators: Coordinators::default(),
             letters,
             caught_up: Mutex::new(None),
             peers: OnceLock::new(),
@@ -277,6 +280,11 @@ impl Broker {
     /// The queues that are at work here.
     pub(crate) fn queues(&self) -> &Registry {
         &self.queues
+    }
+
+    /// The coordinators of consumer groups that are at work here.
+    pub(crate) fn coordinators(&self) -> &Coordinators {
+        &self.coordinators
     }
 
     /// What dead letters of AMQP's queues are routed by.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use plimsoll_delivery::command::SubscriptionId;
 use plimsoll_delivery::state::Queues;
+use plimsoll_groups::state::{Answer, Groups};
 use plimsoll_log::LogEntry;
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_state::DecodeStateError;
@@ -69,6 +70,14 @@ impl Fold {
         match self {
             Self::Catalog(_) => None,
             Self::Partition(state) => Some(state.queues()),
+        }
+    }
+
+    /// The consumer groups of a partition, and what the last entry about them came to.
+    pub(crate) fn groups(&self) -> Option<(&Groups, &[Answer])> {
+        match self {
+            Self::Catalog(_) => None,
+            Self::Partition(state) => Some((state.groups(), state.groups_answers())),
         }
     }
 

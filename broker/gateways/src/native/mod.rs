@@ -13,6 +13,7 @@
 
 mod attach;
 mod cluster;
+mod groups;
 mod metadata;
 mod outbox;
 mod produce;

@@ -17,14 +17,16 @@ use futures_util::FutureExt as _;
 use plimsoll_delivery::dispatch::{Outcome, SettleError};
 use plimsoll_protocol::api::{
     AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClusterPlanRequest,
-    ClusterStatusRequest, Counter, CreateQueueRequest, CreateTopicRequest, CreditRequest,
-    DeleteSubscriptionRequest, DeleteTopicRequest, DescribeQueueRequest, DescribeTopicRequest,
-    Done, DrainNodeRequest, ExplainMessageRequest, ExtendRequest, FetchRequest,
-    InitProducerRequest, JoinTokenRequest, ListOffsetsRequest, ListQueuesRequest,
-    ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PeekQueueRequest,
-    PingRequest, PurgeQueueRequest, PutSubscriptionRequest, RebalanceRequest, RemoveNodeRequest,
-    Request, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement,
-    SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
+    ClusterStatusRequest, CommitOffsetsRequest, Counter, CreateQueueRequest, CreateTopicRequest,
+    CreditRequest, DeleteGroupRequest, DeleteSubscriptionRequest, DeleteTopicRequest,
+    DescribeGroupRequest, DescribeQueueRequest, DescribeTopicRequest, Done, DrainNodeRequest,
+    ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest, GroupOffsetsRequest,
+    HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, ListQueuesRequest, ListTopicsRequest, MetadataRequest,
+    NodeStatusRequest, NodeStatusResponse, PeekQueueRequest, PingRequest, PurgeQueueRequest,
+    PutSubscriptionRequest, RebalanceRequest, RemoveNodeRequest, Request, ResetGroupRequest,
+    SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement, SubscribeRequest,
+    TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -38,7 +40,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{attach, cluster, metadata, produce, queues, read, topics};
+use super::{attach, cluster, groups, metadata, produce, queues, read, topics};
 use crate::queues::{QueueGone, Settling};
 use crate::refusals;
 
@@ -278,6 +280,22 @@ impl Stream {
             }
             ApiKey::PurgeQueue => self.run::<PurgeQueueRequest, _>(frame, queues::purge).await,
             ApiKey::PeekQueue => self.run::<PeekQueueRequest, _>(frame, queues::peek_at).await,
+            ApiKey::FindGroups => self.run::<FindGroupsRequest, _>(frame, groups::find).await,
+            ApiKey::JoinGroup => self.run::<JoinGroupRequest, _>(frame, groups::join).await,
+            ApiKey::Heartbeat => self.run::<HeartbeatRequest, _>(frame, groups::heartbeat).await,
+            ApiKey::LeaveGroup => self.run::<LeaveGroupRequest, _>(frame, groups::leave).await,
+            ApiKey::CommitOffsets => {
+                self.run::<CommitOffsetsRequest, _>(frame, groups::commit).await
+            }
+            ApiKey::GroupOffsets => {
+                self.run::<GroupOffsetsRequest, _>(frame, groups::offsets).await
+            }
+            ApiKey::ListGroups => self.run::<ListGroupsRequest, _>(frame, groups::list).await,
+            ApiKey::DescribeGroup => {
+                self.run::<DescribeGroupRequest, _>(frame, groups::describe).await
+            }
+            ApiKey::ResetGroup => self.run::<ResetGroupRequest, _>(frame, groups::reset).await,
+            ApiKey::DeleteGroup => self.run::<DeleteGroupRequest, _>(frame, groups::delete).await,
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
             ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
