@@ -35,11 +35,13 @@ pub enum Workload {
     Queue,
     /// Many messages that wait for their time: how late they are delivered.
     Delay,
+    /// A member joins a consumer group under load: how long partitions that stay have no record.
+    Group,
 }
 
 impl Workload {
     /// Every workload, in the order in which `--help` names them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Produce,
         Self::Consume,
         Self::EndToEnd,
@@ -53,6 +55,7 @@ impl Workload {
         Self::Rebalance,
         Self::Queue,
         Self::Delay,
+        Self::Group,
     ];
 
     /// The word on the command line and in the JSON.
@@ -71,6 +74,7 @@ impl Workload {
             Self::Rebalance => "rebalance",
             Self::Queue => "queue",
             Self::Delay => "delay",
+            Self::Group => "group",
         }
     }
 
@@ -94,6 +98,7 @@ impl Workload {
             }
             Self::Queue => "send, receive and settle messages of queues, one by one",
             Self::Delay => "many messages that wait for their time: how late they are delivered",
+            Self::Group => "a member joins a consumer group under load: gaps of those that stay",
         }
     }
 
@@ -111,7 +116,7 @@ impl Workload {
             Self::Singles => Some("a window, from its first send to its last acknowledgement"),
             Self::Queue => Some("a message, from its send to its delivery"),
             Self::Delay => Some("a message, from its time to its delivery"),
-            Self::Restart | Self::Transport | Self::Idle | Self::Failover => None,
+            Self::Restart | Self::Transport | Self::Idle | Self::Failover | Self::Group => None,
         }
     }
 }

@@ -35,7 +35,8 @@ Examples:
   plimsoll bench restart --bytes 10GB
   plimsoll bench produce latency --nodes 3
   plimsoll bench failover --rounds 20 --json
-  plimsoll bench idle --nodes 3 --partitions 1000,10000";
+  plimsoll bench idle --nodes 3 --partitions 1000,10000
+  plimsoll bench group --members 8 --partitions 64";
 
 /// Measure throughput, latency, restart, memory and failover, each beside its limit
 #[derive(Debug, Args)]
@@ -66,7 +67,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
     bytes: Option<u64>,
     /// Records per second of `latency` [default: 1000, of a cluster 500], `rebalance` and `failover`
-    /// [default: 500], `delay` [default: 10000] and `end-to-end` [default: no limit]
+    /// [default: 500], `delay` [default: 10000], `group` [default: 20000] and `end-to-end` [default: no
+    /// limit]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
     /// Tasks of `singles` [default: 64]
@@ -84,6 +86,9 @@ pub(crate) struct BenchArgs {
     /// Who receives from each queue [default: 4]
     #[arg(long, value_name = "N")]
     receivers: Option<NonZeroU32>,
+    /// Members of the group of `group`, before one more joins [default: 8]
+    #[arg(long, value_name = "N")]
+    members: Option<NonZeroU32>,
     /// Nodes; with more than one each is a process [default: 1; of `failover`, `rebalance` 3]
     #[arg(long, value_name = "N", value_parser = parse_nodes)]
     #[arg(conflicts_with_all = ["connect", "context"])]
@@ -201,6 +206,7 @@ impl BenchArgs {
             queues: self.queues,
             senders: self.senders,
             receivers: self.receivers,
+            members: self.members,
             nodes: self.nodes,
             replicas: self.replicas,
             rounds: self.rounds,

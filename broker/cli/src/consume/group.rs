@@ -55,8 +55,7 @@ impl ConsumeArgs {
         }
         // What it has printed it commits when the output is flushed, and not before.
         let topics = [self.topic.as_str()];
-        let mut builder =
-            client.group_consumer(group).topics(topics).from(start).manual_commit();
+        let mut builder = client.group_consumer(group).topics(topics).from(start).manual_commit();
         if let Some(instance) = &self.instance {
             builder = builder.instance(instance);
         }
@@ -106,12 +105,16 @@ impl Membership<'_> {
                 None => break,
                 Some(Ok(record)) => self.print(&record).await?,
                 Some(Err(GroupError::Partition { source, .. })) => {
-                    note(&format!("cannot go on with a partition of {}: {source}", self.args.topic));
+                    note(&format!(
+                        "cannot go on with a partition of {}: {source}",
+                        self.args.topic
+                    ));
                     self.failed.push(source);
                 }
                 Some(Err(error @ GroupError::FencedInstance { .. })) => {
-                    return Err(Failure::new(Exit::Failed, error.to_string())
-                        .hint("--instance names one process; without it each is a member of its own"));
+                    return Err(Failure::new(Exit::Failed, error.to_string()).hint(
+                        "--instance names one process; without it each is a member of its own",
+                    ));
                 }
                 Some(Err(GroupError::Refused { group, source })) => {
                     return Err(request_failure(&format!("stay a member of {group}"), &source));

@@ -11,8 +11,10 @@ use crate::request::request_failure;
 
 /// List consumer groups
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:\n  plimsoll group list\n  plimsoll group list --json | jq -r \
-                             'select(.members == 0) | .group'")]
+#[command(
+    after_long_help = "Examples:\n  plimsoll group list\n  plimsoll group list --json | jq -r \
+                             'select(.members == 0) | .group'"
+)]
 pub(super) struct ListArgs {
     /// Print a JSON object per line
     #[arg(long)]

@@ -185,7 +185,8 @@ pub(super) fn one_line(described: &GroupDescription, partitions: &[PartitionJson
 }
 
 pub(super) fn members(described: &GroupDescription) -> Table {
-    let mut table = Table::new(&["MEMBER", "CLIENT", ">OWNS", ">SHOULD OWN", ">SESSION LEFT", "ID"]);
+    let mut table =
+        Table::new(&["MEMBER", "CLIENT", ">OWNS", ">SHOULD OWN", ">SESSION LEFT", "ID"]);
     let count =
         |all: &[AssignedPartitions]| all.iter().map(|one| one.partitions.len()).sum::<usize>();
     for member in &described.members {
@@ -202,8 +203,7 @@ pub(super) fn members(described: &GroupDescription) -> Table {
 }
 
 pub(super) fn partitions(standings: &[PartitionJson]) -> Table {
-    let mut table =
-        Table::new(&["TOPIC", ">PARTITION", ">COMMITTED", ">END", ">LAG", "OWNER"]);
+    let mut table = Table::new(&["TOPIC", ">PARTITION", ">COMMITTED", ">END", ">LAG", "OWNER"]);
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     for standing in standings {
         table.row(vec![

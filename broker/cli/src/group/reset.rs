@@ -80,7 +80,8 @@ struct MoveJson<'a> {
 
 impl ResetArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
-        let moves = connection.with_client(async |client| self.reset(&client.admin()).await).await?;
+        let moves =
+            connection.with_client(async |client| self.reset(&client.admin()).await).await?;
         let mut output = Output::stdout();
         if self.json {
             moves.iter().try_for_each(|one| output.json(one))?;
@@ -118,9 +119,9 @@ impl ResetArgs {
         let committed = group.offsets().await.map_err(failed)?;
         let mut moves = Vec::new();
         for partition in partitions {
-            let before = committed.iter().find(|at| {
-                at.topic == self.topic && at.partition == PartitionIndex(partition)
-            });
+            let before = committed
+                .iter()
+                .find(|at| at.topic == self.topic && at.partition == PartitionIndex(partition));
             let before = before.map(|at| at.offset.0);
             if let Some(after) = self.target(admin, partition, before).await.map_err(failed)? {
                 let (topic, dry_run) = (self.topic.as_str(), self.dry_run);
