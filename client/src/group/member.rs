@@ -13,8 +13,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use plimsoll_protocol::api::{
-    GroupAssignment, GroupCommitter, GroupPartition, HeartbeatRequest, JoinGroupRequest,
-    LeaveGroupRequest, OffsetCommit, OwnedPartitions, StartPosition,
+    GroupAssignment, GroupCommitter, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
+    OffsetCommit, OwnedPartitions, StartPosition,
 };
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Options;
 use super::error::{CommitError, GroupError};
 use super::holdings::{Holdings, Place, Step};
-use super::requests::{Home, Wanted, commit, offsets_of};
+use super::requests::{Committed, Found, Home, Wanted, commit, offsets_of};
 use super::sharing::{Grant, Sharing};
 use super::speaker::{Answer, Speaker, Words};
 use crate::client::Shared;
@@ -86,9 +86,9 @@ pub(super) struct Member {
     readers: BTreeMap<Grant, Reader>,
     /// Partitions whose committed offsets are to be asked for.
     wanted: Vec<Wanted>,
-    finding: Option<BoxFuture<'static, Vec<(Place, Grant, Option<Offset>)>>>,
+    finding: Option<BoxFuture<'static, Vec<Found>>>,
     jobs: VecDeque<Job>,
-    committing: Option<(Job, BoxFuture<'static, Result<Vec<GroupPartition>, RequestError>>)>,
+    committing: Option<(Job, BoxFuture<'static, Committed>)>,
     commit_at: Option<Instant>,
     /// Which of the topics are there.
     checking: Option<BoxFuture<'static, Vec<TopicName>>>,
@@ -364,10 +364,7 @@ impl Member {
         }
     }
 
-    fn on_committed(
-        &mut self,
-        (job, outcome): (Job, Result<Vec<GroupPartition>, RequestError>),
-    ) -> Result<(), Over> {
+    fn on_committed(&mut self, (job, outcome): (Job, Committed)) -> Result<(), Over> {
         for (offset, grant) in job.offsets.iter().zip(&job.grants) {
             let is_kept = match &outcome {
                 Ok(not_owned) => !not_owned.iter().any(|other| {
@@ -414,7 +411,7 @@ impl Member {
     }
 
     /// Begins to read what is still held.
-    fn on_found(&mut self, found: Vec<(Place, Grant, Option<Offset>)>) {
+    fn on_found(&mut self, found: Vec<Found>) {
         for (place, grant, committed) in found {
             if !self.holdings.begin(place, grant) {
                 continue;
@@ -659,10 +656,10 @@ impl Member {
     /// Goes on when everything is given up, or there is no time left for it.
     fn end_if_done(&mut self, now: Instant) -> Result<(), Over> {
         let Some(ending) = &self.ending else { return Ok(()) };
-        let is_late = now >= ending.until;
+        let (why, is_late) = (ending.why, now >= ending.until);
         let is_stopped = self.holdings.iter().all(|(_, held)| self.sharing.is_stopped(held.grant));
         let is_done = is_stopped && self.committing.is_none() && self.jobs.is_empty();
-        match ending.why {
+        match why {
             Why::Rejoin if is_done || is_late => self.lose(now),
             Why::Rejoin => Ok(()),
             Why::Over { .. } if is_late => self.end(None),
@@ -740,7 +737,7 @@ impl Job {
         Self { offsets: Vec::new(), grants: Vec::new(), not_owned: Vec::new(), reply: None }
     }
 
-    fn answer(self, outcome: Result<Vec<GroupPartition>, RequestError>) {
+    fn answer(self, outcome: Committed) {
         let Some(reply) = self.reply else { return };
         let mut partitions = self.not_owned;
         let answer = match outcome {
@@ -773,8 +770,8 @@ impl Job {
 
 /// The commit that is under way, when it is answered.
 async fn committed(
-    committing: &mut Option<(Job, BoxFuture<'static, Result<Vec<GroupPartition>, RequestError>>)>,
-) -> (Job, Result<Vec<GroupPartition>, RequestError>) {
+    committing: &mut Option<(Job, BoxFuture<'static, Committed>)>,
+) -> (Job, Committed) {
     let outcome = match committing {
         Some((_, running)) => running.await,
         None => std::future::pending().await,

@@ -39,7 +39,6 @@ pub use admin::GroupAdmin;
 pub use consumer::{GroupConsumer, GroupRecord};
 pub use error::{CommitError, GroupError};
 use member::{Member, Parts};
-use requests::Home;
 use sharing::Sharing;
 
 /// What a member was built with.

@@ -33,7 +33,7 @@ pub(crate) struct Home {
 impl Shared {
     /// The topic that groups are in, and how many partitions it has. It is made where there is none.
     pub(crate) async fn groups(&self) -> Result<(TopicName, u32), RequestError> {
-        let found = self.groups.get_or_try_init(async || {
+        let found = self.groups.get_or_try_init(|| async {
             let found = self.request(FindGroupsRequest {}, Repeat::Freely).await?;
             if found.partitions == 0 {
                 let reason = "the topic of groups has no partitions".into();
@@ -103,7 +103,10 @@ fn portions(offsets: Vec<OffsetCommit>) -> Vec<Vec<OffsetCommit>> {
     portions
 }
 
-/// What a member commits as: the future ends with an answer, and tries again until there is one. Whoever ends
+/// What became of a commit: what of it was not the member's to commit.
+pub(super) type Committed = Result<Vec<GroupPartition>, RequestError>;
+
+/// Commits as a member. The future ends with an answer, and tries again until there is one. Whoever ends
 /// the session drops it.
 pub(super) fn commit(
     shared: Arc<Shared>,
@@ -111,7 +114,7 @@ pub(super) fn commit(
     group: String,
     by: GroupCommitter,
     offsets: Vec<OffsetCommit>,
-) -> BoxFuture<'static, Result<Vec<GroupPartition>, RequestError>> {
+) -> BoxFuture<'static, Committed> {
     async move {
         let mut backoff = shared.backoff();
         loop {
@@ -130,6 +133,8 @@ pub(super) fn commit(
 
 /// A partition whose committed offset is wanted.
 pub(super) type Wanted = (Place, Grant);
+/// The same with the offset, where there is one.
+pub(super) type Found = (Place, Grant, Option<Offset>);
 
 /// Where the group has come in these partitions; again until there is an answer.
 pub(super) fn offsets_of(
@@ -137,7 +142,7 @@ pub(super) fn offsets_of(
     home: Home,
     group: String,
     mut wanted: Vec<Wanted>,
-) -> BoxFuture<'static, Vec<(Place, Grant, Option<Offset>)>> {
+) -> BoxFuture<'static, Vec<Found>> {
     wanted.sort_unstable();
     async move {
         let mut backoff = shared.backoff();
@@ -161,7 +166,7 @@ async fn find_offsets(
     home: &Home,
     group: &str,
     wanted: &[Wanted],
-) -> Result<Vec<(Place, Grant, Option<Offset>)>, RequestError> {
+) -> Result<Vec<Found>, RequestError> {
     let mut found: Vec<_> = wanted.iter().map(|(place, grant)| (*place, *grant, None)).collect();
     let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else {
         return Ok(found);

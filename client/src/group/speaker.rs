@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Home;
+use super::requests::Home;
 use crate::client::Shared;
 use crate::error::RequestError;
 use crate::link::Link;
@@ -241,7 +241,6 @@ impl Speaking {
             changed = self.wished.changed() => {
                 // The pause is kept all the same: what is said next would fail as well.
                 changed.map_err(|_| Unwanted)?;
-                self.wished.mark_changed();
                 self.route.pause().await;
             }
             () = self.route.pause() => {}

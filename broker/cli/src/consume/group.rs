@@ -95,6 +95,7 @@ impl Membership<'_> {
                     let due = self.is_dirty.then_some(self.committed_at + COMMIT_EVERY);
                     let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
                     tokio::select! {
+                        biased;
                         next = self.consumer.next() => next,
                         () = interrupt.asked() => break,
                         () = tokio::time::sleep_until(due.into()) => continue,

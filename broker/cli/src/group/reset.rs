@@ -109,10 +109,10 @@ impl ResetArgs {
             return Err(Failure::new(Exit::NotFound, text)
                 .hint(format!("it has {known}, which are counted from 0")));
         }
-        let mut partitions = match self.partition.is_empty() {
-            true => (0..known).collect(),
-            false => self.partition.clone(),
-        };
+        let mut partitions = self.partition.clone();
+        if partitions.is_empty() {
+            partitions.extend(0..known);
+        }
         partitions.sort_unstable();
         partitions.dedup();
         let group = admin.group(&*self.group);
