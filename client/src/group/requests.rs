@@ -173,7 +173,7 @@ async fn find_offsets(
     };
     let mut after = before(*first);
     loop {
-        let (page, has_more) = shared.group_offsets(home, group, after).await?;
+        let (page, has_more) = shared.group_offsets(home, group, after.take()).await?;
         for committed in &page {
             let place = Place { topic_id: committed.topic_id, partition: committed.partition.0 };
             if let Ok(at) = found.binary_search_by_key(&place, |(place, ..)| *place) {
