@@ -72,12 +72,15 @@ pub struct Report {
     /// `latency_us.p50 / one_node_us.p50`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_one_node: Option<f64>,
-    /// `queue`: messages that were sent, received and settled, per second.
+    /// `queue` and `amqp`: messages that were sent, received and settled, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_per_s: Option<f64>,
     /// `delay`: from the time of a message to its delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lateness_us: Option<Percentiles>,
+    /// What only `amqp` has.
+    #[serde(flatten)]
+    pub amqp: Option<AmqpFigures>,
     /// What only the workloads of a cluster have.
     #[serde(flatten)]
     pub cluster: ClusterFigures,
@@ -132,6 +135,34 @@ impl Gaps {
         };
         Some(Self { p50: at(0.5), p99: at(0.99), max: at(1.0) })
     }
+}
+
+/// What `amqp` says beside its figures, which are those of the broker at the URL where one is given.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AmqpFigures {
+    /// The broker that the report's figures are of: its URL, or `embedded`.
+    pub broker: String,
+    /// Queues.
+    pub queues: u32,
+    /// Who published to each of them.
+    pub senders: u32,
+    /// Who consumed from each of them.
+    pub receivers: u32,
+    /// The same load on embedded nodes, after it; left out where only one broker was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<EmbeddedFigures>,
+    /// `embedded.messages_per_s / messages_per_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+}
+
+/// What embedded nodes did with the load of `amqp`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct EmbeddedFigures {
+    /// Messages per second.
+    pub messages_per_s: f64,
+    /// From publish to delivery.
+    pub latency_us: Option<Percentiles>,
 }
 
 /// Figures of `failover`, `rebalance`, and `idle` with several nodes; each is left out elsewhere.
@@ -252,6 +283,7 @@ impl Report {
             ratio_to_one_node: None,
             messages_per_s: None,
             lateness_us: None,
+            amqp: None,
             cluster: ClusterFigures::default(),
             group: GroupFigures::default(),
         }
@@ -349,6 +381,23 @@ mod tests {
         };
         let text = failover.to_json();
         let expected = r#""nodes":3,"replicas":3,"fault":"kill","rounds":2,"unavailable_ms":{"p50":700.0,"max":700.0},"failed":0}"#;
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn the_figures_of_two_brokers_stand_side_by_side() {
+        let mut amqp = report(Workload::Amqp);
+        amqp.messages_per_s = Some(20_000.0);
+        amqp.amqp = Some(AmqpFigures {
+            broker: "amqp://127.0.0.1".to_owned(),
+            queues: 1,
+            senders: 4,
+            receivers: 4,
+            embedded: Some(EmbeddedFigures { messages_per_s: 50_000.0, latency_us: None }),
+            ratio: Some(2.5),
+        });
+        let text = amqp.to_json();
+        let expected = r#""messages_per_s":20000.0,"broker":"amqp://127.0.0.1","queues":1,"senders":4,"receivers":4,"embedded":{"messages_per_s":50000.0,"latency_us":null},"ratio":2.5}"#;
         assert!(text.ends_with(expected), "{text}");
     }
 

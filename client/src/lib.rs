@@ -145,6 +145,7 @@
 //!   ([`RequestError::ConnectionLost`]); `if_not_exists` makes the first one safe to repeat.
 
 mod admin;
+mod amqp_admin;
 mod backoff;
 mod channel;
 mod client;
@@ -169,6 +170,7 @@ mod trouble;
 mod typed;
 
 pub use admin::{Admin, Fetched, NewTopic};
+pub use amqp_admin::{AmqpPassword, AmqpUserChange};
 pub use client::Client;
 pub use cluster::{ClusterView, PartitionView};
 pub use config::{ClientConfig, Suspicion, Trust};
@@ -180,9 +182,10 @@ pub use group::{
 };
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
-    AckLevel, ConfigChange, Durability, Isolation, MessageExplanation, MessageStanding, NodeInfo,
-    NodeState, PartitionInfo, QueueConfigError, QueueInfo, QueueMode, QueueOverflow, QueueSettings,
-    QueueStanding, StartPosition, TopicConfig, TopicInfo,
+    AckLevel, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpUserInfo, ConfigChange, Durability,
+    Isolation, MessageExplanation, MessageStanding, NodeInfo, NodeState, PartitionInfo,
+    QueueConfigError, QueueInfo, QueueMode, QueueOverflow, QueueSettings, QueueStanding,
+    StartPosition, TopicConfig, TopicInfo, VhostInfo,
 };
 pub use plimsoll_protocol::api::{
     AssignedPartitions, GroupDescription, GroupInfo, GroupMember, GroupOffset, GroupPhase,

@@ -110,6 +110,12 @@ error_codes! {
     UnknownGroup = 212,
     /// The consumer group has members.
     GroupInUse = 213,
+    /// AMQP has no virtual host of this name.
+    UnknownVhost = 220,
+    /// AMQP has no user of this name.
+    UnknownUser = 221,
+    /// A user of this name exists already.
+    UserExists = 222,
     /// The batch is damaged, or its counts are wrong.
     CorruptBatch = 300,
     /// The batch is larger than allowed, as sent or after decompression.

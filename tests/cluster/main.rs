@@ -1,6 +1,7 @@
 //! Three nodes, each a real process: what a user of a cluster relies on.
 //!
 //! ```text
+//!  expiry    queues of AMQP that nobody uses
 //!  routing   any node will do; leaders are found and followed; replicas are read
 //!  failing   a killed leader, a lost majority, a rolling restart
 //!  groups    members keep what they own when their coordinator dies
@@ -13,6 +14,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod expiry;
 mod failing;
 mod groups;
 mod joining;

@@ -1,6 +1,7 @@
 //! Node and client together, over QUIC, TLS and TCP: what a user of the crates relies on.
 //!
 //! ```text
+//!  access     virtual hosts, users and permissions of AMQP
 //!  groups     partitions shared among members, commits, members that die
 //!  queues     settled one by one: order, delays, limits, dead letters, over restarts
 //!  records    every shape of record arrives as it was sent, on the partition that was chosen
@@ -15,6 +16,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod access;
 mod groups;
 mod queues;
 mod reading;

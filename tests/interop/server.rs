@@ -1,6 +1,7 @@
 //! The server that is asked: one that runs already, or a `plimsoll` of this build that is started once
 //! per test process and ends with it.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) url: String,
     /// With TLS, and the certificates to trust; none where the server was given without.
     pub(crate) tls: Option<Tls>,
+    /// Its own command line; none where the server was given.
+    pub(crate) cli: Option<Cli>,
     /// Its standard input is held open: when this process ends, however it ends, the keeper kills the
     /// server.
     _keeper: Option<Child>,
@@ -30,6 +33,42 @@ pub(crate) struct Tls {
     pub(crate) url: String,
     /// Certificates as PEM.
     pub(crate) ca: String,
+}
+
+/// The `plimsoll` that administers the server.
+pub(crate) struct Cli {
+    binary: PathBuf,
+    native: String,
+    ca: PathBuf,
+    log: PathBuf,
+}
+
+impl Cli {
+    /// Runs a command of `plimsoll amqp` that must succeed, with something to read; gives what it printed.
+    pub(crate) fn amqp(&self, arguments: &[&str], input: &str) -> String {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PLIMSOLL_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(["amqp", "--connect", &self.native, "--ca"]).arg(&self.ca).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary can be run");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // One that does not read may have ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+        String::from_utf8(output.stdout).expect("a text")
+    }
+
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
+        read(&self.log)
+    }
 }
 
 /// The server of this process. The first call starts it where none is given.
@@ -49,7 +88,7 @@ fn given() -> Option<Server> {
         let ca = variable("PLIMSOLL_INTEROP_CA").expect("PLIMSOLL_INTEROP_CA belongs to the URL");
         Tls { url, ca: read(Path::new(&ca)) }
     });
-    Some(Server { url, tls, _keeper: None })
+    Some(Server { url, tls, cli: None, _keeper: None })
 }
 
 fn read(path: &Path) -> String {
@@ -116,7 +155,7 @@ fn start() -> Result<Server, String> {
                   wait; rm -rf \"$DATA\" \"$DATA.log\"";
     let keeper = Command::new("sh")
         .args(["-c", keeper, "sh"])
-        .arg(binary)
+        .arg(&binary)
         .args(["serve", "--no-context", "--data"])
         .arg(&data)
         .args(["--listen", &native, "--listen-amqp", &plain, "--listen-amqps", &secure])
@@ -137,7 +176,8 @@ fn start() -> Result<Server, String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let ca = read(&data.join("tls/ca.pem"));
-    let tls = Some(Tls { url: url("amqps", &secure), ca });
-    Ok(Server { url: url("amqp", &plain), tls, _keeper: Some(keeper) })
+    let ca = data.join("tls/ca.pem");
+    let tls = Some(Tls { url: url("amqps", &secure), ca: read(&ca) });
+    let cli = Some(Cli { binary, native, ca, log: data.with_extension("log") });
+    Ok(Server { url: url("amqp", &plain), tls, cli, _keeper: Some(keeper) })
 }

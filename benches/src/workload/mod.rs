@@ -1,5 +1,6 @@
 //! The workloads, one file each.
 
+mod amqp;
 mod consume;
 mod delay;
 mod end_to_end;
@@ -57,6 +58,7 @@ pub(crate) async fn measure(
         Workload::Rebalance => {
             return rebalance::measure(plan, options, runtimes, directory, screen).await;
         }
+        Workload::Amqp => return amqp::measure(plan, options, directory, screen).await,
         Workload::Queue | Workload::Delay | Workload::Group => {}
         _ => load::check(plan)?,
     }

@@ -14,6 +14,7 @@ use clap::{
     Arg, ArgAction, Command as ClapCommand, CommandFactory, FromArgMatches, Parser, Subcommand,
 };
 
+use crate::amqp::AmqpArgs;
 use crate::bench::BenchArgs;
 use crate::cluster::ClusterArgs;
 use crate::completions::CompletionsArgs;
@@ -56,6 +57,8 @@ Environment:
                         as an option of a command, such as PLIMSOLL_PRODUCE_ACKS=leader or
                         PLIMSOLL_TOPIC_CREATE_PARTITIONS=12; `bench` takes those of the connection
                         only so: PLIMSOLL_BENCH_CONNECT
+  PLIMSOLL_AMQP_PASSWORD
+                        the password for `plimsoll amqp user create` and `passwd`
   PLIMSOLL_<SETTING>    a node's settings (plimsoll config reference)
   PLIMSOLL_LOG          what to log on standard error, such as debug or plimsoll_client=trace
   NO_COLOR              no colours when it is not empty";
@@ -87,6 +90,7 @@ pub(crate) enum Command {
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
     Cluster(ClusterArgs),
+    Amqp(AmqpArgs),
     Context(ContextArgs),
     Log(LogArgs),
     #[command(after_long_help = DEMO_HELP)]
@@ -142,6 +146,7 @@ impl Command {
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),
             Self::Cluster(args) => block_on(args.run()),
+            Self::Amqp(args) => block_on(args.run()),
             Self::Context(args) => args.run(),
             Self::Log(args) => args.run(),
             Self::Demo(args) => block_on(args.run()),
@@ -373,6 +378,9 @@ mod tests {
             "plimsoll cluster transfer-leader orders",
             "plimsoll cluster transfer-leader orders 0 --to b",
             "plimsoll cluster status --interval 1",
+            "plimsoll amqp user create",
+            "plimsoll amqp user create ann --password s3cret",
+            "plimsoll amqp permission set / ann --configure .*",
             "plimsoll topic list --transport udp",
             "plimsoll topic list --connect a:1 --context b",
             "plimsoll topic list --ca sha256:12",

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
-use crate::amqp::Letters;
+use crate::amqp::{ExpiringQueues, Letters};
 use crate::counters::Counters;
 use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
@@ -69,6 +69,7 @@ pub struct Broker {
     queues: Registry,
     coordinators: Coordinators,
     letters: Letters,
+    expiring: ExpiringQueues,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
     caught_up: Mutex<Option<(Instant, bool)>>,
     /// The links to other nodes, once there are any to be.
@@ -162,6 +163,7 @@ impl Broker {
             queues: Registry::default(),
             coordinators: Coordinators::default(),
             letters,
+            expiring: ExpiringQueues::default(),
             caught_up: Mutex::new(None),
             peers: OnceLock::new(),
             authority: OnceLock::new(),
@@ -290,6 +292,11 @@ impl Broker {
     /// What dead letters of AMQP's queues are routed by.
     pub(crate) fn letters(&self) -> &Letters {
         &self.letters
+    }
+
+    /// Which queues end when nobody uses them.
+    pub(crate) fn expiring(&self) -> &ExpiringQueues {
+        &self.expiring
     }
 
     /// Time since the start.

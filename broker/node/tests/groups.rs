@@ -84,11 +84,7 @@ impl Member {
     }
 }
 
-fn commit_request(
-    by: Option<GroupCommitter>,
-    partition: u32,
-    offset: u64,
-) -> CommitOffsetsRequest {
+fn commit_request(by: Option<GroupCommitter>, partition: u32, offset: u64) -> CommitOffsetsRequest {
     let offset = OffsetCommit {
         topic: topic("orders"),
         topic_id: None,
@@ -164,8 +160,7 @@ async fn members_share_partitions_and_commits_outlive_a_crash() {
     let (owned, epoch) = (one.owned.clone(), one.epoch);
     one.beat().await;
     assert_eq!((&one.owned, one.epoch), (&owned, epoch));
-    let leave =
-        LeaveGroupRequest { group: GROUP.into(), member: other.id, epoch: other.epoch };
+    let leave = LeaveGroupRequest { group: GROUP.into(), member: other.id, epoch: other.epoch };
     call(&mut other.client, &leave).await.unwrap();
     support::eventually("what was left is granted", async || {
         one.beat().await;

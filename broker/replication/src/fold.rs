@@ -118,7 +118,21 @@ impl Fold {
     pub(crate) fn decode(kind: GroupKind, bytes: &[u8]) -> Result<Self, DecodeStateError> {
         match kind {
             GroupKind::Catalog => CatalogState::decode(bytes).map(Self::Catalog),
-            GroupKind::Partition => PartitionState::decode(bytes).map(Self::Partition),
+            GroupKind::Partition => {
+                let state = PartitionState::decode(bytes);
+                #[cfg(feature = "planted")]
+                let state = state.map(remembered);
+                state.map(Self::Partition)
+            }
         }
+    }
+}
+
+/// With the bug planted: what is left of a state that was stored.
+#[cfg(feature = "planted")]
+fn remembered(state: PartitionState) -> PartitionState {
+    match plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::ForgetSettled) {
+        true => state.without_settled(),
+        false => state,
     }
 }

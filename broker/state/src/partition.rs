@@ -251,6 +251,21 @@ impl PartitionState {
         })
     }
 
+    /// The same with a bug for the simulation to see: queues remember the floor of what is settled only.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn without_settled(self) -> Self {
+        let mut queues = Queues::new(self.queues.end());
+        for (subscription, queue) in self.queues.iter() {
+            let config = Box::new(queue.config().clone());
+            let command =
+                plimsoll_delivery::command::QueueCommand::Open { start: queue.floor(), config };
+            let entry = QueueEntry { subscription, commands: vec![command] };
+            queues.apply(&entry, UnixMs(0));
+        }
+        Self { queues, ..self }
+    }
+
     /// Only the progress of an encoded state, without building the rest.
     ///
     /// # Errors

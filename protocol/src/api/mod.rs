@@ -4,6 +4,7 @@
 //! answer repeats key, version and correlation id. An unknown API or version is answered by an error
 //! frame, and the connection stays usable.
 
+mod amqp;
 mod cluster;
 mod consume;
 mod groups;
@@ -16,6 +17,13 @@ mod queues;
 mod topic_config;
 mod topics;
 
+pub use amqp::{
+    AMQP_PASSWORD_BYTES_MAX, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpUserInfo, AmqpUserPut,
+    ClearAmqpPermissionsRequest, ClearAmqpPermissionsResponse, CreateVhostRequest,
+    CreateVhostResponse, DeleteAmqpUserRequest, DeleteVhostRequest, ListAmqpPermissionsRequest,
+    ListAmqpPermissionsResponse, ListAmqpUsersRequest, ListAmqpUsersResponse, ListVhostsRequest,
+    ListVhostsResponse, PutAmqpUserRequest, SetAmqpPermissionsRequest, VhostInfo,
+};
 pub use cluster::{
     ClusterNode, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
     ClusterStatusResponse, DrainNodeRequest, JoinTokenRequest, JoinTokenResponse, MoveProgress,
@@ -204,6 +212,24 @@ api_keys! {
     ResetGroup = 44, versions 1 to 1;
     /// Deletes a group with its offsets.
     DeleteGroup = 45, versions 1 to 1;
+    /// Makes a virtual host of AMQP.
+    CreateVhost = 50, versions 1 to 1;
+    /// Removes a virtual host with all that is in it.
+    DeleteVhost = 51, versions 1 to 1;
+    /// Lists virtual hosts.
+    ListVhosts = 52, versions 1 to 1;
+    /// Makes or changes a user of AMQP.
+    PutAmqpUser = 53, versions 1 to 1;
+    /// Removes a user.
+    DeleteAmqpUser = 54, versions 1 to 1;
+    /// Lists users.
+    ListAmqpUsers = 55, versions 1 to 1;
+    /// Says what a user may do in a virtual host.
+    SetAmqpPermissions = 56, versions 1 to 1;
+    /// Shuts a user out of a virtual host.
+    ClearAmqpPermissions = 57, versions 1 to 1;
+    /// Lists what users may do.
+    ListAmqpPermissions = 58, versions 1 to 1;
 }
 
 impl ApiKey {

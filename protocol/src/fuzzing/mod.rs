@@ -247,7 +247,21 @@ macro_rules! for_each_body {
             DescribeGroupRequest,
             GroupDescription,
             ResetGroupRequest,
-            DeleteGroupRequest
+            DeleteGroupRequest,
+            CreateVhostRequest,
+            CreateVhostResponse,
+            DeleteVhostRequest,
+            ListVhostsRequest,
+            ListVhostsResponse,
+            PutAmqpUserRequest,
+            DeleteAmqpUserRequest,
+            ListAmqpUsersRequest,
+            ListAmqpUsersResponse,
+            SetAmqpPermissionsRequest,
+            ClearAmqpPermissionsRequest,
+            ClearAmqpPermissionsResponse,
+            ListAmqpPermissionsRequest,
+            ListAmqpPermissionsResponse
         }
     };
 }
@@ -412,6 +426,18 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<DeleteGroupRequest>(none, none),
     ];
     frames.extend(groups.into_iter().flatten());
+    let access = [
+        both::<CreateVhostRequest>(none, none),
+        both::<DeleteVhostRequest>(none, none),
+        both::<ListVhostsRequest>(none, none),
+        both::<PutAmqpUserRequest>(none, none),
+        both::<DeleteAmqpUserRequest>(none, none),
+        both::<ListAmqpUsersRequest>(none, none),
+        both::<SetAmqpPermissionsRequest>(none, none),
+        both::<ClearAmqpPermissionsRequest>(none, none),
+        both::<ListAmqpPermissionsRequest>(none, none),
+    ];
+    frames.extend(access.into_iter().flatten());
     frames
 }
 
@@ -453,6 +479,11 @@ pub fn layouts() -> Vec<&'static str> {
         GroupInfo::LAYOUT,
         GroupMember::LAYOUT,
         OffsetReset::LAYOUT,
+        VhostInfo::LAYOUT,
+        AmqpUserInfo::LAYOUT,
+        AmqpPermissions::LAYOUT,
+        AmqpGrantName::LAYOUT,
+        AmqpGrant::LAYOUT,
         ConfigChange::LAYOUT,
         Counter::LAYOUT,
         crate::error::LeaderHint::LAYOUT,

@@ -560,6 +560,62 @@ samples! {
         forced: true,
     };
     DeleteGroupRequest = DeleteGroupRequest { group: "billing".into(), forced: true };
+    CreateVhostRequest = CreateVhostRequest { vhost: "harbour".into() };
+    CreateVhostResponse = CreateVhostResponse { created: true };
+    DeleteVhostRequest = DeleteVhostRequest { vhost: "harbour".into() };
+    ListVhostsRequest = ListVhostsRequest { after: Some("/".into()) };
+    ListVhostsResponse = ListVhostsResponse {
+        vhosts: vec![VhostInfo {
+            vhost: "harbour".into(),
+            created_ms: 1_750_000_000_000,
+            exchanges: 2,
+            queues: 7,
+            users: 3,
+        }],
+        has_more: true,
+    };
+    PutAmqpUserRequest = PutAmqpUserRequest {
+        user: "ann".into(),
+        password: Some("not a secret".into()),
+        tags: Some(vec!["administrator".into(), "monitoring".into()]),
+        put: AmqpUserPut::CreateOrChange,
+    };
+    DeleteAmqpUserRequest = DeleteAmqpUserRequest { user: "ann".into() };
+    ListAmqpUsersRequest = ListAmqpUsersRequest { after: Some("ann".into()) };
+    ListAmqpUsersResponse = ListAmqpUsersResponse {
+        users: vec![AmqpUserInfo {
+            user: "bob".into(),
+            tags: vec!["monitoring".into()],
+            vhosts: 2,
+        }],
+        has_more: true,
+    };
+    AmqpPermissions = AmqpPermissions {
+        configure: "^ann-".into(),
+        write: ".*".into(),
+        read: String::new(),
+    };
+    SetAmqpPermissionsRequest = SetAmqpPermissionsRequest {
+        vhost: "harbour".into(),
+        user: "ann".into(),
+        permissions: AmqpPermissions::sample(),
+    };
+    ClearAmqpPermissionsRequest =
+        ClearAmqpPermissionsRequest { vhost: "harbour".into(), user: "ann".into() };
+    ClearAmqpPermissionsResponse = ClearAmqpPermissionsResponse { cleared: true };
+    AmqpGrantName = AmqpGrantName { user: "ann".into(), vhost: "harbour".into() };
+    ListAmqpPermissionsRequest = ListAmqpPermissionsRequest {
+        vhost: Some("harbour".into()),
+        user: Some("ann".into()),
+        after: Some(AmqpGrantName::sample()),
+    };
+    ListAmqpPermissionsResponse = ListAmqpPermissionsResponse {
+        grants: vec![AmqpGrant {
+            name: AmqpGrantName::sample(),
+            permissions: AmqpPermissions::sample(),
+        }],
+        has_more: true,
+    };
     ErrorResponse = ErrorResponse::new(ErrorCode::NotLeader, "node 2 leads partition 3 of \"orders\"")
         .with_leader(NodeId(2), "10.0.0.2:7420")
         .with_offset(1500);

@@ -132,10 +132,12 @@ impl Connection {
             woken.finished.push(finished);
             progress = true;
         }
-        if let Poll::Ready(finished) = self.watching.as_mut().poll(cx) {
-            self.watching = Box::pin(std::future::pending());
-            woken.finished.push(finished);
-            progress = true;
+        for watching in &mut self.watching {
+            if let Poll::Ready(finished) = watching.as_mut().poll(cx) {
+                *watching = Box::pin(std::future::pending());
+                woken.finished.push(finished);
+                progress = true;
+            }
         }
         progress |= events.poll_recv_many(cx, &mut woken.events, EVENTS_MAX).is_ready();
         if !woken.broken {

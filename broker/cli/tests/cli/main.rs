@@ -7,6 +7,8 @@
     reason = "what helps a test may fail the test, and say why"
 )]
 
+mod amqp;
+mod bench;
 mod consuming;
 mod failing;
 mod logs;

@@ -153,6 +153,10 @@ impl Backend for AmqpBroker {
         self.hosts().watch(&self.broker.catalog(), vhost)
     }
 
+    fn access(&self) -> watch::Receiver<u64> {
+        self.hosts().access()
+    }
+
     fn blocked(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.blocked.subscribe()
     }
@@ -180,7 +184,7 @@ impl Backend for AmqpBroker {
 
     fn counts(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<Counts, QueueError>> {
         Box::pin(async move {
-            let standing = self.queue(&queue).await?.describe().await.map_err(gone)?;
+            let standing = self.queue(&queue).await?.declare().await.map_err(gone)?;
             Ok(Counts { messages: standing.ready, consumers: standing.consumers })
         })
     }

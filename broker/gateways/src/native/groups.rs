@@ -264,7 +264,7 @@ fn page_bytes(broker: &Broker) -> usize {
     PAGE_BYTES_MAX.min(broker.limits().frame_bytes_max as usize / 4)
 }
 
-fn info(summary: GroupSummary) -> GroupInfo {
+fn info(summary: &GroupSummary) -> GroupInfo {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     GroupInfo {
         group: summary.name.as_str().to_owned(),
@@ -294,7 +294,7 @@ pub(super) async fn list(
     let mut found = coordinator.list(after, count + 1).await.map_err(gone(broker))?;
     let has_more = found.len() > count;
     found.truncate(count);
-    done(ListGroupsResponse { groups: found.into_iter().map(info).collect(), has_more })
+    done(ListGroupsResponse { groups: found.iter().map(info).collect(), has_more })
 }
 
 /// Shows a group.
@@ -324,7 +324,7 @@ pub(super) async fn describe(
         offsets: found.offsets,
     };
     done(GroupDescription {
-        info: info(summary),
+        info: info(&summary),
         members: found.members.into_iter().map(|it| member(&catalog, it)).collect(),
         quiet_since_ms: found.quiet_since.map(|at| at.0),
     })

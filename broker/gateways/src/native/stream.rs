@@ -16,17 +16,20 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use plimsoll_delivery::dispatch::{Outcome, SettleError};
 use plimsoll_protocol::api::{
-    AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClusterPlanRequest,
-    ClusterStatusRequest, CommitOffsetsRequest, Counter, CreateQueueRequest, CreateTopicRequest,
-    CreditRequest, DeleteGroupRequest, DeleteSubscriptionRequest, DeleteTopicRequest,
+    AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClearAmqpPermissionsRequest,
+    ClusterPlanRequest, ClusterStatusRequest, CommitOffsetsRequest, Counter, CreateQueueRequest,
+    CreateTopicRequest, CreateVhostRequest, CreditRequest, DeleteAmqpUserRequest,
+    DeleteGroupRequest, DeleteSubscriptionRequest, DeleteTopicRequest, DeleteVhostRequest,
     DescribeGroupRequest, DescribeQueueRequest, DescribeTopicRequest, Done, DrainNodeRequest,
     ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest, GroupOffsetsRequest,
     HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, ListQueuesRequest, ListTopicsRequest, MetadataRequest,
-    NodeStatusRequest, NodeStatusResponse, PeekQueueRequest, PingRequest, PurgeQueueRequest,
+    ListAmqpPermissionsRequest, ListAmqpUsersRequest, ListGroupsRequest, ListOffsetsRequest,
+    ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest,
+    NodeStatusResponse, PeekQueueRequest, PingRequest, PurgeQueueRequest, PutAmqpUserRequest,
     PutSubscriptionRequest, RebalanceRequest, RemoveNodeRequest, Request, ResetGroupRequest,
-    SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement, SubscribeRequest,
-    TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
+    SetAmqpPermissionsRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse,
+    Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest,
+    check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -40,7 +43,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{attach, cluster, groups, metadata, produce, queues, read, topics};
+use super::{access, attach, cluster, groups, metadata, produce, queues, read, topics};
 use crate::queues::{QueueGone, Settling};
 use crate::refusals;
 
@@ -296,6 +299,31 @@ impl Stream {
             }
             ApiKey::ResetGroup => self.run::<ResetGroupRequest, _>(frame, groups::reset).await,
             ApiKey::DeleteGroup => self.run::<DeleteGroupRequest, _>(frame, groups::delete).await,
+            ApiKey::CreateVhost => {
+                self.run::<CreateVhostRequest, _>(frame, access::create_vhost).await
+            }
+            ApiKey::DeleteVhost => {
+                self.run::<DeleteVhostRequest, _>(frame, access::delete_vhost).await
+            }
+            ApiKey::ListVhosts => {
+                self.run::<ListVhostsRequest, _>(frame, access::list_vhosts).await
+            }
+            ApiKey::PutAmqpUser => self.run::<PutAmqpUserRequest, _>(frame, access::put_user).await,
+            ApiKey::DeleteAmqpUser => {
+                self.run::<DeleteAmqpUserRequest, _>(frame, access::delete_user).await
+            }
+            ApiKey::ListAmqpUsers => {
+                self.run::<ListAmqpUsersRequest, _>(frame, access::list_users).await
+            }
+            ApiKey::SetAmqpPermissions => {
+                self.run::<SetAmqpPermissionsRequest, _>(frame, access::set_permissions).await
+            }
+            ApiKey::ClearAmqpPermissions => {
+                self.run::<ClearAmqpPermissionsRequest, _>(frame, access::clear_permissions).await
+            }
+            ApiKey::ListAmqpPermissions => {
+                self.run::<ListAmqpPermissionsRequest, _>(frame, access::list_permissions).await
+            }
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
             ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,

@@ -180,6 +180,8 @@ pub(super) enum Command {
         reply: oneshot::Sender<MessageExplanation>,
     },
     Describe {
+        /// Whether somebody declares the queue.
+        is_use: bool,
         reply: oneshot::Sender<Standing>,
     },
 }
@@ -333,6 +335,14 @@ impl QueueHandle {
     /// # Errors
     /// When the queue's task has ended.
     pub async fn describe(&self) -> Result<Standing, QueueGone> {
-        self.ask(|reply| Command::Describe { reply }).await
+        self.ask(|reply| Command::Describe { is_use: false, reply }).await
+    }
+
+    /// The same for somebody who declares the queue, which is a use of it.
+    ///
+    /// # Errors
+    /// When the queue's task has ended.
+    pub async fn declare(&self) -> Result<Standing, QueueGone> {
+        self.ask(|reply| Command::Describe { is_use: true, reply }).await
     }
 }

@@ -8,6 +8,7 @@
 //!  records       records of the log for the machine and for consumers, read once where that is possible
 //!  consumers     who gets what; those that settle by being delivered are held back here
 //!  dead_letters  copies of what was given up
+//!  expiry        the end of a queue that nobody uses
 //!  peek          a look at messages without taking them
 //!  settings      settings of the catalog as the machine has them, and why a message is not delivered
 //! ```
@@ -18,6 +19,7 @@
 
 mod consumers;
 mod dead_letters;
+mod expiry;
 mod handle;
 mod peek;
 mod records;
