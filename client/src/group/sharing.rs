@@ -45,6 +45,8 @@ struct Handing {
     /// The offset behind what is processed; none before the first news.
     position: Option<Offset>,
     committed: Option<Offset>,
+    /// Something was processed.
+    is_used: bool,
     is_stopping: bool,
     is_spoilt: bool,
 }
@@ -67,7 +69,7 @@ impl State {
     fn process(&mut self) -> bool {
         let Some((grant, next)) = self.out.take() else { return false };
         if let Some(handing) = self.grants.get_mut(&grant) {
-            handing.position = Some(next);
+            (handing.position, handing.is_used) = (Some(next), true);
         }
         self.stopping > 0
     }
@@ -177,6 +179,7 @@ impl Sharing {
             partition,
             position: None,
             committed: None,
+            is_used: false,
             is_stopping: false,
             is_spoilt: false,
         };
@@ -210,7 +213,7 @@ impl Sharing {
         let mut state = self.state();
         let Some(handing) = state.grants.remove(&grant) else { return };
         state.stopping -= usize::from(handing.is_stopping);
-        if self.tells_lost && handing.uncommitted().is_some() && handing.committed.is_some() {
+        if self.tells_lost && handing.is_used && handing.uncommitted().is_some() {
             state.lost.insert((handing.topic, handing.partition));
         }
     }
