@@ -8,7 +8,7 @@ use crate::report::{EmbeddedFigures, Report};
 /// A column: its heading, and its cell of a report (`None` where there is nothing to say).
 type Column = (&'static str, fn(&Report) -> Option<String>);
 
-const COLUMNS: [Column; 40] = [
+const COLUMNS: [Column; 48] = [
     ("workload", |report| Some(report.workload.name().to_owned())),
     ("transport", |report| Some(report.transport.to_string())),
     ("durability", |report| report.durability.map(|found| found.to_string())),
@@ -51,6 +51,14 @@ const COLUMNS: [Column; 40] = [
     ("p99 before us", |report| report.cluster.p99_before_us.map(tenths)),
     ("p99 during us", |report| report.cluster.p99_during_us.map(tenths)),
     ("failed", |report| report.cluster.failed.map(grouped)),
+    ("members", |report| report.group.members.map(|found| found.to_string())),
+    ("gap p50 ms", |report| report.group.gap_ms.map(|found| tenths(found.p50))),
+    ("gap p99 ms", |report| report.group.gap_ms.map(|found| tenths(found.p99))),
+    ("gap max ms", |report| report.group.gap_ms.map(|found| tenths(found.max))),
+    ("before max ms", |report| report.group.gap_before_ms.map(|found| tenths(found.max))),
+    ("leave max ms", |report| report.group.gap_leave_ms.map(|found| tenths(found.max))),
+    ("moved", |report| report.group.moved.map(|found| found.to_string())),
+    ("settled ms", |report| report.group.settled_ms.map(tenths)),
 ];
 
 fn embedded(report: &Report) -> Option<&EmbeddedFigures> {

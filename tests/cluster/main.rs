@@ -4,6 +4,7 @@
 //!  expiry    queues of AMQP that nobody uses
 //!  routing   any node will do; leaders are found and followed; replicas are read
 //!  failing   a killed leader, a lost majority, a rolling restart
+//!  groups    members keep what they own when their coordinator dies
 //!  joining   who is let in, and what the others are told
 //!  moving    replicas on their way, under load
 //!  placing   replicas and nodes: how many there can be, and when one can go
@@ -17,6 +18,7 @@
 mod amqp;
 mod expiry;
 mod failing;
+mod groups;
 mod joining;
 mod moving;
 mod placing;

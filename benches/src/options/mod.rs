@@ -78,7 +78,7 @@ pub struct Options {
     /// Bytes with which `restart` fills its topic.
     pub bytes: Option<u64>,
     /// Records per second of `latency` (default 1,000, of a cluster 500), `rebalance` and `failover`
-    /// (500), `delay` (10,000) and `end-to-end` (no limit).
+    /// (500), `delay` (10,000), `group` (20,000) and `end-to-end` (no limit).
     pub rate: Option<NonZeroU32>,
     /// Tasks of `singles`.
     pub tasks: Option<NonZeroU32>,
@@ -90,6 +90,8 @@ pub struct Options {
     pub senders: Option<NonZeroU32>,
     /// Who receives from each queue. Default as `senders`.
     pub receivers: Option<NonZeroU32>,
+    /// Members of the group of `group`, before one more joins. Default 8.
+    pub members: Option<NonZeroU32>,
     /// The AMQP broker that `amqp` measures too, before the embedded one.
     pub url: Option<String>,
     /// `amqp`: measure that one only.
@@ -133,6 +135,9 @@ const LATENCY_RATE: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zer
 const CLUSTER_RATE: NonZeroU32 = NonZeroU32::new(500).expect("500 is not zero");
 /// Messages per second whose time has come.
 const DELAY_RATE: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
+/// Records per second of `group`: each of 64 partitions has one every three milliseconds.
+const GROUP_RATE: NonZeroU32 = NonZeroU32::new(20_000).expect("20,000 is not zero");
+const GROUP_MEMBERS: u32 = 8;
 const FAILOVER_ROUNDS: u32 = 20;
 /// Replicas of a topic, where there are nodes enough.
 const REPLICAS: u32 = 3;
@@ -193,6 +198,14 @@ fn defaults(workload: Workload) -> Defaults {
         Workload::Delay => {
             Defaults { partitions: &[1], record_bytes: 100, records: 1_000_000, ..whole_batches }
         }
+        // It lasts as long as the changes of the group do.
+        Workload::Group => Defaults {
+            producers: 1,
+            partitions: &[64],
+            record_bytes: 100,
+            batch_records: 1,
+            records: 0,
+        },
         Workload::Idle => Defaults {
             producers: 1,
             partitions: &[0, 10_000],
@@ -255,7 +268,7 @@ impl Options {
                 self.records.unwrap_or(bytes.div_ceil(u64::from(record_bytes)))
             }
             Workload::Idle => u64::from(partitions),
-            Workload::Failover => 0,
+            Workload::Failover | Workload::Group => 0,
             _ => self.records.unwrap_or(defaults.records),
         };
         let single = workload == Workload::Singles;
@@ -281,6 +294,7 @@ impl Options {
                     Some(self.rate.unwrap_or(default))
                 }
                 Workload::Delay => Some(self.rate.unwrap_or(DELAY_RATE)),
+                Workload::Group => Some(self.rate.unwrap_or(GROUP_RATE)),
                 Workload::EndToEnd => self.rate,
                 _ => None,
             },
@@ -289,6 +303,7 @@ impl Options {
             queues,
             senders: if settles { or(self.senders, of_each_queue) } else { 0 },
             receivers: if settles { or(self.receivers, of_each_queue) } else { 0 },
+            members: if workload == Workload::Group { or(self.members, GROUP_MEMBERS) } else { 0 },
             layout: self.layout.unwrap_or(Layout::Shared),
             nodes,
             replicas: or(self.replicas, nodes.min(REPLICAS)),
@@ -426,6 +441,17 @@ mod tests {
         let faults: Vec<_> = plans.iter().map(|plan| plan.fault).collect();
         assert_eq!(faults, [Some(Fault::Kill), Some(Fault::Stop)]);
         assert!(plans.iter().all(|plan| (plan.nodes, plan.rounds) == (3, 20)));
+    }
+
+    #[test]
+    fn command_repeats_the_group() {
+        let options = Options { members: NonZeroU32::new(3), ..Options::default() };
+        let command = options.plans(Workload::Group)[0].command();
+        assert_eq!(
+            command,
+            "plimsoll bench group --transport quic --durability durable --members 3 \
+             --partitions 64 --record-bytes 100 --rate 20000 --layout shared"
+        );
     }
 
     #[test]

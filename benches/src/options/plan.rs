@@ -44,6 +44,8 @@ pub struct Plan {
     pub senders: u32,
     /// Who receives from each of them.
     pub receivers: u32,
+    /// Members of the group of `group`; 0 elsewhere.
+    pub members: u32,
     /// Rounds of `failover`; 0 elsewhere.
     pub rounds: u32,
     /// How `failover` ends nodes; `None` elsewhere.
@@ -76,6 +78,8 @@ impl Plan {
         if self.queues > 0 {
             let (queues, senders, receivers) = (self.queues, self.senders, self.receivers);
             words.push(format!("--queues {queues} --senders {senders} --receivers {receivers}"));
+        } else if self.members > 0 {
+            words.push(format!("--members {}", self.members));
         } else {
             words.push(format!("--producers {}", self.producers));
         }
@@ -83,10 +87,10 @@ impl Plan {
             words.push(format!("--partitions {}", self.partitions));
         }
         words.push(format!("--record-bytes {}", self.record_bytes));
-        if self.queues == 0 {
+        if self.queues == 0 && self.members == 0 {
             words.push(format!("--batch-records {}", self.batch_records));
         }
-        if !matches!(self.workload, Workload::Idle | Workload::Failover) {
+        if !matches!(self.workload, Workload::Idle | Workload::Failover | Workload::Group) {
             words.push(format!("--records {}", self.records));
         }
         if let Some(rate) = self.rate {

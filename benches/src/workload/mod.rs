@@ -5,6 +5,7 @@ mod consume;
 mod delay;
 mod end_to_end;
 mod failover;
+mod group;
 mod idle;
 mod idle_cluster;
 mod latency;
@@ -58,7 +59,7 @@ pub(crate) async fn measure(
             return rebalance::measure(plan, options, runtimes, directory, screen).await;
         }
         Workload::Amqp => return amqp::measure(plan, options, directory, screen).await,
-        Workload::Queue | Workload::Delay => {}
+        Workload::Queue | Workload::Delay | Workload::Group => {}
         _ => load::check(plan)?,
     }
     let bed = match &options.connect {
@@ -88,6 +89,7 @@ pub(crate) async fn measure(
         Workload::Singles => singles::measure(&bed, screen).await,
         Workload::Queue => queue::measure(&bed, screen).await,
         Workload::Delay => delay::measure(&bed, screen).await,
+        Workload::Group => group::measure(&bed, screen).await,
         _ => produce::measure(&bed, local, screen).await,
     };
     bed.stop().await?;

@@ -36,6 +36,7 @@ Examples:
   plimsoll bench produce latency --nodes 3
   plimsoll bench failover --rounds 20 --json
   plimsoll bench idle --nodes 3 --partitions 1000,10000
+  plimsoll bench group --members 8 --partitions 64
   plimsoll bench amqp --url amqp://guest:guest@127.0.0.1:5672/%2f
 
 `amqp` measures through the client library lapin: durable quorum queues, persistent messages of 1000 bytes,
@@ -72,7 +73,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
     bytes: Option<u64>,
     /// Records per second of `latency` [default: 1000, of a cluster 500], `rebalance` and `failover`
-    /// [default: 500], `delay` [default: 10000] and `end-to-end` [default: no limit]
+    /// [default: 500], `delay` [default: 10000], `group` [default: 20000] and `end-to-end` [default: no
+    /// limit]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
     /// Tasks of `singles` [default: 64]
@@ -90,6 +92,9 @@ pub(crate) struct BenchArgs {
     /// Who receives from each queue, likewise [default: as --senders]
     #[arg(long, value_name = "N")]
     receivers: Option<NonZeroU32>,
+    /// Members of the group of `group`, before one more joins [default: 8]
+    #[arg(long, value_name = "N")]
+    members: Option<NonZeroU32>,
     /// A broker that `amqp` measures too, before embedded nodes, such as
     /// amqp://guest:guest@127.0.0.1:5672/%2f
     #[arg(long, value_name = "URL", value_parser = parse_url)]
@@ -222,6 +227,7 @@ impl BenchArgs {
             queues: self.queues,
             senders: self.senders,
             receivers: self.receivers,
+            members: self.members,
             url: self.url.clone(),
             url_only: self.url_only,
             nodes: self.nodes,

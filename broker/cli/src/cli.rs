@@ -24,6 +24,7 @@ use crate::context::ContextArgs;
 use crate::demo::DemoArgs;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::failure::{Failure, note};
+use crate::group::GroupArgs;
 use crate::log::LogArgs;
 use crate::produce::ProduceArgs;
 use crate::queue::QueueArgs;
@@ -38,7 +39,8 @@ First steps:
   seq 1 100000 | plimsoll produce orders
   plimsoll consume orders --count 5
   plimsoll topic describe orders
-  plimsoll queue create jobs                          messages that are settled one by one";
+  plimsoll queue create jobs                          messages that are settled one by one
+  plimsoll consume orders --group billing             one of several readers that share a topic";
 
 const DEMO_HELP: &str = "\
 Examples:
@@ -83,6 +85,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     Topic(TopicArgs),
     Queue(QueueArgs),
+    Group(GroupArgs),
     Produce(Box<ProduceArgs>),
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
@@ -138,6 +141,7 @@ impl Command {
             Self::Serve(args) => args.run(),
             Self::Topic(args) => block_on(args.run()),
             Self::Queue(args) => block_on(args.run()),
+            Self::Group(args) => block_on(args.run()),
             Self::Produce(args) => block_on(args.run()),
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),

@@ -29,6 +29,7 @@ mod context;
 mod demo;
 mod exit;
 mod failure;
+mod group;
 mod interrupt;
 mod log;
 mod logging;

@@ -26,6 +26,7 @@ pub(crate) fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::UnknownTopic
         | ErrorCode::UnknownQueue
+        | ErrorCode::UnknownGroup
         | ErrorCode::UnknownPartition
         | ErrorCode::UnknownVhost
         | ErrorCode::UnknownUser

@@ -11,6 +11,7 @@ mod amqp;
 mod bench;
 mod consuming;
 mod failing;
+mod groups;
 mod logs;
 mod node;
 mod offline;
