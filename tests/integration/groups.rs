@@ -33,7 +33,8 @@ async fn next(consumer: &mut GroupConsumer) -> GroupRecord {
 }
 
 async fn send_to(producer: &Producer, partition: u32, value: &str) -> Offset {
-    let queued = producer.enqueue_to(partition, &Record::new(value.to_owned()));
+    let record = Record::new(value.to_owned());
+    let queued = producer.enqueue_to(partition, &record);
     let ack = within("room", queued).await.expect("it is taken");
     within("an ack", ack).await.expect("it is stored").offset.expect("with an offset")
 }

@@ -138,8 +138,8 @@ fn send(
     partitions: u32,
     mut values: Values,
     rate: NonZeroU32,
-    stop: Arc<AtomicBool>,
-    runtime: Handle,
+    stop: &AtomicBool,
+    runtime: &Handle,
 ) -> anyhow::Result<(Producer, u64)> {
     let rounds_per_s =
         NonZeroU32::new(rate.get() / partitions).context("a rate of a record each")?;
@@ -190,7 +190,9 @@ pub(super) async fn measure(bed: &Bed<'_>, screen: Screen<'_>) -> anyhow::Result
         let producer = client.producer(TOPIC).build().await?;
         let values = Values::new(plan.record_bytes, 1);
         let (stop, runtime) = (Arc::clone(&stop), Handle::current());
-        tokio::task::spawn_blocking(move || send(producer, partitions, values, rate, stop, runtime))
+        tokio::task::spawn_blocking(move || {
+            send(producer, partitions, values, rate, &stop, &runtime)
+        })
     };
     tokio::time::sleep(WARM_UP).await;
 

@@ -170,7 +170,7 @@ impl AnyConsumer {
     pub(crate) fn settle(&self, items: Vec<Settling>) {
         match self {
             Self::Here(queue, id) => drop(queue.settle(*id, items)),
-            Self::Elsewhere(consumer) => consumer.settle(items),
+            Self::Elsewhere(consumer) => consumer.settle(&items),
         }
     }
 

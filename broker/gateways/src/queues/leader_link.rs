@@ -341,7 +341,7 @@ pub(crate) struct RemoteConsumer {
 
 impl RemoteConsumer {
     /// Says what became of messages; nobody waits for the outcome.
-    pub(crate) fn settle(&self, items: Vec<Settling>) {
+    pub(crate) fn settle(&self, items: &[Settling]) {
         let items = items.iter().map(settlement).collect();
         let _ = self.link.said.send(Said::Settle(self.correlation, items));
     }
