@@ -158,7 +158,8 @@ async fn load(
     }
     let seconds = began.elapsed().as_secs_f64();
     for connection in connections {
-        connection.close(200, "done".into()).await?;
+        // All is confirmed and acknowledged: how it ends is no matter.
+        let _ = connection.close(200, "done".into()).await;
     }
     let received = latencies.samples();
     ensure!(received >= messages, "{messages} were published, {received} delivered");
