@@ -35,8 +35,7 @@ pub(crate) struct AmqpBroker {
 
 struct Node {
     url: String,
-    /// Ends with its last channel otherwise.
-    _connection: Connection,
+    connection: Connection,
     channel: Channel,
 }
 
@@ -66,7 +65,7 @@ impl Node {
     async fn new(url: String) -> anyhow::Result<Self> {
         let connection = connect(&url).await?;
         let channel = connection.create_channel().await?;
-        Ok(Self { url, _connection: connection, channel })
+        Ok(Self { url, connection, channel })
     }
 
     /// As [`Node::new`], of a node that is starting: it listens before it can declare.
@@ -186,7 +185,12 @@ impl AmqpBroker {
     }
 
     /// Fails when a node has ended by itself; kills those that are this process's own.
-    pub(crate) fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        for node in self.nodes {
+            // Before its node ends: the client would take it for a failure, and say so. A node that has
+            // ended is told below.
+            let _ = node.connection.close(200, "done".into()).await;
+        }
         match self.own {
             Some(mut own) => own.cluster.check_alive(),
             None => Ok(()),

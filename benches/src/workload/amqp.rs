@@ -107,7 +107,7 @@ async fn of_broker(
     round(plan, &broker, (plan.records / WARM_UP).max(1)).await?;
     screen(Event::Step(&format!("{name}: publishing, consuming and acknowledging")));
     let measured = round(plan, &broker, plan.records).await?;
-    broker.stop()?;
+    broker.stop().await?;
     Ok(measured)
 }
 
