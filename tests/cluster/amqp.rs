@@ -225,12 +225,14 @@ async fn consumers_of_several_nodes_keep_to_their_order() {
         let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
         let consumed =
             own.basic_consume("alone".into(), "one".into(), options, FieldTable::default());
-        within("a consumer", consumed).await.expect("it is alone");
+        // It would be cancelled when it is dropped.
+        let alone = within("a consumer", consumed).await.expect("it is alone");
         let options = BasicConsumeOptions::default();
         let refused =
             other.basic_consume("alone".into(), "".into(), options, FieldTable::default());
         assert_eq!(code(within("no consumer", refused).await), 403);
         own.basic_cancel("one".into(), Default::default()).await.unwrap();
+        drop(alone);
     }
     // One is active at a time, the next when it is gone.
     let single = [("x-single-active-consumer", AMQPValue::Boolean(true))];
