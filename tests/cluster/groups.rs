@@ -81,7 +81,8 @@ async fn killed_coordinator_loses_no_record_and_moves_no_partition() {
         while stopped.try_recv().is_err() {
             every.tick().await;
             for partition in 0..PARTITIONS {
-                let queued = producer.enqueue_to(partition, &Record::new("x"));
+                let record = Record::new("x");
+                let queued = producer.enqueue_to(partition, &record);
                 let ack = within("room", queued).await.expect("it is taken");
                 let ack = within("an acknowledgement", ack).await.expect("it is stored");
                 stored.insert((partition, ack.offset.expect("with an offset").0));
@@ -104,7 +105,7 @@ async fn killed_coordinator_loses_no_record_and_moves_no_partition() {
         })
         .await;
         let status = cluster.status().await;
-        let index = (0..3).find(|index| cluster.nodes.id_of(&status, *index).ok() == Some(leader));
+        let index = (0..3).find(|index| cluster.nodes.id_of(&status, *index) == Some(leader));
         let index = index.expect("the coordinator is one of three");
         cluster.nodes.kill(index).unwrap();
         let group = client.admin().group(GROUP);

@@ -5,8 +5,8 @@
 //! (`basic.get`), and a declaration of the queue that is there already, passive or not. Publishing is none, and
 //! neither is looking at it through the native protocol.
 //!
-//! Why there: every use comes by the task already, so that none costs a write or a message between nodes. A
-//! declaration through another node than the leader's is refused today, and so is none.
+//! Why there: every use comes by the task already, also from other nodes, so that none costs a write. A declaration
+//! through another node than the leader's attaches there in passing.
 //!
 //! What follows from it:
 //! * A new leader begins the lease anew, as RabbitMQ does when it restarts: a queue lives longer than it
