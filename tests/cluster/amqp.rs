@@ -69,7 +69,10 @@ impl AmqpCluster {
         let declared = channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), table);
         within("a declaration", declared).await.expect("it is declared");
         let new = async || topics().await.difference(&before).next().cloned();
-        eventually("its topic", new).await
+        let topic = eventually("its topic", new).await;
+        // Nobody leads what nobody has asked for yet.
+        assert_eq!(standing(channel, queue).await, (0, 0));
+        topic
     }
 }
 
