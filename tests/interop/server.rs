@@ -1,7 +1,7 @@
 //! The server that is asked: one that runs already, or a `plimsoll` of this build that is started once
 //! per test process and ends with it.
 
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 
 /// How long a server may take until a client can log in.
@@ -79,6 +80,39 @@ pub(crate) fn server() -> &'static Server {
     static SERVER: OnceLock<Result<Server, String>> = OnceLock::new();
     let server = SERVER.get_or_init(|| given().map_or_else(start, Ok));
     server.as_ref().unwrap_or_else(|error| panic!("no server: {error}"))
+}
+
+/// Whether the server is a RabbitMQ older than this. What newer ones do is then not asked of it.
+pub(crate) fn is_rabbitmq_before(major: u32, minor: u32) -> bool {
+    static VERSION: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    let version = VERSION.get_or_init(|| rabbitmq_version(&server().url));
+    version.is_some_and(|version| version < (major, minor))
+}
+
+/// The version that a RabbitMQ greets with; none of another server.
+fn rabbitmq_version(url: &str) -> Option<(u32, u32)> {
+    let uri: AMQPUri = url.parse().expect("the URL is one of AMQP");
+    let address = (uri.authority.host.as_str(), uri.authority.port);
+    let mut socket = TcpStream::connect(address).expect("the server listens");
+    socket.write_all(b"AMQP\0\0\x09\x01").expect("it is written");
+    let mut head = [0; 7];
+    socket.read_exact(&mut head).expect("a frame");
+    let bytes = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+    let mut greeting = vec![0; bytes];
+    socket.read_exact(&mut greeting).expect("a frame");
+    // Fields of a table: a short name, `S`, and a text with its length in four bytes.
+    let text = |name: &str| {
+        let field = [&[name.len() as u8], name.as_bytes(), b"S"].concat();
+        let at = greeting.windows(field.len()).position(|bytes| bytes == field)? + field.len();
+        let length = u32::from_be_bytes(greeting.get(at..at + 4)?.try_into().ok()?) as usize;
+        String::from_utf8(greeting.get(at + 4..at + 4 + length)?.to_vec()).ok()
+    };
+    if text("product")? != "RabbitMQ" {
+        return None;
+    }
+    let version = text("version")?;
+    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
 }
 
 fn given() -> Option<Server> {

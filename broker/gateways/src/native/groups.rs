@@ -51,9 +51,8 @@ async fn topic_id(broker: &Broker, topic: &TopicName) -> Result<TopicId, ErrorRe
     Ok(TopicId(broker.topic(topic).await?.topic_id))
 }
 
-/// The names of some topics, by id; those that are gone have none.
-fn names(catalog: &Catalog, wanted: impl Iterator<Item = TopicId>) -> BTreeMap<TopicId, TopicName> {
-    let wanted: BTreeSet<TopicId> = wanted.collect();
+/// The names of some topics, by id, as the catalog here has them.
+fn names_in(catalog: &Catalog, wanted: &BTreeSet<TopicId>) -> BTreeMap<TopicId, TopicName> {
     if wanted.is_empty() {
         return BTreeMap::new();
     }
@@ -61,9 +60,25 @@ fn names(catalog: &Catalog, wanted: impl Iterator<Item = TopicId>) -> BTreeMap<T
     topics.filter(|(id, _)| wanted.contains(id)).map(|(id, name)| (id, name.clone())).collect()
 }
 
-/// Partitions by topic, as they are told; those of topics that are gone are left out.
-fn by_topic(catalog: &Catalog, partitions: &[TopicPartition]) -> Vec<AssignedPartitions> {
-    let names = names(catalog, partitions.iter().map(|at| at.topic));
+/// The names of some topics, by id; those that are gone have none.
+async fn names(
+    broker: &Broker,
+    wanted: impl Iterator<Item = TopicId>,
+) -> BTreeMap<TopicId, TopicName> {
+    let wanted: BTreeSet<TopicId> = wanted.collect();
+    let known = names_in(&broker.catalog(), &wanted);
+    // One that was made through another node a moment ago is not gone.
+    if known.len() < wanted.len() && broker.catch_up().await {
+        return names_in(&broker.catalog(), &wanted);
+    }
+    known
+}
+
+/// Partitions by topic, as they are told; those of topics without a name are left out.
+fn by_topic(
+    names: &BTreeMap<TopicId, TopicName>,
+    partitions: &[TopicPartition],
+) -> Vec<AssignedPartitions> {
     let mut assigned: Vec<AssignedPartitions> = Vec::with_capacity(names.len());
     for at in partitions {
         match assigned.last_mut() {
@@ -78,11 +93,12 @@ fn by_topic(catalog: &Catalog, partitions: &[TopicPartition]) -> Vec<AssignedPar
     assigned
 }
 
-fn told(broker: &Broker, assignment: &Assignment) -> GroupAssignment {
+async fn told(broker: &Broker, assignment: &Assignment) -> GroupAssignment {
+    let names = names(broker, assignment.partitions.iter().map(|at| at.topic)).await;
     GroupAssignment {
         epoch: assignment.epoch.0,
         generation: assignment.generation.0,
-        partitions: by_topic(&broker.catalog(), &assignment.partitions),
+        partitions: by_topic(&names, &assignment.partitions),
         settling: assignment.settling,
         heartbeat_ms: assignment.heartbeat_ms,
         session_ms: assignment.session_ms,
@@ -122,7 +138,7 @@ pub(super) async fn join(
         rebalance_ms: request.rebalance_ms,
     };
     let joined = coordinator.join(name, MemberId(request.member), spec).await;
-    done(told(broker, &joined.map_err(gone(broker))??))
+    done(told(broker, &joined.map_err(gone(broker))??).await)
 }
 
 /// Hears a member, and answers what it should do once it is certain that this node led meanwhile.
@@ -144,7 +160,7 @@ pub(super) async fn heartbeat(
     // Heard first: what is confirmed after it came holds for what is answered.
     let answer = coordinator.heartbeat(name, member, epoch, owned.into_iter().collect());
     home.linearizable().await.map_err(|error| refusals::fresh(&error))?;
-    done(told(broker, &answer.await.map_err(gone(broker))??))
+    done(told(broker, &answer.await.map_err(gone(broker))??).await)
 }
 
 /// Ends a membership.
@@ -227,37 +243,45 @@ pub(super) async fn offsets(
         .map(|after| TopicPartition { topic: TopicId(after.topic_id), partition: after.partition });
     home.linearizable().await.map_err(|error| refusals::fresh(&error))?;
     let bytes_max = page_bytes(broker);
-    let page = |groups: &Groups| {
-        let mut page: Vec<(TopicPartition, Committed)> = Vec::new();
-        let mut bytes = 0;
-        let all = groups.get(&name).map(|group| group.offsets()).into_iter().flatten();
-        let wanted = all.filter(|(at, _)| {
-            (topics.is_empty() || topics.contains(&at.topic)) && Some(**at) > after
-        });
-        for (at, committed) in wanted {
-            if bytes >= bytes_max {
-                return (page, true);
+    let mut after = after;
+    // Topics that are gone have no name: a page of nothing else is passed over.
+    loop {
+        let page = |groups: &Groups| {
+            let mut page: Vec<(TopicPartition, Committed)> = Vec::new();
+            let mut bytes = 0;
+            let all = groups.get(&name).map(|group| group.offsets()).into_iter().flatten();
+            let wanted = all.filter(|(at, _)| {
+                (topics.is_empty() || topics.contains(&at.topic)) && Some(**at) > after
+            });
+            for (at, committed) in wanted {
+                if bytes >= bytes_max {
+                    return (page, true);
+                }
+                let metadata = committed.metadata.as_ref().map_or(0, |text| text.len());
+                bytes += ITEM_BYTES_MAX + metadata;
+                page.push((*at, committed.clone()));
             }
-            let metadata = committed.metadata.as_ref().map_or(0, |text| text.len());
-            bytes += ITEM_BYTES_MAX + metadata;
-            page.push((*at, committed.clone()));
+            (page, false)
+        };
+        let (page, has_more) =
+            home.with_groups(|groups, _| page(groups)).ok_or_else(|| broker.not_leader(None))?;
+        after = page.last().map(|(at, _)| *at);
+        let names = names(broker, page.iter().map(|(at, _)| at.topic)).await;
+        let offsets = page.into_iter().filter_map(|(at, committed)| {
+            Some(GroupOffset {
+                topic: names.get(&at.topic)?.clone(),
+                topic_id: at.topic.0,
+                partition: at.partition,
+                offset: committed.offset,
+                metadata: committed.metadata.map(|text| (*text).to_owned()),
+                committed_ms: committed.at.0,
+            })
+        });
+        let offsets: Vec<_> = offsets.collect();
+        if !offsets.is_empty() || !has_more {
+            return done(GroupOffsetsResponse { offsets, has_more });
         }
-        (page, false)
-    };
-    let (page, has_more) =
-        home.with_groups(|groups, _| page(groups)).ok_or_else(|| broker.not_leader(None))?;
-    let names = names(&broker.catalog(), page.iter().map(|(at, _)| at.topic));
-    let offsets = page.into_iter().filter_map(|(at, committed)| {
-        Some(GroupOffset {
-            topic: names.get(&at.topic)?.clone(),
-            topic_id: at.topic.0,
-            partition: at.partition,
-            offset: committed.offset,
-            metadata: committed.metadata.map(|text| (*text).to_owned()),
-            committed_ms: committed.at.0,
-        })
-    });
-    done(GroupOffsetsResponse { offsets: offsets.collect(), has_more })
+    }
 }
 
 fn page_bytes(broker: &Broker) -> usize {
@@ -315,7 +339,8 @@ pub(super) async fn describe(
             ),
         )
     })?;
-    let catalog = broker.catalog();
+    let specs = found.members.iter().flat_map(|member| &member.spec.topics);
+    let names = names(broker, specs.copied()).await;
     let summary = GroupSummary {
         name: found.name,
         phase: found.phase,
@@ -325,23 +350,23 @@ pub(super) async fn describe(
     };
     done(GroupDescription {
         info: info(&summary),
-        members: found.members.into_iter().map(|it| member(&catalog, it)).collect(),
+        members: found.members.into_iter().map(|it| member(&names, it)).collect(),
         quiet_since_ms: found.quiet_since.map(|at| at.0),
     })
 }
 
-fn member(catalog: &Catalog, found: MemberDescription) -> GroupMember {
-    let topics = names(catalog, found.spec.topics.iter().copied());
+fn member(names: &BTreeMap<TopicId, TopicName>, found: MemberDescription) -> GroupMember {
+    let topics = found.spec.topics.iter().filter_map(|topic| names.get(topic).cloned());
     GroupMember {
         member: found.id.0,
         client: found.spec.client,
         instance: found.spec.instance,
-        topics: topics.into_values().collect(),
+        topics: topics.collect(),
         session_ms: found.spec.session_ms,
         rebalance_ms: found.spec.rebalance_ms,
         epoch: found.epoch.0,
-        owns: by_topic(catalog, &found.owns),
-        should_own: by_topic(catalog, &found.should_own),
+        owns: by_topic(names, &found.owns),
+        should_own: by_topic(names, &found.should_own),
         session_left_ms: found.session_left_ms,
     }
 }
