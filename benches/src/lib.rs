@@ -4,9 +4,10 @@
 //! ```text
 //!  options      what was asked, the defaults of each workload, the command that repeats it
 //!  workload/*   produce, consume, end-to-end, latency, partitions, restart, transport, singles, idle,
-//!               failover, rebalance
+//!               failover, rebalance, queue, delay, amqp
 //!  bed          an embedded or a running node, or a cluster, under load
 //!  served       a node in its own process     serve_process, serve_cluster   the processes
+//!  amqp_broker  a broker under AMQP: nodes in their processes, or one at a URL
 //!  load         producers of whole batches    steady   single records, whatever happens
 //!  pacer        a schedule kept to 10 us
 //!  warm_memory  memory that the host has given
@@ -35,6 +36,7 @@ pub mod serve_process;
 pub mod table;
 pub mod values;
 
+mod amqp_broker;
 mod bed;
 mod load;
 mod pacer;
@@ -90,7 +92,11 @@ pub fn run(workloads: &[Workload], options: &Options, screen: Screen<'_>) -> any
 
 fn run_here(workloads: &[Workload], options: &Options, screen: Screen<'_>) -> anyhow::Result<()> {
     let plans: Vec<_> = workloads.iter().flat_map(|workload| options.plans(*workload)).collect();
-    let on_disk = |plan: &Plan| options.connect.is_none() && plan.workload != Workload::Transport;
+    let on_disk = |plan: &Plan| match plan.workload {
+        Workload::Transport => false,
+        Workload::Amqp => !options.url_only,
+        _ => options.connect.is_none(),
+    };
     let peak_bytes = plans.iter().filter(|plan| on_disk(plan)).map(peak_bytes).max();
     let scratch = match peak_bytes {
         Some(bytes) => Scratch::new(options.data_dir.as_deref(), bytes)?,

@@ -72,15 +72,97 @@ pub struct Report {
     /// `latency_us.p50 / one_node_us.p50`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_one_node: Option<f64>,
-    /// `queue`: messages that were sent, received and settled, per second.
+    /// `queue` and `amqp`: messages that were sent, received and settled, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_per_s: Option<f64>,
     /// `delay`: from the time of a message to its delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lateness_us: Option<Percentiles>,
+    /// What only `amqp` has.
+    #[serde(flatten)]
+    pub amqp: Option<AmqpFigures>,
     /// What only the workloads of a cluster have.
     #[serde(flatten)]
     pub cluster: ClusterFigures,
+    /// What only `group` has.
+    #[serde(flatten)]
+    pub group: GroupFigures,
+}
+
+/// Figures of `group`; each is left out elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct GroupFigures {
+    /// Members before one more joined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<u32>,
+    /// Of each partition that kept its member while another joined: the longest time between the arrivals
+    /// of two of its records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_ms: Option<Gaps>,
+    /// The same of all partitions while nobody joined, in the same run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_before_ms: Option<Gaps>,
+    /// The same of each partition that kept its member while the newcomer left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_leave_ms: Option<Gaps>,
+    /// Partitions that went to the newcomer, or elsewhere: in the round with the most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved: Option<u32>,
+    /// From the begin of the join until every partition was owned as it should be: of the longest round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settled_ms: Option<f64>,
+}
+
+/// Longest gaps of partitions, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Gaps {
+    /// Of half of the partitions at most this.
+    pub p50: f64,
+    /// Of 99 of 100.
+    pub p99: f64,
+    /// Of all.
+    pub max: f64,
+}
+
+impl Gaps {
+    /// Of all gaps; `None` without one.
+    pub fn of(mut gaps: Vec<Duration>) -> Option<Self> {
+        gaps.sort();
+        let last = gaps.len().checked_sub(1)?;
+        let at = |share: f64| {
+            let place = (share * gaps.len() as f64).ceil() as usize;
+            rounded(gaps[place.clamp(1, last + 1) - 1].as_secs_f64() * 1e3, 1)
+        };
+        Some(Self { p50: at(0.5), p99: at(0.99), max: at(1.0) })
+    }
+}
+
+/// What `amqp` says beside its figures, which are those of the broker at the URL where one is given.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AmqpFigures {
+    /// The broker that the report's figures are of: its URL, or `embedded`.
+    pub broker: String,
+    /// Queues.
+    pub queues: u32,
+    /// Who published to each of them.
+    pub senders: u32,
+    /// Who consumed from each of them.
+    pub receivers: u32,
+    /// The same load on embedded nodes, after it; left out where only one broker was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<EmbeddedFigures>,
+    /// `embedded.messages_per_s / messages_per_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+}
+
+/// What embedded nodes did with the load of `amqp`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct EmbeddedFigures {
+    /// Messages per second.
+    pub messages_per_s: f64,
+    /// From publish to delivery.
+    pub latency_us: Option<Percentiles>,
 }
 
 /// Figures of `failover`, `rebalance`, and `idle` with several nodes; each is left out elsewhere.
@@ -201,7 +283,9 @@ impl Report {
             ratio_to_one_node: None,
             messages_per_s: None,
             lateness_us: None,
+            amqp: None,
             cluster: ClusterFigures::default(),
+            group: GroupFigures::default(),
         }
     }
 
@@ -301,6 +385,23 @@ mod tests {
     }
 
     #[test]
+    fn the_figures_of_two_brokers_stand_side_by_side() {
+        let mut amqp = report(Workload::Amqp);
+        amqp.messages_per_s = Some(20_000.0);
+        amqp.amqp = Some(AmqpFigures {
+            broker: "amqp://127.0.0.1".to_owned(),
+            queues: 1,
+            senders: 4,
+            receivers: 4,
+            embedded: Some(EmbeddedFigures { messages_per_s: 50_000.0, latency_us: None }),
+            ratio: Some(2.5),
+        });
+        let text = amqp.to_json();
+        let expected = r#""messages_per_s":20000.0,"broker":"amqp://127.0.0.1","queues":1,"senders":4,"receivers":4,"embedded":{"messages_per_s":50000.0,"latency_us":null},"ratio":2.5}"#;
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
     fn unavailability_is_that_of_the_median_and_the_worst_round() {
         let gaps = |milliseconds: &[u64]| {
             Unavailable::of(milliseconds.iter().copied().map(Duration::from_millis).collect())
@@ -308,6 +409,15 @@ mod tests {
         assert_eq!(gaps(&[]), None);
         assert_eq!(gaps(&[900, 100, 500]), Some(Unavailable { p50: 500.0, max: 900.0 }));
         assert_eq!(gaps(&[900, 100, 500, 700]), Some(Unavailable { p50: 600.0, max: 900.0 }));
+    }
+
+    #[test]
+    fn gaps_are_those_of_the_partition_in_the_middle_and_of_the_worst() {
+        assert_eq!(Gaps::of(Vec::new()), None);
+        let gaps = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!(Gaps::of(gaps), Some(Gaps { p50: 100.0, p99: 198.0, max: 200.0 }));
+        let one = Gaps { p50: 7.0, p99: 7.0, max: 7.0 };
+        assert_eq!(Gaps::of(vec![Duration::from_millis(7)]), Some(one));
     }
 
     #[test]

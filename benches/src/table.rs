@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::options::Plan;
-use crate::report::Report;
+use crate::report::{EmbeddedFigures, Report};
 
 /// A column: its heading, and its cell of a report (`None` where there is nothing to say).
 type Column = (&'static str, fn(&Report) -> Option<String>);
 
-const COLUMNS: [Column; 36] = [
+const COLUMNS: [Column; 48] = [
     ("workload", |report| Some(report.workload.name().to_owned())),
     ("transport", |report| Some(report.transport.to_string())),
     ("durability", |report| report.durability.map(|found| found.to_string())),
@@ -19,6 +19,7 @@ const COLUMNS: [Column; 36] = [
     ("seconds", |report| Some(format!("{:.3}", report.seconds))),
     ("records/s", |report| report.records_per_s.map(|found| grouped(found.round() as u64))),
     ("MB/s", |report| report.mb_per_s.map(|found| format!("{found:.1}"))),
+    ("of broker", |report| report.amqp.as_ref().map(|found| found.broker.clone())),
     ("limit MB/s", |report| report.limit_mb_per_s.map(|found| format!("{found:.1}"))),
     ("of limit", |report| report.ratio_to_limit.map(|found| format!("{found:.2}"))),
     ("disk MB/s", |report| report.disk_mb_per_s.map(|found| format!("{found:.1}"))),
@@ -26,6 +27,11 @@ const COLUMNS: [Column; 36] = [
     ("p99 us", |report| report.latency_us.map(|found| tenths(found.p99))),
     ("p99.9 us", |report| report.latency_us.map(|found| tenths(found.p999))),
     ("max us", |report| report.latency_us.map(|found| tenths(found.max))),
+    ("embedded/s", |report| {
+        embedded(report).map(|found| grouped(found.messages_per_s.round() as u64))
+    }),
+    ("embedded p50 us", |report| embedded(report)?.latency_us.map(|found| tenths(found.p50))),
+    ("ratio", |report| report.amqp.as_ref()?.ratio.map(|found| format!("{found:.2}"))),
     ("journal p50 us", |report| report.journal_write_us.flatten().map(|found| tenths(found.p50))),
     ("journal p99 us", |report| report.journal_write_us.flatten().map(|found| tenths(found.p99))),
     ("one node p50 us", |report| report.one_node_us.map(|found| tenths(found.p50))),
@@ -45,7 +51,19 @@ const COLUMNS: [Column; 36] = [
     ("p99 before us", |report| report.cluster.p99_before_us.map(tenths)),
     ("p99 during us", |report| report.cluster.p99_during_us.map(tenths)),
     ("failed", |report| report.cluster.failed.map(grouped)),
+    ("members", |report| report.group.members.map(|found| found.to_string())),
+    ("gap p50 ms", |report| report.group.gap_ms.map(|found| tenths(found.p50))),
+    ("gap p99 ms", |report| report.group.gap_ms.map(|found| tenths(found.p99))),
+    ("gap max ms", |report| report.group.gap_ms.map(|found| tenths(found.max))),
+    ("before max ms", |report| report.group.gap_before_ms.map(|found| tenths(found.max))),
+    ("leave max ms", |report| report.group.gap_leave_ms.map(|found| tenths(found.max))),
+    ("moved", |report| report.group.moved.map(|found| found.to_string())),
+    ("settled ms", |report| report.group.settled_ms.map(tenths)),
 ];
+
+fn embedded(report: &Report) -> Option<&EmbeddedFigures> {
+    report.amqp.as_ref()?.embedded.as_ref()
+}
 
 /// The lines below the figures of one workload: what its latency is, and the command that repeats
 /// each row.

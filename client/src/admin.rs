@@ -9,7 +9,7 @@ use plimsoll_protocol::api::{
 };
 use plimsoll_protocol::batch::RecordBatch;
 use plimsoll_protocol::error::ErrorCode;
-use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
+use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName, TopicNameError};
 
 use crate::client::Shared;
 use crate::error::{RequestError, ServerError};
@@ -115,12 +115,12 @@ impl Admin {
         }
     }
 
-    /// A topic with its partitions.
+    /// A topic with its partitions; also one that is the node's own, such as a queue of AMQP has.
     ///
     /// # Errors
     /// An unknown topic.
     pub async fn describe_topic(&self, topic: &str) -> Result<DescribeTopicResponse, RequestError> {
-        let topic = name(topic)?;
+        let topic = known_name(topic)?;
         let mut partitions = Vec::new();
         let mut topic_id = None;
         loop {
@@ -250,18 +250,19 @@ impl Admin {
 
 /// A malformed name is refused here as the node would refuse it.
 pub(crate) fn name(topic: &str) -> Result<TopicName, RequestError> {
-    topic.parse().map_err(|error: plimsoll_protocol::ids::TopicNameError| {
-        RequestError::Refused(ServerError {
-            code: ErrorCode::InvalidTopicName,
-            message: error.to_string(),
-            leader: None,
-            detail: None,
-        })
-    })
+    topic.parse().map_err(|error| malformed(&error))
 }
 
-impl std::fmt::Debug for Admin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Admin").finish_non_exhaustive()
-    }
+/// The name of a topic that is there: the node's own have names that no other can get. Queues of AMQP do.
+pub(crate) fn known_name(topic: &str) -> Result<TopicName, RequestError> {
+    TopicName::internal(topic).map_err(|error| malformed(&error))
+}
+
+fn malformed(error: &TopicNameError) -> RequestError {
+    RequestError::Refused(ServerError {
+        code: ErrorCode::InvalidTopicName,
+        message: error.to_string(),
+        leader: None,
+        detail: None,
+    })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use plimsoll_protocol::api::{DescribeTopicRequest, TopicInfo};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use tokio::sync::OnceCell;
 
 use crate::admin::Admin;
 use crate::backoff::Backoff;
@@ -13,6 +14,7 @@ use crate::cluster::{Cluster, ClusterView};
 use crate::config::ClientConfig;
 use crate::consumer::ConsumerBuilder;
 use crate::error::{ConnectError, RequestError};
+use crate::group::GroupConsumerBuilder;
 use crate::link::Dialer;
 use crate::links::Links;
 use crate::metadata::Metadata;
@@ -34,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) links: Arc<Links>,
     pub(crate) metadata: Metadata,
+    /// The topic that groups are in, and its number of partitions, which never changes.
+    pub(crate) groups: OnceCell<(TopicName, u32)>,
     random: Mutex<SplitMix64>,
 }
 
@@ -60,6 +64,7 @@ impl Client {
             dialer,
             cluster,
             metadata: Metadata::default(),
+            groups: OnceCell::new(),
             random: Mutex::new(SplitMix64(seed)),
         });
         shared.links.any(None).await?;
@@ -80,6 +85,12 @@ impl Client {
     /// A consumer of a queue, to be configured and built. Messages are sent to a queue by a producer.
     pub fn queue_consumer(&self, topic: impl Into<String>) -> QueueConsumerBuilder {
         QueueConsumerBuilder::new(Arc::clone(&self.shared), topic.into())
+    }
+
+    /// A member of a consumer group, to be configured and built: the group's members share the partitions of
+    /// their topics, and go on where the group has come.
+    pub fn group_consumer(&self, group: impl Into<String>) -> GroupConsumerBuilder {
+        GroupConsumerBuilder::new(Arc::clone(&self.shared), group.into())
     }
 
     /// Topics, offsets, status.
@@ -116,6 +127,12 @@ impl Shared {
     /// A seed for something random.
     pub(crate) fn seed(&self) -> u64 {
         self.random.lock().expect("no code panics while it holds this lock").next()
+    }
+
+    /// A number that nobody else has.
+    pub(crate) fn unique(&self) -> u128 {
+        let low = if self.config().seed.is_some() { self.seed() } else { random_seed() };
+        u128::from(self.seed()) << 64 | u128::from(low)
     }
 
     /// Pauses between attempts.

@@ -84,6 +84,11 @@ impl ClusterView {
         self.topics.get(topic)?.partitions.get(&partition)
     }
 
+    /// The id of a topic, where it is known: one that is deleted and made again has another.
+    pub(crate) fn topic_id(&self, topic: &TopicName) -> Option<u64> {
+        Some(self.topics.get(topic)?.topic_id)
+    }
+
     /// Whether the node gave no sign of life when it was asked last.
     #[must_use]
     pub fn is_suspect(&self, node: NodeId) -> bool {

@@ -7,7 +7,7 @@ use plimsoll_protocol::api::{
 };
 use plimsoll_protocol::ids::{NodeId, PartitionIndex};
 
-use crate::admin::{Admin, name};
+use crate::admin::{Admin, known_name};
 use crate::error::RequestError;
 use crate::requests::Repeat;
 
@@ -74,7 +74,7 @@ impl Admin {
         to: Option<NodeId>,
     ) -> Result<TransferLeaderResponse, RequestError> {
         let partition = PartitionIndex(partition);
-        let request = TransferLeaderRequest { topic: name(topic)?, partition, to };
+        let request = TransferLeaderRequest { topic: known_name(topic)?, partition, to };
         // Without a target a second time would hand it on once more.
         let repeat = if to.is_some() { Repeat::Freely } else { Repeat::IfRefused };
         self.shared.request(request, repeat).await

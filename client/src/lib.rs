@@ -62,6 +62,24 @@
 //! # fn work(_: &Record) -> Result<(), ()> { Ok(()) }
 //! ```
 //!
+//! # Consumer groups
+//! ```no_run
+//! use plimsoll_client::Client;
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! // As many processes as there is work for: each reads its share of the partitions.
+//! let mut consumer = client.group_consumer("billing").topics(["orders"]).build().await?;
+//! while let Some(record) = consumer.next().await {
+//!     let record = record?;
+//!     // Asking for the next one says that this one is processed: how far the group has come is
+//!     // committed every five seconds, and when a partition goes to another member.
+//!     println!("{}/{}/{}", record.topic, record.partition, record.offset);
+//! }
+//! consumer.leave().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Values of your own types
 //! ```no_run
 //! use plimsoll_client::{Client, TypedConsumer, TypedProducer};
@@ -118,12 +136,16 @@
 //!   ([`SendError::OutcomeUnknown`]). Sending such a record again is a new record.
 //! - A consumer goes on at its next offset: each record comes once and in order, from whichever
 //!   replica. Only committed records are handed out, so none of them is taken back by a new leader.
-//!   How far it is is kept in this process only.
+//!   How far it is is kept in this process only; of a member of a group, by the cluster.
+//! - A member of a group keeps its partitions while another node begins to lead the group, and reads on
+//!   meanwhile. A record is processed at least once: twice where its member died, or was not heard for its
+//!   session, before it was committed.
 //! - Requests of [`Admin`] are asked of another node where asking twice does no harm. A topic that is
 //!   being created or deleted while its node dies is reported as unknown
 //!   ([`RequestError::ConnectionLost`]); `if_not_exists` makes the first one safe to repeat.
 
 mod admin;
+mod amqp_admin;
 mod backoff;
 mod channel;
 mod client;
@@ -134,6 +156,7 @@ mod consumer;
 pub mod context;
 mod dial;
 mod error;
+mod group;
 mod link;
 mod links;
 mod metadata;
@@ -147,17 +170,26 @@ mod trouble;
 mod typed;
 
 pub use admin::{Admin, Fetched, NewTopic};
+pub use amqp_admin::{AmqpPassword, AmqpUserChange};
 pub use client::Client;
 pub use cluster::{ClusterView, PartitionView};
 pub use config::{ClientConfig, Suspicion, Trust};
 pub use consumer::{ConsumedBatch, ConsumedRecord, Consumer, ConsumerBuilder, Progress};
 pub use dial::{AddressSource, Dial};
 pub use error::{BuildError, ConnectError, ConsumeError, RequestError, SendError, ServerError};
+pub use group::{
+    CommitError, GroupAdmin, GroupConsumer, GroupConsumerBuilder, GroupError, GroupRecord,
+};
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
-    AckLevel, ConfigChange, Durability, Isolation, MessageExplanation, MessageStanding, NodeInfo,
-    NodeState, PartitionInfo, QueueConfigError, QueueInfo, QueueMode, QueueOverflow, QueueSettings,
-    QueueStanding, StartPosition, TopicConfig, TopicInfo,
+    AckLevel, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpUserInfo, ConfigChange, Durability,
+    Isolation, MessageExplanation, MessageStanding, NodeInfo, NodeState, PartitionInfo,
+    QueueConfigError, QueueInfo, QueueMode, QueueOverflow, QueueSettings, QueueStanding,
+    StartPosition, TopicConfig, TopicInfo, VhostInfo,
+};
+pub use plimsoll_protocol::api::{
+    AssignedPartitions, GroupDescription, GroupInfo, GroupMember, GroupOffset, GroupPhase,
+    OffsetCommit, OffsetReset,
 };
 pub use plimsoll_protocol::api::{
     ClusterNode, ClusterPlanResponse, ClusterStatusResponse, JoinTokenResponse, MoveProgress,
@@ -165,7 +197,7 @@ pub use plimsoll_protocol::api::{
 };
 pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
 pub use plimsoll_protocol::error::ErrorCode;
-pub use plimsoll_protocol::ids::{NodeId, Offset};
+pub use plimsoll_protocol::ids::{NodeId, Offset, PartitionIndex, TopicName};
 pub use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
 pub use producer::{Ack, AckFuture, Producer, ProducerBuilder, ProducerOptions};
 pub use queue::{

@@ -102,6 +102,20 @@ error_codes! {
     QueueInUse = 208,
     /// The queue is as long as it may be.
     QueueFull = 209,
+    /// The member of a consumer group is one no longer: it stops with all it owned and joins again.
+    FencedMember = 210,
+    /// Another process has joined as the same instance of a consumer group.
+    FencedInstance = 211,
+    /// No consumer group has this name.
+    UnknownGroup = 212,
+    /// The consumer group has members.
+    GroupInUse = 213,
+    /// AMQP has no virtual host of this name.
+    UnknownVhost = 220,
+    /// AMQP has no user of this name.
+    UnknownUser = 221,
+    /// A user of this name exists already.
+    UserExists = 222,
     /// The batch is damaged, or its counts are wrong.
     CorruptBatch = 300,
     /// The batch is larger than allowed, as sent or after decompression.
@@ -142,6 +156,8 @@ error_codes! {
     TooManySubscriptions = 502,
     /// The disk is nearly full: reading works, producing does not.
     LowDiskSpace = 503,
+    /// There are as many consumer groups, or members or offsets in one, as allowed.
+    GroupFull = 504,
     /// The node is going down.
     ShuttingDown = 600,
     /// The partition shows damage and is shut off until it is repaired.

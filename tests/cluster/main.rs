@@ -1,18 +1,24 @@
 //! Three nodes, each a real process: what a user of a cluster relies on.
 //!
 //! ```text
+//!  expiry    queues of AMQP that nobody uses
 //!  routing   any node will do; leaders are found and followed; replicas are read
 //!  failing   a killed leader, a lost majority, a rolling restart
+//!  groups    members keep what they own when their coordinator dies
 //!  joining   who is let in, and what the others are told
 //!  moving    replicas on their way, under load
 //!  placing   replicas and nodes: how many there can be, and when one can go
 //!  queues    settlements outlive their leader
+//!  amqp      queues of AMQP through any node, over leaders that move and die
 //! ```
 //! What is done to nodes at random is in `tests/chaos`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod amqp;
+mod expiry;
 mod failing;
+mod groups;
 mod joining;
 mod moving;
 mod placing;

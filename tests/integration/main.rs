@@ -1,6 +1,8 @@
 //! Node and client together, over QUIC, TLS and TCP: what a user of the crates relies on.
 //!
 //! ```text
+//!  access     virtual hosts, users and permissions of AMQP
+//!  groups     partitions shared among members, commits, members that die
 //!  queues     settled one by one: order, delays, limits, dead letters, over restarts
 //!  records    every shape of record arrives as it was sent, on the partition that was chosen
 //!  reading    from an offset, from a time, to an end, pushed as it comes, slowly
@@ -14,6 +16,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod access;
+mod groups;
 mod queues;
 mod reading;
 mod records;

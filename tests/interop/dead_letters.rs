@@ -8,6 +8,7 @@ use lapin::{BasicProperties, ExchangeKind};
 use crate::client::{
     Client, body, case, fresh, header, headers, int, next, nothing, number, table, text, until,
 };
+use crate::server::is_rabbitmq_before;
 
 const AWAY: BasicNackOptions = BasicNackOptions { multiple: false, requeue: false };
 const BACK: BasicNackOptions = BasicNackOptions { multiple: false, requeue: true };
@@ -41,8 +42,10 @@ fn died_once(delivery: &Delivery, queue: &str, reason: &str) -> FieldTable {
     assert_eq!(number(field("count")), Some(1));
     assert!(matches!(field("time"), Some(AMQPValue::Timestamp(1_700_000_000..))));
     for when in ["first", "last"] {
+        if when == "last" && is_rabbitmq_before(3, 13) {
+            continue;
+        }
         let said = |what: &str| string(header(delivery, &format!("x-{when}-death-{what}")));
-        // RabbitMQ says the last ones since 3.13.
         assert_eq!(said("reason"), reason);
         assert_eq!(said("queue"), queue);
         assert_eq!(said("exchange"), string(field("exchange")));
@@ -288,7 +291,9 @@ fn letter_that_dies_elsewhere_tells_of_both() {
             deaths(&letter).iter().map(|death| string(death.inner().get("queue"))).collect();
         assert_eq!(queues, [middle.clone(), first.clone()]);
         assert_eq!(string(header(&letter, "x-first-death-queue")), first);
-        assert_eq!(string(header(&letter, "x-last-death-queue")), middle);
+        if !is_rabbitmq_before(3, 13) {
+            assert_eq!(string(header(&letter, "x-last-death-queue")), middle);
+        }
     });
 }
 

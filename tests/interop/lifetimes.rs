@@ -1,5 +1,7 @@
 //! What ends by itself: messages whose time is over, queues that are too long or unused, priorities.
 
+use std::time::{Duration, Instant};
+
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Confirmation};
 
@@ -90,18 +92,104 @@ fn message_without_time_is_delivered_at_once_or_never() {
 }
 
 #[test]
-#[ignore = "x-expires is checked and then not carried out: nothing reads QueueArguments::expires_ms"]
 fn unused_queue_ends_with_its_time() {
     case(async |client| {
         let queue = client.queue_with(table([("x-expires", int(100))])).await;
         // Each passive declaration is a use in RabbitMQ, so it is not asked too often.
-        let mut unused = tokio::time::interval(std::time::Duration::from_millis(300));
+        let mut unused = tokio::time::interval(Duration::from_millis(300));
         unused.tick().await;
         until("the queue is over", async || {
             unused.tick().await;
             !is_there(client, &queue).await
         })
         .await;
+    });
+}
+
+/// Whether the queue takes messages, which is no use of it.
+async fn takes(client: &Client, queue: &str) -> bool {
+    match told(client, queue, b"x").await {
+        Confirmation::Ack(returned) => returned.is_none(),
+        // It ended after the message had been routed to it.
+        Confirmation::Nack(_) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A queue that ends soon, but not while a case runs that is as slow as machines are.
+async fn expiring(client: &Client) -> String {
+    client.queue_with(table([("x-expires", int(1500))])).await
+}
+
+/// Uses the queue for longer than it may be unused, then no more.
+async fn used_until_it_is_not(client: &Client, queue: &str, uses: impl AsyncFn()) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        uses().await;
+        assert!(takes(client, queue).await, "it is used");
+    }
+    until("it is over", async || !takes(client, queue).await).await;
+}
+
+#[test]
+fn queue_that_is_published_to_is_unused() {
+    case(async |client| {
+        let queue = client.queue_with(table([("x-expires", int(200))])).await;
+        until("it is over", async || !takes(client, &queue).await).await;
+        assert!(!is_there(client, &queue).await);
+    });
+}
+
+#[test]
+fn declaring_again_is_a_use() {
+    case(async |client| {
+        let queue = expiring(client).await;
+        used_until_it_is_not(client, &queue, async || {
+            client.ready(&queue).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn getting_is_a_use() {
+    case(async |client| {
+        let queue = expiring(client).await;
+        used_until_it_is_not(client, &queue, async || {
+            client.get(&queue).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn queue_is_unused_when_its_last_consumer_has_gone() {
+    case(async |client| {
+        let queue = client.queue_with(table([("x-expires", int(200))])).await;
+        let consumer = client.consume(&queue).await;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) {
+            assert!(takes(client, &queue).await, "it has a consumer");
+        }
+        let tag = consumer.tag();
+        client.channel.basic_cancel(tag, Default::default()).await.unwrap();
+        until("it is over", async || !takes(client, &queue).await).await;
+    });
+}
+
+#[test]
+fn queue_of_the_same_name_has_a_life_of_its_own() {
+    case(async |client| {
+        let queue = client.queue_with(table([("x-expires", int(200))])).await;
+        until("it is over", async || !takes(client, &queue).await).await;
+        let again = client.channel.queue_declare(
+            (&*queue).into(),
+            lapin::options::QueueDeclareOptions::exclusive(),
+            FieldTable::default(),
+        );
+        again.await.unwrap();
+        assert!(takes(client, &queue).await);
+        assert_eq!(client.ready(&queue).await, 1);
     });
 }
 

@@ -12,6 +12,7 @@
 //! A case is one test function. Rows of tables are functions too, made by a macro, so that each has
 //! its own name and its own result.
 
+mod access;
 mod bindings;
 mod channels;
 mod client;

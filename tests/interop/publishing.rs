@@ -9,6 +9,7 @@ use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use crate::client::{
     body, case, code, ends, fresh, header, headers, int, next, publish, text, until,
 };
+use crate::server::is_rabbitmq_before;
 
 async fn send(channel: &Channel, queue: &str, body: &str, mandatory: bool) {
     let options = BasicPublishOptions { mandatory, ..Default::default() };
@@ -255,9 +256,12 @@ fn publish_that_fails_ends_its_channel_without_confirms_too() {
 
 #[test]
 fn message_larger_than_allowed_is_406() {
+    // RabbitMQ 4 takes 16 MiB as well, RabbitMQ 3 takes 128 MiB.
+    if is_rabbitmq_before(4, 0) {
+        return;
+    }
     case(async |client| {
         let (queue, channel) = (client.queue().await, client.confirming().await);
-        // RabbitMQ 4 takes 16 MiB as well, RabbitMQ 3 takes 128 MiB.
         let body = vec![0; (16 << 20) + 1];
         let told = publish(&channel, "", &queue, &body, BasicProperties::default()).await;
         assert_eq!(code(told), 406);

@@ -5,6 +5,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Consumer};
 
 use crate::client::{body, case, code, next, nothing, publish, try_consume};
+use crate::server::is_rabbitmq_before;
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
@@ -35,7 +36,8 @@ fn answer_comes_to_who_asked() {
         assert!(address.starts_with("amq.rabbitmq.reply-to."), "{address}");
         let properties = BasicProperties::default().with_correlation_id("why".into());
         let told = server.send("", &address, b"because", properties).await.unwrap();
-        assert!(told.is_ack() && told.take_message().is_none());
+        // An answer that must be routed counts as routed since RabbitMQ 4.2.
+        assert!(told.is_ack() && (told.take_message().is_none() || is_rabbitmq_before(4, 2)));
         let answer = next(&mut answers).await;
         assert_eq!(body(&answer), "because");
         assert_eq!(answer.properties.correlation_id().as_ref().unwrap().as_str(), "why");
@@ -110,7 +112,10 @@ fn address_of_who_waits_can_be_looked_for() {
         let question = next(&mut questions).await;
         let address = question.properties.reply_to().as_ref().unwrap().to_string();
         assert!(crate::client::is_there(client, &address).await);
-        assert!(!crate::client::is_there(client, &format!("{REPLY_TO}.nobody.here")).await);
+        // RabbitMQ 3.10 fails at an address that it never gave out (541).
+        if !is_rabbitmq_before(4, 0) {
+            assert!(!crate::client::is_there(client, &format!("{REPLY_TO}.nobody.here")).await);
+        }
     });
 }
 

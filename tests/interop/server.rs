@@ -1,6 +1,7 @@
 //! The server that is asked: one that runs already, or a `plimsoll` of this build that is started once
 //! per test process and ends with it.
 
+use std::io::{Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 
 /// How long a server may take until a client can log in.
@@ -20,6 +22,8 @@ pub(crate) struct Server {
     pub(crate) url: String,
     /// With TLS, and the certificates to trust; none where the server was given without.
     pub(crate) tls: Option<Tls>,
+    /// Its own command line; none where the server was given.
+    pub(crate) cli: Option<Cli>,
     /// Its standard input is held open: when this process ends, however it ends, the keeper kills the
     /// server.
     _keeper: Option<Child>,
@@ -32,6 +36,42 @@ pub(crate) struct Tls {
     pub(crate) ca: String,
 }
 
+/// The `plimsoll` that administers the server.
+pub(crate) struct Cli {
+    binary: PathBuf,
+    native: String,
+    ca: PathBuf,
+    log: PathBuf,
+}
+
+impl Cli {
+    /// Runs a command of `plimsoll amqp` that must succeed, with something to read; gives what it printed.
+    pub(crate) fn amqp(&self, arguments: &[&str], input: &str) -> String {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PLIMSOLL_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(["amqp", "--connect", &self.native, "--ca"]).arg(&self.ca).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary can be run");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // One that does not read may have ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+        String::from_utf8(output.stdout).expect("a text")
+    }
+
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
+        read(&self.log)
+    }
+}
+
 /// The server of this process. The first call starts it where none is given.
 ///
 /// # Panics
@@ -42,6 +82,39 @@ pub(crate) fn server() -> &'static Server {
     server.as_ref().unwrap_or_else(|error| panic!("no server: {error}"))
 }
 
+/// Whether the server is a RabbitMQ older than this. What newer ones do is then not asked of it.
+pub(crate) fn is_rabbitmq_before(major: u32, minor: u32) -> bool {
+    static VERSION: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    let version = VERSION.get_or_init(|| rabbitmq_version(&server().url));
+    version.is_some_and(|version| version < (major, minor))
+}
+
+/// The version that a RabbitMQ greets with; none of another server.
+fn rabbitmq_version(url: &str) -> Option<(u32, u32)> {
+    let uri: AMQPUri = url.parse().expect("the URL is one of AMQP");
+    let address = (uri.authority.host.as_str(), uri.authority.port);
+    let mut socket = TcpStream::connect(address).expect("the server listens");
+    socket.write_all(b"AMQP\0\0\x09\x01").expect("it is written");
+    let mut head = [0; 7];
+    socket.read_exact(&mut head).expect("a frame");
+    let bytes = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+    let mut greeting = vec![0; bytes];
+    socket.read_exact(&mut greeting).expect("a frame");
+    // Fields of a table: a short name, `S`, and a text with its length in four bytes.
+    let text = |name: &str| {
+        let field = [&[name.len() as u8], name.as_bytes(), b"S"].concat();
+        let at = greeting.windows(field.len()).position(|bytes| bytes == field)? + field.len();
+        let length = u32::from_be_bytes(greeting.get(at..at + 4)?.try_into().ok()?) as usize;
+        String::from_utf8(greeting.get(at + 4..at + 4 + length)?.to_vec()).ok()
+    };
+    if text("product")? != "RabbitMQ" {
+        return None;
+    }
+    let version = text("version")?;
+    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
 fn given() -> Option<Server> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let url = variable("PLIMSOLL_INTEROP_URL")?;
@@ -49,7 +122,7 @@ fn given() -> Option<Server> {
         let ca = variable("PLIMSOLL_INTEROP_CA").expect("PLIMSOLL_INTEROP_CA belongs to the URL");
         Tls { url, ca: read(Path::new(&ca)) }
     });
-    Some(Server { url, tls, _keeper: None })
+    Some(Server { url, tls, cli: None, _keeper: None })
 }
 
 fn read(path: &Path) -> String {
@@ -116,7 +189,7 @@ fn start() -> Result<Server, String> {
                   wait; rm -rf \"$DATA\" \"$DATA.log\"";
     let keeper = Command::new("sh")
         .args(["-c", keeper, "sh"])
-        .arg(binary)
+        .arg(&binary)
         .args(["serve", "--no-context", "--data"])
         .arg(&data)
         .args(["--listen", &native, "--listen-amqp", &plain, "--listen-amqps", &secure])
@@ -137,7 +210,8 @@ fn start() -> Result<Server, String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let ca = read(&data.join("tls/ca.pem"));
-    let tls = Some(Tls { url: url("amqps", &secure), ca });
-    Ok(Server { url: url("amqp", &plain), tls, _keeper: Some(keeper) })
+    let ca = data.join("tls/ca.pem");
+    let tls = Some(Tls { url: url("amqps", &secure), ca: read(&ca) });
+    let cli = Some(Cli { binary, native, ca, log: data.with_extension("log") });
+    Ok(Server { url: url("amqp", &plain), tls, cli, _keeper: Some(keeper) })
 }

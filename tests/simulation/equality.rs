@@ -21,7 +21,11 @@ pub fn unequal_replica(world: &World) -> Option<String> {
             return Some(format!("node {}: {lacking}", node.number));
         }
     }
-    let groups = ledger.partitions.values().filter(|group| ledger.group(**group).is_some());
+    let groups = ledger
+        .partitions
+        .values()
+        .chain(ledger.queue.values())
+        .filter(|group| ledger.group(**group).is_some());
     groups.into_iter().find_map(|group| misplaced(world, *group))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::messages::{Counts, Delivered, Receiver, Saying};
 use crate::reads::{Level, staleness_ms};
 
 /// A partition of the one topic of a world.
@@ -98,6 +99,16 @@ pub enum News {
         /// The offset after the last record; `None` where it was given up.
         end: Option<u64>,
     },
+    /// A message was acknowledged: in that partition of the queue, at this offset if it was told.
+    MessageAcked(RecordName, Partition, Option<u64>),
+    /// A consumer of the queue is about to be made.
+    ReceiverBegins(Receiver),
+    /// It was given a message.
+    Delivered(Delivered),
+    /// It is about to say something of one.
+    Said(Delivered, Saying),
+    /// It was told that what it said is stored.
+    SayingStored(Delivered, Saying),
 }
 
 /// Everything that happened since the observer looked last, and the sum of it. Clones share it.
@@ -121,6 +132,10 @@ pub struct State {
     pub acked: u64,
     /// Records that consumers got.
     pub seen: u64,
+    /// Messages of the queue.
+    pub messages: Counts,
+    /// Consumers of the queue that began.
+    pub receivers: Receiver,
     /// Things that must not be, as clients saw them.
     pub complaints: Vec<String>,
     /// Clients still do their work; false tells producers to end.

@@ -4,11 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use plimsoll_log::disk::sim::SplitMix;
+use plimsoll_protocol::api::{QueueCounting, QueueMode, QueueSettings};
 
 use crate::equality::unequal_replica;
 use crate::invariants::Committed;
+use crate::messages::Counts;
 use crate::nemesis::{KINDS, Kind};
 use crate::node::SimNode;
+use crate::queue::{LETTERS, QueueWork};
 use crate::trace::Trace;
 use crate::workload::{Work, audit};
 use crate::world::{Setting, World};
@@ -45,6 +48,8 @@ pub struct Report {
     pub records: (u64, u64, u64),
     /// Reads to the end that began, and those that got there.
     pub reads: (u64, u64),
+    /// Messages of the queue, where there is one.
+    pub messages: Counts,
     /// Faults, by kind.
     pub faults: Vec<(Kind, u32)>,
     /// The last events, where they were kept.
@@ -98,7 +103,10 @@ pub fn setting(seed: u64) -> Setting {
     // Groups sleep where producers pause for longer than that.
     let pause_ms_max = [200, 200, 200, 3000][lot(&mut random, 4)];
     let sleep_ms_max = [800, 20_000][lot(&mut random, 2)];
+    // What follows has dice of its own: seeds without a queue stay the worlds that they were.
+    let queue = queue_work(&mut SplitMix::new(seed ^ 0x90e0), &kinds);
     Setting {
+        queue,
         nodes,
         producers: 1 + u32::try_from(random.below(2)).unwrap_or(0),
         consumers: 1,
@@ -115,6 +123,36 @@ pub fn setting(seed: u64) -> Setting {
         kinds: if kinds.is_empty() { vec![Kind::PowerLoss] } else { kinds },
         fault_pause_ms_max: 100 + random.below(2000),
     }
+}
+
+/// The queue of a world, if it has one.
+fn queue_work(random: &mut SplitMix, kinds: &[Kind]) -> Option<QueueWork> {
+    if !random.chance(40) {
+        return None;
+    }
+    // A delay is of the wall clock: one that was an hour early would never end here.
+    let may_delay = !kinds.contains(&Kind::ClockJump);
+    let is_keyed = random.chance(50);
+    let attempts_max = [0, 0, 2, 4][lot(random, 4)];
+    let settings = QueueSettings {
+        mode: if is_keyed { QueueMode::KeyShared } else { QueueMode::Shared },
+        counting: [QueueCounting::Behind, QueueCounting::Before][lot(random, 2)],
+        levels: if is_keyed { 1 } else { [1, 3][lot(random, 2)] },
+        lease_ms: 100 + u32::try_from(random.below(1500)).unwrap_or(0),
+        attempts_max,
+        backoff_ms: if may_delay { [0, 0, 50][lot(random, 3)] } else { 0 },
+        backoff_ms_max: 1000,
+        dead_letter: (attempts_max > 0 || random.chance(30)).then(|| LETTERS.to_owned()),
+        ..QueueSettings::default()
+    };
+    Some(QueueWork {
+        partitions: 1 + u32::try_from(random.below(2)).unwrap_or(0),
+        settings,
+        keys: if is_keyed { 1 + random.below(6) } else { 0 },
+        senders: 1,
+        receivers: 2,
+        delay_ms_max: if may_delay { [0, 300][lot(random, 2)] } else { 0 },
+    })
 }
 
 /// Runs a seed.
@@ -164,6 +202,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
     if !world.run_until(SETTLED_WITHIN_MS, |world| world.history().lock().ended >= everybody)? {
         return Err("clients did not come to an end".to_owned());
     }
+    drain_queue(world)?;
     let within_ms = if world.has_moves() { MOVED_WITHIN_MS } else { HEALED_WITHIN_MS };
     if !world.run_until(within_ms, |world| unequal_replica(world).is_none())? {
         let unequal = unequal_replica(world).unwrap_or_default();
@@ -182,9 +221,25 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
         world_ms: world.now_ms(),
         records: (sent, state.acked, state.seen),
         reads: state.reads,
+        messages: state.messages,
         faults: world.nemesis().done().iter().map(|(kind, count)| (*kind, *count)).collect(),
         recent: world.with_trace(Trace::recent),
     })
+}
+
+/// A consumer of the queue who comes last gets everything that has not ended.
+fn drain_queue(world: &mut World) -> Result<(), String> {
+    let ended = world.history().lock().ended;
+    if !world.begin_draining(201) {
+        return Ok(());
+    }
+    let is_drained =
+        world.run_until(SETTLED_WITHIN_MS, |world| world.history().lock().ended > ended)?;
+    world.drained()?;
+    match is_drained {
+        true => Ok(()),
+        false => Err("the queue says that messages are left, and gives none".to_owned()),
+    }
 }
 
 /// A reader who comes last gets everything that was ever committed.

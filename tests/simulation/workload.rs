@@ -163,12 +163,16 @@ pub async fn produce(host: SimulatedHost, history: History, producer: u32, seed:
 }
 
 fn told(history: &History, name: RecordName, outcome: Result<Option<u64>, SendError>) {
-    let outcome = match outcome {
+    history.told(name, outcome_of(outcome));
+}
+
+/// What a sender knows of what it was told.
+pub(crate) fn outcome_of(told: Result<Option<u64>, SendError>) -> Outcome {
+    match told {
         Ok(offset) => Outcome::Acked { offset },
         Err(error) if error.is_definite() => Outcome::Refused,
         Err(_) => Outcome::Unknown,
-    };
-    history.told(name, outcome);
+    }
 }
 
 /// Reads all partitions from the beginning until the history is over, now and then anew.

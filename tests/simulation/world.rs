@@ -16,6 +16,7 @@ use crate::node::SimNode;
 use crate::operate::operate;
 use crate::panics;
 use crate::process::{Process, RIGHT_RATE};
+use crate::queue::{QueueWork, drain, receive, send};
 use crate::reads::read_to_the_end;
 use crate::trace::Trace;
 use crate::weather::Weather;
@@ -36,6 +37,8 @@ pub struct Setting {
     pub has_operator: bool,
     /// What they do.
     pub work: Work,
+    /// The queue that some more clients work with.
+    pub queue: Option<QueueWork>,
     /// Groups without traffic for this long are put to sleep.
     pub sleep_after: Duration,
     /// Faults that may come.
@@ -47,6 +50,22 @@ pub struct Setting {
 struct ClientHost {
     ip: IpAddr,
     process: Process,
+    crashes: Option<Crashes>,
+}
+
+/// When a client that consumes the queue is killed and started again, while there are faults.
+struct Crashes {
+    random: SplitMix,
+    next_ms: u64,
+}
+
+/// Longest time between two crashes of a client, in milliseconds.
+const CRASH_PAUSE_MS_MAX: u64 = 4000;
+
+impl Crashes {
+    fn plan(&mut self, now_ms: u64) {
+        self.next_ms = now_ms + 1 + self.random.below(CRASH_PAUSE_MS_MAX);
+    }
 }
 
 /// See the module.
@@ -63,6 +82,9 @@ pub struct World {
     nemesis: Nemesis,
     exits: Vec<String>,
     has_operator: bool,
+    is_faulty: bool,
+    /// What the clients of the queue do.
+    queue: Option<(Work, QueueWork)>,
 }
 
 impl std::fmt::Debug for World {
@@ -106,7 +128,25 @@ impl World {
             } else {
                 process.spawn(operate(host, history, seed, work));
             }
-            clients.push(ClientHost { ip, process });
+            clients.push(ClientHost { ip, process, crashes: None });
+        }
+        let queue = setting.queue.clone().map(|queue| (setting.work.clone(), queue));
+        if let Some(works) = &queue {
+            let (senders, receivers) = (works.1.senders, works.1.receivers);
+            for number in 0..senders + receivers {
+                let ip = client_ip(u64::from(all + number) + 1);
+                let host = network.start_host(ip);
+                let process = Process::new(SimClock::default(), 0);
+                let (history, works, seed) = (history.clone(), works.clone(), random.number());
+                let crashes = if number < senders {
+                    process.spawn(send(host, history, number, seed, works));
+                    None
+                } else {
+                    process.spawn(receive(host, history, seed, works));
+                    Some(Crashes { random: SplitMix::new(random.number()), next_ms: 0 })
+                };
+                clients.push(ClientHost { ip, process, crashes });
+            }
         }
         let (kinds, pause) = (setting.kinds.clone(), setting.fault_pause_ms_max);
         let nemesis = Nemesis::new(random.number(), kinds, pause);
@@ -123,6 +163,8 @@ impl World {
             nemesis,
             exits: Vec::new(),
             has_operator: setting.has_operator,
+            is_faulty: false,
+            queue,
         }
     }
 
@@ -270,12 +312,16 @@ impl World {
     /// From now on there are faults.
     pub fn begin_faults(&mut self) {
         self.with_nemesis(|nemesis, world| nemesis.begin(world.now_ms()));
+        self.is_faulty = true;
+        let crashes = self.clients.iter_mut().filter_map(|client| client.crashes.as_mut());
+        crashes.for_each(|crashes| crashes.plan(self.now_ms));
         self.note("faults", &[]);
     }
 
     /// Ends the faults and makes everything right.
     pub fn heal(&mut self) {
         self.with_nemesis(Nemesis::heal);
+        self.is_faulty = false;
         self.note("healed", &[]);
     }
 
@@ -295,6 +341,9 @@ impl World {
         self.history.lock().now_ms = self.now_ms;
         self.weather.pass(self.now_ms);
         self.with_nemesis(Nemesis::act);
+        if self.is_faulty {
+            self.crash_clients();
+        }
         let nodes = self.nodes.len();
         let mut order: Vec<usize> = (0..nodes + self.clients.len()).collect();
         for at in (1..order.len()).rev() {
@@ -322,6 +371,43 @@ impl World {
         }
         self.bury_processes();
         Ok(())
+    }
+
+    /// Clients whose time has come are killed (`kill -9`), and started again.
+    fn crash_clients(&mut self) {
+        let Some(works) = &self.queue else { return };
+        for client in &mut self.clients {
+            let Some(crashes) = client.crashes.as_mut() else { continue };
+            if crashes.next_ms > self.now_ms {
+                continue;
+            }
+            crashes.plan(self.now_ms);
+            let resets = self.network.connections_of(client.ip);
+            self.network.kill(client.ip);
+            let host = self.network.start_host(client.ip);
+            client.process = Process::new(SimClock::default(), self.now_ms);
+            for connection in resets {
+                self.network.break_connection(connection, "the client's process ended");
+            }
+            let (seed, history) = (crashes.random.number(), self.history.clone());
+            client.process.spawn(receive(host, history, seed, works.clone()));
+        }
+    }
+
+    /// Whether there is a queue; then its last consumer begins, and takes everything.
+    pub(crate) fn begin_draining(&mut self, number: u64) -> bool {
+        let Some(works) = self.queue.clone() else { return false };
+        let history = self.history.clone();
+        self.spawn_client(number, |host| Box::pin(drain(host, history, works)));
+        true
+    }
+
+    /// The last consumer of the queue has taken all that it could get.
+    ///
+    /// # Errors
+    /// What is broken, in words.
+    pub(crate) fn drained(&mut self) -> Result<(), String> {
+        self.observer.drained()
     }
 
     /// Processes that have ended by themselves leave their hosts.
@@ -374,7 +460,7 @@ impl World {
         let mut process = Process::new(SimClock::default(), 0);
         process.set_rate(RIGHT_RATE);
         process.spawn(task(host));
-        self.clients.push(ClientHost { ip, process });
+        self.clients.push(ClientHost { ip, process, crashes: None });
     }
 }
 

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Path of the binary. The first call has cargo build it, in the profile and target directory of
-/// the running test; where it is up to date that takes a moment.
+/// Path of the binary: what `PLIMSOLL_TEST_BINARY` names, which must be of the same sources; else the first
+/// call has cargo build it, in the profile and target directory of the running test; where it is up to date
+/// that takes a moment.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -15,6 +16,9 @@ pub fn plimsoll_binary() -> &'static Path {
 }
 
 fn build() -> PathBuf {
+    if let Some(binary) = std::env::var_os("PLIMSOLL_TEST_BINARY") {
+        return binary.into();
+    }
     // TARGET/PROFILE/deps/this-test
     let test = std::env::current_exe().expect("a running test has a path");
     let profile = test.ancestors().nth(2).expect("a test lies in TARGET/PROFILE/deps");

@@ -78,18 +78,24 @@ pub struct Options {
     /// Bytes with which `restart` fills its topic.
     pub bytes: Option<u64>,
     /// Records per second of `latency` (default 1,000, of a cluster 500), `rebalance` and `failover`
-    /// (500), `delay` (10,000) and `end-to-end` (no limit).
+    /// (500), `delay` (10,000), `group` (20,000) and `end-to-end` (no limit).
     pub rate: Option<NonZeroU32>,
     /// Tasks of `singles`.
     pub tasks: Option<NonZeroU32>,
     /// Records that a task of `singles` awaits together.
     pub window: Option<NonZeroU32>,
-    /// Queues of `queue` and `delay`. Default 1.
+    /// Queues of `queue`, `delay` and `amqp`. Default 1.
     pub queues: Option<NonZeroU32>,
-    /// Who sends to each queue, each with a connection of its own. Default 4.
+    /// Who sends to each queue, each with a connection of its own. Default 4; of several queues of `amqp` 1.
     pub senders: Option<NonZeroU32>,
-    /// Who receives from each queue. Default 4.
+    /// Who receives from each queue. Default as `senders`.
     pub receivers: Option<NonZeroU32>,
+    /// Members of the group of `group`, before one more joins. Default 8.
+    pub members: Option<NonZeroU32>,
+    /// The AMQP broker that `amqp` measures too, before the embedded one.
+    pub url: Option<String>,
+    /// `amqp`: measure that one only.
+    pub url_only: bool,
     /// Nodes of the cluster that is measured. 1: one node within this process (`restart` and
     /// `idle`: one process). More: a process each. `failover` and `rebalance` have 3 by default.
     pub nodes: Option<NonZeroU32>,
@@ -129,6 +135,9 @@ const LATENCY_RATE: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zer
 const CLUSTER_RATE: NonZeroU32 = NonZeroU32::new(500).expect("500 is not zero");
 /// Messages per second whose time has come.
 const DELAY_RATE: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
+/// Records per second of `group`: each of 64 partitions has one every three milliseconds.
+const GROUP_RATE: NonZeroU32 = NonZeroU32::new(20_000).expect("20,000 is not zero");
+const GROUP_MEMBERS: u32 = 8;
 const FAILOVER_ROUNDS: u32 = 20;
 /// Replicas of a topic, where there are nodes enough.
 const REPLICAS: u32 = 3;
@@ -184,10 +193,19 @@ fn defaults(workload: Workload) -> Defaults {
             records: 200_000,
         },
         Workload::Queue => Defaults { partitions: &[1], records: 1_000_000, ..whole_batches },
+        Workload::Amqp => Defaults { partitions: &[1], records: 500_000, ..whole_batches },
         // 100 bytes: what is measured is the time, not the disk.
         Workload::Delay => {
             Defaults { partitions: &[1], record_bytes: 100, records: 1_000_000, ..whole_batches }
         }
+        // It lasts as long as the changes of the group do.
+        Workload::Group => Defaults {
+            producers: 1,
+            partitions: &[64],
+            record_bytes: 100,
+            batch_records: 1,
+            records: 0,
+        },
         Workload::Idle => Defaults {
             producers: 1,
             partitions: &[0, 10_000],
@@ -203,6 +221,8 @@ impl Options {
     /// partitions (`partitions`, `idle`), or for each way to end a node (`failover`).
     pub fn plans(&self, workload: Workload) -> Vec<Plan> {
         let transports = match (self.transport, workload) {
+            // AMQP's own, without encryption.
+            (_, Workload::Amqp) => vec![TransportKind::Tcp],
             (Some(kind), _) => vec![kind],
             (None, Workload::Transport) => {
                 vec![TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp]
@@ -248,11 +268,15 @@ impl Options {
                 self.records.unwrap_or(bytes.div_ceil(u64::from(record_bytes)))
             }
             Workload::Idle => u64::from(partitions),
-            Workload::Failover => 0,
+            Workload::Failover | Workload::Group => 0,
             _ => self.records.unwrap_or(defaults.records),
         };
         let single = workload == Workload::Singles;
-        let settles = matches!(workload, Workload::Queue | Workload::Delay);
+        let amqp = workload == Workload::Amqp;
+        let settles = amqp || matches!(workload, Workload::Queue | Workload::Delay);
+        let queues = if settles { or(self.queues, 1) } else { 0 };
+        // A hundred queues have clients enough with one each: a client has a thread per connection.
+        let of_each_queue = if amqp && queues > 1 { 1 } else { 4 };
         let nodes = self.nodes(workload);
         Plan {
             workload,
@@ -270,20 +294,24 @@ impl Options {
                     Some(self.rate.unwrap_or(default))
                 }
                 Workload::Delay => Some(self.rate.unwrap_or(DELAY_RATE)),
+                Workload::Group => Some(self.rate.unwrap_or(GROUP_RATE)),
                 Workload::EndToEnd => self.rate,
                 _ => None,
             },
             tasks: if single { or(self.tasks, 64) } else { 1 },
             window: if single { or(self.window, 16) } else { 1 },
-            queues: if settles { or(self.queues, 1) } else { 0 },
-            senders: if settles { or(self.senders, 4) } else { 0 },
-            receivers: if settles { or(self.receivers, 4) } else { 0 },
+            queues,
+            senders: if settles { or(self.senders, of_each_queue) } else { 0 },
+            receivers: if settles { or(self.receivers, of_each_queue) } else { 0 },
+            members: if workload == Workload::Group { or(self.members, GROUP_MEMBERS) } else { 0 },
             layout: self.layout.unwrap_or(Layout::Shared),
             nodes,
             replicas: or(self.replicas, nodes.min(REPLICAS)),
             rounds: if fault.is_some() { or(self.rounds, FAILOVER_ROUNDS) } else { 0 },
             fault,
             node_settings: self.node_settings.clone(),
+            url: if amqp { self.url.as_deref().map(without_user) } else { None },
+            url_only: amqp && self.url_only,
         }
     }
 
@@ -295,6 +323,16 @@ impl Options {
             (None, Workload::Failover | Workload::Rebalance) => REPLICAS,
             (None, _) => 1,
         }
+    }
+}
+
+/// A URL as it may be shown: without user and password.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority = rest.split('/').next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_owned(),
     }
 }
 
@@ -369,11 +407,51 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("amqp://user:secret@host:5672/%2f", "amqp://host:5672/%2f"),
+            ("amqp://user:se@cret@host", "amqp://host"),
+            ("amqp://host/a@b", "amqp://host/a@b"),
+        ] {
+            assert_eq!(without_user(url), shown);
+            let options = Options { url: Some(url.to_owned()), ..Options::default() };
+            let plan = &options.plans(Workload::Amqp)[0];
+            assert_eq!(
+                plan.command(),
+                format!(
+                    "plimsoll bench amqp --queues 1 --senders 4 --receivers 4 --record-bytes 1000 \
+                     --records 500000 --url {shown}"
+                )
+            );
+            assert_eq!(options.plans(Workload::Queue)[0].url, None);
+        }
+    }
+
+    #[test]
+    fn many_amqp_queues_have_a_client_of_each_kind() {
+        let options = Options { queues: NonZeroU32::new(100), ..Options::default() };
+        let plan = &options.plans(Workload::Amqp)[0];
+        assert_eq!((plan.queues, plan.senders, plan.receivers), (100, 1, 1));
+        assert_eq!(options.plans(Workload::Queue)[0].senders, 4);
+    }
+
+    #[test]
     fn failover_is_measured_for_each_fault_on_three_nodes() {
         let plans = Options::default().plans(Workload::Failover);
         let faults: Vec<_> = plans.iter().map(|plan| plan.fault).collect();
         assert_eq!(faults, [Some(Fault::Kill), Some(Fault::Stop)]);
         assert!(plans.iter().all(|plan| (plan.nodes, plan.rounds) == (3, 20)));
+    }
+
+    #[test]
+    fn command_repeats_the_group() {
+        let options = Options { members: NonZeroU32::new(3), ..Options::default() };
+        let command = options.plans(Workload::Group)[0].command();
+        assert_eq!(
+            command,
+            "plimsoll bench group --transport quic --durability durable --members 3 \
+             --partitions 64 --record-bytes 100 --rate 20000 --layout shared"
+        );
     }
 
     #[test]

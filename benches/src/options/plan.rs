@@ -38,18 +38,24 @@ pub struct Plan {
     pub nodes: u32,
     /// Replicas of the topics.
     pub replicas: u32,
-    /// Queues of `queue` and `delay`; 0 elsewhere.
+    /// Queues of `queue`, `delay` and `amqp`; 0 elsewhere.
     pub queues: u32,
     /// Who sends to each of them.
     pub senders: u32,
     /// Who receives from each of them.
     pub receivers: u32,
+    /// Members of the group of `group`; 0 elsewhere.
+    pub members: u32,
     /// Rounds of `failover`; 0 elsewhere.
     pub rounds: u32,
     /// How `failover` ends nodes; `None` elsewhere.
     pub fault: Option<Fault>,
     /// Settings of the nodes that are processes of their own.
     pub node_settings: Vec<String>,
+    /// `amqp`: the broker to compare with, without its user and password.
+    pub url: Option<String>,
+    /// `amqp`: whether that is all that is measured.
+    pub url_only: bool,
 }
 
 impl Plan {
@@ -61,14 +67,19 @@ impl Plan {
     /// The command that measures the same again.
     pub fn command(&self) -> String {
         let mut words = vec![format!("plimsoll bench {}", self.workload)];
-        words.push(format!("--transport {}", self.transport));
+        let amqp = self.workload == Workload::Amqp;
+        if !amqp {
+            words.push(format!("--transport {}", self.transport));
+        }
         let broker = self.workload != Workload::Transport;
-        if broker {
+        if broker && !amqp {
             words.push(format!("--durability {}", self.durability));
         }
         if self.queues > 0 {
             let (queues, senders, receivers) = (self.queues, self.senders, self.receivers);
             words.push(format!("--queues {queues} --senders {senders} --receivers {receivers}"));
+        } else if self.members > 0 {
+            words.push(format!("--members {}", self.members));
         } else {
             words.push(format!("--producers {}", self.producers));
         }
@@ -76,10 +87,10 @@ impl Plan {
             words.push(format!("--partitions {}", self.partitions));
         }
         words.push(format!("--record-bytes {}", self.record_bytes));
-        if self.queues == 0 {
+        if self.queues == 0 && self.members == 0 {
             words.push(format!("--batch-records {}", self.batch_records));
         }
-        if !matches!(self.workload, Workload::Idle | Workload::Failover) {
+        if !matches!(self.workload, Workload::Idle | Workload::Failover | Workload::Group) {
             words.push(format!("--records {}", self.records));
         }
         if let Some(rate) = self.rate {
@@ -88,14 +99,20 @@ impl Plan {
         if self.workload == Workload::Singles {
             words.push(format!("--tasks {} --window {}", self.tasks, self.window));
         }
-        words.push(format!("--layout {}", self.layout.name()));
+        if !amqp {
+            words.push(format!("--layout {}", self.layout.name()));
+        }
         if self.nodes > 1 {
             words.push(format!("--nodes {}", self.nodes));
         }
-        if self.nodes > 1 || self.replicas > 1 {
+        if !amqp && (self.nodes > 1 || self.replicas > 1) {
             words.push(format!("--replicas {}", self.replicas));
         }
         words.extend(self.node_settings.iter().map(|setting| format!("--set {setting}")));
+        words.extend(self.url.iter().map(|url| format!("--url {url}")));
+        if self.url_only {
+            words.push("--url-only".to_owned());
+        }
         if let Some(fault) = self.fault {
             words.push(format!("--rounds {} --fault {}", self.rounds, fault.name()));
         }

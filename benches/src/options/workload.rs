@@ -35,11 +35,15 @@ pub enum Workload {
     Queue,
     /// Many messages that wait for their time: how late they are delivered.
     Delay,
+    /// Messages published to AMQP queues with confirms, and consumed with acknowledgements.
+    Amqp,
+    /// A member joins a consumer group under load: how long partitions that stay have no record.
+    Group,
 }
 
 impl Workload {
     /// Every workload, in the order in which `--help` names them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Produce,
         Self::Consume,
         Self::EndToEnd,
@@ -53,6 +57,8 @@ impl Workload {
         Self::Rebalance,
         Self::Queue,
         Self::Delay,
+        Self::Amqp,
+        Self::Group,
     ];
 
     /// The word on the command line and in the JSON.
@@ -71,6 +77,8 @@ impl Workload {
             Self::Rebalance => "rebalance",
             Self::Queue => "queue",
             Self::Delay => "delay",
+            Self::Amqp => "amqp",
+            Self::Group => "group",
         }
     }
 
@@ -94,6 +102,8 @@ impl Workload {
             }
             Self::Queue => "send, receive and settle messages of queues, one by one",
             Self::Delay => "many messages that wait for their time: how late they are delivered",
+            Self::Amqp => "publish with confirms, consume with acks by AMQP; also at any --url",
+            Self::Group => "a member joins a consumer group under load: gaps of those that stay",
         }
     }
 
@@ -111,7 +121,8 @@ impl Workload {
             Self::Singles => Some("a window, from its first send to its last acknowledgement"),
             Self::Queue => Some("a message, from its send to its delivery"),
             Self::Delay => Some("a message, from its time to its delivery"),
-            Self::Restart | Self::Transport | Self::Idle | Self::Failover => None,
+            Self::Amqp => Some("a message, from its publish to its delivery"),
+            Self::Restart | Self::Transport | Self::Idle | Self::Failover | Self::Group => None,
         }
     }
 }

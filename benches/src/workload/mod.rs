@@ -1,9 +1,11 @@
 //! The workloads, one file each.
 
+mod amqp;
 mod consume;
 mod delay;
 mod end_to_end;
 mod failover;
+mod group;
 mod idle;
 mod idle_cluster;
 mod latency;
@@ -56,7 +58,8 @@ pub(crate) async fn measure(
         Workload::Rebalance => {
             return rebalance::measure(plan, options, runtimes, directory, screen).await;
         }
-        Workload::Queue | Workload::Delay => {}
+        Workload::Amqp => return amqp::measure(plan, options, directory, screen).await,
+        Workload::Queue | Workload::Delay | Workload::Group => {}
         _ => load::check(plan)?,
     }
     let bed = match &options.connect {
@@ -86,6 +89,7 @@ pub(crate) async fn measure(
         Workload::Singles => singles::measure(&bed, screen).await,
         Workload::Queue => queue::measure(&bed, screen).await,
         Workload::Delay => delay::measure(&bed, screen).await,
+        Workload::Group => group::measure(&bed, screen).await,
         _ => produce::measure(&bed, local, screen).await,
     };
     bed.stop().await?;

@@ -85,6 +85,10 @@ impl Backend for Nothing {
         Some(self.host.subscribe())
     }
 
+    fn access(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
+
     fn blocked(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.blocked.subscribe()
     }

@@ -44,6 +44,10 @@ pub trait Backend: Send + Sync + 'static {
     /// its connections are closed then.
     fn host(&self, vhost: &str) -> Option<watch::Receiver<Arc<HostSnapshot>>>;
 
+    /// Grows when a user or a permission has changed, or a virtual host was deleted: connections look then
+    /// whether that was theirs. It grows after [`Backend::user`] and [`Backend::host`] show the change.
+    fn access(&self) -> watch::Receiver<u64>;
+
     /// Why publishes are not taken for now, for example `low on disk`; none: they are.
     fn blocked(&self) -> watch::Receiver<Option<Arc<str>>>;
 
@@ -66,7 +70,8 @@ pub trait Backend: Send + Sync + 'static {
         port: ConsumerPort,
     ) -> BoxFuture<'_, Result<Arc<dyn Attachment>, AttachError>>;
 
-    /// How many messages are ready, and how many consumers there are.
+    /// How many messages are ready, and how many consumers there are. Asked for who declares a queue that is
+    /// there: it is a use of the queue.
     ///
     /// # Errors
     /// [`QueueError`].
@@ -115,7 +120,8 @@ pub trait Attachment: Send + Sync + 'static {
     /// queue's consumers then.
     fn retire(&self) -> BoxFuture<'_, u32>;
 
-    /// It is gone, and what it held is ready again. Gives the number of the queue's consumers then.
+    /// It is gone, and what it held is ready again. Gives the number of the queue's consumers then, which
+    /// is looked at of queues that go with their last one.
     fn detach(&self) -> BoxFuture<'_, u32>;
 }
 

@@ -5,6 +5,7 @@
 
 use plimsoll_amqp::error::{Fault, ReplyCode, Resource};
 use regex::{Regex, RegexBuilder};
+use thiserror::Error;
 
 use crate::catalog::PermissionPatterns;
 
@@ -41,12 +42,38 @@ pub struct Permissions {
     read: Option<Regex>,
 }
 
+/// A text is no pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{pattern:?} is not a pattern: {reason}")]
+pub struct InvalidPattern {
+    /// The text.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Whether a text can be a pattern of a permission.
+///
+/// # Errors
+/// [`InvalidPattern`].
+pub fn check_pattern(pattern: &str) -> Result<(), InvalidPattern> {
+    build(pattern).map(drop)
+}
+
+fn build(pattern: &str) -> Result<Regex, InvalidPattern> {
+    let text = if pattern.is_empty() { "^$" } else { pattern };
+    RegexBuilder::new(text).size_limit(PATTERN_BYTES_MAX).build().map_err(|error| {
+        // The text shows the pattern again, over several lines; the last says what is wrong.
+        let told = error.to_string();
+        let reason = told.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        InvalidPattern { pattern: pattern.to_owned(), reason: reason.to_owned() }
+    })
+}
+
 /// None: the pattern is not one, and allows nothing.
 fn compile(pattern: &str) -> Option<Regex> {
-    let pattern = if pattern.is_empty() { "^$" } else { pattern };
-    let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
-    compiled
-        .inspect_err(|error| tracing::warn!(pattern, %error, "pattern of a permission is refused"))
+    build(pattern)
+        .inspect_err(|error| tracing::warn!(%error, "pattern of a permission allows nothing"))
         .ok()
 }
 
@@ -116,6 +143,17 @@ mod tests {
         assert!(may(".*", "x") && may("ship", "my-ship-2") && !may("^ship", "my-ship"));
         assert!(!may("", "x") && !may("(", "x"));
         assert!(may("^amq\\.default$", "") && !may("^$", ""));
+    }
+
+    #[test]
+    fn text_that_is_no_pattern_is_told_why() {
+        for good in ["", ".*", "^ship-[0-9]+$"] {
+            assert_eq!(check_pattern(good), Ok(()));
+        }
+        let told = check_pattern("a(b").unwrap_err().to_string();
+        assert_eq!(told, "\"a(b\" is not a pattern: unclosed group");
+        assert!(check_pattern("(?=a)b").is_err(), "no look-around");
+        assert!(check_pattern(&"\\w{999}".repeat(20)).is_err(), "too large when compiled");
     }
 
     #[test]

@@ -96,18 +96,22 @@ async fn virtual_host_that_is_deleted_closes_its_connections() {
     let mut client = node.log_in("guest", "guest", "ships").await;
     client.expect(0, ConnectionOpenOk::default()).await;
     node.memory.delete_host("ships");
-    // It is seen at the next sign of life.
     let text = "CONNECTION_FORCED - vhost 'ships' is deleted";
-    loop {
-        match client.next().await {
-            Heard::Heartbeat => {}
-            Heard::Method(0, Method::ConnectionClose(close)) => {
-                assert_eq!((close.reply_code, &*close.reply_text), (320, text));
-                break;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
+    assert_eq!(client.connection_ends().await, (320, text.to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_that_is_deleted_loses_its_connections_and_nobody_else() {
+    let node = Node::new();
+    let mut other = node.open().await;
+    node.memory.add_user("ann", "secret", &[]);
+    node.memory.allow("ann", "/", ".*", ".*", ".*");
+    let mut client = node.log_in("ann", "secret", "/").await;
+    client.expect(0, ConnectionOpenOk::default()).await;
+    node.memory.delete_user("ann");
+    let text = "CONNECTION_FORCED - user 'ann' is deleted";
+    assert_eq!(client.connection_ends().await, (320, text.to_owned()));
+    other.open_channel(1).await;
 }
 
 #[tokio::test(start_paused = true)]

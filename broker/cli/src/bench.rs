@@ -35,7 +35,14 @@ Examples:
   plimsoll bench restart --bytes 10GB
   plimsoll bench produce latency --nodes 3
   plimsoll bench failover --rounds 20 --json
-  plimsoll bench idle --nodes 3 --partitions 1000,10000";
+  plimsoll bench idle --nodes 3 --partitions 1000,10000
+  plimsoll bench group --members 8 --partitions 64
+  plimsoll bench amqp --url amqp://guest:guest@127.0.0.1:5672/%2f
+
+`amqp` measures through the client library lapin: durable quorum queues, persistent messages of 1000 bytes,
+each confirmed, at most 1000 of a sender's on their way; a receiver holds 1000 at most and acknowledges 100
+at a time. With --url the figures are those of the broker there; the same load then runs on embedded nodes,
+and `ratio` is theirs to its. The queues are deleted at the end.";
 
 /// Measure throughput, latency, restart, memory and failover, each beside its limit
 #[derive(Debug, Args)]
@@ -66,7 +73,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
     bytes: Option<u64>,
     /// Records per second of `latency` [default: 1000, of a cluster 500], `rebalance` and `failover`
-    /// [default: 500], `delay` [default: 10000] and `end-to-end` [default: no limit]
+    /// [default: 500], `delay` [default: 10000], `group` [default: 20000] and `end-to-end` [default: no
+    /// limit]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
     /// Tasks of `singles` [default: 64]
@@ -75,15 +83,26 @@ pub(crate) struct BenchArgs {
     /// Records that each task of `singles` awaits together [default: 16]
     #[arg(long, value_name = "N")]
     window: Option<NonZeroU32>,
-    /// Queues of `queue` [default: 1]
+    /// Queues of `queue` and `amqp` [default: 1]
     #[arg(long, value_name = "N")]
     queues: Option<NonZeroU32>,
-    /// Who sends to each queue, each with a connection of its own [default: 4]
+    /// Who sends to each queue, each with a connection of its own [default: 4; of several of `amqp` 1]
     #[arg(long, value_name = "N")]
     senders: Option<NonZeroU32>,
-    /// Who receives from each queue [default: 4]
+    /// Who receives from each queue, likewise [default: as --senders]
     #[arg(long, value_name = "N")]
     receivers: Option<NonZeroU32>,
+    /// Members of the group of `group`, before one more joins [default: 8]
+    #[arg(long, value_name = "N")]
+    members: Option<NonZeroU32>,
+    /// A broker that `amqp` measures too, before embedded nodes, such as
+    /// amqp://guest:guest@127.0.0.1:5672/%2f
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    #[arg(conflicts_with_all = ["connect", "context"])]
+    url: Option<String>,
+    /// Measure the broker at --url only
+    #[arg(long, requires = "url")]
+    url_only: bool,
     /// Nodes; with more than one each is a process [default: 1; of `failover`, `rebalance` 3]
     #[arg(long, value_name = "N", value_parser = parse_nodes)]
     #[arg(conflicts_with_all = ["connect", "context"])]
@@ -157,6 +176,13 @@ fn parse_fault(word: &str) -> Result<Fault, String> {
     found.ok_or_else(|| "write kill or stop".to_owned())
 }
 
+fn parse_url(word: &str) -> Result<String, String> {
+    match word.starts_with("amqp://") || word.starts_with("amqps://") {
+        true => Ok(word.to_owned()),
+        false => Err("write amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned()),
+    }
+}
+
 /// A cluster on one machine.
 fn parse_nodes(word: &str) -> Result<NonZeroU32, String> {
     match word.parse() {
@@ -201,6 +227,9 @@ impl BenchArgs {
             queues: self.queues,
             senders: self.senders,
             receivers: self.receivers,
+            members: self.members,
+            url: self.url.clone(),
+            url_only: self.url_only,
             nodes: self.nodes,
             replicas: self.replicas,
             rounds: self.rounds,
@@ -332,6 +361,9 @@ mod tests {
             "produce --nodes 10",
             "produce --connect a:1 --nodes 3",
             "failover --fault crash",
+            "amqp --url 127.0.0.1:5672",
+            "amqp --url-only",
+            "amqp --url amqp://a --connect a:1",
         ] {
             parse(line).unwrap_err();
         }

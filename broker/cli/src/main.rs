@@ -4,7 +4,7 @@
 //!  cli           the commands, the variables of their options
 //!  connection    which node, whom to trust      request   refusals in words
 //!  serve config  a node, its settings           log       its data directory, offline
-//!  topic produce consume status cluster         talk to nodes through plimsoll-client
+//!  topic produce consume status cluster amqp    talk to nodes through plimsoll-client
 //!  context       saved addresses                completions
 //!  demo bench    what it promises, shown and measured
 //!  exit failure output progress table confirm   what a person or a script sees of it
@@ -14,6 +14,7 @@
 //! Promises: results go to standard output, everything else to standard error; a failure says what
 //! happened, to what, and what to do; exit codes mean the same for every command ([`exit`]).
 
+mod amqp;
 mod base64;
 mod bench;
 mod cli;
@@ -28,6 +29,7 @@ mod context;
 mod demo;
 mod exit;
 mod failure;
+mod group;
 mod interrupt;
 mod log;
 mod logging;

@@ -26,7 +26,10 @@ pub(crate) fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::UnknownTopic
         | ErrorCode::UnknownQueue
+        | ErrorCode::UnknownGroup
         | ErrorCode::UnknownPartition
+        | ErrorCode::UnknownVhost
+        | ErrorCode::UnknownUser
         | ErrorCode::UnknownNode => Exit::NotFound,
         _ => Exit::Failed,
     }
@@ -40,6 +43,15 @@ pub(crate) fn hint_for(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::UnknownPartition => {
             "`plimsoll topic describe NAME` shows the partitions, which are counted from 0"
+        }
+        ErrorCode::UnknownVhost => {
+            "`plimsoll amqp vhost list` shows the virtual hosts, `plimsoll amqp vhost create NAME` makes one"
+        }
+        ErrorCode::UnknownUser => {
+            "`plimsoll amqp user list` shows the users, `plimsoll amqp user create NAME` makes one"
+        }
+        ErrorCode::UserExists => {
+            "`plimsoll amqp user passwd` changes a password, `plimsoll amqp user tags` the tags"
         }
         ErrorCode::NoQuorum => {
             "`plimsoll cluster status` shows which nodes are down; start them, nothing is lost"

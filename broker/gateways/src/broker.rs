@@ -25,14 +25,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
-use crate::amqp::Letters;
+use crate::amqp::{ExpiringQueues, Letters};
 use crate::counters::Counters;
+use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
 use crate::limits::Limits;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
-use crate::queues::{QueueLimits, Registry};
+use crate::queues::{LeaderLinks, QueueLimits, Registry};
 use crate::refusals;
 
 /// Producer ids that are taken from the catalog at once.
@@ -66,7 +67,10 @@ pub struct Broker {
     subscriptions: Arc<Semaphore>,
     producer_ids: ProducerIds,
     queues: Registry,
+    leader_links: LeaderLinks,
+    coordinators: Coordinators,
     letters: Letters,
+    expiring: ExpiringQueues,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
     caught_up: Mutex<Option<(Instant, bool)>>,
     /// The links to other nodes, once there are any to be.
@@ -158,7 +162,10 @@ impl Broker {
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions_max)),
             producer_ids: ProducerIds::default(),
             queues: Registry::default(),
+            leader_links: LeaderLinks::default(),
+            coordinators: Coordinators::default(),
             letters,
+            expiring: ExpiringQueues::default(),
             caught_up: Mutex::new(None),
             peers: OnceLock::new(),
             authority: OnceLock::new(),
@@ -279,9 +286,24 @@ impl Broker {
         &self.queues
     }
 
+    /// Streams to nodes that lead queues which are consumed here.
+    pub(crate) fn leader_links(&self) -> &LeaderLinks {
+        &self.leader_links
+    }
+
+    /// The coordinators of consumer groups that are at work here.
+    pub(crate) fn coordinators(&self) -> &Coordinators {
+        &self.coordinators
+    }
+
     /// What dead letters of AMQP's queues are routed by.
     pub(crate) fn letters(&self) -> &Letters {
         &self.letters
+    }
+
+    /// Which queues end when nobody uses them.
+    pub(crate) fn expiring(&self) -> &ExpiringQueues {
+        &self.expiring
     }
 
     /// Time since the start.

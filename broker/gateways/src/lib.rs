@@ -7,6 +7,7 @@
 //!  producer_ids  blocks of them, taken from the catalog
 //!  maintenance   sleep of idle groups, retention, what is left of deleted topics
 //!  queues        queues and subscriptions that settle message by message, where this node leads them
+//!  groups        coordinators of consumer groups, where this node leads their home
 //!  native        the native protocol, one session per connection
 //!  amqp          what the gateway of AMQP 0-9-1 (`plimsoll-amqp-gateway`) asks for
 //! ```
@@ -18,6 +19,7 @@
 pub mod amqp;
 mod broker;
 mod counters;
+mod groups;
 mod join_token;
 mod limits;
 mod maintenance;

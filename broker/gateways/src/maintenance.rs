@@ -9,6 +9,7 @@ use plimsoll_replication::Clock;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Broker, group_options};
+use crate::groups::{groups_topic, keep_coordinators};
 use crate::memory;
 use crate::queues::keep_queues;
 
@@ -37,7 +38,8 @@ impl Default for MaintenanceConfig {
 pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: MaintenanceConfig) {
     // Beside each other: to remove a large topic takes long, and nothing else is to wait for it.
     let queues = keep_queues(Arc::clone(&broker));
-    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config), queues);
+    let groups = keep_coordinators(Arc::clone(&broker));
+    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config), queues, groups);
 }
 
 /// Has what is stored here be as the catalog says, whenever it changes.
@@ -100,10 +102,12 @@ fn ticker(period: Duration) -> tokio::time::Interval {
 /// at rest gets on with it too.
 async fn retain_all(broker: &Broker, clock: &dyn Clock) {
     let catalog = broker.catalog();
+    let homes = groups_topic();
     let mut looked_at = 0;
     for (name, meta) in catalog.topics() {
-        // What is settled is of no use to anybody; what is not is kept.
-        let policy = if meta.is_queue() {
+        // What is settled is of no use to anybody; what is not is kept. Of consumer groups the state is all
+        // that counts.
+        let policy = if meta.is_queue() || *name == homes {
             Retention { max_age_ms: Some(0), max_bytes: None }
         } else {
             Retention {

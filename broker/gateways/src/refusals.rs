@@ -10,6 +10,7 @@ use plimsoll_replication::{
     FreshnessError, NotLeader, OpenGroupError, ProduceError, ProposeError, TransferError,
 };
 use plimsoll_state::catalog::CatalogRefusal;
+use plimsoll_state::catalog::amqp::AmqpRefusal;
 use plimsoll_state::catalog::planning::PlanError;
 
 pub(crate) fn unknown_topic(topic: &TopicName) -> ErrorResponse {
@@ -32,6 +33,12 @@ pub(crate) fn catching_up(topic: &TopicName) -> ErrorResponse {
 
 pub(crate) fn shutting_down() -> ErrorResponse {
     ErrorResponse::new(ErrorCode::ShuttingDown, "the node is shutting down: connect again later")
+}
+
+/// Of a queue whose task ended while it was asked.
+pub(crate) fn queue_moved() -> ErrorResponse {
+    let message = "the queue has another leader now, or is being changed: try again";
+    ErrorResponse::new(ErrorCode::NotLeader, message)
 }
 
 pub(crate) fn bug(what: &str) -> ErrorResponse {
@@ -96,8 +103,8 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
         | CatalogRefusal::NodeNotActive { .. }
         | CatalogRefusal::TooManyNodes
         | CatalogRefusal::NodeIdsUsedUp
-        | CatalogRefusal::SetUpAlready { .. }
-        | CatalogRefusal::Amqp { .. } => ErrorCode::InvalidArgument,
+        | CatalogRefusal::SetUpAlready { .. } => ErrorCode::InvalidArgument,
+        CatalogRefusal::Amqp { refusal } => amqp(refusal),
         CatalogRefusal::PartitionsOutOfRange { .. } => ErrorCode::TooManyPartitions,
         CatalogRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughNodes,
         CatalogRefusal::StalePlacement { .. } => ErrorCode::StalePlacement,
@@ -117,6 +124,22 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
         | CatalogRefusal::LevelTooLow { .. } => ErrorCode::Internal,
     };
     ErrorResponse::new(code, refusal.to_string())
+}
+
+fn amqp(refusal: &AmqpRefusal) -> ErrorCode {
+    match refusal {
+        AmqpRefusal::UnknownVhost { .. } => ErrorCode::UnknownVhost,
+        AmqpRefusal::UnknownUser { .. } => ErrorCode::UnknownUser,
+        AmqpRefusal::UnknownExchange { .. }
+        | AmqpRefusal::UnknownQueue { .. }
+        | AmqpRefusal::ReservedExchange { .. }
+        | AmqpRefusal::NoName { .. }
+        | AmqpRefusal::ExchangeInUse { .. }
+        | AmqpRefusal::TooMany { .. }
+        | AmqpRefusal::TooLong { .. }
+        | AmqpRefusal::NoPassword { .. }
+        | AmqpRefusal::TopicHoldsQueue { .. } => ErrorCode::InvalidArgument,
+    }
 }
 
 /// Why there is no placement.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use plimsoll_protocol::api::group_home;
 use plimsoll_protocol::ids::PartitionIndex;
 use plimsoll_protocol::wire::{Decode, DecodeError, Encode, Reader};
 use thiserror::Error;
@@ -68,13 +69,7 @@ impl GroupName {
     /// (at least 1). Their number never changes: groups would lose their offsets.
     #[must_use]
     pub fn home(&self, partitions: u32) -> PartitionIndex {
-        assert!(partitions > 0, "a topic has a partition");
-        // FNV-1a of 64 bits, its high half scaled to the number of partitions after one more mixing.
-        let hash = self.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        PartitionIndex(((mixed * u64::from(partitions)) >> 32) as u32)
+        group_home(&self.0, partitions)
     }
 }
 

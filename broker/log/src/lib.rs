@@ -53,7 +53,7 @@ pub use entry::{LogEntry, Vote};
 pub use fatal::{Completion, FatalError};
 pub use group::cursor::{ColdRange, LogCursor, ReadStep};
 pub use group::error::{AppendError, Quarantined, ReadError, TruncateError};
-pub use group::retention::{RetainOutcome, Retention};
+pub use group::retention::{RetainLimit, RetainOutcome, Retention};
 pub use group::state::StateSource;
 pub use group::{GroupLog, LogBounds};
 pub use header::{FORMAT_VERSION, HeaderError, Identity};

@@ -22,6 +22,14 @@ pub enum Bug {
     ShowUncommitted,
     /// A linearizable read asks nobody.
     SkipReadIndex,
+    /// A settlement is answered when it is proposed.
+    AnswerUnsettled,
+    /// Of what a queue has settled, a stored state remembers its floor only.
+    ForgetSettled,
+    /// A message that is given back counts as accepted.
+    SettleReleased,
+    /// Now and then the turn of a message's key is not waited for.
+    ForgetKey,
 }
 
 thread_local! {
@@ -46,6 +54,12 @@ pub(crate) fn done_already(bug: Bug, done: Completion) -> Completion {
     }
     done(Ok(()));
     Box::new(|_| {})
+}
+
+/// Whether this bug is planted on this thread, and shows at this offset.
+#[must_use]
+pub fn is_planted_at(bug: Bug, offset: Offset) -> bool {
+    is_planted(bug) && offset.0 % 5 == 3
 }
 
 /// With the bug planted: an offset beyond the high watermark of a partition that holds anything.

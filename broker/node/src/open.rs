@@ -11,7 +11,7 @@ use plimsoll_transport::{Fingerprint, Listener, NodeTls, ServerTls, TransportKin
 use tokio::sync::watch;
 
 use crate::certificates::{self, Certificates};
-use crate::cluster::EndsWhereRefused;
+use crate::cluster::PeerHandler;
 use crate::config::{NodeConfig, PeerTransport};
 use crate::error::{NodeFailed, StartError};
 use crate::origin::Origin;
@@ -56,7 +56,8 @@ pub(crate) async fn open_on(
     if let Some(authority) = authority.and_then(Fingerprint::of_pem) {
         broker.set_authority(authority);
     }
-    let handler = Arc::new(EndsWhereRefused { inner: host.handler(), tell });
+    let handler =
+        Arc::new(PeerHandler { inner: host.handler(), broker: Arc::downgrade(&broker), tell });
     let peers = Peers::new(links(config, store, around), dial, handler);
     host.attach(peers.clone());
     broker.attach(peers.clone());

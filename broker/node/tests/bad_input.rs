@@ -21,7 +21,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use support::{
     Client, NOBODY, TestNode, assert_code, batch, build, hello, hello_frame, large,
-    produce_request, record, sequenced, subscribe_request, topic,
+    produce_request, record, sequenced, subscribe_request, topic, until,
 };
 
 const ALL: [TransportKind; 3] = [TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp];
@@ -405,7 +405,7 @@ async fn too_many_connections_are_told_so() {
         first.connection.close(0, "done");
         second.connection.close(0, "done");
         drop((first, second));
-        support::until("places are given back", || {
+        until("places are given back", || {
             node.node.broker().counters().connections_open.value() == 0
         })
         .await;
@@ -438,8 +438,7 @@ async fn peers_that_stall_in_large_frames_take_bounded_room_and_give_way() {
             raw(&mut peer, vec![7; 100 << 10]).await;
             stalling.push(peer);
         }
-        support::until("somebody waits for room", || counter(&node, "frames_waiting_for_room") > 0)
-            .await;
+        until("somebody waits for room", || counter(&node, "frames_waiting_for_room") > 0).await;
         assert!(counter(&node, "receiving_bytes") <= 4 << 20);
         // Small frames need none of it, and large ones get it from those who do not use it.
         client.produce(&name, 0, support::batch(0..1)).await.unwrap();
@@ -453,7 +452,7 @@ async fn peers_that_stall_in_large_frames_take_bounded_room_and_give_way() {
         assert_eq!((error.code, error.message.contains("room")), (ErrorCode::Timeout, true));
         cut.closed().await;
         drop((cut, stalling));
-        support::until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
+        until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
     }
     node.assert_serves().await;
 }
@@ -479,7 +478,7 @@ async fn a_connection_that_waits_for_itself_and_does_not_get_on_is_ended() {
     client.closed().await;
     let reason = client.connection.closed().await;
     assert_eq!(reason.code, u64::from(ErrorCode::Timeout.number()), "{reason:?}");
-    support::until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
+    until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
     node.assert_serves().await;
 }
 
@@ -536,7 +535,7 @@ async fn peers_that_read_no_answers_give_way_to_those_who_wait_for_room() {
             let frame = client.frame().await;
             frame.decode_response::<plimsoll_protocol::api::ProduceRequest>().unwrap();
         }
-        support::until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
+        until("all room is given back", || counter(&node, "receiving_bytes") == 0).await;
     }
     node.assert_serves().await;
 }
@@ -615,7 +614,8 @@ async fn strangers_are_bounded_per_address_and_others_are_served() {
         let mut refused = TcpStream::connect(address).await.unwrap();
         // Closed by the node without a word: the end of the stream, or a reset.
         assert_eq!(refused.read(&mut [0]).await.unwrap_or(0), 0);
-        assert_eq!(counters.strangers_refused.value(), before + 1);
+        // Also one of the silent may have been: who was let in last may leave its place a moment later.
+        until("the refusal is counted", || counters.strangers_refused.value() > before).await;
         let other = TcpSocket::new_v4().unwrap();
         other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         let mut other = other.connect(plain).await.unwrap();
@@ -654,7 +654,7 @@ async fn those_who_are_told_that_there_is_no_place_are_bounded_too() {
     };
     tokio::time::timeout(support::PATIENCE, crowd).await.expect("some are not told");
     drop((known, silent));
-    support::until("places are given back", || counters.connections_open.value() == 0).await;
+    until("places are given back", || counters.connections_open.value() == 0).await;
     node.assert_serves().await;
 }
 

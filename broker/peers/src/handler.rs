@@ -36,6 +36,10 @@ pub trait Handler: Send + Sync + 'static {
     /// `SeedEnd` on a stream of its own. Dropping both halves ends it.
     fn seed(&self, from: NodeId, sender: FrameSender, receiver: FrameReceiver);
 
+    /// Takes a stream on which `from` is a client: frames of the key space of clients, without a Hello.
+    /// Dropping both halves ends it.
+    fn client(&self, _from: NodeId, _sender: FrameSender, _receiver: FrameReceiver) {}
+
     /// `by` does not want a link with this node. [`PeerRefusal::Removed`] and
     /// [`PeerRefusal::DuplicateNode`] are final for this data directory.
     fn refused(&self, _by: NodeId, _refusal: PeerRefusal) {}

@@ -1,5 +1,5 @@
 //! Links between the nodes of a cluster: one per pair, with requests, append sessions, transfers of
-//! segments and signs of life.
+//! segments, streams on which one node is a client of the other, and signs of life.
 //!
 //! ```text
 //!  peers      the links of a node, and what others call

@@ -53,6 +53,7 @@ pub(crate) enum Role {
     Alive,
     Lane(u8),
     Seed,
+    Client,
 }
 
 /// One link to another node.

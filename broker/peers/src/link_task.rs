@@ -145,7 +145,7 @@ impl Running {
                         Some(position) => {
                             missing.swap_remove(position);
                         }
-                        None if role == Role::Seed => {}
+                        None if matches!(role, Role::Seed | Role::Client) => {}
                         None => {
                             let reason = "a stream was opened twice".to_owned();
                             return (Closed { code: code::VIOLATION, reason }, extra);
@@ -193,11 +193,14 @@ impl Running {
                 self.tasks.spawn(streams::write(Arc::clone(&link), role, sender));
                 self.tasks.spawn(streams::read_lane(link, node, lane, receiver));
             }
-            Role::Seed => {
+            Role::Seed | Role::Client => {
                 if let Some(connection) = connection {
                     tokio::spawn(end_with(link, connection));
                 }
-                node.handler.seed(self.link.node, sender, receiver);
+                match role {
+                    Role::Seed => node.handler.seed(self.link.node, sender, receiver),
+                    _ => node.handler.client(self.link.node, sender, receiver),
+                }
                 return;
             }
         }

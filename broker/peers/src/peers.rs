@@ -244,16 +244,33 @@ impl Peers {
     /// # Errors
     /// [`PeerError::Unreachable`], [`PeerError::Lost`]. How many are open at once is the caller's to bound.
     pub async fn open_seed(&self, to: NodeId) -> Result<(FrameSender, FrameReceiver), PeerError> {
+        self.open(to, Role::Seed).await
+    }
+
+    /// Opens a stream on which this node is a client of `to`: frames of the key space of clients, without a
+    /// Hello, since the link has said who is who. It ends with the link.
+    ///
+    /// # Errors
+    /// As [`Self::open_seed`].
+    pub async fn open_client(&self, to: NodeId) -> Result<(FrameSender, FrameReceiver), PeerError> {
+        self.open(to, Role::Client).await
+    }
+
+    async fn open(
+        &self,
+        to: NodeId,
+        role: Role,
+    ) -> Result<(FrameSender, FrameReceiver), PeerError> {
         let link = self.link(to)?;
         let slot = self.node.slot(to);
-        let opened = link_task::open_stream(&self.node, &slot, &link, Role::Seed);
+        let opened = link_task::open_stream(&self.node, &slot, &link, role);
         let opened = tokio::select! {
             biased;
             _ = link.closed() => return Err(link.lost()),
             opened = opened => opened,
         };
         let mut arrival = opened.map_err(|error| {
-            tracing::debug!(peer = %to, %error, "no stream for a transfer");
+            tracing::debug!(peer = %to, %error, "no further stream");
             link.lost()
         })?;
         streams::prepare(&mut arrival);

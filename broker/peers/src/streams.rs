@@ -63,7 +63,7 @@ pub(crate) async fn write(
     mut sender: FrameSender,
 ) -> Result<(), StreamEnd> {
     let outbox = match role {
-        Role::Control | Role::Seed => &link.control,
+        Role::Control | Role::Seed | Role::Client => &link.control,
         Role::Alive => link.alive.as_ref().unwrap_or(&link.control),
         Role::Lane(lane) => &link.lanes[usize::from(lane)],
     };
@@ -82,7 +82,7 @@ pub(crate) fn prepare(arrival: &mut Arrival) {
     arrival.receiver.set_max_frame_bytes(PEER_FRAME_BYTES_MAX);
     match arrival.role {
         Role::Alive => arrival.sender.set_priority(ALIVE_PRIORITY),
-        Role::Control | Role::Lane(_) => {}
+        Role::Control | Role::Lane(_) | Role::Client => {}
         Role::Seed => arrival.sender.set_priority(SEED_PRIORITY),
     }
 }
@@ -94,6 +94,7 @@ pub(crate) fn opening(link: &Link, node: &Node, role: Role) -> Outgoing {
         Role::Alive => (StreamRole::Alive, 0),
         Role::Lane(lane) => (StreamRole::Lane, lane),
         Role::Seed => (StreamRole::Seed, 0),
+        Role::Client => (StreamRole::Client, 0),
     };
     let open = StreamOpen { role, node: node.config.node, link: link.hello.link, lane };
     let (api, flags) = (PeerApi::StreamOpen, FrameFlags::PUSH);
@@ -110,6 +111,7 @@ pub(crate) fn opened(link: &Link, frame: &Frame) -> Result<Role, StreamEnd> {
         StreamRole::Alive if link.alive.is_some() => Role::Alive,
         StreamRole::Lane if usize::from(open.lane) < link.lanes.len() => Role::Lane(open.lane),
         StreamRole::Seed => Role::Seed,
+        StreamRole::Client => Role::Client,
         _ => return Err(StreamEnd::Misplaced(frame.header.api, open.role.as_str())),
     };
     if open.link != link.hello.link || open.node != link.node {

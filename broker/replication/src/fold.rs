@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use plimsoll_delivery::command::SubscriptionId;
 use plimsoll_delivery::state::Queues;
+use plimsoll_groups::state::{Answer, Groups};
 use plimsoll_log::LogEntry;
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_state::DecodeStateError;
@@ -72,6 +73,14 @@ impl Fold {
         }
     }
 
+    /// The consumer groups of a partition, and what the last entry about them came to.
+    pub(crate) fn groups(&self) -> Option<(&Groups, &[Answer])> {
+        match self {
+            Self::Catalog(_) => None,
+            Self::Partition(state) => Some((state.groups(), state.groups_answers())),
+        }
+    }
+
     /// The first record that must be kept: that of a queue which is not settled; else whatever is
     /// committed may go.
     pub(crate) fn kept_from(&self) -> Offset {
@@ -109,7 +118,21 @@ impl Fold {
     pub(crate) fn decode(kind: GroupKind, bytes: &[u8]) -> Result<Self, DecodeStateError> {
         match kind {
             GroupKind::Catalog => CatalogState::decode(bytes).map(Self::Catalog),
-            GroupKind::Partition => PartitionState::decode(bytes).map(Self::Partition),
+            GroupKind::Partition => {
+                let state = PartitionState::decode(bytes);
+                #[cfg(feature = "planted")]
+                let state = state.map(remembered);
+                state.map(Self::Partition)
+            }
         }
+    }
+}
+
+/// With the bug planted: what is left of a state that was stored.
+#[cfg(feature = "planted")]
+fn remembered(state: PartitionState) -> PartitionState {
+    match plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::ForgetSettled) {
+        true => state.without_settled(),
+        false => state,
     }
 }

@@ -509,10 +509,10 @@ impl Host {
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
             log.purge(safe.applied, unawaited());
         }
-        let safe_upto = held.as_ref().map_or(safe.kept_from, |group| group.retainable(safe));
+        let limit = held.as_ref().map_or_else(|| safe.limit(), |group| group.retainable(safe));
         let nothing =
             RetainOutcome { log_start_offset: bounds.log_start_offset, ..RetainOutcome::default() };
-        let Some((end, upto)) = log.retention_end(policy, now_ms, safe_upto) else {
+        let Some((end, upto)) = log.retention_end(policy, now_ms, limit) else {
             return Ok(nothing);
         };
         match held.is_none_or(|group| group.may_drop(end)) {

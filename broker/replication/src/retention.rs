@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
+use plimsoll_log::RetainLimit;
 use plimsoll_protocol::ids::{GroupId, LogId, Offset};
 
 /// After a state was given to the log, so many more checkpoints must be written until none without
@@ -20,6 +21,14 @@ pub(crate) struct Given {
     pub(crate) applied: LogId,
     /// The first record that must be kept when what it holds is safe.
     pub(crate) kept_from: Offset,
+}
+
+impl Given {
+    /// What is folded into it may go, and nothing behind it: also entries without records are lost with
+    /// their segment.
+    pub(crate) fn limit(&self) -> RetainLimit {
+        RetainLimit { offset: self.kept_from, last: self.applied.index }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

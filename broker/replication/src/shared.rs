@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
+use plimsoll_groups::state::{Answer, Groups};
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::{LogId, Offset, Term};
@@ -157,6 +158,13 @@ impl Shared {
     /// What `look` sees of the partition's queues. Held up is whoever folds or proposes: be short.
     pub(crate) fn with_queues<T>(&self, look: impl FnOnce(&Queues) -> T) -> T {
         look(self.state().fold.queues().expect("only partitions have queues"))
+    }
+
+    /// What `look` sees of the partition's consumer groups. As [`Shared::with_queues`].
+    pub(crate) fn with_groups<T>(&self, look: impl FnOnce(&Groups, &[Answer]) -> T) -> T {
+        let state = self.state();
+        let (groups, answers) = state.fold.groups().expect("only partitions have groups");
+        look(groups, answers)
     }
 
     /// The fold as bytes, with its progress.

@@ -158,6 +158,13 @@ impl Catalog {
         !self.nodes.is_empty()
     }
 
+    /// The id that the next topic will have; of those below it, the ones that no topic has are of deleted
+    /// ones.
+    #[must_use]
+    pub fn next_topic_id(&self) -> u64 {
+        self.next_topic_id
+    }
+
     /// Grows with each change of nodes, topics and places that a client can see.
     #[must_use]
     pub fn epoch(&self) -> u64 {

@@ -23,6 +23,9 @@ pub enum DecodeStateError {
     /// The queues cannot be read.
     #[error("the encoded state is damaged: {0}")]
     Queues(#[from] plimsoll_delivery::DecodeQueueError),
+    /// The consumer groups cannot be read.
+    #[error("the encoded state is damaged: {0}")]
+    Groups(#[from] plimsoll_groups::DecodeGroupsError),
     /// Bytes follow the end of the state.
     #[error("{extra} bytes follow the end of the encoded state")]
     TrailingBytes {

@@ -4,6 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use plimsoll_delivery::command::{DOMAIN as QUEUES_DOMAIN, QueueEntry};
 use plimsoll_delivery::state::Queues;
 use plimsoll_delivery::time::UnixMs;
+use plimsoll_groups::command::{DOMAIN as GROUPS_DOMAIN, GroupsEntry};
+use plimsoll_groups::state::{Answer, Groups};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset, Term};
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
@@ -12,7 +14,9 @@ use crate::decode::{DecodeStateError, check_version, versioned_since};
 use crate::producers::{PRODUCERS_MAX, ProducerTable};
 
 /// Newest version of [`PartitionState::encode`]'s format.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The version of a partition without consumer groups, which earlier builds read.
+const WITHOUT_GROUPS: u8 = 2;
 /// The oldest that is read: a partition without queues.
 const OLDEST: u8 = 1;
 
@@ -113,7 +117,21 @@ pub struct PartitionState {
     progress: Progress,
     producers: ProducerTable,
     queues: Queues,
+    groups: Groups,
+    answers: LastAnswers,
 }
+
+/// What the last entry of consumer groups came to. Not part of the state: only who folded that entry has it.
+#[derive(Debug, Clone, Default)]
+struct LastAnswers(Vec<Answer>);
+
+impl PartialEq for LastAnswers {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for LastAnswers {}
 
 impl PartitionState {
     /// The state of an empty log.
@@ -138,6 +156,19 @@ impl PartitionState {
     #[must_use]
     pub fn queues(&self) -> &Queues {
         &self.queues
+    }
+
+    /// The consumer groups that have their home in this partition: of [`plimsoll_protocol::api::GROUPS_TOPIC`]
+    /// only.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// What each command of the last entry of consumer groups came to; nothing after a snapshot.
+    #[must_use]
+    pub fn groups_answers(&self) -> &[Answer] {
+        &self.answers.0
     }
 
     /// Folds one committed entry; `body` is what follows the header.
@@ -168,6 +199,13 @@ impl PartitionState {
                     });
                     self.queues.apply(&entry, UnixMs(header.append_time_ms));
                 }
+                Some(&GROUPS_DOMAIN) => {
+                    let entry = GroupsEntry::decode(body);
+                    let entry = entry.unwrap_or_else(|error| {
+                        panic!("control entry {} cannot be read: {error}", header.log_id())
+                    });
+                    self.answers.0 = self.groups.apply(&entry, UnixMs(header.append_time_ms));
+                }
                 domain => panic!("control entry {} is of domain {domain:?}", header.log_id()),
             },
             EntryKind::Blank | EntryKind::Membership => {}
@@ -179,14 +217,18 @@ impl PartitionState {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
-        out.put_u8(VERSION);
+        let has_groups = self.groups != Groups::default();
+        out.put_u8(if has_groups { VERSION } else { WITHOUT_GROUPS });
         self.progress.encode(&mut out);
         self.producers.encode(&mut out);
         self.queues.encode().encode(&mut out);
+        if has_groups {
+            self.groups.encode().encode(&mut out);
+        }
         out.freeze()
     }
 
-    /// Reads what [`PartitionState::encode`] wrote, in this or the earlier version.
+    /// Reads what [`PartitionState::encode`] wrote, in this or an earlier version.
     ///
     /// # Errors
     /// When the bytes are not an encoded state of a version this build knows.
@@ -201,8 +243,27 @@ impl PartitionState {
             if queues.end() != progress.high_watermark {
                 return Err(DecodeStateError::Invalid { rule: "queues end with the log" });
             }
-            Ok(Self { progress, producers, queues })
+            let groups = match version {
+                OLDEST | WITHOUT_GROUPS => Groups::default(),
+                _ => Groups::decode(&Bytes::decode(reader)?)?,
+            };
+            Ok(Self { progress, producers, queues, groups, answers: LastAnswers::default() })
         })
+    }
+
+    /// The same with a bug for the simulation to see: queues remember the floor of what is settled only.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn without_settled(self) -> Self {
+        let mut queues = Queues::new(self.queues.end());
+        for (subscription, queue) in self.queues.iter() {
+            let config = Box::new(queue.config().clone());
+            let command =
+                plimsoll_delivery::command::QueueCommand::Open { start: queue.floor(), config };
+            let entry = QueueEntry { subscription, commands: vec![command] };
+            queues.apply(&entry, UnixMs(0));
+        }
+        Self { queues, ..self }
     }
 
     /// Only the progress of an encoded state, without building the rest.

@@ -1,8 +1,9 @@
 //! The consumer: records of some or all partitions of a topic, pushed by the node.
 
+pub(crate) mod batches;
 mod nearest;
-mod reading;
-mod subscription;
+pub(crate) mod reading;
+pub(crate) mod subscription;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -10,10 +11,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use plimsoll_protocol::api::{Isolation, StartPosition};
-use plimsoll_protocol::batch::{BatchError, BatchLimits, Record, RecordBatch, RecordIter};
+use plimsoll_protocol::batch::{BatchError, BatchLimits, Record, RecordBatch};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -21,11 +21,12 @@ use tokio::task::JoinSet;
 use crate::client::Shared;
 use crate::error::{BuildError, ConsumeError};
 use crate::trouble::Told;
+use batches::{Batches, TakenRecord};
 use reading::Reading;
-use subscription::{Event, Subscription};
+use subscription::{Event, Outlet, Subscription};
 
 /// Frames that wait between the partitions' tasks and the consumer's caller.
-const FRAMES_WAITING_MAX: usize = 8;
+pub(crate) const FRAMES_WAITING_MAX: usize = 8;
 const FRAME_BYTES_MAX: usize = 1 << 20;
 /// The least that a partition may have waiting, however many there are: two frames that are still
 /// worth their headers.
@@ -146,7 +147,8 @@ impl ConsumerBuilder {
                 bounded: self.bounded,
                 reading: self.reading.clone(),
                 _interest: Arc::clone(&interest),
-                events: events.clone(),
+                events: Outlet { sender: events.clone(), mark: 0 },
+                fallback: None,
                 told: Arc::clone(&told),
             };
             tasks.spawn(subscription.run());
@@ -165,7 +167,7 @@ impl ConsumerBuilder {
 }
 
 /// Of each of so many partitions: the largest frame, and the bytes that may wait.
-fn shares(buffer_bytes: usize, partitions: usize) -> (usize, usize) {
+pub(crate) fn shares(buffer_bytes: usize, partitions: usize) -> (usize, usize) {
     let share = (buffer_bytes / partitions.max(1)).max(SHARE_BYTES_MIN);
     ((share / 2).min(FRAME_BYTES_MAX), share)
 }
@@ -224,7 +226,7 @@ impl Progress {
 /// partition; the stream ends when all partitions have ended.
 pub struct Consumer {
     topic: TopicName,
-    receiver: mpsc::Receiver<Event>,
+    receiver: mpsc::Receiver<(u64, Event)>,
     current: Option<Current>,
     progress: Vec<Progress>,
     decompressed_max: usize,
@@ -237,10 +239,7 @@ pub struct Consumer {
 /// The frame that is being handed out.
 struct Current {
     partition: u32,
-    rest: Bytes,
-    from: Offset,
-    until: Offset,
-    batch: Option<(RecordIter, i64)>,
+    batches: Batches,
 }
 
 impl Consumer {
@@ -280,69 +279,27 @@ impl Consumer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<ConsumedRecord, ConsumeError>>> {
         loop {
-            if let Some(record) = self.next_of_current() {
-                return Poll::Ready(Some(record));
-            }
-            if self.current.as_ref().is_none_or(|current| current.rest.is_empty()) {
-                match ready!(self.poll_frame(context)) {
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => return Poll::Ready(None),
+            if let Some(Current { partition, batches }) = &mut self.current {
+                let partition = *partition;
+                match batches.next_record(self.decompressed_max) {
+                    Some(Ok(TakenRecord { offset, append_time_ms, record })) => {
+                        self.moved(partition, Offset(offset.0 + 1));
+                        let record = ConsumedRecord { partition, offset, append_time_ms, record };
+                        return Poll::Ready(Some(Ok(record)));
+                    }
+                    Some(Err(error)) => {
+                        let from = batches.from;
+                        let ended = self.end_damaged(partition, from, &error);
+                        return Poll::Ready(Some(Err(ended)));
+                    }
+                    None => {}
                 }
             }
-            if let Err(error) = self.open_next_batch() {
-                return Poll::Ready(Some(Err(error)));
+            match ready!(self.poll_frame(context)) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
-        }
-    }
-
-    fn next_of_current(&mut self) -> Option<Result<ConsumedRecord, ConsumeError>> {
-        let current = self.current.as_mut()?;
-        let (records, append_time_ms) = current.batch.as_mut()?;
-        let partition = current.partition;
-        let Some(delivered) = records.next() else {
-            current.batch = None;
-            return None;
-        };
-        match delivered {
-            Ok(delivered) if delivered.offset < current.until => {
-                let append_time_ms = *append_time_ms;
-                self.moved(partition, Offset(delivered.offset.0 + 1));
-                let (offset, record) = (delivered.offset, delivered.record);
-                Some(Ok(ConsumedRecord { partition, offset, append_time_ms, record }))
-            }
-            Ok(_) => {
-                current.batch = None;
-                None
-            }
-            Err(error) => {
-                let offset = current.from;
-                Some(Err(self.end_damaged(partition, offset, &error)))
-            }
-        }
-    }
-
-    /// Begins the next batch of the current frame, if there is one.
-    fn open_next_batch(&mut self) -> Result<(), ConsumeError> {
-        let decompressed_max = self.decompressed_max;
-        let Some(current) = self.current.as_mut() else { return Ok(()) };
-        if current.rest.is_empty() {
-            return Ok(());
-        }
-        let (partition, from) = (current.partition, current.from);
-        let bytes = std::mem::take(&mut current.rest);
-        let opened = RecordBatch::parse(bytes).and_then(|(batch, rest)| {
-            let mut records = batch.records(decompressed_max)?;
-            records.skip_to(from)?;
-            Ok((records, batch.header.append_time_ms, rest))
-        });
-        match opened {
-            Ok((records, append_time_ms, rest)) => {
-                current.rest = rest;
-                current.batch = Some((records, append_time_ms));
-                Ok(())
-            }
-            Err(error) => Err(self.end_damaged(partition, from, &error)),
         }
     }
 
@@ -359,14 +316,12 @@ impl Consumer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<ConsumedBatch, ConsumeError>>> {
         loop {
-            if let Some(current) = self.current.as_mut()
-                && !current.rest.is_empty()
+            if let Some(Current { partition, batches }) = &mut self.current
+                && let Some(parsed) = batches.next_batch()
             {
-                let (partition, from, until) = (current.partition, current.from, current.until);
-                let parsed = RecordBatch::parse(std::mem::take(&mut current.rest));
+                let (partition, from, until) = (*partition, batches.from, batches.until);
                 return Poll::Ready(Some(match parsed {
-                    Ok((batch, rest)) => {
-                        current.rest = rest;
+                    Ok(batch) => {
                         self.moved(partition, batch.header.end_offset().min(until));
                         Ok(ConsumedBatch { partition, batch, from, until })
                     }
@@ -385,9 +340,9 @@ impl Consumer {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<(), ConsumeError>>> {
         let event = loop {
             match ready!(self.receiver.poll_recv(context)) {
-                Some(Event::Began { partition, .. } | Event::Batches { partition, .. })
+                Some((_, Event::Began { partition, .. } | Event::Batches { partition, .. }))
                     if self.ended.contains(&partition) => {}
-                Some(event) => break event,
+                Some((_, event)) => break event,
                 None => return Poll::Ready(None),
             }
         };
@@ -399,7 +354,8 @@ impl Consumer {
             }
             Event::Batches { partition, payload, from, until, high_watermark } => {
                 self.saw_high_watermark(partition, high_watermark);
-                self.current = Some(Current { partition, rest: payload, from, until, batch: None });
+                let batches = Batches::new(payload, from, until);
+                self.current = Some(Current { partition, batches });
                 Ok(())
             }
             Event::Failed(error) => Err(error),

@@ -4,11 +4,11 @@ use plimsoll_protocol::api::Isolation;
 
 /// How the partitions of a consumer are read.
 #[derive(Debug, Clone)]
-pub(super) struct Reading {
-    pub(super) isolation: Isolation,
-    pub(super) max_staleness_ms: Option<u32>,
+pub(crate) struct Reading {
+    pub(crate) isolation: Isolation,
+    pub(crate) max_staleness_ms: Option<u32>,
     /// `Some`: from the nearest replica, of this rack if it is named. `None`: from the leader.
-    pub(super) nearest: Option<Option<String>>,
+    pub(crate) nearest: Option<Option<String>>,
 }
 
 impl Default for Reading {

@@ -30,7 +30,7 @@ use crate::route::Route;
 use crate::trouble::{Told, Trouble};
 
 /// What a partition's task tells the consumer.
-pub(super) enum Event {
+pub(crate) enum Event {
     /// The subscription stands.
     Began { partition: u32, start: Offset, high_watermark: Offset },
     /// Whole batches, checked; records in `from..until` are wanted. Empty: caught up.
@@ -39,20 +39,37 @@ pub(super) enum Event {
     Failed(ConsumeError),
 }
 
+/// Where a partition's task tells its news, each with a mark that says which task's it is.
+pub(crate) struct Outlet {
+    pub(crate) sender: mpsc::Sender<(u64, Event)>,
+    pub(crate) mark: u64,
+}
+
+impl Outlet {
+    /// `false`: nobody takes them any more.
+    async fn send(&self, event: Event) -> bool {
+        self.sender.send((self.mark, event)).await.is_ok()
+    }
+}
+
 /// See the module.
-pub(super) struct Subscription {
-    pub(super) shared: Arc<Shared>,
-    pub(super) topic: TopicName,
-    pub(super) partition: PartitionIndex,
-    pub(super) start: StartPosition,
-    pub(super) frame_bytes: u32,
-    pub(super) credit_bytes: u64,
-    pub(super) bounded: bool,
-    pub(super) reading: Reading,
+pub(crate) struct Subscription {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) topic: TopicName,
+    pub(crate) partition: PartitionIndex,
+    pub(crate) start: StartPosition,
+    pub(crate) frame_bytes: u32,
+    pub(crate) credit_bytes: u64,
+    pub(crate) bounded: bool,
+    pub(crate) reading: Reading,
     /// Keeps the topic's partitions known.
-    pub(super) _interest: Arc<Interest>,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) told: Told,
+    pub(crate) _interest: Arc<Interest>,
+    pub(crate) events: Outlet,
+    /// For a member of a group, which did not choose where it begins: where to go on when the offset is not
+    /// there any more. And what the node does not know is asked for again: the group's coordinator knows it,
+    /// and takes it away when it is gone.
+    pub(crate) fallback: Option<StartPosition>,
+    pub(crate) told: Told,
 }
 
 /// Correlation id of a subscription that has a stream to itself.
@@ -114,7 +131,7 @@ enum Source {
 }
 
 impl Subscription {
-    pub(super) async fn run(self) {
+    pub(crate) async fn run(self) {
         let topic = self.topic.clone();
         let mut route = Route::new(Arc::clone(&self.shared), topic, self.partition.0);
         let mut nearest = self.reading.nearest.clone().map(Nearest::new);
@@ -153,13 +170,13 @@ impl Subscription {
                 Ended::Unwanted | Ended::Complete => return,
                 Ended::Failed(error) => {
                     // A consumer that is gone needs no news.
-                    let _ = self.events.send(Event::Failed(error)).await;
+                    self.events.send(Event::Failed(error)).await;
                     return;
                 }
             }
             tokio::select! {
                 biased;
-                () = self.events.closed() => return,
+                () = self.events.sender.closed() => return,
                 () = route.pause() => {}
             }
         }
@@ -215,7 +232,7 @@ impl Subscription {
             }
             let frame = tokio::select! {
                 biased;
-                () = self.events.closed() => return Ok(Ended::Unwanted),
+                () = self.events.sender.closed() => return Ok(Ended::Unwanted),
                 frame = source.next() => frame?,
                 () = route.moved(None), if follows => return Ok(Ended::Moved),
             };
@@ -267,7 +284,7 @@ impl Subscription {
     }
 
     async fn tell(&self, event: Event) -> Result<(), Ended> {
-        self.events.send(event).await.map_err(|_| Ended::Unwanted)
+        if self.events.send(event).await { Ok(()) } else { Err(Ended::Unwanted) }
     }
 
     async fn subscribe(
@@ -314,6 +331,11 @@ impl Subscription {
             return Ended::Lost(error);
         }
         let partition = self.partition.0;
+        if let (RequestError::Refused(refusal), Some(start)) = (&error, self.fallback)
+            && let Some(ended) = self.fall_back(start, refusal, place)
+        {
+            return ended;
+        }
         match error {
             RequestError::Refused(refusal) if refusal.code == ErrorCode::OffsetOutOfRange => {
                 let wanted = place.next.or(match self.start {
@@ -345,6 +367,27 @@ impl Subscription {
                 },
             }),
         }
+    }
+
+    /// What becomes of a refusal that a member of a group bears.
+    fn fall_back(
+        &self,
+        start: StartPosition,
+        refusal: &ServerError,
+        place: &mut Place,
+    ) -> Option<Ended> {
+        let (topic, partition) = (&self.topic, self.partition);
+        match refusal.code {
+            ErrorCode::OffsetOutOfRange => {
+                let reason = refusal.message.as_str();
+                tracing::warn!(%topic, %partition, reason, ?start,
+                    "the offset is not there any more, going on elsewhere");
+                (place.start, place.next) = (start, None);
+            }
+            ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => {}
+            _ => return None,
+        }
+        Some(Ended::Lost(refusal.clone().into()))
     }
 
     /// Whether a node that does not have what was read before, or where the caller read before, is a

@@ -11,12 +11,12 @@ use plimsoll_protocol::api::{
     QueueStanding, TopicConfig,
 };
 use plimsoll_protocol::batch::Record;
-use plimsoll_protocol::error::ErrorCode;
-use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
+use plimsoll_protocol::ids::{Offset, PartitionIndex};
 use thiserror::Error;
 
+use crate::admin::{known_name, name};
 use crate::client::Shared;
-use crate::error::{RequestError, ServerError};
+use crate::error::RequestError;
 use crate::pulse::Owed;
 use crate::requests::Repeat;
 
@@ -103,14 +103,6 @@ pub struct QueueAdmin {
     subscription: String,
 }
 
-fn name(topic: &str) -> Result<TopicName, RequestError> {
-    topic.parse().map_err(|error| {
-        let message = format!("{error}");
-        let code = ErrorCode::InvalidTopicName;
-        RequestError::Refused(ServerError { code, message, leader: None, detail: None })
-    })
-}
-
 impl QueueAdmin {
     pub(crate) fn new(shared: Arc<Shared>, topic: String, subscription: String) -> Self {
         Self { shared, topic, subscription }
@@ -157,7 +149,7 @@ impl QueueAdmin {
     /// # Errors
     /// When there is no such queue or partition, or nobody answers.
     pub async fn standing(&self, partition: u32) -> Result<QueueStanding, RequestError> {
-        let (topic, partition) = (name(&self.topic)?, PartitionIndex(partition));
+        let (topic, partition) = (known_name(&self.topic)?, PartitionIndex(partition));
         let subscription = self.subscription.clone();
         let request = DescribeQueueRequest { topic: topic.clone(), subscription, partition };
         let asked = self.shared.request_leader(&topic, partition, request, Owed::Answer).await;
@@ -169,7 +161,7 @@ impl QueueAdmin {
     /// # Errors
     /// When there is no such queue or partition, or nobody answers.
     pub async fn explain(&self, id: MessageId) -> Result<MessageExplanation, RequestError> {
-        let (topic, partition) = (name(&self.topic)?, PartitionIndex(id.partition));
+        let (topic, partition) = (known_name(&self.topic)?, PartitionIndex(id.partition));
         let request = ExplainMessageRequest {
             topic: topic.clone(),
             subscription: self.subscription.clone(),
@@ -185,7 +177,7 @@ impl QueueAdmin {
     /// # Errors
     /// When there is no such queue or partition, or nobody answers.
     pub async fn cancel(&self, id: MessageId) -> Result<bool, RequestError> {
-        let (topic, partition) = (name(&self.topic)?, PartitionIndex(id.partition));
+        let (topic, partition) = (known_name(&self.topic)?, PartitionIndex(id.partition));
         let request = CancelMessageRequest {
             topic: topic.clone(),
             subscription: self.subscription.clone(),
@@ -201,7 +193,7 @@ impl QueueAdmin {
     /// # Errors
     /// When there is no such queue or partition, or nobody answers.
     pub async fn purge(&self, partition: u32) -> Result<u64, RequestError> {
-        let (topic, partition) = (name(&self.topic)?, PartitionIndex(partition));
+        let (topic, partition) = (known_name(&self.topic)?, PartitionIndex(partition));
         let subscription = self.subscription.clone();
         let request = PurgeQueueRequest { topic: topic.clone(), subscription, partition };
         let asked = self.shared.request_leader(&topic, partition, request, Owed::Answer).await;
@@ -219,7 +211,7 @@ impl QueueAdmin {
         from: Offset,
         max: u32,
     ) -> Result<(Vec<Peeked>, Offset), RequestError> {
-        let (topic, partition) = (name(&self.topic)?, PartitionIndex(partition));
+        let (topic, partition) = (known_name(&self.topic)?, PartitionIndex(partition));
         let request = PeekQueueRequest {
             topic: topic.clone(),
             subscription: self.subscription.clone(),

@@ -4,8 +4,10 @@
 //! answer repeats key, version and correlation id. An unknown API or version is answered by an error
 //! frame, and the connection stays usable.
 
+mod amqp;
 mod cluster;
 mod consume;
+mod groups;
 mod hello;
 mod metadata;
 mod node;
@@ -15,6 +17,13 @@ mod queues;
 mod topic_config;
 mod topics;
 
+pub use amqp::{
+    AMQP_PASSWORD_BYTES_MAX, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpUserInfo, AmqpUserPut,
+    ClearAmqpPermissionsRequest, ClearAmqpPermissionsResponse, CreateVhostRequest,
+    CreateVhostResponse, DeleteAmqpUserRequest, DeleteVhostRequest, ListAmqpPermissionsRequest,
+    ListAmqpPermissionsResponse, ListAmqpUsersRequest, ListAmqpUsersResponse, ListVhostsRequest,
+    ListVhostsResponse, PutAmqpUserRequest, SetAmqpPermissionsRequest, VhostInfo,
+};
 pub use cluster::{
     ClusterNode, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
     ClusterStatusResponse, DrainNodeRequest, JoinTokenRequest, JoinTokenResponse, MoveProgress,
@@ -24,6 +33,14 @@ pub use cluster::{
 pub use consume::{
     CreditRequest, Delivery, FetchRequest, FetchResponse, Isolation, ListOffsetsRequest,
     ListOffsetsResponse, StartPosition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
+};
+pub use groups::{
+    AssignedPartitions, CommitOffsetsRequest, CommitOffsetsResponse, DeleteGroupRequest,
+    DescribeGroupRequest, FindGroupsRequest, FindGroupsResponse, GROUPS_TOPIC, GroupAssignment,
+    GroupCommitter, GroupCursor, GroupDescription, GroupInfo, GroupMember, GroupOffset,
+    GroupOffsetsRequest, GroupOffsetsResponse, GroupPartition, GroupPhase, HeartbeatRequest,
+    JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListGroupsResponse, OffsetCommit,
+    OffsetReset, OwnedPartitions, ResetGroupRequest, group_home,
 };
 pub use hello::{
     ApiVersions, HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN, check_api,
@@ -45,9 +62,10 @@ pub use queues::{
     AttachRequest, AttachResponse, CancelMessageRequest, CancelMessageResponse, CreateQueueRequest,
     DeleteSubscriptionRequest, DeliveredMessage, DescribeQueueRequest, ExplainMessageRequest,
     ExtendRequest, ListQueuesRequest, ListQueuesResponse, MessageExplanation, MessageStanding,
-    PeekQueueRequest, PeekQueueResponse, PurgeQueueRequest, PurgeQueueResponse,
-    PutSubscriptionRequest, QueueDelivery, QueueInfo, QueueStanding, SettleOutcome, SettleRefusal,
-    SettleRequest, SettleResponse, Settlement,
+    PeekQueueRequest, PeekQueueResponse, PullMessageRequest, PullMessageResponse,
+    PurgeQueueRequest, PurgeQueueResponse, PutSubscriptionRequest, QueueDelivery, QueueInfo,
+    QueueStanding, RetireRequest, RetireResponse, SettleOutcome, SettleRefusal, SettleRequest,
+    SettleResponse, Settlement,
 };
 pub use topic_config::{
     BATCH_BYTES_MAX_CEILING, ConfigError, ConfigKey, TOPIC_CONFIG_KEYS, TopicConfig,
@@ -175,6 +193,48 @@ api_keys! {
     PurgeQueue = 34, versions 1 to 1;
     /// Looks at messages without taking them.
     PeekQueue = 35, versions 1 to 1;
+    /// Says where groups are, and makes their topic where it is not there.
+    FindGroups = 36, versions 1 to 1;
+    /// Becomes a member of a consumer group.
+    JoinGroup = 37, versions 1 to 1;
+    /// Says that a member is alive, and what it works on; answered with what it should.
+    Heartbeat = 38, versions 1 to 1;
+    /// Ends a membership.
+    LeaveGroup = 39, versions 1 to 1;
+    /// Commits how far a group has come.
+    CommitOffsets = 40, versions 1 to 1;
+    /// Shows how far a group has come.
+    GroupOffsets = 41, versions 1 to 1;
+    /// Lists the groups of one coordinator.
+    ListGroups = 42, versions 1 to 1;
+    /// Shows a group and its members.
+    DescribeGroup = 43, versions 1 to 1;
+    /// Sets a group's offsets.
+    ResetGroup = 44, versions 1 to 1;
+    /// Deletes a group with its offsets.
+    DeleteGroup = 45, versions 1 to 1;
+    /// Has one message handed out, where there is one.
+    PullMessage = 46, versions 1 to 1;
+    /// Has nothing more handed out; what is held is held on.
+    Retire = 47, versions 1 to 1;
+    /// Makes a virtual host of AMQP.
+    CreateVhost = 50, versions 1 to 1;
+    /// Removes a virtual host with all that is in it.
+    DeleteVhost = 51, versions 1 to 1;
+    /// Lists virtual hosts.
+    ListVhosts = 52, versions 1 to 1;
+    /// Makes or changes a user of AMQP.
+    PutAmqpUser = 53, versions 1 to 1;
+    /// Removes a user.
+    DeleteAmqpUser = 54, versions 1 to 1;
+    /// Lists users.
+    ListAmqpUsers = 55, versions 1 to 1;
+    /// Says what a user may do in a virtual host.
+    SetAmqpPermissions = 56, versions 1 to 1;
+    /// Shuts a user out of a virtual host.
+    ClearAmqpPermissions = 57, versions 1 to 1;
+    /// Lists what users may do.
+    ListAmqpPermissions = 58, versions 1 to 1;
 }
 
 impl ApiKey {

@@ -147,7 +147,7 @@ wire_struct! {
         pub partition: PartitionIndex,
         /// What it is called, for people.
         pub name: String,
-        /// Most messages that it holds at a time.
+        /// Most messages that it holds at a time; 0: only what it pulls, and it does not count as a consumer.
         pub prefetch_count: u32,
         /// Bytes beyond which it gets nothing more; the last message may reach over it.
         pub prefetch_bytes: u64,
@@ -262,6 +262,45 @@ wire_struct! {
 }
 
 request!(ExtendRequest, Extend, 1 -> SettleResponse);
+
+wire_struct! {
+    /// Asks for one message out of turn; it is held as one that was pushed.
+    pub struct PullMessageRequest {
+        /// Correlation id of the consumer's `Attach`, on the same stream.
+        pub consumer: CorrelationId,
+    }
+}
+
+wire_struct! {
+    /// The message, whose record is the payload; none where none is ready.
+    pub struct PullMessageResponse {
+        /// It.
+        pub message: Option<DeliveredMessage>,
+        /// Messages that are ready still.
+        pub left: u64,
+    }
+}
+
+request!(PullMessageRequest, PullMessage, 1 -> PullMessageResponse);
+
+wire_struct! {
+    /// Ends a consumer but for what it holds: it is handed out nothing more and does not count, and may
+    /// still settle. `Unsubscribe` ends it altogether.
+    pub struct RetireRequest {
+        /// Correlation id of the consumer's `Attach`, on the same stream.
+        pub consumer: CorrelationId,
+    }
+}
+
+wire_struct! {
+    /// It is retired.
+    pub struct RetireResponse {
+        /// Consumers that the queue has left.
+        pub consumers: u32,
+    }
+}
+
+request!(RetireRequest, Retire, 1 -> RetireResponse);
 
 wire_struct! {
     /// Asks why a message is not delivered.

@@ -421,6 +421,18 @@ samples! {
         items: vec![Settlement::sample()],
         lease_ms: Some(60_000),
     };
+    PullMessageRequest = PullMessageRequest { consumer: CorrelationId(9) };
+    PullMessageResponse = PullMessageResponse {
+        message: Some(DeliveredMessage {
+            offset: Offset(1001),
+            attempt: 1,
+            base_timestamp_ms: 1_750_000_000_000,
+            bytes: 512,
+        }),
+        left: 6,
+    };
+    RetireRequest = RetireRequest { consumer: CorrelationId(9) };
+    RetireResponse = RetireResponse { consumers: 1 };
     ExplainMessageRequest = ExplainMessageRequest {
         topic: topic(),
         subscription: "billing".into(),
@@ -460,6 +472,161 @@ samples! {
     PeekQueueResponse = PeekQueueResponse {
         messages: QueueDelivery::sample().messages,
         next: Offset(1002),
+    };
+    FindGroupsRequest = FindGroupsRequest {};
+    FindGroupsResponse = FindGroupsResponse { topic: topic(), partitions: 16 };
+    JoinGroupRequest = JoinGroupRequest {
+        group: "billing".into(),
+        member: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+        client: "worker-7".into(),
+        instance: Some("rack-2".into()),
+        topics: vec![topic()],
+        session_ms: 45_000,
+        rebalance_ms: 300_000,
+    };
+    AssignedPartitions = AssignedPartitions {
+        topic: topic(),
+        topic_id: 12,
+        partitions: vec![PartitionIndex(3), PartitionIndex(5)],
+    };
+    GroupAssignment = GroupAssignment {
+        epoch: 8,
+        generation: 9,
+        partitions: vec![AssignedPartitions::sample()],
+        settling: true,
+        heartbeat_ms: 5000,
+        session_ms: 45_000,
+    };
+    HeartbeatRequest = HeartbeatRequest {
+        group: "billing".into(),
+        member: 7,
+        epoch: 8,
+        owned: vec![OwnedPartitions { topic_id: 12, partitions: vec![PartitionIndex(3)] }],
+    };
+    LeaveGroupRequest = LeaveGroupRequest { group: "billing".into(), member: 7, epoch: 8 };
+    CommitOffsetsRequest = CommitOffsetsRequest {
+        group: "billing".into(),
+        by: Some(GroupCommitter { member: 7, epoch: 8 }),
+        offsets: vec![OffsetCommit {
+            topic: topic(),
+            topic_id: Some(12),
+            partition: PartitionIndex(3),
+            offset: Offset(1001),
+            metadata: Some("ship-7".into()),
+        }],
+    };
+    GroupPartition = GroupPartition { topic: topic(), partition: PartitionIndex(3) };
+    CommitOffsetsResponse =
+        CommitOffsetsResponse { not_owned: vec![GroupPartition::sample()] };
+    GroupOffsetsRequest = GroupOffsetsRequest {
+        group: "billing".into(),
+        topics: vec![topic()],
+        after: Some(GroupCursor { topic_id: 12, partition: PartitionIndex(2) }),
+    };
+    GroupOffsetsResponse = GroupOffsetsResponse {
+        offsets: vec![GroupOffset {
+            topic: topic(),
+            topic_id: 12,
+            partition: PartitionIndex(3),
+            offset: Offset(1001),
+            metadata: Some("ship-7".into()),
+            committed_ms: 1_750_000_000_000,
+        }],
+        has_more: true,
+    };
+    ListGroupsRequest =
+        ListGroupsRequest { partition: PartitionIndex(3), after: Some("audit".into()) };
+    GroupInfo = GroupInfo {
+        group: "billing".into(),
+        phase: GroupPhase::Moving,
+        generation: 9,
+        members: 8,
+        offsets: 64,
+    };
+    ListGroupsResponse =
+        ListGroupsResponse { groups: vec![GroupInfo::sample()], has_more: true };
+    DescribeGroupRequest = DescribeGroupRequest { group: "billing".into() };
+    GroupDescription = GroupDescription {
+        info: GroupInfo::sample(),
+        members: vec![GroupMember {
+            member: 7,
+            client: "worker-7".into(),
+            instance: Some("rack-2".into()),
+            topics: vec![topic()],
+            session_ms: 45_000,
+            rebalance_ms: 300_000,
+            epoch: 8,
+            owns: vec![AssignedPartitions::sample()],
+            should_own: vec![AssignedPartitions::sample()],
+            session_left_ms: 40_000,
+        }],
+        quiet_since_ms: Some(1_750_000_000_000),
+    };
+    ResetGroupRequest = ResetGroupRequest {
+        group: "billing".into(),
+        offsets: vec![OffsetReset {
+            topic: topic(),
+            partition: PartitionIndex(3),
+            offset: Some(Offset(0)),
+        }],
+        forced: true,
+    };
+    DeleteGroupRequest = DeleteGroupRequest { group: "billing".into(), forced: true };
+    CreateVhostRequest = CreateVhostRequest { vhost: "harbour".into() };
+    CreateVhostResponse = CreateVhostResponse { created: true };
+    DeleteVhostRequest = DeleteVhostRequest { vhost: "harbour".into() };
+    ListVhostsRequest = ListVhostsRequest { after: Some("/".into()) };
+    ListVhostsResponse = ListVhostsResponse {
+        vhosts: vec![VhostInfo {
+            vhost: "harbour".into(),
+            created_ms: 1_750_000_000_000,
+            exchanges: 2,
+            queues: 7,
+            users: 3,
+        }],
+        has_more: true,
+    };
+    PutAmqpUserRequest = PutAmqpUserRequest {
+        user: "ann".into(),
+        password: Some("not a secret".into()),
+        tags: Some(vec!["administrator".into(), "monitoring".into()]),
+        put: AmqpUserPut::CreateOrChange,
+    };
+    DeleteAmqpUserRequest = DeleteAmqpUserRequest { user: "ann".into() };
+    ListAmqpUsersRequest = ListAmqpUsersRequest { after: Some("ann".into()) };
+    ListAmqpUsersResponse = ListAmqpUsersResponse {
+        users: vec![AmqpUserInfo {
+            user: "bob".into(),
+            tags: vec!["monitoring".into()],
+            vhosts: 2,
+        }],
+        has_more: true,
+    };
+    AmqpPermissions = AmqpPermissions {
+        configure: "^ann-".into(),
+        write: ".*".into(),
+        read: String::new(),
+    };
+    SetAmqpPermissionsRequest = SetAmqpPermissionsRequest {
+        vhost: "harbour".into(),
+        user: "ann".into(),
+        permissions: AmqpPermissions::sample(),
+    };
+    ClearAmqpPermissionsRequest =
+        ClearAmqpPermissionsRequest { vhost: "harbour".into(), user: "ann".into() };
+    ClearAmqpPermissionsResponse = ClearAmqpPermissionsResponse { cleared: true };
+    AmqpGrantName = AmqpGrantName { user: "ann".into(), vhost: "harbour".into() };
+    ListAmqpPermissionsRequest = ListAmqpPermissionsRequest {
+        vhost: Some("harbour".into()),
+        user: Some("ann".into()),
+        after: Some(AmqpGrantName::sample()),
+    };
+    ListAmqpPermissionsResponse = ListAmqpPermissionsResponse {
+        grants: vec![AmqpGrant {
+            name: AmqpGrantName::sample(),
+            permissions: AmqpPermissions::sample(),
+        }],
+        has_more: true,
     };
     ErrorResponse = ErrorResponse::new(ErrorCode::NotLeader, "node 2 leads partition 3 of \"orders\"")
         .with_leader(NodeId(2), "10.0.0.2:7420")

@@ -96,6 +96,10 @@ wire_choice! {
     }
 }
 
+/// Bytes of records that a consumer on a stream of [`StreamRole::Client`] may be pushed before a `Credit`
+/// allows more; its last frame may overdraw it.
+pub const CLIENT_CREDIT_BYTES: u64 = 256 << 10;
+
 wire_enum! {
     /// What a stream of a link is for.
     pub enum StreamRole as "role of a stream" {
@@ -107,6 +111,8 @@ wire_enum! {
         Lane = 2 / "lane",
         /// One transfer of segments.
         Seed = 3 / "seed",
+        /// Frames of a client, of the key space [`crate::api::ApiKey`], without a Hello: who opens it asks.
+        Client = 4 / "client",
     }
 }
 

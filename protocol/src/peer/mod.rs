@@ -34,8 +34,8 @@ pub use group::{
     SleepAnswer, SleepGroup, SleepReply, Step, StepReply, StoreBatch, Wake,
 };
 pub use hello::{
-    HelloAnswer, PEER_PROTOCOL_MAX, PEER_PROTOCOL_MIN, PeerHello, PeerRefusal, ProtocolRange,
-    StreamOpen, StreamRole,
+    CLIENT_CREDIT_BYTES, HelloAnswer, PEER_PROTOCOL_MAX, PEER_PROTOCOL_MIN, PeerHello, PeerRefusal,
+    ProtocolRange, StreamOpen, StreamRole,
 };
 pub use join::{Join, JoinAnswer, JoinRefusal, Joined, MemberAddress};
 pub use messages::{

@@ -1,30 +1,39 @@
 //! What must hold after every step, one file each. All of them judge [`Event`]s, which the observer
 //! draws from the nodes' real logs and roles and from what clients were told.
 
+mod attempts_rise;
 mod election_safety;
+mod every_message_settled_or_available;
 mod high_watermark_monotonic;
 mod leader_completeness;
+mod leaderships;
 mod log_matching;
 mod no_acked_record_lost;
 mod no_duplicate;
+mod no_settled_message_redelivered_after_ack;
 mod observer;
 mod offsets_dense;
+mod order_per_key;
 mod placement_rules;
 #[cfg(test)]
 mod planted;
 mod reads_are_fresh;
 mod vote_once;
+mod worked;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use plimsoll_delivery::command::QueueCommand;
 use plimsoll_log::Vote;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Term};
 
 use crate::history::{Partition, RecordName, Seen};
+use crate::messages::{Delivered, Receiver, Saying};
 use crate::reads::Level;
 
 pub use observer::Observer;
+pub use worked::Worked;
 
 /// A process of a node: nothing that is volatile is compared beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,6 +185,34 @@ pub enum Event<'a> {
         /// The offset after the last record; `None` where it was given up.
         end: Option<u64>,
     },
+    /// A command of a queue was committed for the first time anywhere; the ledger does not have it yet.
+    Command {
+        /// The group.
+        group: GroupId,
+        /// The entry that it is in.
+        id: LogId,
+        /// The command.
+        command: &'a QueueCommand,
+    },
+    /// A sender was told that a message is stored.
+    MessageAcked {
+        /// The message.
+        message: RecordName,
+        /// The partition of the queue.
+        partition: Partition,
+        /// At which offset, where that was told.
+        offset: Option<u64>,
+    },
+    /// A consumer of the queue is about to be made.
+    ReceiverBegins(Receiver),
+    /// It was given a message.
+    Delivered(Delivered),
+    /// It is about to say something of one.
+    Said(Delivered, Saying),
+    /// It was told that what it said is stored.
+    SayingStored(Delivered, Saying),
+    /// Everything is well again, and the last consumer of the queue has taken all that it could get.
+    Drained,
 }
 
 /// What was ever committed, in the order of each log.
@@ -184,6 +221,10 @@ pub struct Ledger {
     groups: BTreeMap<GroupId, Committed>,
     /// The groups of the topic's partitions.
     pub partitions: BTreeMap<Partition, GroupId>,
+    /// The groups of the queue's partitions.
+    pub queue: BTreeMap<Partition, GroupId>,
+    /// The group of the topic of dead letters.
+    pub letters: Option<GroupId>,
 }
 
 /// What was committed of one group.
@@ -197,6 +238,10 @@ pub struct Committed {
     pub records: Vec<RecordName>,
     /// Offsets of each record: more than one is a duplicate.
     pub offsets: BTreeMap<RecordName, Vec<u64>>,
+    /// Offsets of each key's messages, rising.
+    pub by_key: BTreeMap<u64, Vec<u64>>,
+    /// What came of the messages of a queue.
+    pub worked: Worked,
 }
 
 impl Committed {
@@ -224,6 +269,19 @@ impl Ledger {
     #[must_use]
     pub fn partition(&self, partition: Partition) -> Option<&Committed> {
         self.group(*self.partitions.get(&partition)?)
+    }
+
+    /// What was committed of a partition of the queue.
+    #[must_use]
+    pub fn queue(&self, partition: Partition) -> Option<&Committed> {
+        self.group(*self.queue.get(&partition)?)
+    }
+
+    /// The partition of the queue that a group is.
+    #[must_use]
+    pub fn queue_partition(&self, group: GroupId) -> Option<Partition> {
+        let mut partitions = self.queue.iter();
+        partitions.find_map(|(partition, of)| (*of == group).then_some(*partition))
     }
 }
 
@@ -253,5 +311,12 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(no_acked_record_lost::NoAckedRecordLost),
         Box::new(placement_rules::PlacementRules),
         Box::new(reads_are_fresh::ReadsAreFresh::default()),
+        Box::new(
+            no_settled_message_redelivered_after_ack::NoSettledMessageRedeliveredAfterAck::default(
+            ),
+        ),
+        Box::new(every_message_settled_or_available::EveryMessageSettledOrAvailable::default()),
+        Box::new(order_per_key::OrderPerKey::default()),
+        Box::new(attempts_rise::AttemptsRise::default()),
     ]
 }

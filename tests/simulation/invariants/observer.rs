@@ -5,13 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
+use plimsoll_delivery::command::{DOMAIN as QUEUES_DOMAIN, QueueEntry, SubscriptionId};
 use plimsoll_log::{GroupLog, LogEntry, Vote};
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, EntryKind, RecordBatch};
 use plimsoll_protocol::ids::{GroupId, LogId, Term};
+use plimsoll_state::catalog::Catalog;
 
 use super::{Committed, Entry, Event, Invariant, Ledger, Life, all};
 use crate::history::{History, News, RecordName};
+use crate::messages::key_of;
 use crate::node::SimNode;
+use crate::queue::{LETTERS, QUEUE};
 use crate::trace::Trace;
 use crate::workload::TOPIC;
 
@@ -98,9 +102,24 @@ impl Observer {
                     Event::ReadBegins { read, partition, level, acked_end }
                 }
                 News::ReadEnds { read, end } => Event::ReadEnds { read, end },
+                News::MessageAcked(message, partition, offset) => {
+                    Event::MessageAcked { message, partition, offset }
+                }
+                News::ReceiverBegins(receiver) => Event::ReceiverBegins(receiver),
+                News::Delivered(delivered) => Event::Delivered(delivered),
+                News::Said(delivered, saying) => Event::Said(delivered, saying),
+                News::SayingStored(delivered, saying) => Event::SayingStored(delivered, saying),
             })?;
         }
         Ok(())
+    }
+
+    /// The last consumer of the queue has taken all that it could get.
+    ///
+    /// # Errors
+    /// As [`Observer::look`].
+    pub fn drained(&mut self) -> Result<(), String> {
+        self.judge(&Event::Drained)
     }
 
     /// Processes that have ended lead nothing any more.
@@ -132,6 +151,9 @@ impl Observer {
         let Some(store) = node.store() else { return Ok(()) };
         let at = Life { node: node.number, life: node.life };
         let broker = node.broker();
+        if let Some(broker) = &broker {
+            self.find_queue(&broker.catalog());
+        }
         if let Some(broker) = &broker
             && let Ok(topic) = TOPIC.parse()
             && let Some(meta) = broker.catalog().topic(&topic)
@@ -205,6 +227,17 @@ impl Observer {
         Ok(())
     }
 
+    /// Which groups the queue's partitions are, as a catalog says.
+    fn find_queue(&mut self, catalog: &Catalog) {
+        let groups = |name: &str| Some(&catalog.topic(&name.parse().ok()?)?.partitions);
+        if let Some(groups) = groups(QUEUE) {
+            self.ledger.queue.extend((0..).zip(groups.iter().copied()));
+        }
+        if let Some(groups) = groups(LETTERS) {
+            self.ledger.letters = groups.first().copied();
+        }
+    }
+
     /// Entries that are new in a log, and those that are newly held for committed.
     fn look_at_log(&mut self, at: Life, log: &GroupLog) -> Result<(), String> {
         let group = log.id();
@@ -261,14 +294,53 @@ impl Observer {
             return Ok(false);
         }
         if entry.kind == EntryKind::Records {
-            for (offset, record) in records(body)? {
+            for Named { offset, record, key } in records(body)? {
                 committed.records.push(record);
                 committed.offsets.entry(record).or_default().push(offset);
+                if let Some(key) = key {
+                    committed.by_key.entry(key).or_default().push(offset);
+                }
             }
         }
         committed.entries.push(entry.clone());
+        if entry.kind == EntryKind::Control && group != GroupId::CATALOG {
+            self.note_commands(group, entry, body)?;
+        }
         Ok(true)
     }
+
+    /// Judges and folds the commands of a committed control entry.
+    fn note_commands(
+        &mut self,
+        group: GroupId,
+        entry: &Entry,
+        body: &LogEntry,
+    ) -> Result<(), String> {
+        // Those of other domains are not of queues.
+        if body.body.first() != Some(&QUEUES_DOMAIN) {
+            return Ok(());
+        }
+        let id = entry.id;
+        let control = QueueEntry::decode(&body.body)
+            .map_err(|error| format!("control entry {id} of group {group}: {error}"))?;
+        if control.subscription != SubscriptionId::QUEUE {
+            return Err(format!("control entry {id} of group {group} is of no queue here"));
+        }
+        for command in &control.commands {
+            self.judge(&Event::Command { group, id, command })?;
+            if let Some(committed) = self.ledger.groups.get_mut(&group) {
+                committed.worked.fold(id, command);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A record of an entry.
+struct Named {
+    offset: u64,
+    record: RecordName,
+    key: Option<u64>,
 }
 
 /// The entries of a log from an index up to an entry.
@@ -296,7 +368,7 @@ fn read(log: &GroupLog, from: u64, upto: Option<LogId>) -> Result<Vec<(Entry, Lo
 }
 
 /// The records of an entry, with their offsets.
-fn records(entry: &LogEntry) -> Result<Vec<(u64, RecordName)>, String> {
+fn records(entry: &LogEntry) -> Result<Vec<Named>, String> {
     let mut bytes = BytesMut::with_capacity(BATCH_HEADER_BYTES + entry.body.len());
     bytes.extend_from_slice(&entry.header.to_bytes());
     bytes.extend_from_slice(&entry.body);
@@ -309,7 +381,8 @@ fn records(entry: &LogEntry) -> Result<Vec<(u64, RecordName)>, String> {
         let record = record.map_err(|error| named(error.to_string()))?;
         let name = RecordName::parse(record.record.value.as_deref().unwrap_or_default())
             .ok_or_else(|| format!("{:?} holds what nobody sent", entry.id()))?;
-        found.push((record.offset.0, name));
+        let key = record.record.key.as_deref().and_then(key_of);
+        found.push(Named { offset: record.offset.0, record: name, key });
     }
     Ok(found)
 }

@@ -1,11 +1,14 @@
 //! What the tests of the invariants share: events as a broken product would cause them.
 
+use plimsoll_delivery::command::{Acquired, Buried, QueueCommand, Reason, Released};
+use plimsoll_delivery::offsets::Run;
 use plimsoll_log::Vote;
 use plimsoll_protocol::batch::EntryKind;
-use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, NodeId, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, NodeId, Offset, Term};
 
 use super::{Entry, Event, Invariant, Ledger, Life};
 use crate::history::RecordName;
+use crate::messages::{Delivered, Receiver};
 
 pub(super) const GROUP: GroupId = GroupId(1);
 
@@ -52,6 +55,57 @@ pub(super) fn ledger(entries: &[Entry]) -> Ledger {
     }
     committed.first_index = entries.first().map_or(0, |entry| entry.id.index.0);
     ledger
+}
+
+/// A ledger of one partition of the queue with so many messages, of which even offsets have key 0 and odd
+/// ones key 1, and these commands.
+pub(super) fn queue_ledger(messages: u32, commands: &[(LogId, QueueCommand)]) -> Ledger {
+    let mut ledger = ledger(&[entry(id(1, 1), 0, messages)]);
+    ledger.queue.insert(0, GROUP);
+    let committed = ledger.groups.entry(GROUP).or_default();
+    for offset in 0..u64::from(messages) {
+        committed.by_key.entry(offset % 2).or_default().push(offset);
+    }
+    for (id, command) in commands {
+        committed.worked.fold(*id, command);
+    }
+    ledger
+}
+
+/// The message that is named by its offset.
+pub(super) fn delivered(to: Receiver, offset: u64, attempt: u32) -> Delivered {
+    Delivered { to, partition: 0, offset, attempt, message: name(offset), key: None }
+}
+
+fn one(offset: u64) -> Run {
+    Run::one(Offset(offset))
+}
+
+pub(super) fn settle(offsets: impl IntoIterator<Item = u64>) -> QueueCommand {
+    QueueCommand::Settle { runs: offsets.into_iter().map(one).collect() }
+}
+
+pub(super) fn acquire(offset: u64, attempt: u32) -> QueueCommand {
+    QueueCommand::Acquire { items: vec![Acquired { run: one(offset), attempt }] }
+}
+
+pub(super) fn release(offset: u64, attempt: u32) -> QueueCommand {
+    let offset = Offset(offset);
+    QueueCommand::Release { items: vec![Released { offset, attempt, delayed_until: None }] }
+}
+
+pub(super) fn bury(offset: u64, reason: Reason) -> QueueCommand {
+    QueueCommand::DeadLetter { items: vec![Buried { run: one(offset), attempts: 1, reason }] }
+}
+
+/// The first process of a node leads.
+pub(super) fn leads(node: u64, term: u64) -> Event<'static> {
+    let (at, term) = (life(node, 1), Term(term));
+    Event::Leads { at, group: GROUP, term, last: None, term_at_committed: None }
+}
+
+pub(super) fn leads_no_more(node: u64) -> Event<'static> {
+    Event::LeadsNoMore { at: life(node, 1), group: GROUP }
 }
 
 /// All of `fine` pass, and the last event does not.

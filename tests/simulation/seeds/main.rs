@@ -31,13 +31,14 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// What is added up over seeds: records sent and acknowledged, faults.
+/// What is added up over seeds: records sent and acknowledged, faults, messages of the queue settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Outcome {
     trace: u64,
     sent: u64,
     acked: u64,
     faults: u64,
+    settled: u64,
 }
 
 /// Runs a seed in a process of its own; the error is what it said.
@@ -59,7 +60,9 @@ fn run_with(seed: u64, seconds: u64, bug: Option<&str>) -> Result<Outcome, Strin
         .map(|(_, numbers)| numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect())
         .unwrap_or_default();
     match numbers[..] {
-        [trace, sent, acked, faults] => Ok(Outcome { trace, sent, acked, faults }),
+        [trace, sent, acked, faults, settled] => {
+            Ok(Outcome { trace, sent, acked, faults, settled })
+        }
         _ => Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr))),
     }
 }
@@ -69,7 +72,7 @@ fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) {
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
     let (sent, acked, faults) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let (fine, began) = (AtomicU64::new(0), Instant::now());
+    let (fine, settled, began) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -85,6 +88,7 @@ fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) {
                             sent.fetch_add(outcome.sent, Ordering::Relaxed);
                             acked.fetch_add(outcome.acked, Ordering::Relaxed);
                             faults.fetch_add(outcome.faults, Ordering::Relaxed);
+                            settled.fetch_add(outcome.settled, Ordering::Relaxed);
                         }
                         Err(said) => failures.lock().expect("not poisoned").push(said),
                     }
@@ -96,11 +100,12 @@ fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) {
         panic!("{failure}");
     }
     println!(
-        "{} seeds in {:?}: {} records sent, {} acknowledged, {} faults",
+        "{} seeds in {:?}: {} records sent, {} acknowledged, {} messages settled, {} faults",
         fine.into_inner(),
         began.elapsed(),
         sent.into_inner(),
         acked.into_inner(),
+        settled.into_inner(),
         faults.into_inner()
     );
 }
@@ -158,7 +163,9 @@ fn one_seed() {
                 "seed {seed}: {seen} records delivered, {ended} of {began} reads, {:?}",
                 report.faults
             );
-            println!("{REPORT} {} {sent} {acked} {faults}", report.trace);
+            println!("seed {seed}: {:?}", report.messages);
+            let settled = report.messages.settled;
+            println!("{REPORT} {} {sent} {acked} {faults} {settled}", report.trace);
         }
         Err(failure) => panic!("{failure}"),
     }

@@ -11,13 +11,17 @@ const SEEDS: u64 = 60;
 /// The virtual time of their faults, in seconds: what was not written must be lost, and missed.
 const SECONDS: u64 = 10;
 
-const BUGS: [(&str, Bug); 6] = [
+const BUGS: [(&str, Bug); 10] = [
     ("acknowledge-unwritten", Bug::AcknowledgeUnwritten),
     ("gap-in-offsets", Bug::GapInOffsets),
     ("forget-vote", Bug::ForgetVote),
     ("store-twice", Bug::StoreTwice),
     ("show-uncommitted", Bug::ShowUncommitted),
     ("skip-read-index", Bug::SkipReadIndex),
+    ("answer-unsettled", Bug::AnswerUnsettled),
+    ("forget-settled", Bug::ForgetSettled),
+    ("settle-released", Bug::SettleReleased),
+    ("forget-key", Bug::ForgetKey),
 ];
 
 /// The bug that this process was told to have.
@@ -77,4 +81,24 @@ fn a_high_watermark_beyond_what_is_committed_is_caught() {
 #[test]
 fn a_linearizable_read_that_asks_nobody_is_caught() {
     assert_caught("skip-read-index", &[": reads_are_fresh: "]);
+}
+
+#[test]
+fn a_settlement_that_is_answered_before_it_is_committed_is_caught() {
+    assert_caught("answer-unsettled", &[": no_settled_message_redelivered_after_ack: "]);
+}
+
+#[test]
+fn a_settlement_that_a_stored_state_forgets_is_caught() {
+    assert_caught("forget-settled", &[": no_settled_message_redelivered_after_ack: "]);
+}
+
+#[test]
+fn a_message_that_is_settled_without_being_accepted_is_caught() {
+    assert_caught("settle-released", &[": every_message_settled_or_available: "]);
+}
+
+#[test]
+fn a_message_that_does_not_wait_for_its_key_is_caught() {
+    assert_caught("forget-key", &[": order_per_key: "]);
 }

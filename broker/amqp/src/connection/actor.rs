@@ -280,10 +280,15 @@ impl Actor {
         Ok(Answer::Queue { name: name.clone(), message_count: 0, consumer_count: 1 })
     }
 
-    /// The queue and what it has; who does not wait is not told, so nobody is asked.
+    /// The queue and what it has; who does not wait is not told, so nobody is asked, but for a queue that
+    /// ends when it is not used.
     async fn describe(&self, queue: Arc<QueueEntry>, no_wait: bool) -> Result<Answer, Fault> {
         let name = queue.name.clone();
         if no_wait {
+            if queue.arguments.expires_ms.is_some() {
+                // It is a use of the queue all the same. Who does not wait is not told that it failed.
+                let _ = self.gateway.backend.counts(queue).await;
+            }
             return Ok(Answer::Queue { name, message_count: 0, consumer_count: 0 });
         }
         let counts = self.gateway.backend.counts(queue).await;

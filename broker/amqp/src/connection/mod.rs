@@ -61,6 +61,8 @@ enum Finished {
     /// Consumers are gone; this channel is answered.
     Detached(Option<ChannelKey>),
     Blocked(watch::Receiver<Option<Arc<str>>>),
+    /// Users, permissions or virtual hosts have changed.
+    AccessChanged(watch::Receiver<u64>),
 }
 
 /// What the gateway has of a channel.
@@ -118,7 +120,8 @@ struct Connection {
     operations: FuturesUnordered<BoxFuture<'static, Finished>>,
     /// Detachments among them.
     detaching: usize,
-    watching: BoxFuture<'static, Finished>,
+    /// What may change while it is open: whether publishes are taken, and who may do what.
+    watching: [BoxFuture<'static, Finished>; 2],
     /// Whether it may have exclusive queues.
     may_own: bool,
     /// `CloseConnection` was asked for, and is not carried out yet.
@@ -148,6 +151,7 @@ impl Connection {
         if let Some(reason) = &*blocked.borrow() {
             session.block(reason);
         }
+        let access = watch_access(backend.access());
         Self {
             id: backend.connection_id(),
             backend,
@@ -169,7 +173,7 @@ impl Connection {
             room_grew: false,
             operations: FuturesUnordered::new(),
             detaching: 0,
-            watching: watch_blocked(blocked),
+            watching: [watch_blocked(blocked), access],
             may_own: false,
             ending: false,
         }
@@ -215,6 +219,15 @@ fn watch_blocked(mut blocked: watch::Receiver<Option<Arc<str>>>) -> BoxFuture<'s
     Box::pin(async move {
         match blocked.changed().await {
             Ok(()) => Finished::Blocked(blocked),
+            Err(_) => std::future::pending().await,
+        }
+    })
+}
+
+fn watch_access(mut access: watch::Receiver<u64>) -> BoxFuture<'static, Finished> {
+    Box::pin(async move {
+        match access.changed().await {
+            Ok(()) => Finished::AccessChanged(access),
             Err(_) => std::future::pending().await,
         }
     })

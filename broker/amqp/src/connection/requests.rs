@@ -11,7 +11,7 @@ use plimsoll_amqp::session::{Answer, Ask, ChannelKey, Delivery, MessageRef, Requ
 use plimsoll_amqp::shortstr::ShortStr;
 
 use super::actor::Actor;
-use super::{Connection, Finished, View, watch_blocked};
+use super::{Connection, Finished, View, watch_access, watch_blocked};
 use crate::catalog::User;
 use crate::inbox::Event;
 use crate::passwords::PasswordHash;
@@ -185,7 +185,18 @@ impl Connection {
                     Some(reason) => self.session.block(reason),
                     None => self.session.unblock(),
                 }
-                self.watching = watch_blocked(blocked);
+                self.watching[0] = watch_blocked(blocked);
+            }
+            Finished::AccessChanged(access) => {
+                // Before the look: what changes behind it is seen again. Of its virtual host it is looked at
+                // in each round.
+                self.watching[1] = watch_access(access);
+                if let Some(user) = &self.user
+                    && self.backend.user(&user.name).is_none()
+                {
+                    let text = format!("user '{}' is deleted", user.name);
+                    self.session.shut_down(&text);
+                }
             }
         }
     }

@@ -26,6 +26,8 @@ use crate::inbox::{Event, Inbox};
 const EVENTS_MAX: usize = 256;
 /// How long the last words of a connection may take to be written.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long a peer that was told of the end may take to close before it is closed.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a timer sleeps where nothing is due.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -90,6 +92,10 @@ where
     connection.end(&mut events).await;
     connection.log_end();
     if !woken.broken {
+        // Who was told that this is the end closes first: clients log a socket that ends under their hands as a
+        // failure.
+        let gone = poll_fn(|cx| wire.poll_gone(cx));
+        let _ = tokio::time::timeout(FAREWELL, gone).await;
         let shutdown = poll_fn(|cx| wire.poll_shutdown(cx));
         // The peer may be gone already; it is closed either way.
         let _ = tokio::time::timeout(LAST_WORDS, shutdown).await;
@@ -132,10 +138,12 @@ impl Connection {
             woken.finished.push(finished);
             progress = true;
         }
-        if let Poll::Ready(finished) = self.watching.as_mut().poll(cx) {
-            self.watching = Box::pin(std::future::pending());
-            woken.finished.push(finished);
-            progress = true;
+        for watching in &mut self.watching {
+            if let Poll::Ready(finished) = watching.as_mut().poll(cx) {
+                *watching = Box::pin(std::future::pending());
+                woken.finished.push(finished);
+                progress = true;
+            }
         }
         progress |= events.poll_recv_many(cx, &mut woken.events, EVENTS_MAX).is_ready();
         if !woken.broken {

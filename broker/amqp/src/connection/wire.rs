@@ -145,6 +145,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.input.capacity() - self.input.len()
     }
 
+    /// Ready once the peer has ended its side; what it sends until then is not looked at.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.input.clear();
+            self.input.reserve(READ_BYTES_MIN);
+            match pin!(self.stream.read_buf(&mut self.input)).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+    }
+
     /// Says that nothing more comes, as far as the peer lets it.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -23,6 +23,7 @@ use state::{Consumer, Host, Message, State, ToPort};
 pub struct Memory {
     state: Arc<Mutex<State>>,
     blocked: watch::Sender<Option<Arc<str>>>,
+    access: watch::Sender<u64>,
 }
 
 impl Memory {
@@ -38,7 +39,8 @@ impl Memory {
             held_back: VecDeque::new(),
         };
         let state = Arc::new(Mutex::new(state));
-        let memory = Self { state, blocked: watch::Sender::new(None) };
+        let (blocked, access) = (watch::Sender::new(None), watch::Sender::new(0));
+        let memory = Self { state, blocked, access };
         memory.add_host("/");
         memory.add_user("guest", "guest", &[]);
         memory.allow("guest", "/", ".*", ".*", ".*");
@@ -63,6 +65,12 @@ impl Memory {
 
     pub fn delete_host(&self, vhost: &str) {
         self.lock().hosts.remove(vhost);
+        self.access.send_modify(|changes| *changes += 1);
+    }
+
+    pub fn delete_user(&self, name: &str) {
+        self.lock().users.remove(name);
+        self.access.send_modify(|changes| *changes += 1);
     }
 
     pub fn add_user(&self, name: &str, password: &str, tags: &[&str]) {
@@ -186,6 +194,10 @@ impl Backend for Memory {
 
     fn host(&self, vhost: &str) -> Option<watch::Receiver<Arc<HostSnapshot>>> {
         self.lock().hosts.get(vhost).map(|host| host.snapshot.subscribe())
+    }
+
+    fn access(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
     }
 
     fn blocked(&self) -> watch::Receiver<Option<Arc<str>>> {

@@ -1,5 +1,6 @@
 //! `plimsoll consume`: records of a topic on standard output.
 
+mod group;
 mod render;
 mod start;
 
@@ -40,6 +41,9 @@ Examples:
     plimsoll consume orders --from 2026-11-21T08:30:00Z
     plimsoll consume orders --partition 3 --from 1500
 
+  As one of several that share the topic, going on where the group has come:
+    plimsoll consume orders --group billing
+
   For a script:
     plimsoll consume orders --format json | jq -r 'select(.key == \"customer-7\") | .value'
 
@@ -51,7 +55,9 @@ Examples:
   -1h30m, \"1h30m ago\"   so long ago; units ms s m h d w
   @1795250000000        milliseconds since 1970
 
-Without --follow it ends at what was stored when it began. Within a partition records come in order;
+Without --follow it ends at what was stored when it began. With --group it goes on until Ctrl-C or --count, and
+commits what it has printed about once a second: records may be printed twice when a member dies, by two
+members. --from latest says that a group that has committed nothing begins at the end. Within a partition records come in order;
 between partitions there is none.
 
 Every option can also be given as PLIMSOLL_CONSUME_<OPTION>, such as PLIMSOLL_CONSUME_FORMAT=json;
@@ -100,6 +106,14 @@ pub(crate) struct ConsumeArgs {
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     partition: Vec<u32>,
 
+    /// As a member of this consumer group: its members share the partitions
+    #[arg(long, short, value_name = "GROUP", conflicts_with_all = ["partition", "follow"])]
+    group: Option<String>,
+
+    /// A name that outlives this process, one for each: it finds its partitions when it is back
+    #[arg(long, value_name = "NAME", requires = "group")]
+    instance: Option<String>,
+
     /// No progress bar and no summary; errors are still told
     #[arg(long, short)]
     quiet: bool,
@@ -115,6 +129,9 @@ impl ConsumeArgs {
     }
 
     async fn read(&self, client: &Client, interrupt: &mut Interrupt) -> Result<Exit, Failure> {
+        if let Some(group) = &self.group {
+            return self.share(group, client, interrupt).await;
+        }
         let consumer = self.consumer(client).await?;
         // On a terminal the records themselves show how far it is.
         let visible = !self.quiet && !Output::is_terminal() && !self.follow;

@@ -7,8 +7,11 @@
     reason = "what helps a test may fail the test, and say why"
 )]
 
+mod amqp;
+mod bench;
 mod consuming;
 mod failing;
+mod groups;
 mod logs;
 mod node;
 mod offline;

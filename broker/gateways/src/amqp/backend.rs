@@ -27,7 +27,7 @@ use super::consumer;
 use super::hosts::Hosts;
 use super::publisher::Publishers;
 use crate::broker::Broker;
-use crate::queues::{QueueGone, QueueHandle};
+use crate::queues::{AnyQueue, QueueName};
 
 /// How often it is looked whether there is room on the disk.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
@@ -96,10 +96,18 @@ impl AmqpBroker {
         self.forgotten.get_or_try_init(forget).await.map(drop)
     }
 
-    async fn queue(&self, entry: &QueueEntry) -> Result<QueueHandle, QueueError> {
-        let topic = topic_of(entry)?;
-        let found = self.broker.queue(&topic, PartitionIndex(0), "").await;
-        found.map_err(|error| queue_error(&error))
+    /// Asks a queue, at whichever node leads it.
+    async fn ask<T, F>(
+        &self,
+        entry: &QueueEntry,
+        ask: impl Fn(AnyQueue) -> F + Send + Sync,
+    ) -> Result<T, QueueError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, ErrorResponse>> + Send,
+    {
+        let asked = self.broker.at_queue(&name_of(entry)?, ask).await;
+        asked.map_err(|error| queue_error(&error))
     }
 }
 
@@ -108,21 +116,17 @@ pub(super) fn topic_of(entry: &QueueEntry) -> Result<TopicName, QueueError> {
     TopicName::internal(&entry.topic).map_err(|_| QueueError::Deleted)
 }
 
-fn queue_error(error: &ErrorResponse) -> QueueError {
-    if is_deleted(error) {
-        return QueueError::Deleted;
-    }
-    let reason = match &error.leader {
-        Some(leader) if !leader.address.is_empty() => {
-            format!("its leader is node {} at {}: connect there", leader.node, leader.address)
-        }
-        _ => error.message.clone(),
-    };
-    QueueError::Unavailable { reason }
+/// The queue's name among those of all gateways.
+pub(super) fn name_of(entry: &QueueEntry) -> Result<QueueName, QueueError> {
+    let (partition, subscription) = (PartitionIndex(0), String::new());
+    Ok(QueueName { topic: topic_of(entry)?, partition, subscription })
 }
 
-fn gone(_: QueueGone) -> QueueError {
-    QueueError::Unavailable { reason: "its leader has changed; try again".to_owned() }
+pub(super) fn queue_error(error: &ErrorResponse) -> QueueError {
+    match is_deleted(error) {
+        true => QueueError::Deleted,
+        false => QueueError::Unavailable { reason: error.message.clone() },
+    }
 }
 
 impl Backend for AmqpBroker {
@@ -153,6 +157,10 @@ impl Backend for AmqpBroker {
         self.hosts().watch(&self.broker.catalog(), vhost)
     }
 
+    fn access(&self) -> watch::Receiver<u64> {
+        self.hosts().access()
+    }
+
     fn blocked(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.blocked.subscribe()
     }
@@ -171,22 +179,21 @@ impl Backend for AmqpBroker {
         spec: ConsumerSpec,
         port: ConsumerPort,
     ) -> BoxFuture<'_, Result<Arc<dyn Attachment>, AttachError>> {
-        Box::pin(async move {
-            let handle = self.queue(&queue).await?;
-            let topic = topic_of(&queue)?;
-            consumer::attach(Arc::clone(&self.broker), topic, handle, spec, port).await
-        })
+        Box::pin(
+            async move { consumer::attach(Arc::clone(&self.broker), &queue, spec, port).await },
+        )
     }
 
     fn counts(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<Counts, QueueError>> {
         Box::pin(async move {
-            let standing = self.queue(&queue).await?.describe().await.map_err(gone)?;
+            let declared = self.ask(&queue, |queue| async move { queue.declare().await });
+            let standing = declared.await?;
             Ok(Counts { messages: standing.ready, consumers: standing.consumers })
         })
     }
 
     fn purge(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<u64, QueueError>> {
-        Box::pin(async move { self.queue(&queue).await?.purge().await.map_err(gone) })
+        Box::pin(async move { self.ask(&queue, |queue| async move { queue.purge().await }).await })
     }
 
     fn abandoned(&self, _vhost: ShortStr, connection: ConnectionId) {

@@ -110,8 +110,14 @@ impl AmqpBroker {
         for _ in 0..ATTEMPTS {
             let catalog = self.broker().catalog();
             let replicas = replicas(&catalog, shape);
-            let placement = planning::place_topic(&catalog, 1, replicas)
+            let mut placement = planning::place_topic(&catalog, 1, replicas)
                 .map_err(|error| Refusal::Unavailable { reason: error.to_string() })?;
+            // What goes with its connection or node lies there: no other one's end takes it.
+            let me = self.broker().identity().node_id;
+            let mut nodes = planning::placement_nodes(&catalog).into_iter();
+            if goes_with_its_node(shape) && nodes.any(|node| node.id == me && !node.draining) {
+                placement.replicas = vec![[me].into()];
+            }
             let queue = QueueSpec {
                 durable: shape.durable,
                 auto_delete: shape.auto_delete,
@@ -207,9 +213,13 @@ fn stored_binding(
     }
 }
 
+fn goes_with_its_node(shape: &QueueShape) -> bool {
+    !shape.durable || shape.exclusive
+}
+
 /// What goes with its connection or node needs no copies.
 fn replicas(catalog: &Catalog, shape: &QueueShape) -> u16 {
-    if !shape.durable || shape.exclusive {
+    if goes_with_its_node(shape) {
         return 1;
     }
     let nodes = planning::placement_nodes(catalog).len();

@@ -6,35 +6,41 @@ use plimsoll_amqp_gateway::backend::{
     AttachError, Attachment, BoxFuture, ConsumerEnd, ConsumerSpec, Delivery, Outcome, Pulled,
     QueueError, Settled,
 };
+use plimsoll_amqp_gateway::catalog::QueueEntry;
 use plimsoll_amqp_gateway::inbox::ConsumerPort;
 use plimsoll_amqp_gateway::message::Stored;
-use plimsoll_delivery::dispatch::{self, ConsumerId};
+use plimsoll_delivery::dispatch;
 use plimsoll_protocol::batch::Record;
-use plimsoll_protocol::ids::{Offset, TopicName};
+use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::ids::Offset;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::backend::{name_of, queue_error};
+use super::changes::is_deleted;
 use crate::broker::Broker;
-use crate::queues::{Attached, Delivered, QueueGone, QueueHandle, Settling};
+use crate::queues::{AnyAttached, AnyConsumer, Delivered, QueueName, Settling};
 
 /// Bytes that a consumer may hold: its window is in messages.
 const BYTES_MAX: u64 = u64::MAX;
 
 struct Consumer {
-    queue: QueueHandle,
-    id: ConsumerId,
+    broker: Arc<Broker>,
+    queue: QueueName,
+    /// Whether somebody wants to know what consumers are left.
+    counts: bool,
+    consumer: AnyConsumer,
     /// The task, which detaches at its end; dropping the sender ends it.
     task: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
 
-/// Begins a consumer.
+/// Begins a consumer, at whichever node leads the queue.
 ///
 /// # Errors
 /// [`AttachError`].
 pub(super) async fn attach(
     broker: Arc<Broker>,
-    topic: TopicName,
-    queue: QueueHandle,
+    queue: &QueueEntry,
     spec: ConsumerSpec,
     port: ConsumerPort,
 ) -> Result<Arc<dyn Attachment>, AttachError> {
@@ -45,23 +51,25 @@ pub(super) async fn attach(
         exclusive: spec.exclusive,
         settles_itself: false,
     };
-    let attached = queue.attach(wanted, "AMQP".to_owned()).await.map_err(gone)?;
-    let attached = attached.map_err(|_| AttachError::InUse)?;
-    let id = attached.consumer;
+    let (name, counts) = (name_of(queue)?, queue.shape.auto_delete);
+    let attaching = broker
+        .at_queue(&name, move |queue| async move { queue.attach(wanted, "AMQP".to_owned()).await });
+    let attached = attaching.await.map_err(|error| match error.code {
+        ErrorCode::QueueInUse => AttachError::InUse,
+        _ => queue_error(&error).into(),
+    })?;
+    let consumer = attached.consumer();
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(carry(broker, topic, attached, port, stopped));
-    Ok(Arc::new(Consumer { queue, id, task: Mutex::new(Some((stop, task))) }))
+    let task = tokio::spawn(carry(Arc::clone(&broker), name.clone(), attached, port, stopped));
+    let task = Mutex::new(Some((stop, task)));
+    Ok(Arc::new(Consumer { broker, queue: name, counts, consumer, task }))
 }
 
-fn gone(_: QueueGone) -> QueueError {
-    QueueError::Unavailable { reason: "its leader has changed; try again".to_owned() }
-}
-
-/// Carries deliveries until the consumer is let go or its queue has ended.
+/// Carries deliveries until the consumer is let go, or its queue has another leader or is gone.
 async fn carry(
     broker: Arc<Broker>,
-    topic: TopicName,
-    mut attached: Attached,
+    queue: QueueName,
+    mut attached: AnyAttached,
     port: ConsumerPort,
     mut stopped: oneshot::Receiver<()>,
 ) {
@@ -72,7 +80,7 @@ async fn carry(
             messages = attached.next() => messages,
         };
         let Some(messages) = messages else {
-            let is_there = broker.catalog().topic(&topic).is_some();
+            let is_there = broker.catalog().topic(&queue.topic).is_some();
             break if is_there { ConsumerEnd::Moved } else { ConsumerEnd::Deleted };
         };
         for message in messages {
@@ -108,9 +116,18 @@ fn settling(settled: Settled) -> Settling {
 }
 
 impl Consumer {
+    /// How many consumers the queue has, where that is counted. Where nobody can say, there may be others:
+    /// a queue is not to be deleted for want of an answer.
     async fn left(&self) -> u32 {
-        // A queue that has ended has no consumers any more.
-        self.queue.describe().await.map_or(0, |standing| standing.consumers)
+        if !self.counts {
+            return 1;
+        }
+        let counted =
+            self.broker.at_queue(&self.queue, |queue| async move { queue.describe().await });
+        match counted.await {
+            Ok(standing) => standing.consumers,
+            Err(error) => u32::from(!is_deleted(&error)),
+        }
     }
 
     fn take_task(&self) -> Option<(oneshot::Sender<()>, JoinHandle<()>)> {
@@ -121,20 +138,18 @@ impl Consumer {
 impl Attachment for Consumer {
     fn settle(&self, settled: Vec<Settled>) {
         // It was said when this returns; nobody waits for it to be stored.
-        drop(self.queue.settle(self.id, settled.into_iter().map(settling).collect()));
+        self.consumer.settle(settled.into_iter().map(settling).collect());
     }
 
     fn settle_durably(&self, settled: Vec<Settled>) -> BoxFuture<'_, ()> {
-        let settled = self.queue.settle(self.id, settled.into_iter().map(settling).collect());
-        Box::pin(async move {
-            // What is not held any more, or not known to be, is delivered again.
-            let _ = settled.await;
-        })
+        // What is not held any more, or not known to be, is delivered again.
+        Box::pin(self.consumer.settle_durably(settled.into_iter().map(settling).collect()))
     }
 
     fn pull(&self) -> BoxFuture<'_, Result<Option<Pulled>, QueueError>> {
+        let pulling = self.consumer.pull();
         Box::pin(async move {
-            let pulled = self.queue.pull(self.id).await.map_err(gone)?;
+            let pulled = pulling.await.map_err(|error| queue_error(&error))?;
             Ok(pulled.map(|pulled| Pulled {
                 delivery: delivery(pulled.message),
                 messages_left: pulled.left,
@@ -143,7 +158,12 @@ impl Attachment for Consumer {
     }
 
     fn retire(&self) -> BoxFuture<'_, u32> {
-        Box::pin(async move { self.queue.retire(self.id).await.unwrap_or(0) })
+        Box::pin(async move {
+            match self.consumer.retire().await {
+                Ok(left) => left,
+                Err(_) => self.left().await,
+            }
+        })
     }
 
     fn detach(&self) -> BoxFuture<'_, u32> {

@@ -20,10 +20,23 @@ const DELAYED: &str = "x-delayed-message";
 /// See the module.
 pub(super) struct Hosts {
     me: NodeId,
-    known: Mutex<HashMap<String, Known>>,
+    known: Mutex<Shown>,
+    /// Grows when users or permissions changed, or a virtual host was deleted.
+    access: watch::Sender<u64>,
+}
+
+/// What connections were shown.
+#[derive(Default)]
+struct Shown {
+    hosts: HashMap<String, Known>,
+    /// The epochs of the newest copy of the catalog that was shown: of everything, of users and permissions.
+    epoch: u64,
+    access_epoch: u64,
 }
 
 struct Known {
+    /// [`Vhost::created_ms`]: one that was deleted and made again is another.
+    created_ms: i64,
     /// [`Vhost::changed`] and the epoch of permissions that the snapshot is of.
     of: (u64, u64),
     latest: watch::Sender<Arc<HostSnapshot>>,
@@ -44,10 +57,15 @@ fn table(bytes: &bytes::Bytes) -> FieldTable {
 
 impl Hosts {
     pub(super) fn new(me: NodeId) -> Self {
-        Self { me, known: Mutex::default() }
+        Self { me, known: Mutex::default(), access: watch::Sender::new(0) }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+    /// Grows when users or permissions changed, or a virtual host was deleted.
+    pub(super) fn access(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Shown> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,23 +77,32 @@ impl Hosts {
     ) -> Option<watch::Receiver<Arc<HostSnapshot>>> {
         let vhost = catalog.amqp().vhost(name)?;
         let mut known = self.known();
-        if let Some(known) = known.get(name) {
+        if let Some(known) = known.hosts.get(name) {
             return Some(known.latest.subscribe());
         }
         let access = catalog.amqp().access_epoch();
         let snapshot = Arc::new(self.snapshot(catalog, name, vhost, &HashMap::new()));
         let (latest, receiver) = watch::channel(snapshot);
-        known.insert(name.to_owned(), Known { of: (vhost.changed(), access), latest });
+        let (of, created_ms) = ((vhost.changed(), access), vhost.created_ms());
+        known.hosts.insert(name.to_owned(), Known { created_ms, of, latest });
         Some(receiver)
     }
 
     /// Shows connections what changed. Those of a host that is gone see its end.
     pub(super) fn refresh(&self, catalog: &Catalog) {
-        let access = catalog.amqp().access_epoch();
-        self.known().retain(|name, known| {
-            let Some(vhost) = catalog.amqp().vhost(name) else { return false };
+        let (epoch, access) = (catalog.amqp().epoch(), catalog.amqp().access_epoch());
+        let mut shown = self.known();
+        // An older copy of the catalog must not take back what a newer one has shown.
+        if epoch < shown.epoch {
+            return;
+        }
+        shown.epoch = epoch;
+        let hosts_before = shown.hosts.len();
+        shown.hosts.retain(|name, known| {
+            let vhost = catalog.amqp().vhost(name);
+            let vhost = vhost.filter(|vhost| vhost.created_ms() == known.created_ms);
+            let Some(vhost) = vhost else { return false };
             let of = (vhost.changed(), access);
-            // An older copy of the catalog must not take back what a newer one has shown.
             if of > known.of {
                 known.of = of;
                 let queues = known.latest.borrow().queues.clone();
@@ -85,6 +112,10 @@ impl Hosts {
             }
             true
         });
+        if shown.hosts.len() < hosts_before || shown.access_epoch < access {
+            shown.access_epoch = access;
+            self.access.send_modify(|changes| *changes += 1);
+        }
     }
 
     fn snapshot(

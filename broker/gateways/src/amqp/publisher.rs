@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use super::backend::topic_of;
 use super::changes::is_deleted;
 use crate::broker::{Broker, Partition};
+use crate::queues::{QueueLimits, QueueName};
 use crate::routing::Access;
 
 /// Records of one batch.
@@ -137,21 +138,20 @@ impl Publisher {
         in_flight: &mut FuturesOrdered<std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>>,
     ) {
         let found = self.broker.partition(&self.topic, PARTITION, Access::Leader).await;
-        let limited = match &found {
-            Ok(partition) => partition.queue.is_some_and(|limits| limits.are_any()),
-            Err(error) if is_deleted(error) => {
-                let receipts = taken.drain(..).map(|item| item.receipt).collect();
-                return tell(Published::Deleted, receipts);
-            }
-            Err(_) => false,
-        };
+        if found.as_ref().is_err_and(is_deleted) {
+            let receipts = taken.drain(..).map(|item| item.receipt).collect();
+            return tell(Published::Deleted, receipts);
+        }
+        let catalog = self.broker.catalog();
+        let limits = catalog.topic(&self.topic).and_then(|meta| QueueLimits::of(meta));
+        let limits = limits.filter(|limits| limits.are_any());
         // Of a queue that takes so many and no more each record is looked at by itself.
-        let most = if limited { 1 } else { BATCH_RECORDS };
+        let most = if limits.is_some() { 1 } else { BATCH_RECORDS };
         let (batch, receipts) = batch_of(taken, most);
         let Some(batch) = batch else { return tell(Published::Unknown, receipts) };
         match found {
             Ok(partition) => {
-                if limited {
+                if limits.is_some() {
                     while let Some((outcome, receipts)) = in_flight.next().await {
                         tell(outcome, receipts);
                     }
@@ -175,6 +175,12 @@ impl Publisher {
                 while let Some((outcome, receipts)) = in_flight.next().await {
                     tell(outcome, receipts);
                 }
+                if let Some(limits) = limits
+                    && !self.has_room_elsewhere(limits).await
+                {
+                    self.bury(batch).await;
+                    return tell(Published::Full, receipts);
+                }
                 let stored = self.broker.store_anywhere(&self.topic, 0, batch).await;
                 let outcome = match stored {
                     Ok(_) => Published::Stored,
@@ -188,6 +194,22 @@ impl Publisher {
 }
 
 impl Publisher {
+    /// Whether a queue that another node leads takes one more, as far as its task there has counted. One
+    /// that does not answer says so when it is to store.
+    async fn has_room_elsewhere(&self, limits: QueueLimits) -> bool {
+        let (topic, subscription) = (self.topic.clone(), String::new());
+        let name = QueueName { topic, partition: PARTITION, subscription };
+        let described = self.broker.at_queue(&name, |queue| async move { queue.describe().await });
+        match described.await {
+            Ok(standing) => {
+                let length = standing.ready + standing.delayed;
+                let bytes = standing.unsettled_bytes / standing.unsettled.max(1) * length;
+                limits.allow(length, bytes)
+            }
+            Err(_) => true,
+        }
+    }
+
     /// Sends what the queue refused to its dead letter exchange, where it was declared so. Once at most, as
     /// in RabbitMQ: the publisher hears of the refusal, and sends again what matters to it.
     async fn bury(&self, batch: Bytes) {

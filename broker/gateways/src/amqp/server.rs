@@ -2,12 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use plimsoll_amqp_gateway::{Gateway, GatewayConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::backend::AmqpBroker;
 use crate::broker::{Broker, StrangerPlace};
+
+/// How long a connection waits at most for a node that was just started for the first time: until then there
+/// is no place for a queue. Below what clients wait for the first answer.
+const SET_UP_WAIT: Duration = Duration::from_secs(5);
 
 /// The AMQP gateway of a node. Cheap to clone.
 #[derive(Clone)]
@@ -43,11 +49,26 @@ impl AmqpServer {
         self.broker.broker().take_stranger(peer.ip())
     }
 
+    /// Waits until this node is known in its cluster, which in its first life takes a moment.
+    async fn set_up(&self) {
+        let broker = self.broker.broker();
+        let (me, mut catalog) = (broker.identity().node_id, broker.catalog_changes());
+        let known = catalog.wait_for(|catalog| catalog.is_set_up() && catalog.node(me).is_some());
+        if timeout(SET_UP_WAIT, known).await.is_err() {
+            tracing::debug!("a connection of AMQP is served although the node is not set up");
+        }
+    }
+
     /// Serves one connection until it has ended. The place is given back when it is let in.
     pub async fn serve<S>(&self, stream: S, peer: SocketAddr, stranger: StrangerPlace)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
+        tokio::select! {
+            biased;
+            () = self.stopping() => return,
+            () = self.set_up() => {}
+        }
         if let Some(end) =
             self.gateway.serve(stream, peer, move || drop(stranger), self.stopping()).await
         {

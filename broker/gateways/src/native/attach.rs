@@ -1,7 +1,8 @@
 //! A consumer of a queue: pushes messages as they are handed out to it, until it is ended.
 //!
 //! What it may hold bounds what waits for it; one that settles by being delivered is held back by its
-//! backlog. At most two frames wait to be written.
+//! backlog. At most two frames wait to be written, and none that its credit does not allow,
+//! where it has one: of a consumer of another node.
 
 use std::sync::{Arc, OnceLock};
 
@@ -45,6 +46,7 @@ pub(super) async fn run(
     control: Control,
     place: Place,
 ) {
+    let credit = control.credit();
     let consuming = async {
         let mut attached = match begin(session, &request).await {
             Ok(attached) => attached,
@@ -70,13 +72,18 @@ pub(super) async fn run(
         let broke = loop {
             let messages = tokio::select! {
                 biased;
-                messages = attached.next() => messages,
+                messages = async {
+                    // Its queue's end is told when it has taken what was handed out before.
+                    credit.wait().await;
+                    attached.next().await
+                } => messages,
                 () = stopping.wait() => break refusals::shutting_down(),
             };
             let Some(messages) = messages else { break ended(session, &request) };
             let waiting = Arc::clone(&waiting);
             let permit = waiting.acquire_owned().await.expect("never closed");
             let bytes = messages.iter().map(|message| message.record.len()).sum();
+            credit.spend(bytes);
             session.broker.counters().bytes_delivered.add(bytes as u64);
             let delivery = QueueDelivery { messages: messages.iter().map(described).collect() };
             let head = encode_frame(api, version, FrameFlags::PUSH, correlation, &delivery, bytes);
@@ -110,15 +117,23 @@ async fn begin(session: &Session, request: &AttachRequest) -> Result<Attached, E
         ErrorResponse::new(ErrorCode::InvalidArgument, message)
     })?;
     let spec = ConsumerSpec {
-        prefetch_count: request.prefetch_count.clamp(1, PREFETCH_MAX),
-        prefetch_bytes: request.prefetch_bytes.clamp(1, PREFETCH_BYTES_MAX),
+        prefetch_count: request.prefetch_count.min(PREFETCH_MAX),
+        // Another node's own clients bound theirs.
+        prefetch_bytes: match session.node {
+            None => request.prefetch_bytes.clamp(1, PREFETCH_BYTES_MAX),
+            Some(_) => request.prefetch_bytes,
+        },
         priority,
         exclusive: request.exclusive,
         settles_itself: request.settles_itself,
     };
+    let peer = match session.node {
+        None => session.peer.to_string(),
+        Some(node) => format!("node {node}"),
+    };
     let name = match request.name.is_empty() {
-        true => session.peer.to_string(),
-        false => format!("{} ({})", request.name, session.peer),
+        true => peer,
+        false => format!("{} ({peer})", request.name),
     };
     let queue = session.broker.queue(topic, request.partition, subscription).await?;
     let attached = queue.attach(spec, name).await.map_err(|_| ended(session, request))?;

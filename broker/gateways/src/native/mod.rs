@@ -4,15 +4,17 @@
 //!  serve      one connection: a place, Hello, then its streams until one side ends it
 //!  stream     one stream: reads frames, hands requests out; replies leave by the outbox
 //!  outbox     the way out: gathers ready frames into one write
-//!  produce · read · subscribe · topics · queues · attach    what the requests do
+//!  produce · read · subscribe · topics · queues · attach · access    what the requests do
 //! ```
 //! A QUIC connection has many streams, each with tasks of its own; a TCP or TLS connection has one.
 //! Nothing else differs.
 //!
 //! Invariant: whatever a peer sends, at most its own connection ends.
 
+mod access;
 mod attach;
 mod cluster;
+mod groups;
 mod metadata;
 mod outbox;
 mod produce;
@@ -25,4 +27,4 @@ mod subscribe;
 mod topics;
 
 pub(crate) use read::{Chunk, step};
-pub use session::serve;
+pub use session::{serve, serve_node};

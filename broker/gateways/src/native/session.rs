@@ -1,6 +1,6 @@
 //! One connection: a place for it, Hello within its deadline, then its streams.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use plimsoll_protocol::frame::{
     FRAME_BYTES_MAX_BEFORE_HELLO, Frame, FrameError, FrameFlags, FrameHeader, encode_error,
     encode_frame, encode_response,
 };
-use plimsoll_protocol::ids::CorrelationId;
+use plimsoll_protocol::ids::{CorrelationId, NodeId};
 use plimsoll_transport::{
     Connection, ConnectionFrameRoom, FrameReceiver, FrameSender, HeldRoom, RecvError, Stalled,
 };
@@ -33,10 +33,15 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes of a broken connection that are read and dropped while the peer hears why it ends.
 const DRAINED_BYTES_MAX: usize = 4 << 20;
 
+/// In place of an address, of a node's stream: none of this machine.
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+
 /// What the tasks of one connection share.
 pub(super) struct Session {
     pub(super) broker: Arc<Broker>,
     pub(super) peer: SocketAddr,
+    /// Another node of the cluster, for clients of its own.
+    pub(super) node: Option<NodeId>,
     in_flight: Arc<Semaphore>,
     /// Shared with each produce request that is not stored yet.
     storing: Arc<Storing>,
@@ -88,16 +93,22 @@ impl Drop for SubscriptionPlace {
 }
 
 impl Session {
-    fn new(broker: Arc<Broker>, peer: SocketAddr) -> Arc<Self> {
+    fn new(broker: Arc<Broker>, peer: SocketAddr, node: Option<NodeId>) -> Arc<Self> {
         let limits = broker.limits();
+        // Clients of another node share one connection: of them only the node's own limit counts.
+        let subscriptions_max = match node {
+            None => limits.subscriptions_per_connection_max,
+            Some(_) => limits.subscriptions_max,
+        };
         Arc::new(Self {
             peer,
+            node,
             in_flight: Arc::new(Semaphore::new(limits.connection_in_flight_bytes_max)),
             storing: Arc::new(Storing),
             // One that is as large as any may be, or many small ones.
             checking: Arc::new(Semaphore::new(checked_bytes_max(limits))),
             receiving: broker.receiving().connection(limits.connection_receiving_bytes_max),
-            subscriptions: Arc::new(Semaphore::new(limits.subscriptions_per_connection_max)),
+            subscriptions: Arc::new(Semaphore::new(subscriptions_max)),
             broker,
         })
     }
@@ -225,6 +236,29 @@ pub async fn serve(connection: Connection, broker: Arc<Broker>, stranger: Strang
     drop(place);
 }
 
+/// Serves a stream of a link between nodes on which `node` is a client, until either side ends it. The link
+/// has said who is who; its places and its end are the link's. Never panics.
+pub async fn serve_node(
+    broker: Arc<Broker>,
+    node: NodeId,
+    sender: FrameSender,
+    mut receiver: FrameReceiver,
+) {
+    let session = Session::new(Arc::clone(&broker), NOWHERE, Some(node));
+    session.admit(&mut receiver);
+    let served = AssertUnwindSafe(stream::serve(session, sender, receiver)).catch_unwind().await;
+    match served {
+        Ok(Ok(())) => {}
+        Ok(Err(Ending { code, reason })) => {
+            tracing::debug!(%node, %code, reason, "a node's stream of requests was closed");
+        }
+        Err(_) => {
+            broker.counters().panics.add(1);
+            tracing::error!(%node, "a node's stream of requests panicked; it is closed");
+        }
+    }
+}
+
 /// Tells a peer that there is no place for it. What it sent is not looked at.
 async fn turn_away(connection: &Connection, error: &ErrorResponse) {
     if let Ok(Ok(Some((mut sender, mut receiver)))) = timeout(LAST_WORDS, connection.accept()).await
@@ -280,7 +314,7 @@ async fn converse(
     let Some((sender, mut receiver)) = greeted? else { return Ok(()) };
     drop(stranger);
     connection.admit();
-    let session = Session::new(Arc::clone(broker), connection.remote_addr());
+    let session = Session::new(Arc::clone(broker), connection.remote_addr(), None);
     session.admit(&mut receiver);
     let mut stopping = broker.stopping();
     let mut streams = JoinSet::new();

@@ -14,21 +14,28 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use plimsoll_delivery::dispatch::{Outcome, SettleError};
+use plimsoll_delivery::dispatch::{ConsumerId, Outcome, SettleError};
 use plimsoll_protocol::api::{
-    AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClusterPlanRequest,
-    ClusterStatusRequest, Counter, CreateQueueRequest, CreateTopicRequest, CreditRequest,
-    DeleteSubscriptionRequest, DeleteTopicRequest, DescribeQueueRequest, DescribeTopicRequest,
-    Done, DrainNodeRequest, ExplainMessageRequest, ExtendRequest, FetchRequest,
-    InitProducerRequest, JoinTokenRequest, ListOffsetsRequest, ListQueuesRequest,
-    ListTopicsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse, PeekQueueRequest,
-    PingRequest, PurgeQueueRequest, PutSubscriptionRequest, RebalanceRequest, RemoveNodeRequest,
-    Request, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement,
-    SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
+    AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClearAmqpPermissionsRequest,
+    ClusterPlanRequest, ClusterStatusRequest, CommitOffsetsRequest, Counter, CreateQueueRequest,
+    CreateTopicRequest, CreateVhostRequest, CreditRequest, DeleteAmqpUserRequest,
+    DeleteGroupRequest, DeleteSubscriptionRequest, DeleteTopicRequest, DeleteVhostRequest,
+    DescribeGroupRequest, DescribeQueueRequest, DescribeTopicRequest, Done, DrainNodeRequest,
+    ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest, GroupOffsetsRequest,
+    HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, LeaveGroupRequest,
+    ListAmqpPermissionsRequest, ListAmqpUsersRequest, ListGroupsRequest, ListOffsetsRequest,
+    ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest,
+    NodeStatusResponse, PeekQueueRequest, PingRequest, PullMessageRequest, PullMessageResponse,
+    PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest, RebalanceRequest,
+    RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
+    SetAmqpPermissionsRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse,
+    Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest,
+    check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::CorrelationId;
+use plimsoll_protocol::peer::CLIENT_CREDIT_BYTES;
 use plimsoll_transport::{FrameReceiver, FrameSender, HeldRoom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -38,8 +45,8 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{attach, cluster, metadata, produce, queues, read, topics};
-use crate::queues::{QueueGone, Settling};
+use super::{access, attach, cluster, groups, metadata, produce, queues, read, topics};
+use crate::queues::{QueueGone, QueueHandle, Settling};
 use crate::refusals;
 
 /// The largest body of a request. Records are payload; nothing else needs more, and many requests may
@@ -48,6 +55,10 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// How long a settlement may wait for a majority; beyond, its outcome is called unknown, which it is.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Requests of another node that are worked on at once: one queue without a majority must not hold up the
+/// others, and what a node asks is bounded by what its own clients may.
+const NODE_REQUESTS_MAX: usize = 1 << 20;
 
 /// The reading side of one stream.
 pub(super) struct Stream {
@@ -77,7 +88,10 @@ pub(super) async fn serve(
     let stream = Stream {
         lanes: Lanes::default(),
         tasks: JoinSet::new(),
-        requests: Arc::new(Semaphore::new(session.broker.limits().requests_per_stream_max)),
+        requests: Arc::new(Semaphore::new(match session.node {
+            None => session.broker.limits().requests_per_stream_max,
+            Some(_) => NODE_REQUESTS_MAX,
+        })),
         subscriptions: BTreeMap::new(),
         consumers: BTreeMap::new(),
         session: Arc::clone(&session),
@@ -259,6 +273,8 @@ impl Stream {
             ApiKey::Attach => self.attach(frame).await,
             ApiKey::Settle => self.settle(&frame).await,
             ApiKey::Extend => self.extend(&frame).await,
+            ApiKey::PullMessage => self.pull(&frame).await,
+            ApiKey::Retire => self.retire(&frame).await,
             ApiKey::CreateQueue => self.run::<CreateQueueRequest, _>(frame, queues::create).await,
             ApiKey::PutSubscription => {
                 self.run::<PutSubscriptionRequest, _>(frame, queues::put).await
@@ -278,6 +294,47 @@ impl Stream {
             }
             ApiKey::PurgeQueue => self.run::<PurgeQueueRequest, _>(frame, queues::purge).await,
             ApiKey::PeekQueue => self.run::<PeekQueueRequest, _>(frame, queues::peek_at).await,
+            ApiKey::FindGroups => self.run::<FindGroupsRequest, _>(frame, groups::find).await,
+            ApiKey::JoinGroup => self.run::<JoinGroupRequest, _>(frame, groups::join).await,
+            ApiKey::Heartbeat => self.run::<HeartbeatRequest, _>(frame, groups::heartbeat).await,
+            ApiKey::LeaveGroup => self.run::<LeaveGroupRequest, _>(frame, groups::leave).await,
+            ApiKey::CommitOffsets => {
+                self.run::<CommitOffsetsRequest, _>(frame, groups::commit).await
+            }
+            ApiKey::GroupOffsets => {
+                self.run::<GroupOffsetsRequest, _>(frame, groups::offsets).await
+            }
+            ApiKey::ListGroups => self.run::<ListGroupsRequest, _>(frame, groups::list).await,
+            ApiKey::DescribeGroup => {
+                self.run::<DescribeGroupRequest, _>(frame, groups::describe).await
+            }
+            ApiKey::ResetGroup => self.run::<ResetGroupRequest, _>(frame, groups::reset).await,
+            ApiKey::DeleteGroup => self.run::<DeleteGroupRequest, _>(frame, groups::delete).await,
+            ApiKey::CreateVhost => {
+                self.run::<CreateVhostRequest, _>(frame, access::create_vhost).await
+            }
+            ApiKey::DeleteVhost => {
+                self.run::<DeleteVhostRequest, _>(frame, access::delete_vhost).await
+            }
+            ApiKey::ListVhosts => {
+                self.run::<ListVhostsRequest, _>(frame, access::list_vhosts).await
+            }
+            ApiKey::PutAmqpUser => self.run::<PutAmqpUserRequest, _>(frame, access::put_user).await,
+            ApiKey::DeleteAmqpUser => {
+                self.run::<DeleteAmqpUserRequest, _>(frame, access::delete_user).await
+            }
+            ApiKey::ListAmqpUsers => {
+                self.run::<ListAmqpUsersRequest, _>(frame, access::list_users).await
+            }
+            ApiKey::SetAmqpPermissions => {
+                self.run::<SetAmqpPermissionsRequest, _>(frame, access::set_permissions).await
+            }
+            ApiKey::ClearAmqpPermissions => {
+                self.run::<ClearAmqpPermissionsRequest, _>(frame, access::clear_permissions).await
+            }
+            ApiKey::ListAmqpPermissions => {
+                self.run::<ListAmqpPermissionsRequest, _>(frame, access::list_permissions).await
+            }
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
             ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
@@ -397,8 +454,11 @@ impl Stream {
             Ok(placed) => placed,
             Err(error) => return Ok(self.refuse(&header, &error).await?),
         };
-        // What may wait for it is bounded by what it may hold.
-        let (handle, control) = subscribe::handle(0);
+        let (handle, control) = subscribe::handle(match self.session.node {
+            // What may wait for it is bounded by what it may hold.
+            None => 0,
+            Some(_) => CLIENT_CREDIT_BYTES,
+        });
         self.subscriptions.insert(header.correlation, handle);
         let consumer = attach::Place::default();
         self.consumers.insert(header.correlation, Arc::clone(&consumer));
@@ -465,6 +525,80 @@ impl Stream {
             OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
         });
         Ok(self.outbox.send_when_ready(reply)?)
+    }
+
+    async fn pull(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        let request = frame.decode_body::<PullMessageRequest>().map_err(ErrorResponse::from);
+        let (queue, consumer) = match request.and_then(|request| self.consumer(request.consumer)) {
+            Ok(consumer) => consumer,
+            Err(error) => return Ok(self.refuse(&header, &error).await?),
+        };
+        // Asked now, in the order of the frames.
+        let pulled = queue.pull(consumer);
+        let permit = self.permit().await;
+        let session = Arc::clone(&self.session);
+        let reply = Box::pin(async move {
+            let (head, payload) = match timeout(ANSWER_MAX, pulled).await.unwrap_or(Err(QueueGone))
+            {
+                Ok(pulled) => {
+                    let left = pulled.as_ref().map_or(0, |pulled| pulled.left);
+                    let message = pulled.as_ref().map(|pulled| attach::described(&pulled.message));
+                    let payload: Vec<_> =
+                        pulled.into_iter().map(|pulled| pulled.message.record).collect();
+                    let bytes = payload.iter().map(Bytes::len).sum();
+                    session.broker.counters().bytes_delivered.add(bytes as u64);
+                    let response = PullMessageResponse { message, left };
+                    let correlation = header.correlation;
+                    let head = encode_response::<PullMessageRequest>(correlation, &response, bytes);
+                    (head, payload)
+                }
+                Err(QueueGone) => {
+                    session.broker.counters().requests_refused.add(1);
+                    (encode_error(&header, &session.broker.not_leader(None)), Vec::new())
+                }
+            };
+            OutFrame { head: head.freeze(), payload, permit: Some(permit) }
+        });
+        Ok(self.outbox.send_when_ready(reply)?)
+    }
+
+    async fn retire(&mut self, frame: &Frame) -> Result<(), Stop> {
+        let header = frame.header;
+        let request = frame.decode_body::<RetireRequest>().map_err(ErrorResponse::from);
+        let (queue, consumer) = match request.and_then(|request| self.consumer(request.consumer)) {
+            Ok(consumer) => consumer,
+            Err(error) => return Ok(self.refuse(&header, &error).await?),
+        };
+        let permit = self.permit().await;
+        let session = Arc::clone(&self.session);
+        let reply = Box::pin(async move {
+            let retired = timeout(ANSWER_MAX, queue.retire(consumer)).await;
+            let head = match retired.unwrap_or(Err(QueueGone)) {
+                Ok(consumers) => {
+                    let response = RetireResponse { consumers };
+                    encode_response::<RetireRequest>(header.correlation, &response, 0)
+                }
+                Err(QueueGone) => {
+                    session.broker.counters().requests_refused.add(1);
+                    encode_error(&header, &session.broker.not_leader(None))
+                }
+            };
+            OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
+        });
+        Ok(self.outbox.send_when_ready(reply)?)
+    }
+
+    /// The consumer that was attached so on this stream.
+    fn consumer(
+        &self,
+        attached: CorrelationId,
+    ) -> Result<(QueueHandle, ConsumerId), ErrorResponse> {
+        let place = self.consumers.get(&attached).and_then(|place| place.get());
+        place.cloned().ok_or_else(|| {
+            let message = "no consumer was attached with this correlation id on this stream";
+            ErrorResponse::new(ErrorCode::InvalidArgument, message)
+        })
     }
 
     /// A place for a request that is being worked on; waits while there are too many.

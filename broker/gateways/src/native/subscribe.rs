@@ -44,6 +44,11 @@ pub(super) struct Control {
 }
 
 impl Control {
+    /// What may still be pushed.
+    pub(super) fn credit(&self) -> Arc<Credit> {
+        Arc::clone(&self.credit)
+    }
+
     /// Waits until the stream wants no more. The subscription counts as ended once this is dropped.
     pub(super) async fn ended(self) {
         let Self { end, _ended, .. } = self;
@@ -53,7 +58,7 @@ impl Control {
 }
 
 /// Payload bytes that may still be pushed. One frame may overdraw it: a batch is never split.
-struct Credit {
+pub(super) struct Credit {
     left: AtomicI64,
     more: Notify,
     unlimited: bool,
@@ -104,7 +109,7 @@ impl SubscriptionHandle {
 
 impl Credit {
     /// Waits until something may be pushed; gives how much.
-    async fn wait(&self) -> usize {
+    pub(super) async fn wait(&self) -> usize {
         loop {
             if self.unlimited {
                 return usize::MAX;
@@ -116,7 +121,7 @@ impl Credit {
         }
     }
 
-    fn spend(&self, bytes: usize) {
+    pub(super) fn spend(&self, bytes: usize) {
         if !self.unlimited {
             let bytes = i64::try_from(bytes).unwrap_or(CREDIT_MAX);
             self.left.fetch_sub(bytes, Ordering::AcqRel);

@@ -101,6 +101,7 @@ pub(super) async fn alter(
     request: AlterTopicRequest,
 ) -> Result<Answer<AlterTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
+    not_internal(&request.topic)?;
     let patch =
         ConfigPatch::from_changes(&request.changes).map_err(|error| refusals::config(&error))?;
     if let Some(partitions) = request.partitions {
@@ -139,6 +140,7 @@ pub(super) async fn delete(
     session: Arc<Session>,
     request: DeleteTopicRequest,
 ) -> Result<Answer<DeleteTopicRequest>, ErrorResponse> {
+    not_internal(&request.topic)?;
     session.broker.delete_topic(request.topic).await?;
     done(Done {})
 }
@@ -151,12 +153,7 @@ pub(super) fn check_new(
     partitions: u32,
 ) -> Result<(), ErrorResponse> {
     let limits = broker.limits();
-    if topic.is_internal() {
-        return Err(ErrorResponse::new(
-            ErrorCode::InvalidTopicName,
-            format!("{topic}: names that begin with `__` are the node's own; choose another"),
-        ));
-    }
+    not_internal(topic)?;
     config.validate().map_err(|error| refusals::config(&error))?;
     check_partitions(partitions, limits.partitions_per_topic_max)?;
     let catalog = broker.catalog();
@@ -167,6 +164,17 @@ pub(super) fn check_new(
                 "there are {} topics already: delete one, or raise `topics_max` of the node",
                 catalog.len()
             ),
+        ));
+    }
+    Ok(())
+}
+
+/// Topics of the node's own are made, changed and deleted by it.
+fn not_internal(topic: &TopicName) -> Result<(), ErrorResponse> {
+    if topic.is_internal() {
+        return Err(ErrorResponse::new(
+            ErrorCode::InvalidTopicName,
+            format!("{topic}: names that begin with `__` are the node's own; choose another"),
         ));
     }
     Ok(())

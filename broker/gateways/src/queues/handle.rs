@@ -180,6 +180,8 @@ pub(super) enum Command {
         reply: oneshot::Sender<MessageExplanation>,
     },
     Describe {
+        /// Whether somebody declares the queue.
+        is_use: bool,
         reply: oneshot::Sender<Standing>,
     },
 }
@@ -288,12 +290,17 @@ impl QueueHandle {
         self.say(Command::Prefetch { consumer, count, bytes });
     }
 
-    /// Takes one message, where there is one: it is held as a delivery is.
+    /// Takes one message, where there is one: it is held as a delivery is. Asked before this first waits.
     ///
     /// # Errors
     /// When the queue's task has ended.
-    pub async fn pull(&self, consumer: ConsumerId) -> Result<Option<Pulled>, QueueGone> {
-        self.ask(|reply| Command::Pull { consumer, reply }).await
+    pub fn pull(
+        &self,
+        consumer: ConsumerId,
+    ) -> impl Future<Output = Result<Option<Pulled>, QueueGone>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        self.say(Command::Pull { consumer, reply });
+        async move { answer.await.map_err(|_| QueueGone) }
     }
 
     /// The consumer takes no more and counts as none; what it holds it holds on. Answers how many are left.
@@ -333,6 +340,14 @@ impl QueueHandle {
     /// # Errors
     /// When the queue's task has ended.
     pub async fn describe(&self) -> Result<Standing, QueueGone> {
-        self.ask(|reply| Command::Describe { reply }).await
+        self.ask(|reply| Command::Describe { is_use: false, reply }).await
+    }
+
+    /// The same for somebody who declares the queue, which is a use of it.
+    ///
+    /// # Errors
+    /// When the queue's task has ended.
+    pub async fn declare(&self) -> Result<Standing, QueueGone> {
+        self.ask(|reply| Command::Describe { is_use: true, reply }).await
     }
 }

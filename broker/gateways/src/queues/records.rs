@@ -182,6 +182,11 @@ impl Records {
         bytes: usize,
     ) -> Message {
         let key = || Some(self.keys.as_ref()?.hash_one(view.group_key.or(view.key)?));
+        #[cfg(feature = "planted")]
+        let is_forgotten =
+            plimsoll_log::planted::is_planted_at(plimsoll_log::planted::Bug::ForgetKey, offset);
+        #[cfg(feature = "planted")]
+        let key = || key().filter(|_| !is_forgotten);
         Message {
             offset,
             key: key(),

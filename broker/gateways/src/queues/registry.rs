@@ -190,6 +190,12 @@ impl QueueLimits {
         self.length_max.is_some() || self.bytes_max.is_some()
     }
 
+    /// Whether a queue of so many messages, with about so many bytes, takes one more.
+    pub(crate) fn allow(self, length: u64, bytes: u64) -> bool {
+        self.length_max.is_none_or(|most| length < most)
+            && self.bytes_max.is_none_or(|most| bytes < most)
+    }
+
     /// Those of a topic that is a queue.
     pub(crate) fn of(meta: &TopicMeta) -> Option<Self> {
         let settings = &meta.subscriptions.get("")?.settings;
@@ -245,9 +251,13 @@ pub async fn keep_queues(broker: Arc<Broker>) {
 /// `has_woken` has the groups that were looked at once in this life of the node.
 async fn look_after(broker: &Arc<Broker>, has_woken: &mut BTreeSet<GroupId>) {
     let catalog = broker.catalog();
+    let expiring = broker.expiring().of(&catalog);
     for (topic, meta) in catalog.topics().filter(|(_, meta)| !meta.subscriptions.is_untouched()) {
         for (partition, &id) in (0..).map(PartitionIndex).zip(&meta.partitions) {
-            if !has_woken.contains(&id) && is_seen_to(broker, topic, partition, id).await {
+            let ends_unused = expiring.contains_key(topic);
+            if !has_woken.contains(&id)
+                && is_seen_to(broker, topic, meta, partition, id, ends_unused).await
+            {
                 has_woken.insert(id);
             }
             let Some(group) = broker.host().held(id) else { continue };
@@ -272,17 +282,26 @@ async fn look_after(broker: &Arc<Broker>, has_woken: &mut BTreeSet<GroupId>) {
     }
 }
 
-/// Wakes a group here that has messages which may have to be seen to without being asked for; another node
-/// may lead it. False where that is to be looked at again.
+/// Wakes a group here that has messages which may have to be seen to without being asked for, or that ends when it
+/// is not used; another node may lead it. False where that is to be looked at again.
 async fn is_seen_to(
     broker: &Arc<Broker>,
     topic: &TopicName,
+    meta: &TopicMeta,
     partition: PartitionIndex,
     id: GroupId,
+    ends_unused: bool,
 ) -> bool {
+    let me = broker.identity().node_id;
+    let is_here = meta.replica_set(partition).is_some_and(|replicas| {
+        // Before the first node has made itself known, everything is here.
+        replicas.wanted.is_empty() || replicas.wants(me)
+    });
     let host = Arc::clone(broker.host());
     let unsettled = broker.host().blocking().run(move || host.unsettled(id)).await;
-    if !unsettled.is_ok_and(|unsettled| unsettled > 0) {
+    let has_messages = unsettled.is_ok_and(|unsettled| unsettled > 0);
+    let has_work = has_messages || (ends_unused && is_here);
+    if !has_work {
         return true;
     }
     let waking = broker.partition(topic, partition, Access::Leader);

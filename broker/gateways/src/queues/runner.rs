@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::consumers::Consumers;
 use super::dead_letters::DeadLetters;
+use super::expiry::Expiry;
 use super::handle::{
     Attached, Command, Delivered, Gate, Pulled, QueueHandle, Settled, Settling, Standing,
 };
@@ -105,6 +106,8 @@ pub(super) struct Runner {
     told: Offset,
     consumers: Consumers,
     dead_letters: DeadLetters,
+    /// Where it ends when nobody uses it.
+    expiry: Option<Expiry>,
     gate: Arc<Gate>,
     to_itself: mpsc::WeakUnboundedSender<Command>,
     in_flight: Option<InFlight>,
@@ -189,6 +192,13 @@ impl Runner {
             with_state(&group, id, |state| dispatcher.log_starts_at(log_start, state))?;
         }
         let dead_letters = DeadLetters::new(&broker, &name, config.dead_letter.as_ref());
+        let expiring = match id {
+            SubscriptionId::QUEUE => {
+                broker.expiring().of(&broker.catalog()).get(&name.topic).cloned()
+            }
+            _ => None,
+        };
+        let expiry = expiring.map(|queue| Expiry::new(queue, now(&broker).monotonic));
         Ok(Self {
             broker,
             group,
@@ -202,6 +212,7 @@ impl Runner {
             told,
             consumers: Consumers::default(),
             dead_letters,
+            expiry,
             gate,
             to_itself,
             in_flight: None,
@@ -244,6 +255,7 @@ impl Runner {
                     (false, None) => std::future::pending().await,
                 }
             };
+            let is_ending = self.expiry.as_ref().is_some_and(Expiry::is_ending);
             tokio::select! {
                 biased;
                 outcome = in_flight(&mut self.in_flight) => {
@@ -251,7 +263,14 @@ impl Runner {
                         return end;
                     }
                 }
-                command = commands.recv() => {
+                () = Expiry::ended(&mut self.expiry) => {
+                    // Before anybody is served again: it may be gone.
+                    let catalog = self.broker.catalog();
+                    if let Some(end) = self.follow(&catalog).await {
+                        return end;
+                    }
+                }
+                command = commands.recv(), if !is_ending => {
                     let Some(command) = command else { return End::Stopping };
                     self.carry_out(command);
                     for _ in 0..COMMANDS_PER_TURN {
@@ -287,11 +306,23 @@ impl Runner {
     }
 
     fn now(&self) -> Now {
-        let clock = self.broker.host().clock();
-        let ms = clock.monotonic().as_millis();
-        Now {
-            monotonic: Monotonic(u64::try_from(ms).unwrap_or(u64::MAX)),
-            unix: UnixMs(clock.unix_ms()),
+        now(&self.broker)
+    }
+
+    /// Begins the lease of a queue that ends unused anew while it is used, and ends it where it was not.
+    fn expire(&mut self) {
+        let now = self.now().monotonic;
+        let Some(expiry) = &mut self.expiry else { return };
+        match self.dispatcher.consumers() > 0 || !self.pulls.is_empty() {
+            true => expiry.used(now),
+            false => expiry.end_if_due(&self.broker, &self.group, self.term, now),
+        }
+    }
+
+    /// Somebody uses the queue in this moment.
+    fn used(&mut self, now: Now) {
+        if let Some(expiry) = &mut self.expiry {
+            expiry.used(now.monotonic);
         }
     }
 
@@ -313,6 +344,7 @@ impl Runner {
         // What went out makes room for what is to be read.
         busy |= self.deliver().await?;
         self.propose();
+        self.expire();
         let length = self.dispatcher.len();
         let unsettled = self.with_state(|_, state| (state.unsettled_bytes(), state.unsettled()))?;
         let bytes = unsettled.0 / unsettled.1.max(1) * length;
@@ -482,6 +514,8 @@ impl Runner {
         let waiters = self.again.take().unwrap_or_else(|| std::mem::take(&mut self.gathering));
         match self.dispatcher.propose(now) {
             Some(entry) => {
+                #[cfg(feature = "planted")]
+                let waiters = answered_already(waiters);
                 let (group, term) = (Arc::clone(&self.group), self.term);
                 let body = entry.encode();
                 let proposal = tokio::spawn(async move { group.control(body, term).await });
@@ -519,6 +553,9 @@ impl Runner {
     fn deadline(&mut self) -> Option<Instant> {
         let now = self.now();
         let due = self.dispatcher.next_deadline(now);
+        let expiry = self.expiry.as_ref().filter(|expiry| !expiry.is_ending());
+        let unused = expiry.filter(|_| self.dispatcher.consumers() == 0).map(Expiry::due);
+        let due = [due, unused].into_iter().flatten().min();
         let due = due.map(|due| {
             Instant::now() + Duration::from_millis(due.0.saturating_sub(now.monotonic.0))
         });
@@ -535,6 +572,7 @@ impl Runner {
         let now = self.now();
         match command {
             Command::Attach { spec, name, reply } => {
+                self.used(now);
                 let attached = self.dispatcher.attach(spec).map(|consumer| {
                     let commands = self.to_itself.upgrade().expect("somebody has just used it");
                     let queue = QueueHandle { commands, gate: Arc::clone(&self.gate) };
@@ -566,6 +604,8 @@ impl Runner {
                 let mut refused = Vec::new();
                 let all = items.len();
                 for Settling { offset, attempt, outcome } in items {
+                    #[cfg(feature = "planted")]
+                    let outcome = accepted_already(outcome);
                     let settled = self.dispatcher.settle(consumer, offset, attempt, outcome, now);
                     refused.extend(settled.err());
                 }
@@ -581,8 +621,12 @@ impl Runner {
                 let refused: Vec<SettleError> = items.into_iter().filter_map(extend).collect();
                 let _ = reply.send(refused);
             }
-            Command::Pull { consumer, reply } => self.pulls.push_back((consumer, reply)),
+            Command::Pull { consumer, reply } => {
+                self.used(now);
+                self.pulls.push_back((consumer, reply));
+            }
             Command::Retire { consumer, reply } => {
+                self.used(now);
                 self.dispatcher.retire(consumer);
                 let _ = reply.send(self.dispatcher.consumers());
             }
@@ -611,7 +655,10 @@ impl Runner {
                     let _ = reply.send(settings::explained(found, consumer, consumers, now));
                 }
             }
-            Command::Describe { reply } => {
+            Command::Describe { is_use, reply } => {
+                if is_use {
+                    self.used(now);
+                }
                 if let Ok(standing) = self.with_state(standing) {
                     let _ = reply.send(standing);
                 }
@@ -620,6 +667,10 @@ impl Runner {
     }
 
     fn detach(&mut self, consumer: ConsumerId, now: Now) {
+        // Until now. Who only held something or asks for single messages used it when it did.
+        if self.dispatcher.consumers() > 0 {
+            self.used(now);
+        }
         self.dispatcher.detach(consumer, now);
         self.consumers.remove(consumer);
         self.pulls.retain(|(waiting, _)| *waiting != consumer);
@@ -655,6 +706,15 @@ impl Runner {
         self.dead_letters.set_target(config.dead_letter.as_ref());
         self.config = config;
         None
+    }
+}
+
+fn now(broker: &Broker) -> Now {
+    let clock = broker.host().clock();
+    let ms = clock.monotonic().as_millis();
+    Now {
+        monotonic: Monotonic(u64::try_from(ms).unwrap_or(u64::MAX)),
+        unix: UnixMs(clock.unix_ms()),
     }
 }
 
@@ -710,5 +770,25 @@ async fn in_flight(in_flight: &mut Option<InFlight>) -> Result<(), ProposeError>
     match in_flight {
         Some(writing) => (&mut writing.proposal).await.unwrap_or(Err(ProposeError::Unknown)),
         None => std::future::pending().await,
+    }
+}
+
+/// With the bug planted: who waits for an entry is answered, and nobody waits for it.
+#[cfg(feature = "planted")]
+fn answered_already(waiters: Vec<Waiter>) -> Vec<Waiter> {
+    if !plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::AnswerUnsettled) {
+        return waiters;
+    }
+    waiters.into_iter().for_each(Waiter::answer);
+    Vec::new()
+}
+
+/// With the bug planted: what is given back is done.
+#[cfg(feature = "planted")]
+fn accepted_already(outcome: Outcome) -> Outcome {
+    let is_planted = plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::SettleReleased);
+    match outcome {
+        Outcome::Release { .. } if is_planted => Outcome::Accept,
+        outcome => outcome,
     }
 }

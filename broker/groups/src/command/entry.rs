@@ -22,8 +22,8 @@ const VERSION: u8 = 1;
 /// Changes of groups that are committed together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupsEntry {
-    /// Of each group its commands, in the order in which they are applied; a group may come again.
-    /// Neither list is empty.
+    /// Of each group its commands, in the order in which they are applied; a group may come again, and
+    /// none is without. An entry without sections changes nothing: what lies before it is folded when it is.
     pub sections: Vec<(GroupName, Vec<GroupCommand>)>,
 }
 
@@ -87,7 +87,7 @@ impl GroupsEntry {
             }
             entry.sections.push((group, commands));
         }
-        if entry.sections.is_empty() { invalid("an entry has a command") } else { Ok(entry) }
+        Ok(entry)
     }
 }
 

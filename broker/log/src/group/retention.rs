@@ -27,15 +27,36 @@ pub struct RetainOutcome {
     pub log_start_offset: Offset,
 }
 
+/// How far retention may go at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetainLimit {
+    /// Records before this offset may go.
+    pub offset: Offset,
+    /// Entries up to and with this one may go: entries without records have no offsets of their own.
+    pub last: LogIndex,
+}
+
+impl From<Offset> for RetainLimit {
+    /// Only records are to be kept.
+    fn from(offset: Offset) -> Self {
+        Self { offset, last: LogIndex(u64::MAX) }
+    }
+}
+
 impl GroupLog {
     /// Takes segments from the front that `policy` no longer wants: closed ones, and the last one
-    /// where all of it has expired. Never goes beyond `committed_upto`, nor beyond what was applied,
+    /// where all of it has expired. Never goes beyond `limit`, nor beyond what was applied,
     /// nor touches a quarantined group. The front of the log moves at once; files are removed once no
     /// kept checkpoint names them.
-    pub fn retain(&self, policy: &Retention, now_ms: i64, committed_upto: Offset) -> RetainOutcome {
+    pub fn retain(
+        &self,
+        policy: &Retention,
+        now_ms: i64,
+        limit: impl Into<RetainLimit>,
+    ) -> RetainOutcome {
         let back = self.back_as_it_is();
         let front = self.front.lock();
-        let (outcome, dropped) = plan(&front, back, policy, now_ms, committed_upto);
+        let (outcome, dropped) = plan(&front, back, policy, now_ms, limit.into());
         if let Some(start) = dropped {
             let mut front = front;
             let change = Change::Start(start);
@@ -45,17 +66,19 @@ impl GroupLog {
         outcome
     }
 
-    /// The last entry that [`GroupLog::retain`] would take, and the offset behind it.
+    /// The last entry that [`GroupLog::retain`] would take, and a limit that lets it take just as much.
     #[must_use]
     pub fn retention_end(
         &self,
         policy: &Retention,
         now_ms: i64,
-        committed_upto: Offset,
-    ) -> Option<(LogId, Offset)> {
+        limit: RetainLimit,
+    ) -> Option<(LogId, RetainLimit)> {
         let back = self.back_as_it_is();
-        let (_, dropped) = plan(&self.front.lock(), back, policy, now_ms, committed_upto);
-        dropped.map(|start| (start.dropped, start.offset))
+        let (_, dropped) = plan(&self.front.lock(), back, policy, now_ms, limit);
+        dropped.map(|start| {
+            (start.dropped, RetainLimit { offset: start.offset, last: start.dropped.index })
+        })
     }
 
     fn back_as_it_is(&self) -> (Vec<SegmentInfo>, u64) {
@@ -76,7 +99,7 @@ fn plan(
     (segments, installs): (Vec<SegmentInfo>, u64),
     policy: &Retention,
     now_ms: i64,
-    committed_upto: Offset,
+    limit: RetainLimit,
 ) -> (RetainOutcome, Option<Start>) {
     let mut outcome =
         RetainOutcome { log_start_offset: front.marks.start_offset, ..Default::default() };
@@ -98,7 +121,8 @@ fn plan(
         let closed = info.sealed || at + 1 < kept.len();
         let oversize = closed && policy.max_bytes.is_some_and(|max| bytes > max);
         let last = info.last.expect("empty segments were left out");
-        let is_safe = info.end_offset <= committed_upto
+        let is_safe = info.end_offset <= limit.offset
+            && last.index <= limit.last
             && front.is_written_and_applied(last.index)
             && front.marks.last.is_some_and(|end| last.index <= end.index);
         if !(expired || oversize) || !is_safe {

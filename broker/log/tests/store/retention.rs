@@ -1,8 +1,10 @@
 //! Purging moves Raft's pointer; retention takes whole segments, and their files only once no kept
 //! checkpoint names them.
 
-use plimsoll_log::{Driver, ReadError, Retention};
-use plimsoll_protocol::ids::Offset;
+use bytes::Bytes;
+use plimsoll_log::{Driver, LogEntry, ReadError, RetainLimit, Retention};
+use plimsoll_protocol::batch::EntryKind;
+use plimsoll_protocol::ids::{LogIndex, Offset};
 
 use crate::support::*;
 
@@ -87,6 +89,28 @@ fn nothing_goes_that_is_not_committed_or_not_applied() {
     assert_eq!(group.retain(&BY_SIZE, 0, Offset(10)).segments, 0, "nothing was committed");
     let outcome = group.retain(&BY_SIZE, 0, Offset(100));
     assert!(outcome.segments > 0 && outcome.log_start_offset <= Offset(100));
+}
+
+#[test]
+fn entries_without_records_stay_behind_the_last_that_may_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    // 100 records each, then what has no offsets of its own.
+    fill(&group, 1, 100, 1000);
+    for index in 100..400 {
+        let body = Bytes::from(vec![7; 1000]);
+        append(&group, vec![LogEntry::new(EntryKind::Control, log_id(1, index), body)]);
+    }
+    group.applied(log_id(1, 399));
+    store.checkpoint_now();
+    let all = Retention { max_age_ms: None, max_bytes: Some(0) };
+    let limit = RetainLimit { offset: group.bounds().log_end_offset, last: LogIndex(250) };
+    assert!(group.retain(&all, 0, limit).segments > 0);
+    let kept = group.first_kept_index();
+    assert!(kept > LogIndex(100) && kept <= LogIndex(251), "{kept:?}");
+    assert_eq!(group.read_entries(kept.0..400, 1 << 30).unwrap().len() as u64, 400 - kept.0);
+    assert_eq!(group.retain(&all, 0, limit).segments, 0);
 }
 
 #[test]

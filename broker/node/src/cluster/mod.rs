@@ -1,7 +1,7 @@
 //! This node among others: links to those that the catalog names, and what it says of itself there.
 
 mod introduction;
-mod refusal;
+mod peer_handler;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use plimsoll_protocol::peer::MemberAddress;
 use plimsoll_state::catalog::Catalog;
 
 pub(crate) use introduction::{Introduction, introduce};
-pub(crate) use refusal::EndsWhereRefused;
+pub(crate) use peer_handler::PeerHandler;
 
 /// Keeps links to the members of the catalog, and to those that were named at joining as long as the
 /// local copy of the catalog does not know this node.

@@ -69,6 +69,7 @@ pub(crate) enum Seen {
     Linked(NodeId),
     Unlinked(NodeId),
     Seed(NodeId, Box<(FrameSender, FrameReceiver)>),
+    Client(NodeId, Box<(FrameSender, FrameReceiver)>),
     Refused(NodeId, PeerRefusal),
 }
 
@@ -121,6 +122,10 @@ impl Handler for Recorder {
 
     fn seed(&self, from: NodeId, sender: FrameSender, receiver: FrameReceiver) {
         let _ = self.seen.send(Seen::Seed(from, Box::new((sender, receiver))));
+    }
+
+    fn client(&self, from: NodeId, sender: FrameSender, receiver: FrameReceiver) {
+        let _ = self.seen.send(Seen::Client(from, Box::new((sender, receiver))));
     }
 
     fn refused(&self, by: NodeId, refusal: PeerRefusal) {

@@ -155,3 +155,44 @@ async fn a_seed_stream_carries_frames_both_ways() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_client_stream_carries_what_clients_say_and_ends_with_its_link() {
+    use plimsoll_protocol::api::{ApiKey, Done, PingRequest};
+    use plimsoll_protocol::frame::{encode_request, encode_response};
+    use plimsoll_protocol::ids::CorrelationId;
+
+    for kind in KINDS {
+        let mut nodes = cluster(2, &Options::new(kind)).await;
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (asking, asked) = (nodes[from].id, nodes[to].id);
+            let (mut sender, mut receiver) = nodes[from].peers.open_client(asked).await.unwrap();
+            let ask = encode_request(CorrelationId(7), &PingRequest {}, 0);
+            sender.send(ask.freeze(), &[]).await.unwrap();
+            let (mut back, mut forth) = loop {
+                if let Seen::Client(by, halves) = nodes[to].next().await {
+                    assert_eq!(by, asking);
+                    break *halves;
+                }
+            };
+            let frame = timeout(PATIENCE, forth.recv()).await.unwrap().unwrap().unwrap();
+            assert_eq!(ApiKey::from_number(frame.header.api), Some(ApiKey::Ping));
+            let answer = encode_response::<PingRequest>(frame.header.correlation, &Done {}, 0);
+            back.send(answer.freeze(), &[]).await.unwrap();
+            let answer = timeout(PATIENCE, receiver.recv()).await.unwrap().unwrap().unwrap();
+            assert_eq!(answer.header.correlation, CorrelationId(7));
+            nodes[from].peers.unlink(asked, "as the test asked for");
+            let ended = timeout(PATIENCE, receiver.recv()).await.unwrap();
+            assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+            let ended = timeout(PATIENCE, forth.recv()).await.unwrap();
+            assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+            // Another link is made, for the next round.
+            for (one, other) in [(from, to), (to, from)] {
+                let other = nodes[other].id;
+                while nodes[one].peers.request(other, forward(b"echo")).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+}

@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use plimsoll_protocol::ids::{LogId, NodeId, Offset};
+use plimsoll_log::RetainLimit;
+use plimsoll_protocol::ids::{LogId, LogIndex, NodeId, Offset};
 use tokio::time::timeout;
 
 use super::{Group, Instance};
@@ -19,13 +20,15 @@ use crate::retention::Given;
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Group {
-    /// The offset before which retention may drop records; `safe` is the state that would be left of
-    /// them. May block.
-    pub(crate) fn retainable(&self, safe: Given) -> Offset {
+    /// How far retention may go; `safe` is the state that would be left of what it drops. May block.
+    pub(crate) fn retainable(&self, safe: Given) -> RetainLimit {
         let needed = self.instance().and_then(|instance| self.first_needed(&instance));
         match needed.filter(|needed| *needed <= safe.applied.index.0) {
-            Some(needed) => self.offset_of(needed).min(safe.kept_from),
-            None => safe.kept_from,
+            Some(needed) => RetainLimit {
+                offset: self.offset_of(needed).min(safe.kept_from),
+                last: LogIndex(needed.saturating_sub(1)),
+            },
+            None => safe.limit(),
         }
     }
 

@@ -1,9 +1,11 @@
-//! What a partition's leader needs to work it off as a queue: the fold, and entries of its own.
+//! What a partition's leader needs to work it off as a queue, or as a home of consumer groups: the fold, and
+//! entries of its own.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
+use plimsoll_groups::state::{Answer, Groups};
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::Term;
 
@@ -20,6 +22,12 @@ impl Group {
     /// or proposes waits meanwhile: be short.
     pub fn with_queues<T>(&self, look: impl FnOnce(&Queues) -> T) -> Option<T> {
         Some(self.instance()?.shared.with_queues(look))
+    }
+
+    /// What `look` sees of the partition's consumer groups, and of what each command of the last entry about
+    /// them came to; nothing when it is asleep. As [`Group::with_queues`]: be short.
+    pub fn with_groups<T>(&self, look: impl FnOnce(&Groups, &[Answer]) -> T) -> Option<T> {
+        Some(self.instance()?.shared.with_groups(look))
     }
 
     /// Whether a batch would not be stored anew here: it is stored or in flight already, or is refused.

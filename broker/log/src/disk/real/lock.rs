@@ -41,7 +41,17 @@ impl From<Errno> for TakeError {
 /// Holds the lock until it is dropped; the kernel drops it for a process that was killed.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: OwnedFd,
+    file: OwnedFd,
+}
+
+impl Drop for DirectoryLock {
+    /// To close the file is not enough: a child that this process begins at the same moment has it open,
+    /// and the lock with it, until it has become another program.
+    fn drop(&mut self) {
+        if let Err(error) = retry(|| rustix::fs::flock(&self.file, FlockOperation::Unlock)) {
+            tracing::warn!(%error, "the data directory's lock goes when its file is closed");
+        }
+    }
 }
 
 impl DirectoryLock {
@@ -63,7 +73,7 @@ impl DirectoryLock {
         if let Err(error) = named {
             tracing::warn!(%error, "the lock file does not name this process");
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -71,4 +81,25 @@ fn read_pid(file: &OwnedFd) -> Option<u32> {
     let mut text = [0; 16];
     let bytes = retry(|| rustix::io::pread(file, &mut text[..], 0)).ok()?;
     std::str::from_utf8(&text[..bytes]).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn child_that_has_the_file_still_does_not_keep_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = File::open(directory.path()).unwrap();
+        let take = || DirectoryLock::take(root.as_fd(), directory.path());
+        let lock = take().ok().unwrap();
+        // As a fork has it.
+        let _inherited = rustix::io::dup(&lock.file).unwrap();
+        assert!(matches!(take(), Err(TakeError::Held(_))));
+        drop(lock);
+        assert!(take().is_ok());
+    }
 }

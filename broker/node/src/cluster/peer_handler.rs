@@ -1,8 +1,10 @@
-//! What other nodes refuse for good ends this node: it would run on without them, answer clients from
-//! what it had, and look healthy.
+//! What other nodes send that is not the groups' affair. What they refuse for good ends this node: it would
+//! run on without them, answer clients from what it had, and look healthy. Where one is a client, it is
+//! served as clients are.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use plimsoll_gateways::{Broker, native};
 use plimsoll_peers::{BoxFuture, Handler, IncomingSession};
 use plimsoll_protocol::ids::{GroupId, NodeId};
 use plimsoll_protocol::peer::{
@@ -13,9 +15,11 @@ use tokio::sync::watch;
 
 use crate::error::NodeFailed;
 
-/// Hands everything on to `inner`, but refusals that are final for this data directory.
-pub(crate) struct EndsWhereRefused {
+/// Hands everything else on to `inner`.
+pub(crate) struct PeerHandler {
     pub(crate) inner: Arc<dyn Handler>,
+    /// What nodes that are clients ask. It holds the links that this belongs to.
+    pub(crate) broker: Weak<Broker>,
     pub(crate) tell: watch::Sender<Option<NodeFailed>>,
 }
 
@@ -34,7 +38,7 @@ fn failure(by: NodeId, refusal: &PeerRefusal) -> Option<NodeFailed> {
     }
 }
 
-impl Handler for EndsWhereRefused {
+impl Handler for PeerHandler {
     fn request(
         &self,
         from: NodeId,
@@ -61,6 +65,12 @@ impl Handler for EndsWhereRefused {
 
     fn seed(&self, from: NodeId, sender: FrameSender, receiver: FrameReceiver) {
         self.inner.seed(from, sender, receiver);
+    }
+
+    fn client(&self, from: NodeId, sender: FrameSender, receiver: FrameReceiver) {
+        if let Some(broker) = self.broker.upgrade() {
+            tokio::spawn(native::serve_node(broker, from, sender, receiver));
+        }
     }
 
     fn refused(&self, by: NodeId, refusal: PeerRefusal) {
