@@ -725,7 +725,9 @@ impl Member {
         match self.ending.take() {
             Some(ending) if ending.why != Why::Rejoin => {
                 self.ending = Some(ending);
-                self.end(Some(CommitError::SessionOver))
+                // Who has said that it leaves is fenced by that: the answer to a heartbeat may come first.
+                let has_left = self.leaving.is_some();
+                self.end((!has_left).then_some(CommitError::SessionOver))
             }
             _ => Ok(()),
         }

@@ -311,8 +311,7 @@ impl Runner {
         let now = now(&self.broker).monotonic;
         match command {
             Command::Join { group, member, spec, reply } => {
-                // A heartbeat of before is of a membership that ends.
-                self.waiting.take(&(group.clone(), member));
+                self.end_held(&group, member)?;
                 let asked =
                     self.with(|machine, groups| machine.join(groups, &group, member, spec, now))?;
                 match asked {
@@ -324,7 +323,7 @@ impl Runner {
                 self.heartbeat(group, member, epoch, &owned, reply, now)?;
             }
             Command::Leave { group, member, epoch, reply } => {
-                self.waiting.take(&(group.clone(), member));
+                self.end_held(&group, member)?;
                 let asked =
                     self.with(|machine, groups| machine.leave(groups, &group, member, epoch))?;
                 match asked {
@@ -374,6 +373,15 @@ impl Runner {
                     self.with(|machine, groups| machine.describe(groups, &group, now))?;
                 drop(reply.send(described));
             }
+        }
+        Ok(())
+    }
+
+    /// A heartbeat of before is of a membership that ends.
+    fn end_held(&mut self, group: &GroupName, member: MemberId) -> Result<(), End> {
+        if let Some(held) = self.waiting.take(&(group.clone(), member)) {
+            let fenced = self.with(|_, groups| refused::fenced(member, group, groups))?;
+            let _ = held.reply.send(Err(fenced));
         }
         Ok(())
     }
