@@ -124,7 +124,10 @@ fn is_out(me: NodeId, last: Option<LogId>, reports: &[(NodeId, GroupReport)]) ->
     // A leader counts on a member from the moment that it proposes the membership.
     let is_back =
         |report: &GroupReport| report.members.membership > Some(membership) && is_member(report);
-    if voters.contains(&me) || reports.iter().any(|(_, report)| is_back(report)) {
+    if voters.is_empty()
+        || voters.contains(&me)
+        || reports.iter().any(|(_, report)| is_back(report))
+    {
         return false;
     }
     // Whoever has entries behind the membership was most likely fed again since: the voters that answer may

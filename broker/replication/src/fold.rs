@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use plimsoll_delivery::command::SubscriptionId;
 use plimsoll_delivery::state::Queues;
-use plimsoll_groups::state::{Answer, Groups};
+use plimsoll_groups::state::Groups;
 use plimsoll_log::LogEntry;
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_state::DecodeStateError;
 use plimsoll_state::catalog::{CatalogReply, CatalogState};
-use plimsoll_state::partition::{PartitionState, Progress};
+use plimsoll_state::partition::{GroupsAnswers, PartitionState, Progress};
 use plimsoll_state::producers::ProducerTable;
 
 /// What a group is.
@@ -74,7 +74,7 @@ impl Fold {
     }
 
     /// The consumer groups of a partition, and what the last entry about them came to.
-    pub(crate) fn groups(&self) -> Option<(&Groups, &[Answer])> {
+    pub(crate) fn groups(&self) -> Option<(&Groups, &GroupsAnswers)> {
         match self {
             Self::Catalog(_) => None,
             Self::Partition(state) => Some((state.groups(), state.groups_answers())),

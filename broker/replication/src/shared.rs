@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
-use plimsoll_groups::state::{Answer, Groups};
+use plimsoll_groups::state::Groups;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::{LogId, Offset, Term};
 use plimsoll_state::admission::{Admission, Admitted, ProposalToken};
 use plimsoll_state::catalog::Catalog;
-use plimsoll_state::partition::Progress;
+use plimsoll_state::partition::{GroupsAnswers, Progress};
 use plimsoll_state::producers::Verdict;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
@@ -161,7 +161,7 @@ impl Shared {
     }
 
     /// What `look` sees of the partition's consumer groups. As [`Shared::with_queues`].
-    pub(crate) fn with_groups<T>(&self, look: impl FnOnce(&Groups, &[Answer]) -> T) -> T {
+    pub(crate) fn with_groups<T>(&self, look: impl FnOnce(&Groups, &GroupsAnswers) -> T) -> T {
         let state = self.state();
         let (groups, answers) = state.fold.groups().expect("only partitions have groups");
         look(groups, answers)

@@ -118,20 +118,25 @@ pub struct PartitionState {
     producers: ProducerTable,
     queues: Queues,
     groups: Groups,
-    answers: LastAnswers,
+    answers: GroupsAnswers,
 }
 
 /// What the last entry of consumer groups came to. Not part of the state: only who folded that entry has it.
 #[derive(Debug, Clone, Default)]
-struct LastAnswers(Vec<Answer>);
+pub struct GroupsAnswers {
+    /// Which entry; none after a snapshot.
+    pub entry: Option<LogId>,
+    /// An answer per command.
+    pub answers: Vec<Answer>,
+}
 
-impl PartialEq for LastAnswers {
+impl PartialEq for GroupsAnswers {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for LastAnswers {}
+impl Eq for GroupsAnswers {}
 
 impl PartitionState {
     /// The state of an empty log.
@@ -165,10 +170,10 @@ impl PartitionState {
         &self.groups
     }
 
-    /// What each command of the last entry of consumer groups came to; nothing after a snapshot.
+    /// What each command of the last entry of consumer groups came to.
     #[must_use]
-    pub fn groups_answers(&self) -> &[Answer] {
-        &self.answers.0
+    pub fn groups_answers(&self) -> &GroupsAnswers {
+        &self.answers
     }
 
     /// Folds one committed entry; `body` is what follows the header.
@@ -204,7 +209,8 @@ impl PartitionState {
                     let entry = entry.unwrap_or_else(|error| {
                         panic!("control entry {} cannot be read: {error}", header.log_id())
                     });
-                    self.answers.0 = self.groups.apply(&entry, UnixMs(header.append_time_ms));
+                    let answers = self.groups.apply(&entry, UnixMs(header.append_time_ms));
+                    self.answers = GroupsAnswers { entry: Some(header.log_id()), answers };
                 }
                 domain => panic!("control entry {} is of domain {domain:?}", header.log_id()),
             },
@@ -247,7 +253,7 @@ impl PartitionState {
                 OLDEST | WITHOUT_GROUPS => Groups::default(),
                 _ => Groups::decode(&Bytes::decode(reader)?)?,
             };
-            Ok(Self { progress, producers, queues, groups, answers: LastAnswers::default() })
+            Ok(Self { progress, producers, queues, groups, answers: GroupsAnswers::default() })
         })
     }
 

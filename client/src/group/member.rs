@@ -619,7 +619,8 @@ impl Member {
         }
         if is_other {
             self.topics.clone_from(&self.options.topics);
-            let until = Instant::now() + LAST_WORDS;
+            // Nothing hurries: what is in work may be finished.
+            let until = Instant::now() + Duration::from_millis(self.options.rebalance_ms.into());
             self.begin_ending(Why::Rejoin, until, None);
         }
     }

@@ -154,7 +154,7 @@ impl Backend for AmqpBroker {
     }
 
     fn host(&self, vhost: &str) -> Option<watch::Receiver<Arc<HostSnapshot>>> {
-        self.hosts().watch(&self.broker.catalog(), vhost)
+        self.hosts().watch(|| self.broker.catalog(), vhost)
     }
 
     fn access(&self) -> watch::Receiver<u64> {

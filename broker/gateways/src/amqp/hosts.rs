@@ -69,19 +69,21 @@ impl Hosts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A virtual host as it is now and as it changes; none where there is none.
+    /// A virtual host as it is now and as it changes; none where there is none. The catalog is looked at once
+    /// nothing is being refreshed: what an older copy shows would stay.
     pub(super) fn watch(
         &self,
-        catalog: &Catalog,
+        catalog: impl FnOnce() -> Arc<Catalog>,
         name: &str,
     ) -> Option<watch::Receiver<Arc<HostSnapshot>>> {
-        let vhost = catalog.amqp().vhost(name)?;
         let mut known = self.known();
+        let catalog = catalog();
+        let vhost = catalog.amqp().vhost(name)?;
         if let Some(known) = known.hosts.get(name) {
             return Some(known.latest.subscribe());
         }
         let access = catalog.amqp().access_epoch();
-        let snapshot = Arc::new(self.snapshot(catalog, name, vhost, &HashMap::new()));
+        let snapshot = Arc::new(self.snapshot(&catalog, name, vhost, &HashMap::new()));
         let (latest, receiver) = watch::channel(snapshot);
         let (of, created_ms) = ((vhost.changed(), access), vhost.created_ms());
         known.hosts.insert(name.to_owned(), Known { created_ms, of, latest });

@@ -81,7 +81,8 @@ impl Letters {
         let catalog = broker.catalog();
         let Some((vhost, name, _)) = catalog.queue_of(topic) else { return Vec::new() };
         self.hosts.refresh(&catalog);
-        let Some(latest) = self.hosts.watch(&catalog, vhost.as_str()) else { return Vec::new() };
+        let latest = self.hosts.watch(|| broker.catalog(), vhost.as_str());
+        let Some(latest) = latest else { return Vec::new() };
         let snapshot = latest.borrow().clone();
         let mut folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
         let folded = folds

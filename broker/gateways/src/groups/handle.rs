@@ -4,7 +4,8 @@ use plimsoll_groups::command::{Committer, MemberSpec, OffsetCommit};
 use plimsoll_groups::coordinator::{Assignment, GroupDescription, GroupSummary};
 use plimsoll_groups::ids::{Epoch, GroupName, MemberId, TopicPartition};
 use plimsoll_protocol::error::ErrorResponse;
-use plimsoll_protocol::ids::Offset;
+use plimsoll_protocol::ids::{Offset, Term};
+use plimsoll_replication::{Group, Role};
 use tokio::sync::{mpsc, oneshot};
 
 /// Where the outcome of a request goes.
@@ -68,11 +69,19 @@ pub(crate) struct CoordinatorGone;
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorHandle {
     pub(super) commands: mpsc::UnboundedSender<Command>,
+    /// In which this node leads the partition.
+    pub(super) term: Term,
 }
 
 type Asked<T> = Result<Result<T, ErrorResponse>, CoordinatorGone>;
 
 impl CoordinatorHandle {
+    /// Whether this node leads `home` in the term of the task still: with a read that was linearizable before,
+    /// it has led from that read's begin on.
+    pub(crate) fn leads(&self, home: &Group) -> bool {
+        *home.role().borrow() == Role::Leader { term: self.term }
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.commands.is_closed()
     }

@@ -115,7 +115,7 @@ impl Broker {
         }
         let Role::Leader { term } = *group.role().borrow() else { return None };
         let (commands, received) = mpsc::unbounded_channel();
-        let handle = CoordinatorHandle { commands };
+        let handle = CoordinatorHandle { commands, term };
         running.insert(id, handle.clone());
         drop(running);
         let begin = Begin { broker: Arc::clone(self), group: Arc::clone(group), term };

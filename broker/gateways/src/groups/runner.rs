@@ -120,6 +120,13 @@ struct InFlight {
     proposal: JoinHandle<Result<(), ProposeError>>,
 }
 
+impl Drop for InFlight {
+    /// It must not be proposed behind what another task of this term begins with.
+    fn drop(&mut self) {
+        self.proposal.abort();
+    }
+}
+
 struct Runner {
     broker: Arc<Broker>,
     group: Arc<Group>,
@@ -219,9 +226,8 @@ impl Runner {
                         return Err(End::Stopping);
                     }
                     let topics = topics(&catalog.borrow_and_update());
-                    self.with(|coordinator, groups| {
-                        coordinator.set_topics(topics, groups, now.monotonic);
-                    })?;
+                    let now = self::now(&self.broker).monotonic;
+                    self.with(|coordinator, groups| coordinator.set_topics(topics, groups, now))?;
                     self.topics_after = Some(Instant::now() + TOPICS_EVERY);
                 }
                 () = sleep_until(deadline) => {}
@@ -260,13 +266,19 @@ impl Runner {
     }
 
     fn written(&mut self, outcome: Result<(), ProposeError>) -> Result<(), End> {
-        let Some(InFlight { entry, .. }) = self.in_flight.take() else { return Ok(()) };
+        let Some(mut written) = self.in_flight.take() else { return Ok(()) };
+        let entry = std::mem::take(&mut written.entry);
         match outcome {
             Ok(()) => {
                 let now = now(&self.broker).monotonic;
                 let (coordinator, waiters) = (&mut self.coordinator, &mut self.waiters);
-                let followed = self.group.with_groups(|groups, answers| {
-                    follow(coordinator, waiters, &entry, answers, groups, now)
+                let term = self.term;
+                let followed = self.group.with_groups(|groups, last| {
+                    // Applied late, other leaders' entries may lie behind it: its answers are gone.
+                    if last.entry.is_none_or(|entry| entry.term != term) {
+                        return Err(End::Unknown);
+                    }
+                    follow(coordinator, waiters, &entry, &last.answers, groups, now)
                 });
                 followed.ok_or(End::Deposed)?
             }

@@ -46,6 +46,28 @@ fn gone(broker: &Broker) -> impl FnOnce(CoordinatorGone) -> ErrorResponse {
     |CoordinatorGone| broker.not_leader(None)
 }
 
+/// Waits until a majority has confirmed, later than this was called, that this node leads in the coordinator's
+/// term. That what it has is fresh is not enough: a former leader is told that by its successor.
+async fn confirm(
+    broker: &Broker,
+    coordinator: &CoordinatorHandle,
+    home: &Arc<Group>,
+) -> Result<(), ErrorResponse> {
+    home.linearizable().await.map_err(|error| refusals::fresh(&error))?;
+    match coordinator.leads(home) {
+        true => Ok(()),
+        false => Err(broker.not_leader(None)),
+    }
+}
+
+/// Has names mean what they mean now: of a topic that was made anew a copy of the catalog has the id of before.
+async fn see_names_as_they_are(broker: &Broker, topic: &TopicName) -> Result<(), ErrorResponse> {
+    match broker.catch_up().await {
+        true => Ok(()),
+        false => Err(refusals::catching_up(topic)),
+    }
+}
+
 /// The id of a topic that is there.
 async fn topic_id(broker: &Broker, topic: &TopicName) -> Result<TopicId, ErrorResponse> {
     Ok(TopicId(broker.topic(topic).await?.topic_id))
@@ -120,6 +142,9 @@ pub(super) async fn join(
     request: JoinGroupRequest,
 ) -> Result<Answer<JoinGroupRequest>, ErrorResponse> {
     let broker = &session.broker;
+    if let Some(topic) = request.topics.first() {
+        see_names_as_they_are(broker, topic).await?;
+    }
     let mut topics = BTreeSet::new();
     for topic in &request.topics {
         if topic.is_internal() {
@@ -159,7 +184,7 @@ pub(super) async fn heartbeat(
     let (member, epoch) = (MemberId(request.member), Epoch(request.epoch));
     // Heard first: what is confirmed after it came holds for what is answered.
     let answer = coordinator.heartbeat(name, member, epoch, owned.into_iter().collect());
-    home.linearizable().await.map_err(|error| refusals::fresh(&error))?;
+    confirm(broker, &coordinator, &home).await?;
     done(told(broker, &answer.await.map_err(gone(broker))??).await)
 }
 
@@ -182,6 +207,9 @@ pub(super) async fn commit(
 ) -> Result<Answer<CommitOffsetsRequest>, ErrorResponse> {
     let broker = &session.broker;
     let (name, coordinator, _) = coordinator(broker, &request.group).await?;
+    if let Some(named) = request.offsets.iter().find(|item| item.topic_id.is_none()) {
+        see_names_as_they_are(broker, &named.topic).await?;
+    }
     let mut names = BTreeMap::new();
     let mut offsets = Vec::with_capacity(request.offsets.len());
     for item in request.offsets {
@@ -233,7 +261,7 @@ pub(super) async fn offsets(
     request: GroupOffsetsRequest,
 ) -> Result<Answer<GroupOffsetsRequest>, ErrorResponse> {
     let broker = &session.broker;
-    let (name, _, home) = coordinator(broker, &request.group).await?;
+    let (name, coordinator, home) = coordinator(broker, &request.group).await?;
     let mut topics = BTreeSet::new();
     for topic in &request.topics {
         topics.insert(topic_id(broker, topic).await?);
@@ -241,7 +269,7 @@ pub(super) async fn offsets(
     let after = request
         .after
         .map(|after| TopicPartition { topic: TopicId(after.topic_id), partition: after.partition });
-    home.linearizable().await.map_err(|error| refusals::fresh(&error))?;
+    confirm(broker, &coordinator, &home).await?;
     let bytes_max = page_bytes(broker);
     let mut after = after;
     // Topics that are gone have no name: a page of nothing else is passed over.
@@ -313,7 +341,7 @@ pub(super) async fn list(
     let after =
         after.map_err(|error| ErrorResponse::new(ErrorCode::InvalidArgument, error.to_string()))?;
     let (coordinator, home) = broker.coordinator(request.partition).await?;
-    home.linearizable().await.map_err(|error| refusals::fresh(&error))?;
+    confirm(broker, &coordinator, &home).await?;
     let count = (page_bytes(broker) / ITEM_BYTES_MAX).max(1);
     let mut found = coordinator.list(after, count + 1).await.map_err(gone(broker))?;
     let has_more = found.len() > count;
@@ -328,7 +356,7 @@ pub(super) async fn describe(
 ) -> Result<Answer<DescribeGroupRequest>, ErrorResponse> {
     let broker = &session.broker;
     let (name, coordinator, home) = coordinator(broker, &request.group).await?;
-    home.linearizable().await.map_err(|error| refusals::fresh(&error))?;
+    confirm(broker, &coordinator, &home).await?;
     let found = coordinator.describe(name.clone()).await.map_err(gone(broker))?;
     let found = found.ok_or_else(|| {
         ErrorResponse::new(
@@ -378,6 +406,9 @@ pub(super) async fn reset(
 ) -> Result<Answer<ResetGroupRequest>, ErrorResponse> {
     let broker = &session.broker;
     let (name, coordinator, _) = coordinator(broker, &request.group).await?;
+    if let Some(item) = request.offsets.first() {
+        see_names_as_they_are(broker, &item.topic).await?;
+    }
     let mut offsets = Vec::with_capacity(request.offsets.len());
     for item in request.offsets {
         let topic = topic_id(broker, &item.topic).await?;

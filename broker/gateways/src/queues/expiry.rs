@@ -50,6 +50,14 @@ struct Ending {
     until: Instant,
 }
 
+impl Drop for Ending {
+    /// One that took too long must not delete a queue that is used again since, nor one that another node leads
+    /// now.
+    fn drop(&mut self) {
+        self.attempt.abort();
+    }
+}
+
 impl Expiry {
     /// A lease that begins now.
     pub(super) fn new(queue: Expiring, now: Monotonic) -> Self {

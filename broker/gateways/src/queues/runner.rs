@@ -430,10 +430,15 @@ impl Runner {
                 let _ = reply.send(None);
                 continue;
             };
-            let found = self.record(&delivery).await?;
+            let Some(found) = self.record(&delivery).await? else {
+                // Retention took it: the next one, if there is one.
+                self.give_back(&delivery, Outcome::Reject);
+                self.pulls.push_front((consumer, reply));
+                continue;
+            };
             let left = self.dispatcher.len();
-            let pulled = found.map(|found| Pulled { message: delivered(&delivery, found), left });
-            if pulled.is_none() || reply.send(pulled).is_err() {
+            let pulled = Pulled { message: delivered(&delivery, found), left };
+            if reply.send(Some(pulled)).is_err() {
                 self.give_back(&delivery, Outcome::Release { delay_ms: Some(0) });
             }
         }
@@ -628,6 +633,10 @@ impl Runner {
             Command::Retire { consumer, reply } => {
                 self.used(now);
                 self.dispatcher.retire(consumer);
+                if let Some(known) = self.consumers.get_mut(consumer) {
+                    // One that was held back resumes with nothing.
+                    (known.spec.prefetch_count, known.spec.prefetch_bytes) = (0, 0);
+                }
                 let _ = reply.send(self.dispatcher.consumers());
             }
             Command::Cancel { offset, reply } => {

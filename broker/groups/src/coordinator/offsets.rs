@@ -45,7 +45,7 @@ pub enum CommitError {
         /// The bound.
         bytes_max: usize,
     },
-    /// The topic is deleted.
+    /// The topic is deleted, and no member commits.
     #[error("the topic of partition {at} is deleted; leave it out")]
     TopicDeleted {
         /// Which partition.
@@ -173,7 +173,11 @@ impl Coordinator {
         if bytes > bytes_max {
             return Err(CommitError::TooLong { bytes, bytes_max });
         }
-        if let Some(&at) = partitions.iter().find(|at| self.topics.is_deleted(at.topic)) {
+        // A member's other offsets count; of this one the fold says that it is not owned, or forgets it.
+        let is_members = matches!(command, GroupCommand::Commit { by: Some(_), .. });
+        if !is_members
+            && let Some(&at) = partitions.iter().find(|at| self.topics.is_deleted(at.topic))
+        {
             return Err(CommitError::TopicDeleted { at });
         }
         self.room()?;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
-use plimsoll_groups::state::{Answer, Groups};
+use plimsoll_groups::state::Groups;
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::Term;
+use plimsoll_state::partition::GroupsAnswers;
 
 use super::Group;
 use super::lead::Led;
@@ -26,7 +27,7 @@ impl Group {
 
     /// What `look` sees of the partition's consumer groups, and of what each command of the last entry about
     /// them came to; nothing when it is asleep. As [`Group::with_queues`]: be short.
-    pub fn with_groups<T>(&self, look: impl FnOnce(&Groups, &[Answer]) -> T) -> Option<T> {
+    pub fn with_groups<T>(&self, look: impl FnOnce(&Groups, &GroupsAnswers) -> T) -> Option<T> {
         Some(self.instance()?.shared.with_groups(look))
     }
 
