@@ -94,8 +94,10 @@ where
     if !woken.broken {
         // Who was told that this is the end closes first: clients log a socket that ends under their hands as a
         // failure.
-        let gone = poll_fn(|cx| wire.poll_gone(cx));
-        let _ = tokio::time::timeout(FAREWELL, gone).await;
+        if matches!(connection.session.end(), Some(End::ByClient { .. } | End::Fault(_))) {
+            let gone = poll_fn(|cx| wire.poll_gone(cx));
+            let _ = tokio::time::timeout(FAREWELL, gone).await;
+        }
         let shutdown = poll_fn(|cx| wire.poll_shutdown(cx));
         // The peer may be gone already; it is closed either way.
         let _ = tokio::time::timeout(LAST_WORDS, shutdown).await;
