@@ -186,12 +186,13 @@ async fn a_queue_is_worked_with_through_any_node() {
         let again = get(channel).await.expect("it is there again");
         assert_eq!((text(&again.data).as_str(), again.redelivered), ("0", true));
         again.nack(back).await.unwrap();
+        // A look waits for what was said before it on the same channel; other nodes would not.
+        assert_eq!(standing(channel, "jobs").await, (5, 0));
     }
     for (left, channel) in (2..5).rev().zip(&channels) {
         let got = get(channel).await.expect("there is one");
         got.ack(BasicAckOptions::default()).await.unwrap();
         assert_eq!(got.message_count, left);
-        // A look waits for what was said before it on the same channel.
         assert_eq!(standing(channel, "jobs").await, (left, 0));
     }
     let other = cluster.channel(2).await;
