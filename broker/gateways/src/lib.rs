@@ -6,6 +6,7 @@
 //!  places        connections and subscriptions, counted
 //!  producer_ids  blocks of them, taken from the catalog
 //!  maintenance   sleep of idle groups, retention, what is left of deleted topics
+//!  led           what the tasks of led partitions have in common
 //!  queues        queues and subscriptions that settle message by message, where this node leads them
 //!  groups        coordinators of consumer groups, where this node leads their home
 //!  native        the native protocol, one session per connection
@@ -21,6 +22,7 @@ mod broker;
 mod counters;
 mod groups;
 mod join_token;
+mod led;
 mod limits;
 mod maintenance;
 mod memory;

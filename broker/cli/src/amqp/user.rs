@@ -5,7 +5,7 @@ use plimsoll_client::AmqpUserChange;
 use serde::Serialize;
 
 use super::password::PasswordArgs;
-use crate::confirm::confirmed;
+use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -182,9 +182,7 @@ impl DeleteArgs {
     async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         let what = format!("user {}", self.user);
         let question = format!("Delete {what} and close its connections?");
-        if !self.yes && !confirmed(&question, &format!("deleting {what}"))? {
-            return Err(Failure::new(Exit::Failed, "nothing was deleted: not confirmed"));
-        }
+        confirm(self.yes, &question, &format!("deleting {what}"), "deleted")?;
         connection
             .with_client(async |client| {
                 let deleted = client.admin().delete_amqp_user(&self.user).await;

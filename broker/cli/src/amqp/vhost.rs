@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use plimsoll_client::VhostInfo;
 use serde::Serialize;
 
-use crate::confirm::confirmed;
+use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -117,9 +117,7 @@ impl DeleteArgs {
     async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         let what = format!("virtual host {}", self.vhost);
         let question = format!("Delete {what} with all queues and messages in it?");
-        if !self.yes && !confirmed(&question, &format!("deleting {what}"))? {
-            return Err(Failure::new(Exit::Failed, "nothing was deleted: not confirmed"));
-        }
+        confirm(self.yes, &question, &format!("deleting {what}"), "deleted")?;
         connection
             .with_client(async |client| {
                 let deleted = client.admin().delete_vhost(&self.vhost).await;

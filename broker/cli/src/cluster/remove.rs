@@ -5,7 +5,7 @@ use plimsoll_client::Client;
 use plimsoll_protocol::ids::NodeId;
 
 use super::{json, print_json, render};
-use crate::confirm::confirmed;
+use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -43,9 +43,7 @@ impl RemoveArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         let node = self.node;
         let question = format!("Remove node {node} for good?");
-        if !self.yes && !confirmed(&question, &format!("removing node {node}"))? {
-            return Err(Failure::new(Exit::Failed, "nothing was removed: not confirmed"));
-        }
+        confirm(self.yes, &question, &format!("removing node {node}"), "removed")?;
         let removal = connection
             .with_client(async |client: &Client| {
                 let removal = client.admin().remove_node(NodeId(node), self.force).await;

@@ -7,15 +7,13 @@ use plimsoll_client::{
     Client, CommitError, ConsumeError, GroupConsumer, GroupError, GroupRecord, StartPosition,
 };
 
-use super::ConsumeArgs;
 use super::render::Renderer;
+use super::{ConsumeArgs, counted_bytes};
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::produce::build_failure;
-use crate::progress::figures;
-use crate::quantity::elapsed_text;
 use crate::request::{exit_of, hint_for, request_failure};
 
 /// How often it commits what it has printed.
@@ -64,12 +62,7 @@ impl ConsumeArgs {
         let mut membership = Membership {
             consumer,
             output: Output::stdout(),
-            renderer: Renderer {
-                topic: self.topic.to_string(),
-                format: self.format,
-                show: self.show.clone(),
-                separator: self.separator.clone(),
-            },
+            renderer: self.renderer(),
             left: self.count.unwrap_or(u64::MAX),
             records: 0,
             bytes: 0,
@@ -128,10 +121,8 @@ impl Membership<'_> {
     async fn print(&mut self, consumed: &GroupRecord) -> Result<(), Failure> {
         let record = &consumed.record;
         self.renderer.print(&mut self.output, consumed.partition, consumed.offset, record)?;
-        let len =
-            |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         self.records += 1;
-        self.bytes += len(&record.key) + len(&record.value);
+        self.bytes += counted_bytes(record);
         self.left -= 1;
         self.is_dirty = true;
         if self.records.is_multiple_of(4_096) && self.committed_at.elapsed() >= COMMIT_EVERY {
@@ -165,12 +156,7 @@ impl Membership<'_> {
         if let Err(error) = self.consumer.close().await {
             note(&format!("the group hears of the end later: {error}"));
         }
-        if !self.args.quiet {
-            let elapsed = began.elapsed();
-            let figures = figures(self.records, self.bytes, elapsed);
-            let (topic, elapsed) = (&self.args.topic, elapsed_text(elapsed));
-            note(&format!("consumed {figures} in {elapsed} from {topic}"));
-        }
+        self.args.tell_figures(self.records, self.bytes, began);
         let Some(first) = self.failed.pop() else { return Ok(Exit::Done) };
         let (code, exit) = match &first {
             ConsumeError::Refused { source, .. } => (Some(source.code), exit_of(source.code)),

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use plimsoll_client::{
     Admin, Client, ConsumeError, ConsumedRecord, Consumer, ErrorCode, StartPosition,
 };
+use plimsoll_protocol::batch::Record;
 use plimsoll_protocol::ids::TopicName;
 
 use crate::connection::ConnectionArgs;
@@ -140,12 +141,7 @@ impl ConsumeArgs {
             consumer,
             admin: client.admin(),
             output: Output::stdout(),
-            renderer: Renderer {
-                topic: self.topic.to_string(),
-                format: self.format,
-                show: self.show.clone(),
-                separator: self.separator.clone(),
-            },
+            renderer: self.renderer(),
             progress: Progress::start(Measure::Records(Some(0)), visible),
             not_before: match self.from {
                 Some(StartPosition::Time(ms)) => Some(ms),
@@ -163,12 +159,25 @@ impl ConsumeArgs {
         let ended = reading.all(interrupt).await;
         reading.progress.end();
         ended?;
+        self.tell_figures(reading.records, reading.bytes, began);
+        reading.verdict(interrupt.is_asked())
+    }
+
+    fn renderer(&self) -> Renderer {
+        Renderer {
+            topic: self.topic.to_string(),
+            format: self.format,
+            show: self.show.clone(),
+            separator: self.separator.clone(),
+        }
+    }
+
+    fn tell_figures(&self, records: u64, bytes: u64, began: Instant) {
         if !self.quiet {
             let elapsed = began.elapsed();
-            let figures = figures(reading.records, reading.bytes, elapsed);
+            let figures = figures(records, bytes, elapsed);
             note(&format!("consumed {figures} in {} from {}", elapsed_text(elapsed), self.topic));
         }
-        reading.verdict(interrupt.is_asked())
     }
 
     async fn consumer(&self, client: &Client) -> Result<Consumer, Failure> {
@@ -246,10 +255,8 @@ impl Reading {
             self.begun.push(consumed.partition);
         }
         self.renderer.print(&mut self.output, consumed.partition, consumed.offset, record)?;
-        let len =
-            |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         self.records += 1;
-        self.bytes += len(&record.key) + len(&record.value);
+        self.bytes += counted_bytes(record);
         self.left -= 1;
         if self.records.is_multiple_of(4_096) {
             self.show_progress();
@@ -300,6 +307,12 @@ impl Reading {
         }
         Ok(Exit::Done)
     }
+}
+
+/// What counts as a record's bytes: key and value.
+fn counted_bytes(record: &Record) -> u64 {
+    let len = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+    len(&record.key) + len(&record.value)
 }
 
 /// Waits for the next record. A consumer reconnects for ever; a person wants to know that it does,

@@ -3,7 +3,7 @@
 use clap::Args;
 use plimsoll_client::ErrorCode;
 
-use crate::confirm::confirmed;
+use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -35,9 +35,7 @@ impl DeleteArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         let group = &self.group;
         let question = format!("Delete group {group} and how far it has come?");
-        if !self.yes && !confirmed(&question, &format!("deleting group {group}"))? {
-            return Err(Failure::new(Exit::Failed, "nothing was deleted: not confirmed"));
-        }
+        confirm(self.yes, &question, &format!("deleting group {group}"), "deleted")?;
         connection
             .with_client(async |client| {
                 let deleted = client.admin().group(&**group).delete(self.force).await;

@@ -7,7 +7,7 @@ use plimsoll_protocol::ids::TopicName;
 
 use super::render::{QueueJson, list, one_line};
 use super::{SubscriptionArgs, settings_help, usage};
-use crate::confirm::confirmed;
+use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -245,9 +245,7 @@ pub(super) struct UnsubscribeArgs {
 impl UnsubscribeArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         let what = format!("subscription {} of {}", self.name, self.topic);
-        if !self.yes && !confirmed(&format!("End {what}?"), &format!("ending {what}"))? {
-            return Err(Failure::new(Exit::Failed, "nothing was ended: not confirmed"));
-        }
+        confirm(self.yes, &format!("End {what}?"), &format!("ending {what}"), "ended")?;
         connection
             .with_client(async |client| {
                 let ended = client.admin().queue(self.topic.as_str(), &*self.name).delete().await;
@@ -277,11 +275,8 @@ pub(super) struct PurgeArgs {
 impl PurgeArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         let queue = &self.queue;
-        if !self.yes
-            && !confirmed(&format!("End all messages of {queue}?"), &format!("purging {queue}"))?
-        {
-            return Err(Failure::new(Exit::Failed, "nothing was purged: not confirmed"));
-        }
+        let question = format!("End all messages of {queue}?");
+        confirm(self.yes, &question, &format!("purging {queue}"), "purged")?;
         let gone = connection
             .with_client(async |client| {
                 let doing = format!("purge {queue}");

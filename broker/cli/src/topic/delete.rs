@@ -5,7 +5,7 @@ use plimsoll_client::{Admin, RequestError};
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::TopicName;
 
-use crate::confirm::confirmed;
+use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -37,9 +37,10 @@ pub(super) struct DeleteArgs {
 
 impl DeleteArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
-        if !self.yes && !self.confirmed()? {
-            return Err(Failure::new(Exit::Failed, "nothing was deleted: not confirmed"));
-        }
+        let names: Vec<_> = self.topics.iter().map(TopicName::as_str).collect();
+        let names = names.join(", ");
+        let question = format!("Delete {names} and all records in it?");
+        confirm(self.yes, &question, &format!("deleting {names}"), "deleted")?;
         connection.with_client(async |client| self.delete(&client.admin()).await).await
     }
 
@@ -61,12 +62,6 @@ impl DeleteArgs {
             }
         }
         Ok(Exit::Done)
-    }
-
-    fn confirmed(&self) -> Result<bool, Failure> {
-        let names: Vec<_> = self.topics.iter().map(TopicName::as_str).collect();
-        let names = names.join(", ");
-        confirmed(&format!("Delete {names} and all records in it?"), &format!("deleting {names}"))
     }
 }
 

@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::handle::CoordinatorHandle;
-use super::runner::{self, Begin, End};
+use super::runner::{self, Begin};
 use crate::broker::Broker;
+use crate::led::End;
 use crate::refusals;
 use crate::routing::Access;
 

@@ -10,41 +10,22 @@ use plimsoll_groups::coordinator::{
 };
 use plimsoll_groups::ids::{Epoch, GroupName, MemberId, TopicId, TopicPartition};
 use plimsoll_groups::state::{Answer, Groups};
-use plimsoll_groups::time::{Monotonic, Now, UnixMs};
+use plimsoll_groups::time::Monotonic;
 use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::ids::Term;
-use plimsoll_replication::{Group, ProposeError, Role};
+use plimsoll_replication::{Group, ProposeError};
 use plimsoll_state::catalog::Catalog;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::handle::{Command, Reply};
 use super::refused;
 use crate::broker::Broker;
+use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, while_led};
 use crate::refusals;
 
-/// Requests that one turn takes.
-const COMMANDS_PER_TURN: usize = 256;
-/// A partition whose groups have members says so often that it does not sleep.
-const AWAKE_EVERY: Duration = Duration::from_secs(1);
-/// How long after a proposal that found no majority it is made again.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// The table of all topics is made anew that seldom at least: many are created or deleted at once.
 const TOPICS_EVERY: Duration = Duration::from_millis(100);
-
-/// Why a task ended; its handles see only that it did.
-#[derive(Debug)]
-pub(super) enum End {
-    /// This node leads the partition in this term no more, or the group sleeps.
-    Deposed,
-    /// The node stops.
-    Stopping,
-    /// The log cannot be written.
-    Failed(ErrorResponse),
-    /// An entry may or may not be in the log.
-    Unknown,
-}
 
 /// What a task is made with.
 pub(super) struct Begin {
@@ -114,17 +95,10 @@ impl Waiting {
     }
 }
 
-/// An entry that is being written, in a task, so that it gets on while this one is busy.
+/// An entry that is being written.
 struct InFlight {
     entry: GroupsEntry,
-    proposal: JoinHandle<Result<(), ProposeError>>,
-}
-
-impl Drop for InFlight {
-    /// It must not be proposed behind what another task of this term begins with.
-    fn drop(&mut self) {
-        self.proposal.abort();
-    }
+    proposal: Proposal,
 }
 
 struct Runner {
@@ -141,14 +115,7 @@ struct Runner {
 
 /// Runs the coordinator until this node leads its partition no more.
 pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Command>) -> End {
-    let broker = Arc::clone(&begin.broker);
-    let mut role = begin.group.role();
-    let mut stopping = broker.stopping();
-    let term = begin.term;
-    let deposed = async {
-        // An error says that the group is gone, which is the same.
-        let _ = role.wait_for(|role| *role != Role::Leader { term }).await;
-    };
+    let (broker, group, term) = (Arc::clone(&begin.broker), Arc::clone(&begin.group), begin.term);
     let running = async {
         let runner = match Runner::begin(begin).await {
             Ok(runner) => runner,
@@ -159,21 +126,15 @@ pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Comm
             Err(end) => end,
         }
     };
-    tokio::select! {
-        biased;
-        () = stopping.wait() => End::Stopping,
-        () = deposed => End::Deposed,
-        end = running => end,
-    }
+    while_led(&broker, &group, term, running).await
 }
 
 impl Runner {
     async fn begin(Begin { broker, group, term }: Begin) -> Result<Self, End> {
         // Behind this entry lies whatever an earlier task of this term proposed and did not live to see.
-        let barrier = group.control(GroupsEntry::default().encode(), term).await;
-        barrier.map_err(|error| end_by(&error))?;
+        group.control(GroupsEntry::default().encode(), term).await?;
         let topics = topics(&broker.catalog());
-        let now = now(&broker).monotonic;
+        let now = broker.now().monotonic;
         let made =
             group.with_groups(|groups, _| Coordinator::new(Limits::default(), topics, groups, now));
         Ok(Self {
@@ -198,7 +159,7 @@ impl Runner {
         catalog.mark_changed();
         let mut awake = Instant::now();
         loop {
-            let now = now(&self.broker);
+            let now = self.broker.now();
             self.topics_after.take_if(|at| *at <= Instant::now());
             self.with(|coordinator, groups| coordinator.advance(groups, now))?;
             self.propose()?;
@@ -213,7 +174,9 @@ impl Runner {
             let deadline = self.deadline(now.monotonic).min(awake + AWAKE_EVERY);
             tokio::select! {
                 biased;
-                outcome = in_flight(&mut self.in_flight) => self.written(outcome)?,
+                outcome = Proposal::outcome(self.in_flight.as_mut().map(|it| &mut it.proposal)) => {
+                    self.written(outcome)?;
+                }
                 command = commands.recv() => {
                     self.carry_out(command.ok_or(End::Stopping)?)?;
                     for _ in 0..COMMANDS_PER_TURN {
@@ -226,7 +189,7 @@ impl Runner {
                         return Err(End::Stopping);
                     }
                     let topics = topics(&catalog.borrow_and_update());
-                    let now = self::now(&self.broker).monotonic;
+                    let now = self.broker.now().monotonic;
                     self.with(|coordinator, groups| coordinator.set_topics(topics, groups, now))?;
                     self.topics_after = Some(Instant::now() + TOPICS_EVERY);
                 }
@@ -258,19 +221,17 @@ impl Runner {
         }
         self.propose_after = None;
         if let Some(entry) = self.with(Coordinator::propose)? {
-            let (group, term, body) = (Arc::clone(&self.group), self.term, entry.encode());
-            let proposal = tokio::spawn(async move { group.control(body, term).await });
+            let proposal = Proposal::new(&self.group, entry.encode(), self.term);
             self.in_flight = Some(InFlight { entry, proposal });
         }
         Ok(())
     }
 
     fn written(&mut self, outcome: Result<(), ProposeError>) -> Result<(), End> {
-        let Some(mut written) = self.in_flight.take() else { return Ok(()) };
-        let entry = std::mem::take(&mut written.entry);
+        let Some(InFlight { entry, .. }) = self.in_flight.take() else { return Ok(()) };
         match outcome {
             Ok(()) => {
-                let now = now(&self.broker).monotonic;
+                let now = self.broker.now().monotonic;
                 let (coordinator, waiters) = (&mut self.coordinator, &mut self.waiters);
                 let term = self.term;
                 let followed = self.group.with_groups(|groups, last| {
@@ -288,7 +249,7 @@ impl Runner {
                 self.propose_after = Some(Instant::now() + AGAIN_AFTER);
                 Ok(())
             }
-            Err(error) => Err(end_by(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -320,16 +281,15 @@ impl Runner {
     }
 
     fn carry_out(&mut self, command: Command) -> Result<(), End> {
-        let now = now(&self.broker).monotonic;
+        let now = self.broker.now().monotonic;
         match command {
             Command::Join { group, member, spec, reply } => {
                 self.end_held(&group, member)?;
-                let asked =
-                    self.with(|machine, groups| machine.join(groups, &group, member, spec, now))?;
-                match asked {
-                    Ok(ticket) => self.wait(ticket, group, Waiter::Joined(reply)),
-                    Err(error) => drop(reply.send(Err(refused::join(&error)))),
-                }
+                let asked = self.with(|machine, groups| {
+                    let asked = machine.join(groups, &group, member, spec, now);
+                    asked.map_err(|error| refused::join(&error))
+                })?;
+                self.wait(asked, group, Waiter::Joined(reply));
             }
             Command::Heartbeat { group, member, epoch, owned, reply } => {
                 self.heartbeat(group, member, epoch, &owned, reply, now)?;
@@ -338,10 +298,9 @@ impl Runner {
                 self.end_held(&group, member)?;
                 let asked =
                     self.with(|machine, groups| machine.leave(groups, &group, member, epoch))?;
-                match asked {
-                    Ok(Some(ticket)) => self.wait(ticket, group, Waiter::Done(reply)),
-                    Ok(None) => drop(reply.send(Ok(()))),
-                    Err(error) => drop(reply.send(Err(refused::heartbeat(&error)))),
+                match asked.map_err(|error| refused::heartbeat(&error)).transpose() {
+                    Some(asked) => self.wait(asked, group, Waiter::Done(reply)),
+                    None => drop(reply.send(Ok(()))),
                 }
             }
             Command::Commit { group, by, offsets, reply } => {
@@ -349,30 +308,21 @@ impl Runner {
                     let asked = machine.commit(groups, &group, by, offsets, now);
                     asked.map_err(|error| refused::commit(&error, &group, groups))
                 })?;
-                match asked {
-                    Ok(ticket) => self.wait(ticket, group, Waiter::Committed(reply)),
-                    Err(error) => drop(reply.send(Err(error))),
-                }
+                self.wait(asked, group, Waiter::Committed(reply));
             }
             Command::Reset { group, offsets, forced, reply } => {
                 let asked = self.with(|machine, groups| {
                     let asked = machine.reset(groups, &group, offsets, forced, now);
                     asked.map_err(|error| refused::commit(&error, &group, groups))
                 })?;
-                match asked {
-                    Ok(ticket) => self.wait(ticket, group, Waiter::Done(reply)),
-                    Err(error) => drop(reply.send(Err(error))),
-                }
+                self.wait(asked, group, Waiter::Done(reply));
             }
             Command::Delete { group, forced, reply } => {
                 let asked = self.with(|machine, groups| {
                     let asked = machine.delete(groups, &group, forced);
                     asked.map_err(|error| refused::commit(&error, &group, groups))
                 })?;
-                match asked {
-                    Ok(ticket) => self.wait(ticket, group, Waiter::Done(reply)),
-                    Err(error) => drop(reply.send(Err(error))),
-                }
+                self.wait(asked, group, Waiter::Done(reply));
             }
             Command::List { after, count, reply } => {
                 let list = |machine: &mut Coordinator, groups: &Groups| {
@@ -398,8 +348,12 @@ impl Runner {
         Ok(())
     }
 
-    fn wait(&mut self, ticket: Ticket, group: GroupName, waiter: Waiter) {
-        self.waiters.insert(ticket, (group, waiter));
+    /// Whoever asked is answered when it is written; at once where it is refused.
+    fn wait(&mut self, asked: Result<Ticket, ErrorResponse>, group: GroupName, waiter: Waiter) {
+        match asked {
+            Ok(ticket) => drop(self.waiters.insert(ticket, (group, waiter))),
+            Err(error) => waiter.answer(Err(error)),
+        }
     }
 
     fn heartbeat(
@@ -460,34 +414,9 @@ fn follow(
     Ok(())
 }
 
-fn now(broker: &Broker) -> Now {
-    let clock = broker.host().clock();
-    let ms = clock.monotonic().as_millis();
-    Now {
-        monotonic: Monotonic(u64::try_from(ms).unwrap_or(u64::MAX)),
-        unix: UnixMs(clock.unix_ms()),
-    }
-}
-
 fn topics(catalog: &Catalog) -> Topics {
     let partitions = catalog.topics().map(|(_, meta)| {
         (TopicId(meta.topic_id), u32::try_from(meta.partitions.len()).unwrap_or(u32::MAX))
     });
     Topics { partitions: partitions.collect(), next: TopicId(catalog.next_topic_id()) }
-}
-
-fn end_by(error: &ProposeError) -> End {
-    match error {
-        ProposeError::NotLeader(_) => End::Deposed,
-        ProposeError::NoQuorum(_) | ProposeError::Unknown => End::Unknown,
-        ProposeError::Group(error) => End::Failed(refusals::open(error)),
-    }
-}
-
-/// The outcome of what is being written; never, while nothing is.
-async fn in_flight(in_flight: &mut Option<InFlight>) -> Result<(), ProposeError> {
-    match in_flight {
-        Some(writing) => (&mut writing.proposal).await.unwrap_or(Err(ProposeError::Unknown)),
-        None => std::future::pending().await,
-    }
 }

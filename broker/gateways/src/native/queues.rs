@@ -6,7 +6,7 @@ use plimsoll_protocol::api::{
     CancelMessageRequest, CancelMessageResponse, CreateQueueRequest, DeleteSubscriptionRequest,
     DescribeQueueRequest, Done, ExplainMessageRequest, ListQueuesRequest, ListQueuesResponse,
     MessageExplanation, PeekQueueRequest, PeekQueueResponse, PurgeQueueRequest, PurgeQueueResponse,
-    PutSubscriptionRequest, QueueConfigError, QueueInfo, QueueSettings, QueueStanding,
+    PutSubscriptionRequest, QueueConfigError, QueueInfo, QueueSettings,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::TopicName;
@@ -17,7 +17,7 @@ use super::session::Session;
 use super::stream::{Answer, done};
 use super::topics::check_new;
 use crate::broker::Broker;
-use crate::queues::{QueueGone, QueueHandle, Standing, peek, subscription_of};
+use crate::queues::{QueueGone, QueueHandle, peek, subscription_of};
 use crate::refusals;
 
 /// What an answer in pages holds at most, besides its head; less where frames are small.
@@ -211,19 +211,7 @@ pub(super) async fn describe(
     request: DescribeQueueRequest,
 ) -> Result<Answer<DescribeQueueRequest>, ErrorResponse> {
     let place = (&request.topic, request.partition, &*request.subscription);
-    let found: Standing =
-        ask(&session, place, |queue| async move { queue.describe().await }).await?;
-    done(QueueStanding {
-        ready: found.ready,
-        held: found.held,
-        delayed: found.delayed,
-        dead: found.dead,
-        unsettled: found.unsettled,
-        unsettled_bytes: found.unsettled_bytes,
-        consumers: found.consumers,
-        floor: found.floor,
-        end: found.end,
-    })
+    done(ask(&session, place, |queue| async move { queue.describe().await }).await?)
 }
 
 /// Says why a message is not delivered.

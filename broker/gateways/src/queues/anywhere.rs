@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures_util::future::Either;
 use plimsoll_delivery::dispatch::{ConsumerId, ConsumerSpec};
-use plimsoll_protocol::api::{DescribeQueueRequest, PurgeQueueRequest};
+use plimsoll_protocol::api::{DescribeQueueRequest, PurgeQueueRequest, QueueStanding};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::NodeId;
 use tokio::time::{Instant, sleep};
 
-use super::handle::{Attached, Delivered, Pulled, QueueGone, QueueHandle, Settling, Standing};
+use super::handle::{Attached, Delivered, Pulled, QueueGone, QueueHandle, Settling};
 use super::leader_link::{LeaderLink, RemoteAttached, RemoteConsumer};
 use super::registry::QueueName;
 use crate::broker::Broker;
@@ -70,7 +70,7 @@ impl AnyQueue {
     ///
     /// # Errors
     /// Where the leader has changed, and that of the leader.
-    pub(crate) async fn describe(&self) -> Result<Standing, ErrorResponse> {
+    pub(crate) async fn describe(&self) -> Result<QueueStanding, ErrorResponse> {
         match self {
             Self::Here(queue) => queue.describe().await.map_err(moved),
             Self::Elsewhere(RemoteQueue { link, name }) => {
@@ -79,18 +79,7 @@ impl AnyQueue {
                     subscription: name.subscription.clone(),
                     partition: name.partition,
                 };
-                let (found, _) = link.ask(&request).await?;
-                Ok(Standing {
-                    ready: found.ready,
-                    held: found.held,
-                    delayed: found.delayed,
-                    dead: found.dead,
-                    unsettled: found.unsettled,
-                    unsettled_bytes: found.unsettled_bytes,
-                    consumers: found.consumers,
-                    floor: found.floor,
-                    end: found.end,
-                })
+                Ok(link.ask(&request).await?.0)
             }
         }
     }
@@ -99,7 +88,7 @@ impl AnyQueue {
     ///
     /// # Errors
     /// Where the leader has changed, and that of the leader.
-    pub(crate) async fn declare(&self) -> Result<Standing, ErrorResponse> {
+    pub(crate) async fn declare(&self) -> Result<QueueStanding, ErrorResponse> {
         if let Self::Here(queue) = self {
             return queue.declare().await.map_err(moved);
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use plimsoll_delivery::dispatch::{AttachError, ConsumerId, ConsumerSpec, Outcome, SettleError};
-use plimsoll_protocol::api::MessageExplanation;
+use plimsoll_protocol::api::{MessageExplanation, QueueStanding};
 use plimsoll_protocol::ids::Offset;
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,29 +44,6 @@ pub struct Settling {
 
 /// The settlements are stored, but for those that the consumer had no say in.
 pub type Settled = Vec<SettleError>;
-
-/// How a queue stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
-    /// Messages that are ready, or wait behind others of their key.
-    pub ready: u64,
-    /// Messages with consumers.
-    pub held: u64,
-    /// Messages that wait for their time.
-    pub delayed: u64,
-    /// Messages that were given up and are not copied yet.
-    pub dead: u64,
-    /// All of them.
-    pub unsettled: u64,
-    /// About how many bytes these have.
-    pub unsettled_bytes: u64,
-    /// Consumers.
-    pub consumers: u32,
-    /// Everything below is settled.
-    pub floor: Offset,
-    /// The offset after the last message.
-    pub end: Offset,
-}
 
 /// An attached consumer. It ends when this is dropped; what it holds is ready again then.
 #[derive(Debug)]
@@ -182,7 +159,7 @@ pub(super) enum Command {
     Describe {
         /// Whether somebody declares the queue.
         is_use: bool,
-        reply: oneshot::Sender<Standing>,
+        reply: oneshot::Sender<QueueStanding>,
     },
 }
 
@@ -339,7 +316,7 @@ impl QueueHandle {
     ///
     /// # Errors
     /// When the queue's task has ended.
-    pub async fn describe(&self) -> Result<Standing, QueueGone> {
+    pub async fn describe(&self) -> Result<QueueStanding, QueueGone> {
         self.ask(|reply| Command::Describe { is_use: false, reply }).await
     }
 
@@ -347,7 +324,7 @@ impl QueueHandle {
     ///
     /// # Errors
     /// When the queue's task has ended.
-    pub async fn declare(&self) -> Result<Standing, QueueGone> {
+    pub async fn declare(&self) -> Result<QueueStanding, QueueGone> {
         self.ask(|reply| Command::Describe { is_use: true, reply }).await
     }
 }

@@ -31,9 +31,7 @@ mod runner;
 mod settings;
 
 pub(crate) use anywhere::{AnyAttached, AnyConsumer, AnyQueue};
-pub use handle::{
-    Attached, Delivered, Pulled, QueueGone, QueueHandle, Settled, Settling, Standing,
-};
+pub use handle::{Attached, Delivered, Pulled, QueueGone, QueueHandle, Settled, Settling};
 pub(crate) use leader_link::LeaderLinks;
 pub(crate) use peek::peek;
 pub use registry::keep_queues;

@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::handle::{Gate, NOT_COUNTED, QueueHandle};
-use super::runner::{self, Begin, End};
+use super::runner::{self, Begin};
 use super::settings;
 use crate::broker::{Broker, Partition};
+use crate::led::End;
 use crate::routing::Access;
 
 /// How often queues that nobody asks for are looked after.

@@ -9,59 +9,29 @@ use plimsoll_delivery::command::{QueueCommand, QueueEntry, SubscriptionId};
 use plimsoll_delivery::config::QueueConfig;
 use plimsoll_delivery::dispatch::{ConsumerId, Delivery, Dispatcher, Limits, Outcome, SettleError};
 use plimsoll_delivery::state::QueueState;
-use plimsoll_delivery::time::{Monotonic, Now, UnixMs};
-use plimsoll_protocol::error::ErrorResponse;
+use plimsoll_delivery::time::Now;
+use plimsoll_protocol::api::QueueStanding;
 use plimsoll_protocol::ids::{Offset, Term};
-use plimsoll_replication::{Group, ProposeError, Role};
+use plimsoll_replication::{Group, ProposeError};
 use plimsoll_state::catalog::Catalog;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::consumers::Consumers;
 use super::dead_letters::DeadLetters;
 use super::expiry::Expiry;
-use super::handle::{
-    Attached, Command, Delivered, Gate, Pulled, QueueHandle, Settled, Settling, Standing,
-};
+use super::handle::{Attached, Command, Delivered, Gate, Pulled, QueueHandle, Settled, Settling};
 use super::records::{Found, Records};
 use super::registry::QueueName;
 use super::settings;
 use crate::broker::Broker;
+use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, while_led};
 
-/// Commands that one turn takes.
-const COMMANDS_PER_TURN: usize = 256;
 /// Reads that one turn makes, of each kind, before messages go out.
 const READS_PER_TURN: usize = 8;
-/// A queue with consumers, or with something to do later, says so often that its group does not sleep.
-const AWAKE_EVERY: Duration = Duration::from_secs(1);
 /// How often time is looked at while an entry is being written.
 const WRITING_PAUSE: Duration = Duration::from_millis(5);
-/// How long after a proposal that found no majority it is made again.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
-
-/// Why a task ended; its handles see only that it did.
-#[derive(Debug)]
-pub(super) enum End {
-    /// This node leads the partition in this term no more, or the group sleeps.
-    Deposed,
-    /// The topic, or the subscription, is gone.
-    Deleted,
-    /// It behaves so differently now that its machine is made anew.
-    Reconfigured,
-    /// The node stops.
-    Stopping,
-    /// The log cannot be read, or written.
-    Failed(ErrorResponse),
-    /// An entry may or may not be in the log.
-    Unknown,
-}
-
-impl From<ErrorResponse> for End {
-    fn from(error: ErrorResponse) -> Self {
-        Self::Failed(error)
-    }
-}
 
 /// Whom to answer once an entry is committed.
 enum Waiter {
@@ -80,9 +50,6 @@ impl Waiter {
         }
     }
 }
-
-/// A task, so that it gets on while the queue's is busy: others wait for the same group.
-type Proposal = JoinHandle<Result<(), ProposeError>>;
 
 /// An entry that is being written.
 struct InFlight {
@@ -139,14 +106,7 @@ pub(super) struct Begin {
 
 /// Runs the queue until this node leads it no more.
 pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Command>) -> End {
-    let broker = Arc::clone(&begin.broker);
-    let mut role = begin.group.role();
-    let mut stopping = broker.stopping();
-    let term = begin.term;
-    let deposed = async {
-        // An error says that the group is gone, which is the same.
-        let _ = role.wait_for(|role| *role != Role::Leader { term }).await;
-    };
+    let (broker, group, term) = (Arc::clone(&begin.broker), Arc::clone(&begin.group), begin.term);
     let running = async {
         let runner = match Runner::begin(begin).await {
             Ok(runner) => runner,
@@ -154,12 +114,7 @@ pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Comm
         };
         runner.run(&mut commands).await
     };
-    tokio::select! {
-        biased;
-        () = stopping.wait() => End::Stopping,
-        () = deposed => End::Deposed,
-        end = running => end,
-    }
+    while_led(&broker, &group, term, running).await
 }
 
 impl Runner {
@@ -180,7 +135,7 @@ impl Runner {
             None => QueueCommand::Open { start, config: boxed },
         };
         let entry = QueueEntry { subscription: id, commands: vec![command] };
-        propose(&group, &entry, term).await.map_err(|error| refused(&error).1)?;
+        propose(&group, &entry, term).await?;
         let keyed = config.mode == plimsoll_delivery::config::Mode::KeyShared;
         let made = group.with_queues(|queues| {
             let state = queues.get(id)?;
@@ -198,7 +153,7 @@ impl Runner {
             }
             _ => None,
         };
-        let expiry = expiring.map(|queue| Expiry::new(queue, now(&broker).monotonic));
+        let expiry = expiring.map(|queue| Expiry::new(queue, broker.now().monotonic));
         Ok(Self {
             broker,
             group,
@@ -306,7 +261,7 @@ impl Runner {
     }
 
     fn now(&self) -> Now {
-        now(&self.broker)
+        self.broker.now()
     }
 
     /// Begins the lease of a queue that ends unused anew while it is used, and ends it where it was not.
@@ -521,9 +476,7 @@ impl Runner {
             Some(entry) => {
                 #[cfg(feature = "planted")]
                 let waiters = answered_already(waiters);
-                let (group, term) = (Arc::clone(&self.group), self.term);
-                let body = entry.encode();
-                let proposal = tokio::spawn(async move { group.control(body, term).await });
+                let proposal = Proposal::new(&self.group, entry.encode(), self.term);
                 self.in_flight = Some(InFlight { entry, waiters, proposal });
             }
             // Nothing had to be written for them.
@@ -542,15 +495,14 @@ impl Runner {
                 waiters.into_iter().for_each(Waiter::answer);
                 told.err()
             }
-            Err(error) => match refused(&error) {
-                (true, _) => {
-                    self.dispatcher.refused(entry);
-                    self.again = Some(waiters);
-                    self.propose_after = Some(Instant::now() + AGAIN_AFTER);
-                    None
-                }
-                (false, end) => Some(end),
-            },
+            // It certainly did not enter the log, and this node may lead on.
+            Err(ProposeError::NoQuorum(_)) => {
+                self.dispatcher.refused(entry);
+                self.again = Some(waiters);
+                self.propose_after = Some(Instant::now() + AGAIN_AFTER);
+                None
+            }
+            Err(error) => Some(error.into()),
         }
     }
 
@@ -707,7 +659,7 @@ impl Runner {
         let command = QueueCommand::Configure { config: Box::new(config.clone()) };
         let entry = QueueEntry { subscription: self.id, commands: vec![command] };
         if let Err(error) = propose(&self.group, &entry, self.term).await {
-            return Some(refused(&error).1);
+            return Some(error.into());
         }
         if !self.dispatcher.reconfigure(&config) {
             return Some(End::Reconfigured);
@@ -715,15 +667,6 @@ impl Runner {
         self.dead_letters.set_target(config.dead_letter.as_ref());
         self.config = config;
         None
-    }
-}
-
-fn now(broker: &Broker) -> Now {
-    let clock = broker.host().clock();
-    let ms = clock.monotonic().as_millis();
-    Now {
-        monotonic: Monotonic(u64::try_from(ms).unwrap_or(u64::MAX)),
-        unix: UnixMs(clock.unix_ms()),
     }
 }
 
@@ -736,9 +679,9 @@ fn delivered(delivery: &Delivery, found: Found) -> Delivered {
     }
 }
 
-fn standing(dispatcher: &mut Dispatcher, state: &QueueState) -> Standing {
+fn standing(dispatcher: &mut Dispatcher, state: &QueueState) -> QueueStanding {
     let delayed = dispatcher.delayed() as u64;
-    Standing {
+    QueueStanding {
         ready: dispatcher.len().saturating_sub(delayed),
         held: dispatcher.held(),
         delayed,
@@ -763,23 +706,9 @@ async fn propose(group: &Arc<Group>, entry: &QueueEntry, term: Term) -> Result<(
     group.control(entry.encode(), term).await
 }
 
-/// Whether an entry certainly did not enter the log and this node may lead on, and how the task ends
-/// otherwise.
-fn refused(error: &ProposeError) -> (bool, End) {
-    match error {
-        ProposeError::NoQuorum(_) => (true, End::Unknown),
-        ProposeError::NotLeader(_) => (false, End::Deposed),
-        ProposeError::Unknown => (false, End::Unknown),
-        ProposeError::Group(error) => (false, End::Failed(crate::refusals::open(error))),
-    }
-}
-
-/// The outcome of what is being written; never, while nothing is.
+/// How what is being written went; never, while nothing is.
 async fn in_flight(in_flight: &mut Option<InFlight>) -> Result<(), ProposeError> {
-    match in_flight {
-        Some(writing) => (&mut writing.proposal).await.unwrap_or(Err(ProposeError::Unknown)),
-        None => std::future::pending().await,
-    }
+    Proposal::outcome(in_flight.as_mut().map(|writing| &mut writing.proposal)).await
 }
 
 /// With the bug planted: who waits for an entry is answered, and nobody waits for it.

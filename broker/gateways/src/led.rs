@@ -1,0 +1,115 @@
+//! What the tasks of partitions that this node leads have in common: those of queues, and those of the
+//! coordinators of consumer groups. Each owns a machine, and writes one control entry at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use plimsoll_delivery::time::{Monotonic, Now, UnixMs};
+use plimsoll_protocol::error::ErrorResponse;
+use plimsoll_protocol::ids::Term;
+use plimsoll_replication::{Group, ProposeError, Role};
+use tokio::task::JoinHandle;
+
+use crate::broker::Broker;
+use crate::refusals;
+
+/// Commands that one turn takes.
+pub(crate) const COMMANDS_PER_TURN: usize = 256;
+/// A task with something to do later says so often that its partition does not sleep.
+pub(crate) const AWAKE_EVERY: Duration = Duration::from_secs(1);
+/// How long after a proposal that found no majority it is made again.
+pub(crate) const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Why a task ended; its handles see only that it did.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// This node leads the partition in this term no more, or the group sleeps.
+    Deposed,
+    /// The topic, or the subscription, is gone.
+    Deleted,
+    /// It behaves so differently now that its machine is made anew.
+    Reconfigured,
+    /// The node stops.
+    Stopping,
+    /// The log cannot be read, or written.
+    Failed(ErrorResponse),
+    /// An entry may or may not be in the log.
+    Unknown,
+}
+
+impl From<ErrorResponse> for End {
+    fn from(error: ErrorResponse) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<ProposeError> for End {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader(_) => Self::Deposed,
+            ProposeError::NoQuorum(_) | ProposeError::Unknown => Self::Unknown,
+            ProposeError::Group(error) => Self::Failed(refusals::open(&error)),
+        }
+    }
+}
+
+/// Runs a task until this node stops, or does not lead its partition in `term` any more.
+pub(crate) async fn while_led(
+    broker: &Broker,
+    group: &Group,
+    term: Term,
+    running: impl Future<Output = End>,
+) -> End {
+    let mut role = group.role();
+    let mut stopping = broker.stopping();
+    let deposed = async {
+        // An error says that the group is gone, which is the same.
+        let _ = role.wait_for(|role| *role != Role::Leader { term }).await;
+    };
+    tokio::select! {
+        biased;
+        () = stopping.wait() => End::Stopping,
+        () = deposed => End::Deposed,
+        end = running => end,
+    }
+}
+
+/// An entry that is being written, in a task, so that it gets on while who proposed it is busy: others wait
+/// for the same group. Dropped, it is not proposed any more: it must not lie behind what another task of the
+/// term begins with.
+#[derive(Debug)]
+pub(crate) struct Proposal(JoinHandle<Result<(), ProposeError>>);
+
+impl Proposal {
+    pub(crate) fn new(group: &Arc<Group>, body: Bytes, term: Term) -> Self {
+        let group = Arc::clone(group);
+        Self(tokio::spawn(async move { group.control(body, term).await }))
+    }
+
+    /// How the proposal went; never, where there is none. May be cancelled.
+    pub(crate) async fn outcome(proposal: Option<&mut Self>) -> Result<(), ProposeError> {
+        match proposal {
+            Some(Self(writing)) => writing.await.unwrap_or(Err(ProposeError::Unknown)),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Proposal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Broker {
+    /// The time, as machines are told it.
+    pub(crate) fn now(&self) -> Now {
+        let clock = self.host().clock();
+        let ms = clock.monotonic().as_millis();
+        Now {
+            monotonic: Monotonic(u64::try_from(ms).unwrap_or(u64::MAX)),
+            unix: UnixMs(clock.unix_ms()),
+        }
+    }
+}
