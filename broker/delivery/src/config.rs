@@ -29,7 +29,8 @@ pub enum Mode {
 #[repr(u8)]
 pub enum Counting {
     /// With the next entry that is proposed anyway. A leader that dies takes along the attempts that no
-    /// entry carried yet: the number of an attempt may then be given twice, and never one is left out.
+    /// entry carried yet: the number of an attempt may then be given twice, and never one is left out. A
+    /// consumer may miss a number: that of a message that was on its way to it when the leader died.
     #[default]
     Behind = 0,
     /// Before the message is handed out: the number of an attempt is never given twice, and one that is
