@@ -160,6 +160,9 @@ impl Ballot {
             return Ok(refusal);
         }
         let instance = held.instance_awake().await.map_err(|error| failure(&error))?;
+        if let Some(refusal) = without_log(&held) {
+            return Ok(refusal);
+        }
         let mut request = wire::vote_request(self.vote, self.last);
         request.leadership_transfer = transfer;
         let response = if self.is_real {
@@ -177,11 +180,7 @@ impl Ballot {
     /// have forgotten what it answered for.
     fn shielded(&self, host: &Host, group: &Group) -> Option<VoteReply> {
         let neighbours = &host.around().neighbours;
-        let own = group.log().vote().map_or_else(RaftVote::default, |vote| RaftVote {
-            term: vote.term,
-            node: vote.voted_for,
-            committed: vote.committed,
-        });
+        let own = own_vote(group);
         let configs = match group.instance() {
             Some(instance) => instance.standing.borrow().configs.clone(),
             None => {
@@ -199,6 +198,24 @@ impl Ballot {
         let in_doubt = self.last <= last && host.around().doubt(group.log()).is_some();
         (is_led || in_doubt).then_some(VoteReply { vote: own, last, granted: false })
     }
+}
+
+/// The refusal of a replica that took part in the group and has no log any more: it was removed and dropped,
+/// or given up. It answered for entries that it does not know, and a member that was removed as well may ask
+/// it, whose last membership has them both. A voter has a log: it was born with one, or fed before it became
+/// one.
+fn without_log(group: &Group) -> Option<VoteReply> {
+    let (bounds, vote) = (group.log().bounds(), group.log().vote());
+    let has_none = bounds.last.is_none() && bounds.purged.is_none() && vote.is_some();
+    has_none.then(|| VoteReply { vote: own_vote(group), last: None, granted: false })
+}
+
+fn own_vote(group: &Group) -> RaftVote {
+    group.log().vote().map_or_else(RaftVote::default, |vote| RaftVote {
+        term: vote.term,
+        node: vote.voted_for,
+        committed: vote.committed,
+    })
 }
 
 async fn beat(host: &Host, heartbeat: &Heartbeat) -> Appended {

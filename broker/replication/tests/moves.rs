@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use harness::cluster::{Cluster, numbered};
 use harness::{Producer, values};
-use plimsoll_protocol::ids::{GroupId, NodeId, Offset};
+use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+use plimsoll_protocol::peer::{RaftVote, Vote};
 use plimsoll_state::catalog::{CatalogCommand, CatalogReply, PlacementChange, planning};
 use tokio::time::Instant;
 
@@ -160,6 +161,34 @@ async fn only_replica_goes_away_and_comes_back_with_everything() {
         topic.produce(&cluster, 5).await;
         expect_everything(&cluster, std::slice::from_ref(&topic)).await;
     }
+}
+
+/// It acknowledged entries that it does not know any more: a member that was removed before it, and has not
+/// heard of that, would win with its vote under a membership that has both.
+#[tokio::test(start_paused = true)]
+async fn dropped_replica_votes_for_nobody() {
+    let cluster = Cluster::new(4).await;
+    let group = cluster.topic("t", 3).await;
+    let mut topic = Topic { group, producer: Producer::new(1), stored: 0 };
+    topic.produce(&cluster, 5).await;
+    let before = wanted(&cluster, group);
+    let leader = cluster.leader(group).await;
+    let gone = *before.iter().find(|node| **node != leader).unwrap();
+    let after: Vec<u64> = (1..=4).filter(|node| *node != gone).collect();
+    let early = cluster.host(gone).store().group(group).unwrap().bounds().last;
+    topic.produce(&cluster, 5).await;
+    place(&cluster, group, &after).await;
+    cluster.until("the replica is dropped", || !holders(&cluster, group).contains(&gone)).await;
+    let from = after[0];
+    let vote = RaftVote { term: Term(1000), node: NodeId(from), committed: false };
+    for transfer in [false, true] {
+        let asked = Vote { group, epoch: 0, vote, last: early, transfer };
+        let reply = cluster.members[&from].peers.request(NodeId(gone), asked).await.unwrap();
+        assert!(!reply.granted, "{reply:?}");
+        assert!(reply.vote.term < vote.term, "its vote is not changed either: {reply:?}");
+    }
+    topic.produce(&cluster, 5).await;
+    expect_everything(&cluster, &[topic]).await;
 }
 
 #[tokio::test(start_paused = true)]
