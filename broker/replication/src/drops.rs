@@ -166,13 +166,18 @@ async fn ask(
 pub(crate) async fn keep(host: Weak<Host>) {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = None;
     loop {
         looks.tick().await;
         let Some(host) = host.upgrade() else { return };
         if !*host.catalog_confirmed().borrow() {
             continue;
         }
-        for (group, whom) in unwanted(&host) {
+        let found = unwanted(&host, last);
+        // A full round goes on behind its last one: nobody may confirm that these go, for long.
+        let is_full = found.len() == LOOKED_AT_MAX;
+        last = found.last().map(|(group, _)| *group).filter(|_| is_full);
+        for (group, whom) in found {
             if host.is_removed(group, whom.clone()).await
                 && let Err(error) = host.drop_replica(group, whom).await
             {
@@ -182,10 +187,12 @@ pub(crate) async fn keep(host: Weak<Host>) {
     }
 }
 
-/// Replicas that the catalog wants elsewhere, and the nodes that may know of the members.
-fn unwanted(host: &Host) -> Vec<(GroupId, BTreeSet<NodeId>)> {
+/// Replicas that the catalog wants elsewhere, and the nodes that may know of the members; in order, behind
+/// `after`.
+fn unwanted(host: &Host, after: Option<GroupId>) -> Vec<(GroupId, BTreeSet<NodeId>)> {
     let neighbours = &host.around().neighbours;
-    let groups = host.store().groups().into_iter().filter(|group| *group != GroupId::CATALOG);
+    let groups = host.store().groups().into_iter();
+    let groups = groups.filter(|group| *group != GroupId::CATALOG && Some(*group) > after);
     let moved = groups.filter(|group| host.has_log(*group)).filter_map(|group| {
         let placed = neighbours.placed(group)?;
         let is_moved = placed.birth.is_none() && !placed.wanted.contains(&host.node());
