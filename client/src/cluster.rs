@@ -19,6 +19,8 @@ pub struct ClusterView {
     controller: Option<NodeId>,
     nodes: BTreeMap<NodeId, NodeInfo>,
     topics: BTreeMap<TopicName, Arc<TopicView>>,
+    /// Topics that were known and are deleted, with the epoch of the answer that said so.
+    deleted: BTreeMap<TopicName, u64>,
     /// Nodes that gave no sign of life, until they do.
     suspects: BTreeSet<NodeId>,
 }
@@ -118,7 +120,10 @@ impl ClusterView {
             let nodes = &self.nodes;
             self.suspects.retain(|node| nodes.contains_key(node));
             for topic in unknown {
-                changed |= self.topics.remove(&topic).is_some();
+                if self.topics.remove(&topic).is_some() {
+                    self.deleted.insert(topic, epoch);
+                    changed = true;
+                }
             }
         }
         if controller.is_some() && controller != self.controller {
@@ -132,6 +137,12 @@ impl ClusterView {
     }
 
     fn learn_topic(&mut self, epoch: u64, answer: TopicMetadata) -> bool {
+        match self.deleted.get(&answer.topic) {
+            // A node that has not heard of its end.
+            Some(since) if epoch < *since => return false,
+            Some(_) => drop(self.deleted.remove(&answer.topic)),
+            None => {}
+        }
         let known = Arc::make_mut(self.topics.entry(answer.topic).or_default());
         let mut changed = false;
         if known.topic_id != answer.topic_id {
@@ -205,7 +216,10 @@ impl Cluster {
 
     /// Nobody is interested in a topic any more.
     pub(crate) fn forget(&self, topic: &TopicName) {
-        self.change(|view| view.topics.remove(topic).is_some());
+        self.change(|view| {
+            view.deleted.remove(topic);
+            view.topics.remove(topic).is_some()
+        });
     }
 
     /// A node gave no sign of life.
@@ -308,6 +322,24 @@ mod tests {
         assert_eq!(leader(&view), Some((2, 1)));
         view.learn(answer(7, &[1, 2], Some(1), 9));
         assert_eq!(leader(&view), Some((2, 1)), "an answer about the old one comes late");
+    }
+
+    #[test]
+    fn a_topic_that_was_deleted_is_not_brought_back_by_who_has_not_heard_of_it() {
+        let mut view = ClusterView::default();
+        view.learn(answer(7, &[1, 2], Some(1), 9));
+        let gone = MetadataResponse {
+            topics: Vec::new(),
+            unknown: vec!["t".parse().unwrap()],
+            ..answer(8, &[1, 2], None, 0)
+        };
+        assert!(view.learn(gone));
+        assert!(!view.learn(answer(7, &[1, 2], Some(1), 9)), "this node is behind");
+        assert_eq!(leader(&view), None);
+        let mut anew = answer(9, &[1, 2], Some(2), 1);
+        anew.topics[0].topic_id = 2;
+        assert!(view.learn(anew));
+        assert_eq!(leader(&view), Some((2, 1)));
     }
 
     #[test]
