@@ -22,20 +22,26 @@ const fn outcome(said: Said) -> Outcome {
 impl Connection {
     pub(super) fn settle(&mut self, settlement: &Settlement) {
         let said = outcome(settlement.outcome);
-        self.each_holder(&settlement.deliveries, said, |attachment, settled| {
+        let done = self.each_holder(&settlement.deliveries, said, |attachment, settled| {
             attachment.settle(settled);
         });
+        if !done.is_empty() {
+            self.detach(done, None);
+        }
         // Their windows have room.
         self.room_grew = true;
     }
 
-    /// Calls `settle` with what each holder had, in order; those that have ended had nothing.
+    /// Calls `settle` with what each holder had, in order; those that have ended had nothing. Answers with
+    /// retired ones that hold no more, to be detached once what was settled is said: what is held then comes
+    /// again.
     fn each_holder(
         &mut self,
         deliveries: &[Delivered],
         outcome: Outcome,
         mut settle: impl FnMut(&Arc<dyn Attachment>, Vec<Settled>),
-    ) {
+    ) -> Vec<(Arc<dyn Attachment>, Arc<QueueEntry>, bool)> {
+        let mut done = Vec::new();
         let holder_of = |one: &Delivered| of_message_ref(one.message).0;
         for run in deliveries.chunk_by(|one, other| holder_of(one) == holder_of(other)) {
             let Some(id) = run.first().map(holder_of) else { continue };
@@ -49,9 +55,10 @@ impl Connection {
             let Some(attachment) = holder.attachment.clone() else { continue };
             settle(&attachment, settled.collect());
             if is_done && let Some(holder) = self.holders.remove(&id) {
-                self.detach(vec![(attachment, holder.queue, false)], None);
+                done.push((attachment, holder.queue, false));
             }
         }
+        done
     }
 
     /// Puts back what a commit that is not carried out would have settled.
@@ -83,18 +90,22 @@ impl Connection {
             self.put_back(settlements);
             return self.session.answer(key, Answer::Refused(Self::partial_commit()));
         }
-        let mut all = Vec::new();
+        let (mut all, mut done) = (Vec::new(), Vec::new());
         for Settlement { outcome: said, deliveries } in settlements {
-            self.each_holder(&deliveries, outcome(said), |attachment, settled| {
+            done.extend(self.each_holder(&deliveries, outcome(said), |attachment, settled| {
                 all.push((Arc::clone(attachment), settled));
-            });
+            }));
         }
         self.room_grew = true;
+        self.detaching += 1;
         self.operations.push(Box::pin(async move {
             for (attachment, settled) in all {
                 attachment.settle_durably(settled).await;
             }
-            Finished::Answered(key, Answer::Done)
+            for (attachment, ..) in done {
+                attachment.detach().await;
+            }
+            Finished::Detached(Some(key))
         }));
     }
 
@@ -110,10 +121,10 @@ impl Connection {
             .filter(|(_, holder)| holder.channel == key && holder.is_of_consumer())
             .map(|(id, _)| *id)
             .collect();
-        let gone = self.take_holders(&ours);
-        self.each_holder(unsettled, Outcome::Release, |attachment, settled| {
+        let mut gone = self.take_holders(&ours);
+        gone.extend(self.each_holder(unsettled, Outcome::Release, |attachment, settled| {
             attachment.settle(settled);
-        });
+        }));
         self.detach(gone, Some(key));
     }
 
