@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
 use crate::refusals;
+use crate::routing::CUT_OFF_AFTER;
 
 /// Commands that one turn takes.
 pub(crate) const COMMANDS_PER_TURN: usize = 256;
@@ -26,6 +27,8 @@ pub(crate) const AGAIN_AFTER: Duration = Duration::from_millis(100);
 pub(crate) enum End {
     /// This node leads the partition in this term no more, or the group sleeps.
     Deposed,
+    /// This node believes that it leads, and hears no majority: another one may serve already.
+    CutOff,
     /// The topic, or the subscription, is gone.
     Deleted,
     /// It behaves so differently now that its machine is made anew.
@@ -54,7 +57,8 @@ impl From<ProposeError> for End {
     }
 }
 
-/// Runs a task until this node stops, or does not lead its partition in `term` any more.
+/// Runs a task until this node stops, or does not lead its partition in `term` any more, or hears too few of
+/// its voters to know.
 pub(crate) async fn while_led(
     broker: &Broker,
     group: &Group,
@@ -71,6 +75,7 @@ pub(crate) async fn while_led(
         biased;
         () = stopping.wait() => End::Stopping,
         () = deposed => End::Deposed,
+        _ = group.cut_off(CUT_OFF_AFTER) => End::CutOff,
         end = running => end,
     }
 }

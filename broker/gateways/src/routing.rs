@@ -17,7 +17,7 @@ use crate::refusals;
 /// How long a request waits for a group to find its leader.
 const SEARCH_WAIT: Duration = Duration::from_secs(1);
 /// A leader that hears no majority for so long is not waited for: the others may have elected one.
-const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
 
 /// Who may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
