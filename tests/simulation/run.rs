@@ -191,7 +191,8 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
     world.heal();
     let all_stay = |world: &World| world.nodes().iter().all(SimNode::stays);
     if !world.run_until(LEFT_WITHIN_MS, all_stay)? {
-        return Err(format!("a node did not end within {LEFT_WITHIN_MS} ms"));
+        let late: Vec<_> = world.nodes().iter().filter(|node| !node.stays()).collect();
+        return Err(format!("{late:?} did not end within {LEFT_WITHIN_MS} ms"));
     }
     let acked = world.history().lock().acked;
     if !world.run_until(HEALED_WITHIN_MS, |world| world.history().lock().acked > acked)? {

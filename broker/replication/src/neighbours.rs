@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ pub(crate) struct Neighbours {
     /// How often each node has begun a new life since this one started.
     restarts: Mutex<BTreeMap<NodeId, u64>>,
     /// This node is leaving: it takes no leadership any more.
-    leaving: AtomicBool,
+    leaving: watch::Sender<bool>,
     /// Until then replicas of groups without durability may lack what this node answered for.
     doubt_until: OnceLock<Instant>,
     placements: OnceLock<Arc<dyn Placements>>,
@@ -57,7 +56,7 @@ impl Neighbours {
             peers: OnceLock::new(),
             linked: Mutex::default(),
             restarts: Mutex::default(),
-            leaving: AtomicBool::new(false),
+            leaving: watch::Sender::new(false),
             doubt_until: OnceLock::new(),
             placements: OnceLock::new(),
             leaders: Leaders::default(),
@@ -82,11 +81,16 @@ impl Neighbours {
         self.placements.get().is_none()
     }
 
-    /// Waits until the local catalog is confirmed in this life of the node; false after `limit`.
+    /// Waits until the local catalog is confirmed in this life of the node; false after `limit`, and when the
+    /// node leaves: who waits holds its group, which is to end.
     pub(crate) async fn confirmed_within(&self, limit: Duration) -> bool {
         let mut confirmed = self.confirmed.subscribe();
-        let waiting = confirmed.wait_for(|confirmed| *confirmed);
-        matches!(tokio::time::timeout(limit, waiting).await, Ok(Ok(_)))
+        let waiting = tokio::time::timeout(limit, confirmed.wait_for(|confirmed| *confirmed));
+        tokio::select! {
+            biased;
+            waited = waiting => matches!(waited, Ok(Ok(_))),
+            () = self.left() => false,
+        }
     }
 
     pub(crate) fn confirmed(&self) -> watch::Receiver<bool> {
@@ -193,12 +197,18 @@ impl Neighbours {
 
     /// Whether this node may become a leader: not while it is leaving.
     pub(crate) fn may_lead(&self) -> bool {
-        !self.leaving.load(Ordering::Acquire)
+        !*self.leaving.borrow()
+    }
+
+    /// Ends when this node is leaving. May be cancelled.
+    pub(crate) async fn left(&self) {
+        // The sender lives as long as this.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving).await;
     }
 
     /// This node is leaving.
     pub(crate) fn leave(&self) {
-        self.leaving.store(true, Ordering::Release);
+        self.leaving.send_replace(true);
         self.touch();
     }
 
@@ -331,5 +341,27 @@ impl Changes {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longer than anybody who stops a node is patient.
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_catalog_is_let_go_when_the_node_leaves() {
+        let neighbours = Arc::new(Neighbours::new(NodeId(1)));
+        let waiting = Arc::clone(&neighbours);
+        let began = Instant::now();
+        let waiting = tokio::spawn(async move { waiting.confirmed_within(LONG).await });
+        tokio::task::yield_now().await;
+        neighbours.leave();
+        assert!(!waiting.await.unwrap());
+        assert!(began.elapsed() < LONG);
+        neighbours.confirm_catalog();
+        assert!(neighbours.confirmed_within(LONG).await, "what is known is told also then");
     }
 }

@@ -211,7 +211,10 @@ async fn voters_at_birth(
     let group = log.id();
     let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
     let waited = around.config.wake_timeout;
-    let not_ready = OpenGroupError::NotReady { group, waited };
+    let not_ready = || match around.neighbours.may_lead() {
+        true => OpenGroupError::NotReady { group, waited },
+        false => OpenGroupError::ShuttingDown,
+    };
     if is_new
         && log.vote().is_some()
         && around.may_begin_anew(group)
@@ -219,7 +222,7 @@ async fn voters_at_birth(
     {
         // So says a catalog of an earlier life: the replica may have been moved away since.
         if !around.neighbours.confirmed_within(waited).await {
-            return Err(not_ready);
+            return Err(not_ready());
         }
     }
     if !is_new || log.vote().is_some() {
@@ -234,7 +237,7 @@ async fn voters_at_birth(
     }
     // A catalog of an earlier life may not know yet that the group was sealed.
     if !around.neighbours.confirmed_within(waited).await {
-        return Err(not_ready);
+        return Err(not_ready());
     }
     let placed = around.neighbours.placed(group);
     let placed = placed.ok_or(OpenGroupError::NotPlaced { group })?;
