@@ -146,7 +146,7 @@ impl Attacker {
 }
 
 /// Writes, listens for a while, hangs up.
-async fn attack_plaintext(address: SocketAddr, bytes: Vec<u8>) {
+pub(crate) async fn attack_plaintext(address: SocketAddr, bytes: Vec<u8>) {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     // The node may close at any moment; that is its right.
     let sent = async {

@@ -5,11 +5,13 @@
 //!  main      the attacks, and what must be true afterwards
 //!  frames    frames worth sending: valid ones of every kind, damaged in many ways
 //!  attacker  how they get to the node: plain TCP, TLS, QUIC, bare datagrams
+//!  amqp      the same for AMQP 0-9-1, and very many connections
 //! ```
-//! 20,000 damaged frames; 1,000,000 with `PLIMSOLL_LONG=1`.
+//! 20,000 damaged frames of each protocol; 1,000,000 with `PLIMSOLL_LONG=1`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod amqp;
 mod attacker;
 mod frames;
 
@@ -41,6 +43,11 @@ struct Target {
 
 impl Target {
     async fn start() -> Self {
+        Self::start_with(|command| command).await
+    }
+
+    /// A node that is started with more than the usual.
+    async fn start_with(change: impl FnOnce(ServeCommand) -> ServeCommand) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let node = ServeCommand::new(plimsoll_binary(), directory.path())
             .expect("free ports")
@@ -49,6 +56,7 @@ impl Target {
             .argument("--set=partitions_per_topic_max=64")
             .argument("--set=hello_timeout=2s")
             .argument("--set=sleep_after=1s");
+        let node = change(node);
         let mut process = node.start().expect("it starts");
         let client = node.connect(&mut process, TransportKind::Quic).await.expect("it answers");
         let topic = NewTopic::new(QUIET).partitions(2);

@@ -5,6 +5,7 @@
 //! `cargo run --release -p plimsoll-amqp-gateway --example cost`
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement")]
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -70,6 +71,10 @@ impl Backend for Nothing {
 
     fn random(&self) -> u128 {
         self.ids.fetch_add(1, Ordering::Relaxed).into()
+    }
+
+    fn take_place(&self, _peer: IpAddr) -> Result<Place, String> {
+        Ok(Box::new(()))
     }
 
     fn connection_id(&self) -> ConnectionId {

@@ -9,6 +9,7 @@
 //! * Futures may be dropped before they are done; what they began may then happen or not.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -26,6 +27,9 @@ use crate::message::Stored;
 /// A future on the heap, for methods of a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Given back when it is dropped.
+pub type Place = Box<dyn Send + Sync>;
+
 /// The broker, as the gateway needs it.
 pub trait Backend: Send + Sync + 'static {
     /// Milliseconds since 1970.
@@ -36,6 +40,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// A number for a new connection.
     fn connection_id(&self) -> ConnectionId;
+
+    /// A place among the connections that this node serves, which a connection has from when its virtual host
+    /// is opened until it ends.
+    ///
+    /// # Errors
+    /// Why there is none, in words for the client.
+    fn take_place(&self, peer: IpAddr) -> Result<Place, String>;
 
     /// The user of this name.
     fn user(&self, name: &str) -> Option<Arc<User>>;

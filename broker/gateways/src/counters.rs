@@ -21,8 +21,10 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Connections open now.
+    /// Connections of the native protocol open now.
     connections_open,
+    /// Connections of AMQP with an open virtual host now.
+    amqp_connections_open,
     /// Connections taken in.
     connections_accepted,
     /// Connections refused because of a limit.

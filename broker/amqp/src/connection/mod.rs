@@ -32,7 +32,7 @@ use plimsoll_amqp::session::{Answer, Ask, ChannelKey, Session};
 use plimsoll_amqp::shortstr::ShortStr;
 use tokio::sync::watch;
 
-use crate::backend::{AttachError, Attachment, Backend, BoxFuture, Pulled, QueueError};
+use crate::backend::{AttachError, Attachment, Backend, BoxFuture, Place, Pulled, QueueError};
 use crate::catalog::{ConnectionId, HostSnapshot, QueueEntry, User};
 use crate::gateway::{Gateway, Reply};
 use crate::host::Host;
@@ -103,6 +103,8 @@ struct Connection {
     session: Session,
     user: Option<Arc<User>>,
     view: Option<View>,
+    /// Its place among the connections, once its virtual host is open.
+    place: Option<Place>,
     inbox: Inbox,
     channels: HashMap<ChannelKey, Channel>,
     publishes: Publishes,
@@ -160,6 +162,7 @@ impl Connection {
             session,
             user: None,
             view: None,
+            place: None,
             inbox,
             channels: HashMap::new(),
             publishes: Publishes::default(),

@@ -145,6 +145,10 @@ impl Connection {
         if !host.read().lets_in(user) {
             return Err(refused(format!("access to vhost '{vhost}' refused for user '{user}'")));
         }
+        let place = self.backend.take_place(self.peer.ip());
+        let place =
+            place.map_err(|full| refused(format!("access to vhost '{vhost}' refused: {full}")));
+        self.place = Some(place?);
         // Marked as unseen: what changes from here on is seen.
         let watch = host.watch();
         let generation = host.read().generation();

@@ -5,6 +5,7 @@ mod attached;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use plimsoll_amqp::routing::Topology;
@@ -180,6 +181,10 @@ impl Backend for Memory {
         let mut state = self.lock();
         state.next += 1;
         u128::from(state.next) << 64 | 7
+    }
+
+    fn take_place(&self, _peer: IpAddr) -> Result<Place, String> {
+        Ok(Box::new(()))
     }
 
     fn connection_id(&self) -> ConnectionId {

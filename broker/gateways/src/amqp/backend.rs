@@ -1,6 +1,7 @@
 //! The calls of the gateway, and a task that follows the catalog for it.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use plimsoll_amqp::shortstr::ShortStr;
 use plimsoll_amqp_gateway::Backend;
 use plimsoll_amqp_gateway::backend::{
-    AttachError, Attachment, BoxFuture, ConsumerSpec, Counts, QueueError, Record, Refusal,
+    AttachError, Attachment, BoxFuture, ConsumerSpec, Counts, Place, QueueError, Record, Refusal,
 };
 use plimsoll_amqp_gateway::catalog::{
     Change, Changed, ConnectionId, HostSnapshot, QueueEntry, User,
@@ -27,12 +28,25 @@ use super::consumer;
 use super::hosts::Hosts;
 use super::publisher::Publishers;
 use crate::broker::Broker;
+use crate::places::ConnectionPlace;
 use crate::queues::{AnyQueue, QueueName};
 
 /// How often it is looked whether there is room on the disk.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 /// Numbers of connections begin anew with each life of the node, above those of the last.
 const CONNECTIONS_PER_MS: u64 = 1 << 16;
+
+/// A connection with a virtual host, while it lasts.
+struct Open {
+    broker: Arc<Broker>,
+    _place: ConnectionPlace,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.broker.counters().amqp_connections_open.subtract(1);
+    }
+}
 
 /// The broker as AMQP's gateway needs it.
 pub struct AmqpBroker {
@@ -83,6 +97,9 @@ impl AmqpBroker {
     /// When it cannot be done now; the next call tries again.
     pub(super) async fn forget_last_life(&self) -> Result<(), Refusal> {
         let forget = || async {
+            // A copy that is behind may lack what was declared last.
+            let mut confirmed = self.broker.host().catalog_confirmed();
+            let _ = confirmed.wait_for(|confirmed| *confirmed).await;
             let catalog = self.broker.catalog();
             let node = self.broker.identity().node_id;
             let is_left =
@@ -140,6 +157,17 @@ impl Backend for AmqpBroker {
 
     fn connection_id(&self) -> ConnectionId {
         ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn take_place(&self, peer: IpAddr) -> Result<Place, String> {
+        let counters = self.broker.counters();
+        let place = self.broker.places().take(peer).map_err(|full| {
+            counters.connections_refused.add(1);
+            full.to_string()
+        })?;
+        counters.connections_accepted.add(1);
+        counters.amqp_connections_open.add(1);
+        Ok(Box::new(Open { broker: Arc::clone(&self.broker), _place: place }))
     }
 
     fn user(&self, name: &str) -> Option<Arc<User>> {
@@ -243,7 +271,7 @@ pub async fn follow(amqp: Arc<AmqpBroker>) {
                     now.clone_from(&blocked);
                     differs
                 });
-                if !has_forgotten && broker.catalog().is_set_up() {
+                if !has_forgotten && *broker.host().catalog_confirmed().borrow() {
                     has_forgotten = amqp.forget_last_life().await.is_ok();
                 }
             }

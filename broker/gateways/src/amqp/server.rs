@@ -1,9 +1,11 @@
 //! What listeners hand connections to.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use plimsoll_amqp_gateway::{Gateway, GatewayConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -59,7 +61,7 @@ impl AmqpServer {
         }
     }
 
-    /// Serves one connection until it has ended. The place is given back when it is let in.
+    /// Serves one connection until it has ended. Never panics. The place is given back when it is let in.
     pub async fn serve<S>(&self, stream: S, peer: SocketAddr, stranger: StrangerPlace)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -69,10 +71,14 @@ impl AmqpServer {
             () = self.stopping() => return,
             () = self.set_up() => {}
         }
-        if let Some(end) =
-            self.gateway.serve(stream, peer, move || drop(stranger), self.stopping()).await
-        {
-            tracing::debug!(%peer, ?end, "a connection of AMQP has ended");
+        let serving = self.gateway.serve(stream, peer, move || drop(stranger), self.stopping());
+        match AssertUnwindSafe(serving).catch_unwind().await {
+            Ok(Some(end)) => tracing::debug!(%peer, ?end, "a connection of AMQP has ended"),
+            Ok(None) => {}
+            Err(_) => {
+                self.broker.broker().counters().panics.add(1);
+                tracing::error!(%peer, "a connection task panicked; the connection is closed");
+            }
         }
     }
 }

@@ -190,14 +190,14 @@ settings! {
 
     ["Connections"]
 
-    /// Connections open at once, over all transports. Each costs about 20 KiB idle and a file
-    /// handle when it is TCP. Lower: clients are refused (`TooManyConnections`); higher: more
-    /// memory for whoever opens them.
-    connections_max: usize = 4096, in 1..=1_000_000;
+    /// Connections open at once, over all transports and of AMQP. Each costs about 20 KiB idle and
+    /// a file handle when it is TCP. Lower: clients are refused (`TooManyConnections`, AMQP's 530);
+    /// higher: more memory for whoever opens them.
+    connections_max: usize = 16_384, in 1..=1_000_000;
 
     /// Connections open at once from one address. Lower: many clients behind one address refuse
     /// each other; higher: one host can take all of `connections_max`.
-    connections_per_address_max: usize = 1024, in 1..=1_000_000;
+    connections_per_address_max: usize = 12_288, in 1..=1_000_000;
 
     /// Connections that have not said `Hello`, handshakes included. Each costs up to 100 KiB and may
     /// last for `handshake_timeout` and `hello_timeout`. Lower: many clients that connect at one time
