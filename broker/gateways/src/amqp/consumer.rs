@@ -101,7 +101,7 @@ fn delivery(message: Delivered) -> Delivery {
     let Delivered { offset, attempt, base_timestamp_ms, record } = message;
     // It was taken apart once already when it was committed.
     let record = Record::decode(&record, &mut 0, base_timestamp_ms).unwrap_or_default();
-    let headers = record.headers.into_iter().map(|header| (header.name.to_string(), header.value));
+    let headers = record.headers.into_iter().map(|header| (header.name, header.value));
     let stored = Stored::new(record.value.unwrap_or_default(), record.timestamp_ms, headers);
     Delivery { offset: offset.0, attempt, record: stored }
 }

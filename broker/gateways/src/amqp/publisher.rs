@@ -306,13 +306,12 @@ pub(super) fn push(
     builder: &mut BatchBuilder,
     record: &Record,
 ) -> Result<PushOutcome, plimsoll_protocol::batch::PushError> {
-    let name = |name: &'_ Bytes| std::str::from_utf8(name).map(str::to_owned).unwrap_or_default();
-    let names: Vec<String> = record.headers.iter().map(|(header, _)| name(header)).collect();
-    let headers: Vec<(&str, &[u8])> = names
-        .iter()
-        .zip(&record.headers)
-        .map(|(name, (_, value))| (name.as_str(), &**value))
-        .collect();
+    // Names are the gateway's own, or those of a record before.
+    let named = record.headers.iter().map(|(name, value)| {
+        let name = std::str::from_utf8(name).unwrap_or_default();
+        (name, &**value)
+    });
+    let headers: Vec<(&str, &[u8])> = named.collect();
     builder.push(RecordView {
         value: Some(&record.value),
         headers: HeadersView::Pairs(&headers),
