@@ -75,6 +75,8 @@ pub(crate) struct Subscription {
 /// Correlation id of a subscription that has a stream to itself.
 const ON_ITS_OWN_STREAM: CorrelationId = CorrelationId(1);
 
+/// This part of the credit is given back at a time.
+const CREDIT_SHARES: u64 = 4;
 /// A subscription that stood for so long was no failure.
 const STOOD: Duration = Duration::from_secs(1);
 /// How long a replica may be behind what this consumer has read of another one.
@@ -94,6 +96,8 @@ struct Place {
     behind: Option<Instant>,
     /// Whom the present attempt goes to.
     node: Option<NodeId>,
+    /// Bytes that were taken in the present attempt, and that the node has no credit for yet.
+    owed: u64,
     /// What keeps it from subscribing.
     trouble: Trouble,
 }
@@ -143,6 +147,7 @@ impl Subscription {
             damaged: None,
             behind: None,
             node: None,
+            owed: 0,
             trouble,
         };
         loop {
@@ -210,7 +215,7 @@ impl Subscription {
         let (node, mut source) = subscribed
             .unwrap_or(Err(RequestError::Timeout { after }))
             .map_err(|error| self.ended_by(error, place))?;
-        place.node = Some(node);
+        (place.node, place.owed) = (Some(node), 0);
         let frame = source.next().await?;
         let (began, _) = decode_answer::<SubscribeRequest>(frame)
             .map_err(|error| self.ended_by(error, place))?;
@@ -280,7 +285,12 @@ impl Subscription {
         let moved = delivery.next_offset.max(next);
         place.next = Some(moved);
         place.start = StartPosition::Offset(moved);
-        source.took(bytes).await
+        place.owed += bytes;
+        // As long as most of the credit is there the node does not wait: small frames are answered together.
+        if place.owed < self.credit_bytes / CREDIT_SHARES {
+            return Ok(());
+        }
+        source.took(std::mem::take(&mut place.owed)).await
     }
 
     async fn tell(&self, event: Event) -> Result<(), Ended> {
