@@ -78,7 +78,7 @@ pub struct Options {
     /// Bytes with which `restart` fills its topic.
     pub bytes: Option<u64>,
     /// Records per second of `latency` (default 1,000, of a cluster 500), `rebalance` and `failover`
-    /// (500), `delay` (10,000), `group` (20,000) and `end-to-end` (no limit).
+    /// (500), `delay` (10,000), `group` (8,000) and `end-to-end` (no limit).
     pub rate: Option<NonZeroU32>,
     /// Tasks of `singles`.
     pub tasks: Option<NonZeroU32>,
@@ -135,8 +135,9 @@ const LATENCY_RATE: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zer
 const CLUSTER_RATE: NonZeroU32 = NonZeroU32::new(500).expect("500 is not zero");
 /// Messages per second whose time has come.
 const DELAY_RATE: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
-/// Records per second of `group`: each of 64 partitions has one every three milliseconds.
-const GROUP_RATE: NonZeroU32 = NonZeroU32::new(20_000).expect("20,000 is not zero");
+/// Records per second of `group`: each of 64 partitions has one every eight milliseconds, and a node and its
+/// clients on two cores have a little time left.
+const GROUP_RATE: NonZeroU32 = NonZeroU32::new(8_000).expect("8,000 is not zero");
 const GROUP_MEMBERS: u32 = 8;
 const FAILOVER_ROUNDS: u32 = 20;
 /// Replicas of a topic, where there are nodes enough.
@@ -450,7 +451,7 @@ mod tests {
         assert_eq!(
             command,
             "plimsoll bench group --transport quic --durability durable --members 3 \
-             --partitions 64 --record-bytes 100 --rate 20000 --layout shared"
+             --partitions 64 --record-bytes 100 --rate 8000 --layout shared"
         );
     }
 

@@ -49,7 +49,8 @@ async fn round(
     }
     let epoch = Instant::now();
     let senders = u64::from(plan.queues * plan.senders);
-    let (mut sending, mut receiving) = (JoinSet::new(), JoinSet::new());
+    // What senders and receivers come to: a receiver's latencies.
+    let mut working: JoinSet<anyhow::Result<Option<Latencies>>> = JoinSet::new();
     let (begin, begun) = watch::channel(false);
     for (at, queue) in queues.iter().enumerate() {
         let mut of_queue = 0;
@@ -61,23 +62,26 @@ async fn round(
             let producer = client.producer(queue.as_str()).build().await?;
             let values = Values::new(plan.record_bytes, index + 1);
             let begun = begun.clone();
-            sending.spawn(send(producer, values, share, epoch, begun));
+            let sending = send(producer, values, share, epoch, begun);
+            working.spawn(async move { sending.await.map(|()| None) });
         }
         let (settled, _) = watch::channel(0_u64);
         for _ in 0..plan.receivers {
             let client = bed.client().await?;
-            receiving.spawn(receive(client, queue.clone(), settled.clone(), of_queue, epoch));
+            let receiving = receive(client, queue.clone(), settled.clone(), of_queue, epoch);
+            working.spawn(async move { receiving.await.map(Some) });
         }
     }
     let began = Instant::now();
     begin.send_replace(true);
     let mut all = Latencies::new();
-    while let Some(done) = receiving.join_next().await {
-        all.merge(&done??);
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    while let Some(done) = sending.join_next().await {
-        done??;
+    let mut seconds = 0.0;
+    // The first that fails ends all: receivers would wait for what a sender did not send.
+    while let Some(done) = working.join_next().await {
+        if let Some(of_one) = done?? {
+            all.merge(&of_one);
+            seconds = began.elapsed().as_secs_f64();
+        }
     }
     ensure!(all.samples() >= messages, "{messages} were sent, {} received", all.samples());
     for queue in &queues {

@@ -73,7 +73,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "records")]
     bytes: Option<u64>,
     /// Records per second of `latency` [default: 1000, of a cluster 500], `rebalance` and `failover`
-    /// [default: 500], `delay` [default: 10000], `group` [default: 20000] and `end-to-end` [default: no
+    /// [default: 500], `delay` [default: 10000], `group` [default: 8000] and `end-to-end` [default: no
     /// limit]
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
