@@ -1,12 +1,12 @@
-//! Who may do what through AMQP: virtual hosts, users, permissions.
+//! Who may do what through AMQP: virtual hosts, users, permissions; and the queues that it has.
 
 use std::fmt;
 
 use plimsoll_protocol::api::{
-    AmqpGrant, AmqpPermissions, AmqpUserInfo, AmqpUserPut, ClearAmqpPermissionsRequest,
-    CreateVhostRequest, DeleteAmqpUserRequest, DeleteVhostRequest, ListAmqpPermissionsRequest,
-    ListAmqpUsersRequest, ListVhostsRequest, PutAmqpUserRequest, SetAmqpPermissionsRequest,
-    VhostInfo,
+    AmqpGrant, AmqpPermissions, AmqpQueueInfo, AmqpUserInfo, AmqpUserPut,
+    ClearAmqpPermissionsRequest, CreateVhostRequest, DeleteAmqpUserRequest, DeleteVhostRequest,
+    ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest, ListVhostsRequest,
+    PutAmqpUserRequest, SetAmqpPermissionsRequest, VhostInfo,
 };
 
 use crate::Admin;
@@ -195,6 +195,28 @@ impl Admin {
             grants.extend(page.grants);
             if ends {
                 return Ok(grants);
+            }
+        }
+    }
+
+    /// The queues that AMQP clients declared, by virtual host and name; only those of `vhost`, where it is given.
+    /// Their topics are what consumers, producers and [`Admin::queue`] of this client call them.
+    ///
+    /// # Errors
+    /// When nobody answers. Of a virtual host that is not there the list is empty.
+    pub async fn list_amqp_queues(
+        &self,
+        vhost: Option<&str>,
+    ) -> Result<Vec<AmqpQueueInfo>, RequestError> {
+        let mut queues: Vec<AmqpQueueInfo> = Vec::new();
+        loop {
+            let after = queues.last().map(|last| last.name.clone());
+            let request = ListAmqpQueuesRequest { vhost: vhost.map(str::to_owned), after };
+            let page = self.shared.request(request, Repeat::Freely).await?;
+            let ends = !page.has_more || page.queues.is_empty();
+            queues.extend(page.queues);
+            if ends {
+                return Ok(queues);
             }
         }
     }

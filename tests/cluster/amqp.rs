@@ -436,3 +436,38 @@ async fn the_first_declaration_of_a_node_waits_until_it_is_set_up() {
     let declared = channel.queue_declare("q".into(), durable, FieldTable::default());
     within("a declaration", declared).await.expect("the first one is taken");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_clients_find_a_queue_of_amqp_and_work_with_it() {
+    let cluster = AmqpCluster::start().await;
+    let channel = cluster.channel(0).await;
+    let topic = cluster.declare(&channel, "jobs", &[]).await;
+    for number in 0..3 {
+        assert!(publish(&channel, "jobs", &number.to_string()).await);
+    }
+    let client = cluster.cluster.client().await;
+    let admin = client.admin();
+    let listed = within("a list", admin.list_amqp_queues(Some("/"))).await.expect("a list");
+    let [queue] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!((queue.name.queue.as_str(), &queue.topic), ("jobs", &topic));
+    assert!(queue.durable && !queue.auto_delete && !queue.exclusive, "{queue:?}");
+    let none = within("a list", admin.list_amqp_queues(Some("elsewhere"))).await;
+    assert_eq!(none.expect("a list"), []);
+    let building = client.queue_consumer(&*topic).build();
+    let mut consumer = within("build", building).await.expect("a consumer");
+    for number in 0..3 {
+        let message = within("a message", consumer.next()).await.expect("one").expect("one");
+        assert_eq!(message.record.value, Some(number.to_string().into()));
+        within("a settlement", message.accept()).await.expect("it is settled");
+    }
+    drop(consumer);
+    let producer = within("build", client.producer(&*topic).build()).await.expect("a producer");
+    let sent = within("a send", producer.send(plimsoll_client::Record::new("native"))).await;
+    sent.expect("it is stored");
+    let got = eventually("the native message", async || {
+        let got = channel.basic_get("jobs".into(), BasicGetOptions { no_ack: true });
+        within("a look", got).await.unwrap()
+    })
+    .await;
+    assert_eq!(text(&got.data), "native");
+}

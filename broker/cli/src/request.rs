@@ -2,6 +2,7 @@
 
 use plimsoll_client::RequestError;
 use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::ids::{TopicName, TopicNameError};
 
 use crate::connection;
 use crate::exit::Exit;
@@ -19,6 +20,11 @@ pub(crate) fn request_failure(doing: &str, error: &RequestError) -> Failure {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
+}
+
+/// The name of a topic that is there: also one that belongs to Plimsoll, as those of AMQP's queues do.
+pub(crate) fn known_topic(text: &str) -> Result<TopicName, TopicNameError> {
+    TopicName::internal(text)
 }
 
 /// The exit code of a refusal.

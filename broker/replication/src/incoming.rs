@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 use futures_util::{StreamExt, stream};
+use plimsoll_log::Durability;
 use plimsoll_peers::{BoxFuture, Handler, IncomingAppends, IncomingSession};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
 use plimsoll_protocol::peer::{
@@ -160,7 +161,7 @@ impl Ballot {
             return Ok(refusal);
         }
         let instance = held.instance_awake().await.map_err(|error| failure(&error))?;
-        if let Some(refusal) = without_log(&held) {
+        if let Some(refusal) = without_log(host, &held) {
             return Ok(refusal);
         }
         let mut request = wire::vote_request(self.vote, self.last);
@@ -200,14 +201,23 @@ impl Ballot {
     }
 }
 
-/// The refusal of a replica that took part in the group and has no log any more: it was removed and dropped,
-/// or given up. It answered for entries that it does not know, and a member that was removed as well may ask
-/// it, whose last membership has them both. A voter has a log: it was born with one, or fed before it became
-/// one.
-fn without_log(group: &Group) -> Option<VoteReply> {
-    let (bounds, vote) = (group.log().bounds(), group.log().vote());
-    let has_none = bounds.last.is_none() && bounds.purged.is_none() && vote.is_some();
-    has_none.then(|| VoteReply { vote: own_vote(group), last: None, granted: false })
+/// The refusal of a replica whose whole log was taken away: it was removed and dropped. It answered for entries
+/// that it does not know, and a member that was removed as well may ask it, whose last membership has them both.
+///
+/// A voter that never had an entry is none of these: it has answered for nothing, and its vote may be needed. Nor is
+/// a replica without durability that lost its log with its power: there the greatest log that is left wins.
+fn without_log(host: &Host, group: &Group) -> Option<VoteReply> {
+    let log = group.log();
+    let has_none = log.bounds().last.is_none() && log.bounds().purged.is_none();
+    let was_dropped = match log.options().durability {
+        Durability::Durable => log.branch() > 0,
+        Durability::Memory => {
+            let placed = host.around().neighbours.placed(group.id());
+            !placed.is_some_and(|placed| placed.wanted.contains(&host.node()))
+        }
+    };
+    let refused = || VoteReply { vote: own_vote(group), last: None, granted: false };
+    (has_none && was_dropped).then(refused)
 }
 
 fn own_vote(group: &Group) -> RaftVote {

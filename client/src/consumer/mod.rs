@@ -120,7 +120,7 @@ impl ConsumerBuilder {
         if !((1 << 20)..=(4 << 30)).contains(&self.buffer_bytes) {
             return option("buffer_bytes", "allowed are 1 MiB to 4 GiB".to_owned());
         }
-        let topic: TopicName = match self.topic.parse() {
+        let topic = match TopicName::internal(&self.topic) {
             Ok(topic) => topic,
             Err(error) => return option("topic", format!("{error}")),
         };

@@ -98,9 +98,7 @@ impl ProducerBuilder {
     pub async fn build(self) -> Result<Producer, BuildError> {
         let mut options = self.options;
         options.check()?;
-        let topic: TopicName = self
-            .topic
-            .parse()
+        let topic = TopicName::internal(&self.topic)
             .map_err(|error| BuildError::Option { option: "topic", reason: format!("{error}") })?;
         let described = self.shared.topic(&topic).await?;
         let identity =

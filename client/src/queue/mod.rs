@@ -118,7 +118,7 @@ impl QueueConsumerBuilder {
         if self.wish.prefetch_bytes == 0 {
             return option("prefetch_bytes", "at least one byte is needed".to_owned());
         }
-        let topic: TopicName = match self.topic.parse() {
+        let topic = match TopicName::internal(&self.topic) {
             Ok(topic) => topic,
             Err(error) => return option("topic", format!("{error}")),
         };

@@ -1,4 +1,5 @@
-//! Who may do what through AMQP: virtual hosts, users, and what users may do in virtual hosts.
+//! Who may do what through AMQP: virtual hosts, users, and what users may do in virtual hosts; and what native
+//! clients call the queues that are declared there.
 //!
 //! Names are texts of 1 to 255 bytes. What a page of a list leaves out is asked for with `after`, the last
 //! of the page before. A change is answered when it is committed and in force on the node that was asked; on
@@ -254,3 +255,53 @@ mod tests {
         assert!(printed.contains("ann") && !printed.contains("s3cret"), "{printed}");
     }
 }
+
+wire_struct! {
+    /// Names one queue of AMQP.
+    pub struct AmqpQueueName {
+        /// Its virtual host.
+        pub vhost: String,
+        /// Its name there.
+        pub queue: String,
+    }
+}
+
+wire_struct! {
+    /// Lists queues by virtual host and name, page by page.
+    pub struct ListAmqpQueuesRequest {
+        /// Only those in this virtual host.
+        pub vhost: Option<String>,
+        /// Only those behind this one.
+        pub after: Option<AmqpQueueName>,
+    }
+}
+
+wire_struct! {
+    /// A queue that AMQP clients declared.
+    pub struct AmqpQueueInfo {
+        /// Which it is.
+        pub name: AmqpQueueName,
+        /// The topic that holds it: what native clients call it.
+        pub topic: String,
+        /// When it was declared, in milliseconds since 1970 (UTC).
+        pub created_ms: i64,
+        /// Whether it outlives the node that it was declared on.
+        pub durable: bool,
+        /// Whether it is gone with its last consumer.
+        pub auto_delete: bool,
+        /// Whether it is one connection's own.
+        pub exclusive: bool,
+    }
+}
+
+wire_struct! {
+    /// The queues, as many as one answer holds.
+    pub struct ListAmqpQueuesResponse {
+        /// By virtual host and name.
+        pub queues: Vec<AmqpQueueInfo>,
+        /// There are more behind the last one of these.
+        pub has_more: bool,
+    }
+}
+
+request!(ListAmqpQueuesRequest, ListAmqpQueues, 1 -> ListAmqpQueuesResponse);

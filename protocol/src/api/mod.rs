@@ -18,11 +18,13 @@ mod topic_config;
 mod topics;
 
 pub use amqp::{
-    AMQP_PASSWORD_BYTES_MAX, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpUserInfo, AmqpUserPut,
-    ClearAmqpPermissionsRequest, ClearAmqpPermissionsResponse, CreateVhostRequest,
-    CreateVhostResponse, DeleteAmqpUserRequest, DeleteVhostRequest, ListAmqpPermissionsRequest,
-    ListAmqpPermissionsResponse, ListAmqpUsersRequest, ListAmqpUsersResponse, ListVhostsRequest,
-    ListVhostsResponse, PutAmqpUserRequest, SetAmqpPermissionsRequest, VhostInfo,
+    AMQP_PASSWORD_BYTES_MAX, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpQueueInfo,
+    AmqpQueueName, AmqpUserInfo, AmqpUserPut, ClearAmqpPermissionsRequest,
+    ClearAmqpPermissionsResponse, CreateVhostRequest, CreateVhostResponse, DeleteAmqpUserRequest,
+    DeleteVhostRequest, ListAmqpPermissionsRequest, ListAmqpPermissionsResponse,
+    ListAmqpQueuesRequest, ListAmqpQueuesResponse, ListAmqpUsersRequest, ListAmqpUsersResponse,
+    ListVhostsRequest, ListVhostsResponse, PutAmqpUserRequest, SetAmqpPermissionsRequest,
+    VhostInfo,
 };
 pub use cluster::{
     ClusterNode, ClusterPlanRequest, ClusterPlanResponse, ClusterStatusRequest,
@@ -235,6 +237,8 @@ api_keys! {
     ClearAmqpPermissions = 57, versions 1 to 1;
     /// Lists what users may do.
     ListAmqpPermissions = 58, versions 1 to 1;
+    /// Lists queues of AMQP, with what native clients call them.
+    ListAmqpQueues = 59, versions 1 to 1;
 }
 
 impl ApiKey {

@@ -265,7 +265,9 @@ macro_rules! for_each_body {
             ClearAmqpPermissionsRequest,
             ClearAmqpPermissionsResponse,
             ListAmqpPermissionsRequest,
-            ListAmqpPermissionsResponse
+            ListAmqpPermissionsResponse,
+            ListAmqpQueuesRequest,
+            ListAmqpQueuesResponse
         }
     };
 }
@@ -442,6 +444,7 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<SetAmqpPermissionsRequest>(none, none),
         both::<ClearAmqpPermissionsRequest>(none, none),
         both::<ListAmqpPermissionsRequest>(none, none),
+        both::<ListAmqpQueuesRequest>(none, none),
     ];
     frames.extend(access.into_iter().flatten());
     frames
@@ -490,6 +493,8 @@ pub fn layouts() -> Vec<&'static str> {
         AmqpPermissions::LAYOUT,
         AmqpGrantName::LAYOUT,
         AmqpGrant::LAYOUT,
+        AmqpQueueName::LAYOUT,
+        AmqpQueueInfo::LAYOUT,
         ConfigChange::LAYOUT,
         Counter::LAYOUT,
         crate::error::LeaderHint::LAYOUT,

@@ -628,6 +628,22 @@ samples! {
         }],
         has_more: true,
     };
+    AmqpQueueName = AmqpQueueName { vhost: "/".into(), queue: "jobs".into() };
+    ListAmqpQueuesRequest = ListAmqpQueuesRequest {
+        vhost: Some("/".into()),
+        after: Some(AmqpQueueName::sample()),
+    };
+    ListAmqpQueuesResponse = ListAmqpQueuesResponse {
+        queues: vec![AmqpQueueInfo {
+            name: AmqpQueueName::sample(),
+            topic: "__amqp.7".into(),
+            created_ms: 1_700_000_000_000,
+            durable: true,
+            auto_delete: false,
+            exclusive: false,
+        }],
+        has_more: false,
+    };
     ErrorResponse = ErrorResponse::new(ErrorCode::NotLeader, "node 2 leads partition 3 of \"orders\"")
         .with_leader(NodeId(2), "10.0.0.2:7420")
         .with_offset(1500);

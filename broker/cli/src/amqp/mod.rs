@@ -1,7 +1,8 @@
-//! `plimsoll amqp`: virtual hosts, users and permissions of clients that speak AMQP.
+//! `plimsoll amqp`: virtual hosts, users, permissions and queues of clients that speak AMQP.
 
 mod password;
 mod permission;
+mod queue;
 mod user;
 mod vhost;
 
@@ -17,11 +18,12 @@ Examples:
   pass show ann | plimsoll amqp user create ann --password-stdin
   plimsoll amqp permission set harbour ann --configure '^ann-' --write '.*' --read '.*'
   plimsoll amqp permission list
+  plimsoll amqp queue list
 
 A new cluster has the virtual host / and the user guest, password guest, who may do everything and
 comes in from the node's own machine only.";
 
-/// Virtual hosts, users and permissions of AMQP clients
+/// Virtual hosts, users, permissions and queues of AMQP clients
 ///
 /// They are of the whole cluster. A node listens for AMQP with `plimsoll serve --listen-amqp`.
 #[derive(Debug, Args)]
@@ -38,6 +40,7 @@ enum AmqpCommand {
     Vhost(vhost::VhostArgs),
     User(user::UserArgs),
     Permission(permission::PermissionArgs),
+    Queue(queue::QueueArgs),
 }
 
 impl AmqpArgs {
@@ -47,6 +50,7 @@ impl AmqpArgs {
             AmqpCommand::Vhost(args) => args.run(connection).await,
             AmqpCommand::User(args) => args.run(connection).await,
             AmqpCommand::Permission(args) => args.run(connection).await,
+            AmqpCommand::Queue(args) => args.run(connection).await,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::produce::build_failure;
 use crate::progress::{Measure, Progress, figures};
 use crate::quantity::elapsed_text;
-use crate::request::{exit_of, hint_for};
+use crate::request::{exit_of, hint_for, known_topic};
 use crate::separator::Separator;
 use render::{Field, OutputFormat, Renderer};
 use start::parse_start;
@@ -77,6 +77,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 #[command(after_long_help = AFTER_HELP)]
 pub(crate) struct ConsumeArgs {
     /// The topic
+    #[arg(value_parser = known_topic)]
     topic: TopicName,
 
     /// Where to begin: earliest, latest, an offset, a time, or -1h

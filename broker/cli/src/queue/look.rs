@@ -10,7 +10,7 @@ use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
-use crate::request::request_failure;
+use crate::request::{known_topic, request_failure};
 
 /// Show a queue: its settings, and how each partition stands
 #[derive(Debug, Args)]
@@ -20,6 +20,7 @@ use crate::request::request_failure;
 )]
 pub(super) struct DescribeArgs {
     /// The queue, or the topic of the subscription
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     #[command(flatten)]
     subscription: SubscriptionArgs,
@@ -84,6 +85,7 @@ impl DescribeArgs {
 )]
 pub(super) struct PeekArgs {
     /// The queue, or the topic of the subscription
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     #[command(flatten)]
     subscription: SubscriptionArgs,
@@ -149,6 +151,7 @@ impl PeekArgs {
 )]
 pub(super) struct ExplainArgs {
     /// The queue, or the topic of the subscription
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     /// The message: PARTITION:OFFSET, or OFFSET in partition 0
     id: MessageId,
@@ -189,6 +192,7 @@ impl ExplainArgs {
 #[command(after_long_help = "Examples:\n  plimsoll queue cancel jobs 0:17")]
 pub(super) struct CancelArgs {
     /// The queue, or the topic of the subscription
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     /// The message: PARTITION:OFFSET, or OFFSET in partition 0
     id: MessageId,

@@ -12,7 +12,7 @@ use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
-use crate::request::request_failure;
+use crate::request::{known_topic, request_failure};
 
 fn create_help() -> String {
     format!(
@@ -264,6 +264,7 @@ impl UnsubscribeArgs {
 #[command(after_long_help = "Examples:\n  plimsoll queue purge jobs --yes")]
 pub(super) struct PurgeArgs {
     /// The queue, or the topic of the subscription
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     #[command(flatten)]
     subscription: SubscriptionArgs,

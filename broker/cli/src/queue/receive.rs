@@ -16,7 +16,7 @@ use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::produce::build_failure;
 use crate::quantity::parse_duration;
-use crate::request::{exit_of, hint_for};
+use crate::request::{exit_of, hint_for, known_topic};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -43,6 +43,7 @@ enum Settle {
 #[command(after_long_help = AFTER_HELP)]
 pub(super) struct ReceiveArgs {
     /// The queue, or the topic of the subscription
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     #[command(flatten)]
     subscription: SubscriptionArgs,

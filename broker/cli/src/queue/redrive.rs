@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::interrupt::Interrupt;
 use crate::produce::build_failure;
+use crate::request::known_topic;
 
 /// Where a dead letter was: topic, partition and offset.
 const SOURCE: &str = "dead-letter-source";
@@ -35,6 +36,7 @@ the two, it is there twice.";
 #[command(after_long_help = AFTER_HELP)]
 pub(super) struct RedriveArgs {
     /// The queue of dead letters
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     #[command(flatten)]
     subscription: SubscriptionArgs,

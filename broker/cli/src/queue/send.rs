@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::produce::{build_failure, parse_header};
 use crate::quantity::parse_duration;
+use crate::request::known_topic;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -33,6 +34,7 @@ Prints the id of each message when it is stored, as durably as the queue says: P
 #[command(after_long_help = AFTER_HELP)]
 pub(super) struct SendArgs {
     /// The queue
+    #[arg(value_parser = known_topic)]
     queue: TopicName,
     /// The messages
     #[arg(value_name = "MESSAGE")]

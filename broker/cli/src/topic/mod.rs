@@ -13,7 +13,7 @@ use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
-use crate::request::request_failure;
+use crate::request::{known_topic, request_failure};
 use delete::DeleteArgs;
 
 const AFTER_HELP: &str = "\
@@ -87,6 +87,7 @@ struct ListArgs {
                              plimsoll topic describe orders --json | jq .partitions[0].high_watermark")]
 struct DescribeArgs {
     /// The topic
+    #[arg(value_parser = known_topic)]
     topic: TopicName,
     /// Print a JSON object
     #[arg(long)]

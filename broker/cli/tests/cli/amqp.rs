@@ -111,3 +111,13 @@ fn permissions_are_set_listed_and_cleared() {
     assert!(again.contains("had no permissions"), "{again}");
     assert_eq!(node.run("amqp permission list --vhost harbour --json").ok(), "");
 }
+
+#[test]
+fn queues_of_amqp_are_named_by_their_topics() {
+    let node = Node::start();
+    let told = node.run("amqp queue list").fails(0);
+    assert!(told.contains("clients declare them"), "{told}");
+    assert!(node.run("amqp queue list --vhost / --json").objects().is_empty());
+    let gone = node.run("queue describe __amqp.7").fails(3);
+    assert!(gone.contains("there is no queue __amqp.7"), "{gone}");
+}

@@ -21,7 +21,7 @@ use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use plimsoll_state::catalog::amqp::{self as stored, AmqpCommand};
 use tokio::sync::{OnceCell, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::changes::is_deleted;
 use super::consumer;
@@ -33,6 +33,8 @@ use crate::queues::{AnyQueue, QueueName};
 
 /// How often it is looked whether there is room on the disk.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
+/// How long a declaration waits for the catalog of a node that was just started.
+const CONFIRMED_WAIT: Duration = Duration::from_secs(10);
 /// Numbers of connections begin anew with each life of the node, above those of the last.
 const CONNECTIONS_PER_MS: u64 = 1 << 16;
 
@@ -99,7 +101,11 @@ impl AmqpBroker {
         let forget = || async {
             // A copy that is behind may lack what was declared last.
             let mut confirmed = self.broker.host().catalog_confirmed();
-            let _ = confirmed.wait_for(|confirmed| *confirmed).await;
+            let known = timeout(CONFIRMED_WAIT, confirmed.wait_for(|confirmed| *confirmed)).await;
+            if !known.is_ok_and(|known| known.is_ok()) {
+                let reason = "this node does not know yet whether its catalog is up to date".into();
+                return Err(Refusal::Unavailable { reason });
+            }
             let catalog = self.broker.catalog();
             let node = self.broker.identity().node_id;
             let is_left =

@@ -1,16 +1,17 @@
-//! Requests about virtual hosts, users and permissions of AMQP.
+//! Requests about virtual hosts, users, permissions and queues of AMQP.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plimsoll_amqp_gateway::permissions::check_pattern;
 use plimsoll_protocol::api::{
-    AMQP_PASSWORD_BYTES_MAX, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpUserInfo, AmqpUserPut,
-    ClearAmqpPermissionsRequest, ClearAmqpPermissionsResponse, CreateVhostRequest,
-    CreateVhostResponse, DeleteAmqpUserRequest, DeleteVhostRequest, Done,
-    ListAmqpPermissionsRequest, ListAmqpPermissionsResponse, ListAmqpUsersRequest,
-    ListAmqpUsersResponse, ListVhostsRequest, ListVhostsResponse, PutAmqpUserRequest,
-    SetAmqpPermissionsRequest, VhostInfo,
+    AMQP_PASSWORD_BYTES_MAX, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpQueueInfo,
+    AmqpQueueName, AmqpUserInfo, AmqpUserPut, ClearAmqpPermissionsRequest,
+    ClearAmqpPermissionsResponse, CreateVhostRequest, CreateVhostResponse, DeleteAmqpUserRequest,
+    DeleteVhostRequest, Done, ListAmqpPermissionsRequest, ListAmqpPermissionsResponse,
+    ListAmqpQueuesRequest, ListAmqpQueuesResponse, ListAmqpUsersRequest, ListAmqpUsersResponse,
+    ListVhostsRequest, ListVhostsResponse, PutAmqpUserRequest, SetAmqpPermissionsRequest,
+    VhostInfo,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_state::catalog::Catalog;
@@ -28,6 +29,8 @@ const VHOST_BYTES_MAX: usize = 288;
 const USER_BYTES_MAX: usize = 4400;
 /// No [`AmqpGrant`] takes more: two names and three patterns.
 const GRANT_BYTES_MAX: usize = 2100;
+/// No [`AmqpQueueInfo`] takes more: three names and a few bytes.
+const QUEUE_BYTES_MAX: usize = 800;
 
 fn invalid(what: &str) -> ErrorResponse {
     ErrorResponse::new(ErrorCode::InvalidArgument, what)
@@ -229,8 +232,36 @@ pub(super) async fn list_permissions(
     done(ListAmqpPermissionsResponse { grants, has_more })
 }
 
+/// Lists queues, a page.
+pub(super) async fn list_queues(
+    session: Arc<Session>,
+    request: ListAmqpQueuesRequest,
+) -> Result<Answer<ListAmqpQueuesRequest>, ErrorResponse> {
+    let catalog = newest(&session).await;
+    let ListAmqpQueuesRequest { vhost, after } = request;
+    let is_asked = |name: &str| vhost.as_deref().is_none_or(|asked| asked == name);
+    let is_behind = |vhost: &str, queue: &str| {
+        after.as_ref().is_none_or(|after| (vhost, queue) > (&*after.vhost, &*after.queue))
+    };
+    let vhosts = catalog.amqp().vhosts().filter(|(name, _)| is_asked(name.as_str()));
+    let queues =
+        vhosts.flat_map(|(vhost, of)| of.queues().map(move |(name, it)| (vhost, name, it)));
+    let queues = queues.filter(|(vhost, name, _)| is_behind(vhost.as_str(), name.as_str()));
+    let queues = queues.map(|(vhost, name, queue)| AmqpQueueInfo {
+        name: AmqpQueueName { vhost: vhost.as_str().to_owned(), queue: name.as_str().to_owned() },
+        topic: queue.spec.topic.as_str().to_owned(),
+        created_ms: queue.created_ms,
+        durable: queue.spec.durable,
+        auto_delete: queue.spec.auto_delete,
+        exclusive: queue.spec.connection.is_some(),
+    });
+    let (queues, has_more) = page(&session, QUEUE_BYTES_MAX, queues);
+    done(ListAmqpQueuesResponse { queues, has_more })
+}
+
 #[cfg(test)]
 mod tests {
+    use plimsoll_protocol::ids::TOPIC_NAME_BYTES_MAX;
     use plimsoll_protocol::wire::encode_to_bytes;
     use plimsoll_state::catalog::amqp::{PATTERN_BYTES_MAX, TAGS_MAX, TEXT_BYTES_MAX};
 
@@ -249,6 +280,15 @@ mod tests {
             AmqpPermissions { configure: pattern(), write: pattern(), read: pattern() };
         let grant = AmqpGrant { name: AmqpGrantName { user: name(), vhost: name() }, permissions };
         assert!(encode_to_bytes(&grant).len() <= GRANT_BYTES_MAX);
+        let queue = AmqpQueueInfo {
+            name: AmqpQueueName { vhost: name(), queue: name() },
+            topic: "x".repeat(TOPIC_NAME_BYTES_MAX),
+            created_ms: i64::MAX,
+            durable: true,
+            auto_delete: true,
+            exclusive: true,
+        };
+        assert!(encode_to_bytes(&queue).len() <= QUEUE_BYTES_MAX);
     }
 
     #[test]

@@ -23,11 +23,11 @@ use plimsoll_protocol::api::{
     DescribeGroupRequest, DescribeQueueRequest, DescribeTopicRequest, Done, DrainNodeRequest,
     ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest, GroupOffsetsRequest,
     HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, LeaveGroupRequest,
-    ListAmqpPermissionsRequest, ListAmqpUsersRequest, ListGroupsRequest, ListOffsetsRequest,
-    ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest,
-    NodeStatusResponse, PeekQueueRequest, PingRequest, PullMessageRequest, PullMessageResponse,
-    PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest, RebalanceRequest,
-    RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
+    ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest, ListGroupsRequest,
+    ListOffsetsRequest, ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest,
+    NodeStatusRequest, NodeStatusResponse, PeekQueueRequest, PingRequest, PullMessageRequest,
+    PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest,
+    RebalanceRequest, RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
     SetAmqpPermissionsRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse,
     Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest,
     check_api,
@@ -334,6 +334,9 @@ impl Stream {
             }
             ApiKey::ListAmqpPermissions => {
                 self.run::<ListAmqpPermissionsRequest, _>(frame, access::list_permissions).await
+            }
+            ApiKey::ListAmqpQueues => {
+                self.run::<ListAmqpQueuesRequest, _>(frame, access::list_queues).await
             }
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,

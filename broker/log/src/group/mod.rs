@@ -386,8 +386,11 @@ impl GroupLog {
         self.me.upgrade().expect("a method of it is running")
     }
 
-    /// How often the end of the log was taken away.
-    pub(crate) fn branch(&self) -> u64 {
+    /// How often the end of the log was taken away: by a cut, or the whole of it when it was dropped or
+    /// replaced. Survives both, and restarts; 0 where it never was. In groups without durability it also grows
+    /// with each start that follows a power failure.
+    #[must_use]
+    pub fn branch(&self) -> u64 {
         self.front.lock().marks.branch
     }
 

@@ -35,6 +35,8 @@ struct Incoming {
     options: GroupOptions,
     last: LogId,
     import: Option<Import>,
+    /// How often the log here was taken away when this began.
+    branch: u64,
 }
 
 /// Takes a log from another node, until it is in place or something fails.
@@ -177,13 +179,14 @@ fn begin_in(
     manifest: LogManifest,
 ) -> Result<(Incoming, Vec<u64>), ImportError> {
     let last = manifest.last;
+    let branch = store.group(group).map_or(0, |log| log.branch());
     if store.group(group).is_some_and(|log| holds(&log, last)) {
         let held = manifest.segments.iter().map(|segment| segment.bytes).collect();
-        return Ok((Incoming { group, options, last, import: None }, held));
+        return Ok((Incoming { group, options, last, import: None, branch }, held));
     }
     let import = store.import(group, options, manifest)?;
     let held = import.has();
-    Ok((Incoming { group, options, last, import: Some(import) }, held))
+    Ok((Incoming { group, options, last, import: Some(import), branch }, held))
 }
 
 /// Whether the log has this entry, or had it and went on: then all before it is the same, too. May
@@ -220,7 +223,7 @@ async fn write(host: &Host, mut incoming: Incoming, frame: Frame) -> Result<Inco
 async fn finish(host: &Arc<Host>, incoming: Incoming, frame: &Frame) -> Result<LogId, PeerFailure> {
     let end: SeedEnd = body(frame, PeerApi::SeedEnd)?;
     let malformed = |message: String| PeerFailure::new(PeerFailureCode::Malformed, message);
-    let Incoming { group: id, options, last, import } = incoming;
+    let Incoming { group: id, options, last, import, branch } = incoming;
     if crc32fast::hash(&frame.payload) != end.crc {
         return Err(malformed("the state arrived damaged".to_owned()));
     }
@@ -233,6 +236,12 @@ async fn finish(host: &Arc<Host>, incoming: Incoming, frame: &Frame) -> Result<L
     }
     let Some(import) = import else { return Ok(last) };
     let guard = group.lock().await;
+    // A drop needs the same lock. What this node answered for since, perhaps beyond `last`, is gone then; a log
+    // that is put here would hide that.
+    if group.log().branch() != branch {
+        let message = "the log here was taken away meanwhile: begin anew";
+        return Err(PeerFailure::new(PeerFailureCode::Refused, message));
+    }
     let guard = group.end_locked(guard).await.map_err(|error| failure(&error))?;
     let (sender, receiver) = oneshot::channel();
     let log = group.log().clone();
