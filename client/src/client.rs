@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use plimsoll_protocol::api::{DescribeTopicRequest, TopicInfo};
+use plimsoll_protocol::api::{DescribeTopicRequest, ListQueuesRequest, QueueOverflow, TopicInfo};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use tokio::sync::OnceCell;
 
@@ -148,6 +148,21 @@ impl Shared {
             partitions_max: 0,
         };
         Ok(self.request(request, Repeat::Freely).await?.topic)
+    }
+
+    /// Whether the topic is a queue that takes so many messages and refuses more. `false` also where that is not
+    /// known.
+    pub(crate) async fn is_bounded_queue(&self, topic: &TopicName) -> bool {
+        let request = ListQueuesRequest { prefix: Some(topic.to_string()), after: None };
+        let Ok(page) = self.request(request, Repeat::Freely).await else { return false };
+        // By name: the topic itself comes first, and of it the queue.
+        page.queues.first().is_some_and(|queue| {
+            let settings = &queue.settings;
+            queue.topic == *topic
+                && queue.subscription.is_empty()
+                && settings.overflow == QueueOverflow::Reject
+                && (settings.length_max.is_some() || settings.bytes_max.is_some())
+        })
     }
 }
 

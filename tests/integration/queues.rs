@@ -323,6 +323,13 @@ async fn what_is_rejected_given_up_expired_or_pushed_out_goes_where_dead_letters
         (standing(&client, "jobs").await.unsettled == 0).then_some(())
     })
     .await;
+    for (offset, reason) in ["length-exceeded", "expired", "rejected"].iter().enumerate() {
+        let jobs = client.admin().queue("jobs", "");
+        let told = within("why", jobs.explain(id(offset as u64))).await.expect("an answer");
+        assert_eq!(told.standing, MessageStanding::DeadLettered, "{told:?}");
+        assert_eq!(told.reason.as_deref(), Some(*reason));
+        assert!(told.text.ends_with("its copy went to dead"), "{told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -446,4 +453,47 @@ async fn exclusive_and_single_active_consumers_are_alone() {
     let message = next(&mut second).await;
     assert_eq!(value(&message), "20");
     accept(&message).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_fills_a_queue_to_what_it_may_hold_and_no_further() {
+    let node = TestNode::start().await;
+    let client = node.client(TransportKind::Quic).await;
+    create(&client, "jobs", &["length-max=5"]).await;
+    let sending = producer(&client, "jobs").await;
+    let mut acks = Vec::new();
+    for number in 0..20 {
+        let ack = within("room", sending.enqueue(Record::new(number.to_string()))).await;
+        acks.push(ack.expect("it is taken"));
+    }
+    let mut stored = 0;
+    for ack in acks {
+        match within("an outcome", ack).await {
+            Ok(_) => stored += 1,
+            Err(SendError::Refused(error)) => {
+                assert_eq!(error.code, ErrorCode::QueueFull, "{error}");
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!((stored, standing(&client, "jobs").await.ready), (5, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_retires_before_the_last_settlement_uses_up_no_attempt_of_what_it_never_sees() {
+    let node = TestNode::start().await;
+    let client = node.client(TransportKind::Quic).await;
+    create(&client, "jobs", &["attempts=1", "dead-letter=dead"]).await;
+    let sending = producer(&client, "jobs").await;
+    for value in ["a", "b", "c"] {
+        send(&sending, Record::new(value)).await;
+    }
+    for expected in ["a", "b", "c"] {
+        let mut receiving = consumer(&client, "jobs", 1).await;
+        let message = next(&mut receiving).await;
+        assert_eq!((value(&message).as_str(), message.attempt), (expected, 1));
+        within("the retirement", receiving.retire()).await;
+        accept(&message).await;
+    }
+    assert_eq!(standing(&client, "jobs").await.unsettled, 0);
 }

@@ -110,6 +110,10 @@ impl ProducerBuilder {
             described.config.batch_bytes_max.min(node_limit.hello().batch_bytes_max);
         let limits = BatchLimits { batch_bytes_max, ..BatchLimits::default() };
         options.batch_bytes = options.batch_bytes.min(batch_bytes_max as usize);
+        if self.shared.is_bounded_queue(&topic).await {
+            // A batch is taken as a whole or not at all: each message is looked at by itself.
+            options.batch_records = 1;
+        }
         let chooser =
             Chooser::new(options.partitioner.clone(), described.partitions, self.shared.seed())?;
         let mut lanes = Vec::new();

@@ -11,10 +11,11 @@ mod admin;
 mod message;
 mod session;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::client::Shared;
 use crate::error::{BuildError, ConsumeError};
@@ -133,7 +134,8 @@ impl QueueConsumerBuilder {
         let interest = self.shared.take_interest(&topic).await;
         // What may wait in it is bounded by what the consumer may hold.
         let (events, receiver) = mpsc::unbounded_channel();
-        let told = Told::default();
+        let (retire, retires) = watch::channel(false);
+        let (told, working) = (Told::default(), partitions.len());
         for partition in partitions {
             let session = Session {
                 shared: Arc::clone(&self.shared),
@@ -143,11 +145,12 @@ impl QueueConsumerBuilder {
                 wish: self.wish.clone(),
                 _interest: Arc::clone(&interest),
                 events: events.clone(),
+                retires: retires.clone(),
                 told: Arc::clone(&told),
             };
             tokio::spawn(session.run());
         }
-        Ok(QueueConsumer { receiver, ready: Vec::new().into_iter() })
+        Ok(QueueConsumer { receiver, ready: VecDeque::new(), retire, working })
     }
 }
 
@@ -159,7 +162,10 @@ impl QueueConsumerBuilder {
 /// and what it holds is ready again.
 pub struct QueueConsumer {
     receiver: mpsc::UnboundedReceiver<Event>,
-    ready: std::vec::IntoIter<Message>,
+    ready: VecDeque<Result<Message, ConsumeError>>,
+    retire: watch::Sender<bool>,
+    /// Partitions that may still hand something out.
+    working: usize,
 }
 
 impl QueueConsumer {
@@ -169,12 +175,33 @@ impl QueueConsumer {
     /// What ended a partition; the others go on with the next call.
     pub async fn next(&mut self) -> Option<Result<Message, ConsumeError>> {
         loop {
-            if let Some(message) = self.ready.next() {
-                return Some(Ok(message));
+            if let Some(message) = self.ready.pop_front() {
+                return Some(message);
             }
-            match self.receiver.recv().await? {
-                Event::Messages(messages) => self.ready = messages.into_iter(),
-                Event::Failed(error) => return Some(Err(error)),
+            let event = self.receiver.recv().await?;
+            self.took(event);
+        }
+    }
+
+    /// Has nothing more handed out, and returns when that is certain; what it holds can still be settled, which
+    /// makes no room for more. Messages that came before are still given by [`QueueConsumer::next`]. Whoever wants
+    /// so many messages and no more retires before settling the last: one that is handed out for nothing has one
+    /// attempt less.
+    pub async fn retire(&mut self) {
+        self.retire.send_replace(true);
+        while self.working > 0 {
+            let Some(event) = self.receiver.recv().await else { return };
+            self.took(event);
+        }
+    }
+
+    fn took(&mut self, event: Event) {
+        match event {
+            Event::Messages(messages) => self.ready.extend(messages.into_iter().map(Ok)),
+            Event::Retired => self.working = self.working.saturating_sub(1),
+            Event::Failed(error) => {
+                self.working = self.working.saturating_sub(1);
+                self.ready.push_back(Err(error));
             }
         }
     }

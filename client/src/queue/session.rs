@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_protocol::api::{
-    AttachRequest, AttachResponse, ExtendRequest, QueueDelivery, SettleOutcome, SettleRequest,
-    SettleResponse, Settlement, UnsubscribeRequest,
+    AttachRequest, AttachResponse, ExtendRequest, QueueDelivery, RetireRequest, SettleOutcome,
+    SettleRequest, SettleResponse, Settlement, UnsubscribeRequest,
 };
 use plimsoll_protocol::batch::Record;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::Frame;
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::message::{Message, Said, SettleError, What};
@@ -42,6 +42,8 @@ const STOOD: Duration = Duration::from_secs(1);
 /// What a partition's task tells the consumer.
 pub(super) enum Event {
     Messages(Vec<Message>),
+    /// Nothing more is handed out of the partition.
+    Retired,
     /// The partition has ended with this.
     Failed(ConsumeError),
 }
@@ -67,6 +69,8 @@ pub(super) struct Session {
     /// Keeps the topic's partitions known.
     pub(super) _interest: Arc<Interest>,
     pub(super) events: mpsc::UnboundedSender<Event>,
+    /// Whether the consumer wants nothing more than it has.
+    pub(super) retires: watch::Receiver<bool>,
     pub(super) told: Told,
 }
 
@@ -154,6 +158,11 @@ impl Session {
                     return;
                 }
             }
+            if *self.retires.borrow() {
+                // It would be handed out what it does not want, and what it held is not its own any more.
+                let _ = self.events.send(Event::Retired);
+                return;
+            }
             tokio::select! {
                 biased;
                 () = self.events.closed() => return,
@@ -181,6 +190,7 @@ impl Session {
         let say = Arc::new(say);
         let mut waiting = VecDeque::new();
         let mut under_way = FuturesUnordered::new();
+        let (mut retires, mut is_retired) = (self.retires.clone(), false);
         loop {
             while under_way.len() < REQUESTS_MAX
                 && let Some(gathered) = gather(&mut waiting)
@@ -198,6 +208,12 @@ impl Session {
                     // Beyond, those who wait see that it is not known.
                     let _ = timeout(LAST_WORDS, last).await;
                     return Err(Ended::Unwanted);
+                }
+                () = asked(&mut retires), if !is_retired => {
+                    let request = RetireRequest { consumer: attachment.correlation };
+                    attachment.channel.request(request).await.map_err(Ended::Lost)?;
+                    is_retired = true;
+                    self.events.send(Event::Retired).map_err(|_| Ended::Unwanted)?;
                 }
                 Some(something) = said.recv() => {
                     waiting.push_back(something);
@@ -300,6 +316,14 @@ impl Session {
             },
         };
         Ended::Failed(ConsumeError::Refused { partition, source })
+    }
+}
+
+/// Ends when the consumer retires. May be cancelled.
+async fn asked(retires: &mut watch::Receiver<bool>) {
+    if retires.wait_for(|retires| *retires).await.is_err() {
+        // It is gone, which others see.
+        std::future::pending::<()>().await;
     }
 }
 

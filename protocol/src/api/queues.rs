@@ -325,7 +325,7 @@ wire_enum! {
         Settled = 1 / "settled",
         /// It ended, and not by being accepted.
         Ended = 2 / "ended",
-        /// It was given up and waits to be copied to where dead letters go.
+        /// It was given up; its copy is where dead letters go, or on its way there.
         DeadLettered = 3 / "dead-lettered",
         /// A consumer has it.
         Held = 4 / "held",

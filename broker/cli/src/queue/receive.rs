@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use plimsoll_client::{Client, ConsumeError, Message, QueueConsumer, SettleError};
+use plimsoll_client::{Client, ConsumeError, Message, QueueConsumer, SettleError, Settlement};
 use plimsoll_protocol::ids::TopicName;
 use tokio::time::timeout;
 
@@ -70,6 +70,14 @@ pub(super) struct ReceiveArgs {
     json: bool,
 }
 
+/// What one consumer came to.
+struct Window {
+    received: u64,
+    lost: u64,
+    /// There is no more, or somebody has had enough.
+    is_last: bool,
+}
+
 impl ReceiveArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
         connection.with_client(async |client| self.receive(client).await).await
@@ -77,9 +85,43 @@ impl ReceiveArgs {
 
     async fn receive(&self, client: &Client) -> Result<Exit, Failure> {
         let mut interrupt = Interrupt::listen()?;
-        // What is not printed is not held: others may want it.
-        let most = self.count.and_then(|count| u32::try_from(count).ok());
-        let prefetch = self.prefetch.min(most.unwrap_or(u32::MAX)).max(1);
+        let mut output = Output::stdout();
+        let (mut received, mut lost) = (0, 0);
+        while let Some(most) = self.window(received) {
+            let window = self.receive_window(client, most, &mut interrupt, &mut output).await?;
+            received += window.received;
+            lost += window.lost;
+            if window.is_last {
+                break;
+            }
+        }
+        let messages = if received == 1 { "message" } else { "messages" };
+        note(&format!("{received} {messages} of {}", self.queue));
+        if lost > 0 {
+            let what = format!("of {lost} messages it is not known whether they are settled");
+            return Err(Failure::new(Exit::Partly, what).hint("they may be delivered again"));
+        }
+        Ok(Exit::Done)
+    }
+
+    /// How many messages the next consumer receives at most; `None` when enough were received. Where they are
+    /// counted no more are taken than are printed: one that is handed out for nothing has one attempt less.
+    fn window(&self, received: u64) -> Option<u64> {
+        let Some(count) = self.count else { return Some(u64::MAX) };
+        let left = count.saturating_sub(received);
+        (left > 0).then(|| left.min(self.prefetch.max(1).into()))
+    }
+
+    /// Receives with a consumer of its own. Where the messages are counted, they are settled when all of them
+    /// are there and the consumer is handed out no more.
+    async fn receive_window(
+        &self,
+        client: &Client,
+        most: u64,
+        interrupt: &mut Interrupt,
+        output: &mut Output,
+    ) -> Result<Window, Failure> {
+        let prefetch = self.prefetch.max(1).min(u32::try_from(most).unwrap_or(u32::MAX));
         let building = client
             .queue_consumer(self.queue.as_str())
             .subscription(&*self.subscription.subscription)
@@ -88,41 +130,48 @@ impl ReceiveArgs {
         let mut consumer = building
             .await
             .map_err(|error| build_failure(&format!("use queue {}", self.queue), &error))?;
-        let mut output = Output::stdout();
-        let mut settlements = Vec::new();
-        let mut received = 0_u64;
-        while self.count.is_none_or(|count| received < count) {
+        let (mut held, mut settlements) = (Vec::new(), Vec::new());
+        let mut window = Window { received: 0, lost: 0, is_last: false };
+        while window.received < most {
             let message = tokio::select! {
                 biased;
-                () = interrupt.asked() => break,
-                message = self.next(&mut consumer, &mut output) => message?,
+                () = interrupt.asked() => None,
+                message = self.next(&mut consumer, output) => message?,
             };
-            let Some(message) = message else { break };
-            self.print(&message, &mut output)?;
-            received += 1;
-            settlements.push(match self.settle {
-                Settle::Accept => message.accept(),
-                Settle::Release => message.release(self.delay),
-                Settle::Reject => message.reject(),
-            });
+            let Some(message) = message else {
+                window.is_last = true;
+                break;
+            };
+            self.print(&message, output)?;
+            window.received += 1;
+            match self.count {
+                Some(_) => held.push(message),
+                None => settlements.push(self.settle(&message)),
+            }
         }
         output.flush()?;
-        let mut lost = 0;
+        if self.count.is_some() {
+            consumer.retire().await;
+        }
+        settlements.extend(held.iter().map(|message| self.settle(message)));
         for settlement in settlements {
             match settlement.await {
                 Ok(()) => {}
                 Err(SettleError::Refused(error)) => {
                     return Err(Failure::new(Exit::Failed, format!("not settled: {error}")));
                 }
-                Err(SettleError::NotHeld | SettleError::Unknown) => lost += 1,
+                Err(SettleError::NotHeld | SettleError::Unknown) => window.lost += 1,
             }
         }
-        note(&format!("{received} messages of {}", self.queue));
-        if lost > 0 {
-            let what = format!("of {lost} messages it is not known whether they are settled");
-            return Err(Failure::new(Exit::Partly, what).hint("they may be delivered again"));
+        Ok(window)
+    }
+
+    fn settle(&self, message: &Message) -> Settlement {
+        match self.settle {
+            Settle::Accept => message.accept(),
+            Settle::Release => message.release(self.delay),
+            Settle::Reject => message.reject(),
         }
-        Ok(Exit::Done)
     }
 
     /// The next message; none when the time to wait is over, or the queue has ended.

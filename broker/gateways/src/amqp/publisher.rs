@@ -151,24 +151,33 @@ impl Publisher {
         let Some(batch) = batch else { return tell(Published::Unknown, receipts) };
         match found {
             Ok(partition) => {
+                let mut place = None;
                 if limits.is_some() {
                     while let Some((outcome, receipts)) = in_flight.next().await {
                         tell(outcome, receipts);
                     }
-                    let admitted =
-                        self.broker.admit_to_queue(&self.topic, PARTITION, &partition, || false);
-                    if let Err(error) = admitted.await {
-                        let outcome = match error.code {
-                            ErrorCode::QueueFull => {
-                                self.bury(batch).await;
-                                Published::Full
-                            }
-                            _ => Published::Unknown,
-                        };
-                        return tell(outcome, receipts);
+                    let admitting =
+                        self.broker.admit_to_queue(&self.topic, PARTITION, &partition, 1, || false);
+                    match admitting.await {
+                        Ok(admitted) => place = admitted,
+                        Err(error) => {
+                            let outcome = match error.code {
+                                ErrorCode::QueueFull => {
+                                    self.bury(batch).await;
+                                    Published::Full
+                                }
+                                _ => Published::Unknown,
+                            };
+                            return tell(outcome, receipts);
+                        }
                     }
                 }
-                in_flight.push_back(Box::pin(store(partition, batch).await.with(receipts)));
+                let sent = store(partition, batch).await;
+                in_flight.push_back(Box::pin(async move {
+                    let outcome = sent.with(receipts).await;
+                    drop(place);
+                    outcome
+                }));
             }
             Err(_) => {
                 // Another node leads: one after the other keeps their order.

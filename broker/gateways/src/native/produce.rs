@@ -24,6 +24,7 @@ use super::outbox::OutFrame;
 use super::session::{Broken, Room, Session};
 use super::stream::{Answer, Stop, Stream, done};
 use crate::broker::{Broker, Partition};
+use crate::queues::Admitted;
 use crate::refusals;
 use crate::routing::Access;
 
@@ -89,7 +90,7 @@ pub(super) async fn produce(
     let Ok(room) = stream.session.room(bytes, received_in).await else {
         return Err(Stop::Broken(Broken::unread(&stream.session.broker, &header)));
     };
-    let (batch, partition, pending) = match admit(stream, &request, frame.payload).await {
+    let (batch, partition, pending, admitted) = match admit(stream, &request, frame.payload).await {
         Ok(admitted) => admitted,
         Err(error) => return Ok(stream.refuse(&header, &error).await?),
     };
@@ -101,6 +102,7 @@ pub(super) async fn produce(
         batch,
         durability: partition.durability,
         room,
+        _admitted: admitted,
     };
     if request.acks == AckLevel::None {
         // Offset and time are not known yet: none are told.
@@ -141,7 +143,7 @@ async fn admit(
     stream: &mut Stream,
     request: &ProduceRequest,
     batch: Bytes,
-) -> Result<(BatchHeader, Partition, PendingProduce), ErrorResponse> {
+) -> Result<(BatchHeader, Partition, PendingProduce, Option<Admitted>), ErrorResponse> {
     let broker = Arc::clone(&stream.session.broker);
     broker.check_space()?;
     let (topic, index) = (&request.topic, request.partition);
@@ -150,11 +152,15 @@ async fn admit(
         .await
         .map_err(|error| refusals::batch(&error, topic, index))?;
     // What is sent again is answered as the first time, however full the queue is now.
+    let mut admitted = None;
     if partition.queue.is_some() && !partition.group.is_known(&header) {
-        broker.admit_to_queue(topic, index, &partition, || has_delayed(&batch)).await?;
+        let messages = header.record_count.into();
+        let admitting =
+            broker.admit_to_queue(topic, index, &partition, messages, || has_delayed(&batch));
+        admitted = admitting.await?;
     }
     match partition.group.produce(batch, header).await {
-        Ok(pending) => Ok((header, partition, pending)),
+        Ok(pending) => Ok((header, partition, pending, admitted)),
         Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
 }
@@ -205,6 +211,8 @@ struct Reply {
     batch: BatchHeader,
     durability: plimsoll_protocol::api::Durability,
     room: Room,
+    /// Its place in a queue that takes so many and no more.
+    _admitted: Option<Admitted>,
 }
 
 impl Reply {

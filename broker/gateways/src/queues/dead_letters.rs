@@ -55,6 +55,15 @@ pub(super) struct DeadLetters {
 }
 
 impl DeadLetters {
+    /// Where dead letters go, in words.
+    pub(super) fn destination(&self) -> Option<String> {
+        match &*self.target.borrow() {
+            Some(Target::Topic(topic)) => Some(topic.to_string()),
+            Some(Target::Exchange) => Some("its dead letter exchange".to_owned()),
+            None => None,
+        }
+    }
+
     pub(super) fn new(broker: &Arc<Broker>, source: &QueueName, target: Option<&Bytes>) -> Self {
         let (broker, source) = (Arc::clone(broker), source.clone());
         let mut letters = Self { broker, source, target: watch::channel(None).0, copying: 0 };

@@ -175,6 +175,8 @@ pub(super) struct Gate {
     pub(super) bytes: AtomicU64,
     /// The offset up to which the two are counted.
     pub(super) counted: AtomicU64,
+    /// Messages that were let in, and of which it is not known yet whether they are stored.
+    pub(super) admitted: AtomicU64,
     /// Whether as many messages wait for their time as a node keeps.
     pub(super) has_delayed_max: AtomicBool,
 }
@@ -185,8 +187,30 @@ impl Gate {
             length: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             counted: AtomicU64::new(NOT_COUNTED),
+            admitted: AtomicU64::new(0),
             has_delayed_max: AtomicBool::new(false),
         }
+    }
+}
+
+/// Messages that were let in; dropped once it is known what became of them.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    gate: Arc<Gate>,
+    messages: u64,
+}
+
+impl Admitted {
+    /// Lets `messages` in, and tells how many were before that are not stored yet.
+    pub(super) fn new(gate: &Arc<Gate>, messages: u64) -> (Self, u64) {
+        let before = gate.admitted.fetch_add(messages, Ordering::AcqRel);
+        (Self { gate: Arc::clone(gate), messages }, before)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.gate.admitted.fetch_sub(self.messages, Ordering::AcqRel);
     }
 }
 

@@ -14,7 +14,7 @@ use plimsoll_state::catalog::{SubscriptionMeta, TopicMeta};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
 
-use super::handle::{Gate, NOT_COUNTED, QueueHandle};
+use super::handle::{Admitted, Gate, NOT_COUNTED, QueueHandle};
 use super::runner::{self, Begin};
 use super::settings;
 use crate::broker::{Broker, Partition};
@@ -125,23 +125,25 @@ impl Broker {
         Some(handle)
     }
 
-    /// Whether a queue takes `records` more, of which some wait for their time.
+    /// Whether a queue takes `messages` more, all of them, of which some wait for their time. What is answered is
+    /// kept until it is known what became of them: those that come meanwhile are counted behind.
     ///
     /// # Errors
-    /// Where it is as long as it may be.
+    /// Where it would be longer than it may be.
     pub(crate) async fn admit_to_queue(
         self: &Arc<Self>,
         topic: &TopicName,
         index: PartitionIndex,
         partition: &Partition,
+        messages: u64,
         has_delayed: impl FnOnce() -> bool,
-    ) -> Result<(), ErrorResponse> {
-        let Some(limits) = partition.queue else { return Ok(()) };
+    ) -> Result<Option<Admitted>, ErrorResponse> {
+        let Some(limits) = partition.queue else { return Ok(None) };
         let handle = match limits.are_any() {
             true => Some(self.queue(topic, index, "").await?),
             false => self.queues().get(partition.group.id(), SubscriptionId::QUEUE),
         };
-        let Some(handle) = handle else { return Ok(()) };
+        let Some(handle) = handle else { return Ok(None) };
         let gate = &handle.gate;
         if gate.counted.load(Ordering::Acquire) == NOT_COUNTED {
             // Its first turn counts. One that ends instead is looked up again by whoever sends again.
@@ -159,12 +161,17 @@ impl Broker {
         let counted = gate.counted.load(Ordering::Acquire).min(NOT_COUNTED - 1);
         let committed = partition.group.high_watermark().borrow().0;
         let length = gate.length.load(Ordering::Relaxed) + committed.saturating_sub(counted);
+        if !limits.are_any() {
+            return Ok(None);
+        }
+        let (admitted, before) = Admitted::new(gate, messages);
+        let length = length + before;
         if let Some(length_max) = limits.length_max
-            && length >= length_max
+            && length + messages > length_max
         {
             return full(format!(
-                "queue {topic} has {length} messages, {length_max} are allowed: nothing was stored; \
-                 try again when some are settled, or raise length-max"
+                "queue {topic} has {length} messages, {length_max} are allowed, {messages} came together: \
+                 nothing was stored; try again when some are settled, or raise length-max"
             ));
         }
         let bytes = gate.bytes.load(Ordering::Relaxed);
@@ -173,7 +180,7 @@ impl Broker {
                 "queue {topic} has about {bytes} bytes, {bytes_max} are allowed: nothing was stored; \
                  try again when some are settled, or raise bytes-max"
             )),
-            _ => Ok(()),
+            _ => Ok(Some(admitted)),
         }
     }
 }

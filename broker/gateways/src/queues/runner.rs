@@ -613,7 +613,9 @@ impl Runner {
                         _ => None,
                     };
                     let consumers = self.dispatcher.consumers();
-                    let _ = reply.send(settings::explained(found, consumer, consumers, now));
+                    let letters = self.dead_letters.destination();
+                    let told = settings::explained(found, consumer, consumers, letters, now);
+                    let _ = reply.send(told);
                 }
             }
             Command::Describe { is_use, reply } => {

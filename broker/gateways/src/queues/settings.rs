@@ -1,6 +1,7 @@
 //! Settings as the delivery machine has them, and what it says for people.
 
 use bytes::Bytes;
+use plimsoll_delivery::command::Reason;
 use plimsoll_delivery::config::{Counting, Mode, Overflow, QueueConfig};
 use plimsoll_delivery::dispatch::Explanation;
 use plimsoll_delivery::time::Now;
@@ -36,11 +37,23 @@ pub(super) fn config(settings: &QueueSettings) -> QueueConfig {
     }
 }
 
-/// Where a message stands, with a sentence for people. `consumer` is who has it, if somebody has.
+/// Whether what ends so is a dead letter, where there is a place for them.
+const fn is_copied(reason: Reason) -> bool {
+    match reason {
+        Reason::Rejected | Reason::AttemptsExhausted | Reason::Expired | Reason::LengthExceeded => {
+            true
+        }
+        Reason::Cancelled | Reason::Purged | Reason::Lost => false,
+    }
+}
+
+/// Where a message stands, with a sentence for people. `consumer` is who has it, if somebody has; `letters` where
+/// dead letters go, if they go anywhere.
 pub(super) fn explained(
     found: Explanation,
     consumer: Option<String>,
     consumers: u32,
+    letters: Option<String>,
     now: Now,
 ) -> MessageExplanation {
     let mut told = MessageExplanation {
@@ -66,20 +79,22 @@ pub(super) fn explained(
             told.reason = Some(ended.reason.as_str().to_owned());
             told.attempts = Some(ended.attempts);
             told.at_ms = Some(ended.at.0);
-            let text = format!(
-                "it ended after {} deliveries: {}; no copy was kept",
-                ended.attempts,
-                ended.reason.as_str()
-            );
-            (MessageStanding::Ended, text)
+            let text =
+                format!("it ended after {} deliveries: {}", ended.attempts, ended.reason.as_str());
+            match letters.filter(|_| is_copied(ended.reason)) {
+                Some(letters) => {
+                    (MessageStanding::DeadLettered, format!("{text}; its copy went to {letters}"))
+                }
+                None => (MessageStanding::Ended, format!("{text}; no copy was kept")),
+            }
         }
         Explanation::DeadLettered { reason, attempts } => {
             told.reason = Some(reason.as_str().to_owned());
             told.attempts = Some(attempts);
             let text = format!(
-                "it was given up after {attempts} deliveries ({}) and is being copied to where dead \
-                 letters go",
-                reason.as_str()
+                "it was given up after {attempts} deliveries ({}) and is being copied to {}",
+                reason.as_str(),
+                letters.as_deref().unwrap_or("where dead letters go")
             );
             (MessageStanding::DeadLettered, text)
         }
