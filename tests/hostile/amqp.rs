@@ -270,3 +270,68 @@ async fn as_many_connections_as_are_allowed_are_served_and_the_others_told() {
     let ended = timeout(Duration::from_secs(60), attacker::wait_for_the_end(silent));
     ended.await.expect("the node closes it");
 }
+
+/// What the node may hold more than before, in MB, while somebody takes much and gives nothing back.
+const GREEDY_MB_MAX: f64 = 100.0;
+
+/// Messages that a channel may hold, whatever it asks for.
+const HELD_MAX: u32 = 65_535;
+
+/// Bytes of a frame with one message of `body` for the default exchange.
+fn message(queue: &str, body: &[u8]) -> Vec<u8> {
+    let publish = [&[0, 0], &short("")[..], &short(queue), &[0]].concat();
+    let bytes = (body.len() as u64).to_be_bytes();
+    let header = [&60_u16.to_be_bytes()[..], &[0, 0], &bytes, &[0x10, 0, 2]].concat();
+    [method(1, 60, 40, &[&publish]), frame(2, 1, &header), frame(3, 1, body)].concat()
+}
+
+/// A connection with channel 1 and this queue, durable.
+async fn with_queue(address: SocketAddr, queue: &str) -> TcpStream {
+    let (mut stream, is_open) = log_in(address).await;
+    assert!(is_open);
+    let declare = [&[0, 0], &short(queue)[..], &[2], &long(b"")].concat();
+    let opening = [method(1, 20, 10, &[&short("")]), method(1, 50, 10, &[&declare])].concat();
+    stream.write_all(&opening).await.expect("it takes them");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_takes_and_never_acknowledges_and_who_sends_and_never_listens_cost_little() {
+    let messages: u32 = if is_long() { 1_000_000 } else { 100_000 };
+    let (mut target, address) = start().await;
+    let before = target.process.memory().expect("it lives").resident_mb;
+    // Sends as fast as the node takes them, and reads nothing: neither confirms nor anything else.
+    let mut sender = with_queue(address, "greedy").await;
+    sender.write_all(&method(1, 85, 10, &[&[0]])).await.expect("it takes it");
+    let one = message("greedy", &[7; 1000]);
+    let many = one.repeat(100);
+    for _ in 0..messages / 100 {
+        within("room for more", sender.write_all(&many)).await.expect("it takes them");
+    }
+    let looking = channel(address).await;
+    let count = async || {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let declared = looking.queue_declare("greedy".into(), passive, FieldTable::default());
+        within("a look", declared).await.expect("it is there").message_count()
+    };
+    eventually("all are stored", async || (count().await == messages).then_some(())).await;
+    let during = target.process.memory().expect("it lives").resident_mb;
+    assert!(during < before + GREEDY_MB_MAX, "{before} MB before, {during} MB with the sender");
+    // Takes all that it is given, and acknowledges nothing.
+    let mut taker = with_queue(address, "greedy").await;
+    let consume = [&[0, 0], &short("greedy")[..], &short("tag"), &[0], &long(b"")].concat();
+    taker.write_all(&method(1, 60, 20, &[&consume])).await.expect("it takes it");
+    let (mut taken, mut buffer) = (0, vec![0; 1 << 16]);
+    while taken < u64::from(messages.min(HELD_MAX)) * 1000 {
+        let read = within("more", taker.read(&mut buffer)).await.expect("it goes on");
+        assert!(read > 0, "it ended after {taken} bytes");
+        taken += read as u64;
+    }
+    let during = target.process.memory().expect("it lives").resident_mb;
+    assert!(during < before + GREEDY_MB_MAX, "{before} MB before, {during} MB with the taker");
+    println!("{before} MB before, {during} MB with {messages} messages, as many held as may be");
+    drop((sender, taker));
+    eventually("all are ready again", async || (count().await == messages).then_some(())).await;
+    drop(looking);
+    target.check().await;
+}

@@ -15,7 +15,7 @@ const AFTER_HELP: &str = "\
 Examples:
   plimsoll amqp queue list
   plimsoll amqp queue list --vhost harbour --json
-  plimsoll queue explain $(plimsoll amqp queue list --json | jq -r 'select(.queue==\"jobs\").topic') 17";
+  plimsoll queue explain __amqp.0cd527539e0d831c9a9a78c809c9e72e 17";
 
 /// List queues of AMQP clients
 ///
