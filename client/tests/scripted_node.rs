@@ -118,8 +118,8 @@ impl Node {
                 reply::<InitProducerRequest>(frame, &identity, sender).await;
             }
             ApiKey::Produce => return self.produce(frame, sender).await,
-            // As a node that is older than clusters.
-            ApiKey::Metadata | ApiKey::WatchMetadata => {
+            // As a node that is older than clusters, and queues.
+            ApiKey::Metadata | ApiKey::WatchMetadata | ApiKey::ListQueues => {
                 let error = ErrorResponse::new(ErrorCode::UnknownApi, "scripted");
                 let head = encode_error(&frame.header, &error).freeze();
                 let _ = sender.send(head, &[]).await;

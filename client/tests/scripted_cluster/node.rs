@@ -7,11 +7,11 @@ use bytes::{Bytes, BytesMut};
 use plimsoll_client::{AckLevel, Durability, NodeInfo, NodeState, TopicConfig, TopicInfo};
 use plimsoll_protocol::api::{
     ApiKey, Delivery, DescribeTopicRequest, DescribeTopicResponse, Done, HelloRequest,
-    HelloResponse, InitProducerRequest, ListOffsetsRequest, ListOffsetsResponse, ListTopicsRequest,
-    ListTopicsResponse, MetadataRequest, MetadataResponse, PROTOCOL_MAX, PartitionMetadata,
-    PingRequest, ProduceRequest, ProduceResponse, ProducerIdentity, Request, StartPosition,
-    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest, WatchMetadataRequest,
-    WatchMetadataResponse, supported_apis,
+    HelloResponse, InitProducerRequest, ListOffsetsRequest, ListOffsetsResponse, ListQueuesRequest,
+    ListQueuesResponse, ListTopicsRequest, ListTopicsResponse, MetadataRequest, MetadataResponse,
+    PROTOCOL_MAX, PartitionMetadata, PingRequest, ProduceRequest, ProduceResponse,
+    ProducerIdentity, Request, StartPosition, SubscribeRequest, SubscribeResponse, TopicMetadata,
+    UnsubscribeRequest, WatchMetadataRequest, WatchMetadataResponse, supported_apis,
 };
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
@@ -85,6 +85,10 @@ impl Node {
                 let topics = vec![self.topic()];
                 let listed = ListTopicsResponse { topics, has_more: false };
                 reply::<ListTopicsRequest>(frame, &listed, out).await;
+            }
+            ApiKey::ListQueues => {
+                let none = ListQueuesResponse { queues: Vec::new(), has_more: false };
+                reply::<ListQueuesRequest>(frame, &none, out).await;
             }
             ApiKey::DescribeTopic => {
                 let topic = self.topic();
