@@ -100,19 +100,11 @@ impl Admin {
     /// # Errors
     /// When the node does not answer.
     pub async fn list_topics(&self, prefix: Option<&str>) -> Result<Vec<TopicInfo>, RequestError> {
-        let prefix = prefix.map(str::to_owned);
-        let mut topics: Vec<TopicInfo> = Vec::new();
-        loop {
-            let after = topics.last().map(|topic| topic.name.clone());
-            let request = ListTopicsRequest { prefix: prefix.clone(), after };
-            let page = self.shared.request(request, Repeat::Freely).await?;
-            // An empty page that promises more would be asked for again for ever.
-            let ends = !page.has_more || page.topics.is_empty();
-            topics.extend(page.topics);
-            if ends {
-                return Ok(topics);
-            }
-        }
+        let ask = |last: Option<&TopicInfo>| ListTopicsRequest {
+            prefix: prefix.map(str::to_owned),
+            after: last.map(|last| last.name.clone()),
+        };
+        self.shared.list(ask, |page| (page.topics, page.has_more)).await
     }
 
     /// A topic with its partitions; also one that is the node's own, such as a queue of AMQP has.

@@ -65,16 +65,10 @@ impl Admin {
     /// # Errors
     /// When nobody answers.
     pub async fn list_vhosts(&self) -> Result<Vec<VhostInfo>, RequestError> {
-        let mut vhosts: Vec<VhostInfo> = Vec::new();
-        loop {
-            let after = vhosts.last().map(|last| last.vhost.clone());
-            let page = self.shared.request(ListVhostsRequest { after }, Repeat::Freely).await?;
-            let ends = !page.has_more || page.vhosts.is_empty();
-            vhosts.extend(page.vhosts);
-            if ends {
-                return Ok(vhosts);
-            }
-        }
+        let ask = |last: Option<&VhostInfo>| ListVhostsRequest {
+            after: last.map(|last| last.vhost.clone()),
+        };
+        self.shared.list(ask, |page| (page.vhosts, page.has_more)).await
     }
 
     /// Makes a user, who may enter no virtual host yet.
@@ -131,16 +125,10 @@ impl Admin {
     /// # Errors
     /// When nobody answers.
     pub async fn list_amqp_users(&self) -> Result<Vec<AmqpUserInfo>, RequestError> {
-        let mut users: Vec<AmqpUserInfo> = Vec::new();
-        loop {
-            let after = users.last().map(|last| last.user.clone());
-            let page = self.shared.request(ListAmqpUsersRequest { after }, Repeat::Freely).await?;
-            let ends = !page.has_more || page.users.is_empty();
-            users.extend(page.users);
-            if ends {
-                return Ok(users);
-            }
-        }
+        let ask = |last: Option<&AmqpUserInfo>| ListAmqpUsersRequest {
+            after: last.map(|last| last.user.clone()),
+        };
+        self.shared.list(ask, |page| (page.users, page.has_more)).await
     }
 
     /// Says what a user may do in a virtual host, in place of what it could before. Connections that are open
@@ -183,20 +171,12 @@ impl Admin {
         vhost: Option<&str>,
         user: Option<&str>,
     ) -> Result<Vec<AmqpGrant>, RequestError> {
-        let mut grants: Vec<AmqpGrant> = Vec::new();
-        loop {
-            let request = ListAmqpPermissionsRequest {
-                vhost: vhost.map(str::to_owned),
-                user: user.map(str::to_owned),
-                after: grants.last().map(|last| last.name.clone()),
-            };
-            let page = self.shared.request(request, Repeat::Freely).await?;
-            let ends = !page.has_more || page.grants.is_empty();
-            grants.extend(page.grants);
-            if ends {
-                return Ok(grants);
-            }
-        }
+        let ask = |last: Option<&AmqpGrant>| ListAmqpPermissionsRequest {
+            vhost: vhost.map(str::to_owned),
+            user: user.map(str::to_owned),
+            after: last.map(|last| last.name.clone()),
+        };
+        self.shared.list(ask, |page| (page.grants, page.has_more)).await
     }
 
     /// The queues that AMQP clients declared, by virtual host and name; only those of `vhost`, where it is given.
@@ -208,17 +188,11 @@ impl Admin {
         &self,
         vhost: Option<&str>,
     ) -> Result<Vec<AmqpQueueInfo>, RequestError> {
-        let mut queues: Vec<AmqpQueueInfo> = Vec::new();
-        loop {
-            let after = queues.last().map(|last| last.name.clone());
-            let request = ListAmqpQueuesRequest { vhost: vhost.map(str::to_owned), after };
-            let page = self.shared.request(request, Repeat::Freely).await?;
-            let ends = !page.has_more || page.queues.is_empty();
-            queues.extend(page.queues);
-            if ends {
-                return Ok(queues);
-            }
-        }
+        let ask = |last: Option<&AmqpQueueInfo>| ListAmqpQueuesRequest {
+            vhost: vhost.map(str::to_owned),
+            after: last.map(|last| last.name.clone()),
+        };
+        self.shared.list(ask, |page| (page.queues, page.has_more)).await
     }
 }
 

@@ -52,6 +52,29 @@ impl Shared {
         Ok(self.converse(request, repeat, None, Owed::Answer).await?.0)
     }
 
+    /// All that a list has, page by page, from any node. `ask` asks for what is behind the last one that came;
+    /// `page` takes an answer apart: its items, and whether there are more.
+    pub(crate) async fn list<R, T>(
+        &self,
+        ask: impl Fn(Option<&T>) -> R,
+        page: impl Fn(R::Response) -> (Vec<T>, bool),
+    ) -> Result<Vec<T>, RequestError>
+    where
+        R: Request + Clone + Send + Sync + 'static,
+    {
+        let mut all: Vec<T> = Vec::new();
+        loop {
+            let request = ask(all.last());
+            let (items, has_more) = page(self.request(request, Repeat::Freely).await?);
+            // An empty page that promises more would be asked for again for ever.
+            let ends = !has_more || items.is_empty();
+            all.extend(items);
+            if ends {
+                return Ok(all);
+            }
+        }
+    }
+
     /// Sends one request to the leader of a partition. Gives the answer's payload too.
     pub(crate) async fn request_leader<R>(
         &self,

@@ -258,17 +258,11 @@ impl crate::Admin {
     /// # Errors
     /// When nobody answers.
     pub async fn list_queues(&self, prefix: Option<&str>) -> Result<Vec<QueueInfo>, RequestError> {
-        let mut queues: Vec<QueueInfo> = Vec::new();
-        loop {
-            let after = queues.last().map(|queue| queue.topic.clone());
-            let request = ListQueuesRequest { prefix: prefix.map(str::to_owned), after };
-            let page = self.shared.request(request, Repeat::Freely).await?;
-            let ends = !page.has_more || page.queues.is_empty();
-            queues.extend(page.queues);
-            if ends {
-                return Ok(queues);
-            }
-        }
+        let ask = |last: Option<&QueueInfo>| ListQueuesRequest {
+            prefix: prefix.map(str::to_owned),
+            after: last.map(|last| last.topic.clone()),
+        };
+        self.shared.list(ask, |page| (page.queues, page.has_more)).await
     }
 
     /// One queue; or one subscription of a topic, where `subscription` is not empty.
