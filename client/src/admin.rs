@@ -30,7 +30,8 @@ pub struct NewTopic {
     /// Number of partitions, at least 1. Default 1. It can be raised later, never lowered; raising
     /// it moves keys to other partitions.
     pub partitions: u32,
-    /// Replicas of each partition. Default 1.
+    /// Replicas of each partition. Default 0: the cluster's choice, which is 3, or one on each node where
+    /// there are fewer.
     pub replicas: u16,
     /// Durability, retention, sizes.
     pub config: TopicConfig,
@@ -44,7 +45,7 @@ impl NewTopic {
         Self {
             name: name.into(),
             partitions: 1,
-            replicas: 1,
+            replicas: 0,
             config: TopicConfig::default(),
             if_not_exists: false,
         }

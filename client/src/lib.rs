@@ -201,8 +201,8 @@ pub use plimsoll_protocol::ids::{NodeId, Offset, PartitionIndex, TopicName};
 pub use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
 pub use producer::{Ack, AckFuture, Producer, ProducerBuilder, ProducerOptions};
 pub use queue::{
-    Message, MessageId, NewQueue, Peeked, QueueAdmin, QueueConsumer, QueueConsumerBuilder,
-    SettleError, Settlement,
+    Message, MessageId, NewQueue, Peeked, QueueAdmin, QueueConsumer, QueueConsumerBuilder, Redrive,
+    RedriveError, Redriven, SettleError, Settlement,
 };
 pub use typed::{
     Codec, Json, Typed, TypedConsumeError, TypedConsumer, TypedProducer, TypedSendError,

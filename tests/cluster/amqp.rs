@@ -471,3 +471,94 @@ async fn native_clients_find_a_queue_of_amqp_and_work_with_it() {
     .await;
     assert_eq!(text(&got.data), "native");
 }
+
+/// Readers of a stream from its beginning, one at each node.
+async fn readers(cluster: &AmqpCluster, stream: &str) -> Vec<(Channel, Consumer)> {
+    let mut readers = Vec::new();
+    for node in 0..3 {
+        let channel = cluster.channel(node).await;
+        channel.basic_qos(1000, BasicQosOptions::default()).await.unwrap();
+        let first = [("x-stream-offset", AMQPValue::LongString("first".into()))];
+        let reader = consume(&channel, stream, &first).await;
+        readers.push((channel, reader));
+    }
+    readers
+}
+
+/// Reads these numbers, of which one that was sent again may come again.
+async fn read(reader: &mut Consumer, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        loop {
+            let delivery = next(reader).await;
+            delivery.ack(BasicAckOptions::default()).await.unwrap();
+            let read: u32 = text(&delivery.data).parse().unwrap();
+            assert!(read == number || read + 1 == number, "{read} in place of {number}");
+            if read == number {
+                break;
+            }
+        }
+    }
+}
+
+fn stream_kind() -> (&'static str, AMQPValue) {
+    ("x-queue-type", AMQPValue::LongString("stream".into()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_read_through_nodes_that_do_not_have_it() {
+    let cluster = AmqpCluster::start().await;
+    let publisher = cluster.channel(0).await;
+    let one = ("x-initial-cluster-size", AMQPValue::LongInt(1));
+    let topic = cluster.declare(&publisher, "log", &[stream_kind(), one]).await;
+    for number in 0..50 {
+        assert!(publish(&publisher, "log", &number.to_string()).await);
+    }
+    let mut readers = readers(&cluster, "log").await;
+    for (channel, reader) in &mut readers {
+        read(reader, 0..50).await;
+        assert_eq!(standing(channel, "log").await, (50, 0));
+    }
+    for number in 50..60 {
+        assert!(publish(&publisher, "log", &number.to_string()).await);
+    }
+    for (_, reader) in &mut readers {
+        read(reader, 50..60).await;
+    }
+    // It is a topic for native clients.
+    let client = cluster.cluster.client().await;
+    let mut reading = client.consumer(&topic).bounded().build().await.expect("a consumer");
+    let mut count = 0;
+    while let Some(record) = within("a record", reading.next()).await {
+        assert_eq!(text(&record.expect("a record").record.value.unwrap()), count.to_string());
+        count += 1;
+    }
+    assert_eq!(count, 60);
+    let deleted = publisher.queue_delete("log".into(), QueueDeleteOptions::default());
+    within("the end", deleted).await.unwrap();
+    for (_, mut reader) in readers {
+        assert!(within("its end", reader.next()).await.is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_a_stream_go_on_when_its_leader_dies() {
+    let mut cluster = AmqpCluster::start().await;
+    let publisher = cluster.channel(0).await;
+    let topic = cluster.declare(&publisher, "log", &[stream_kind()]).await;
+    assert!(publish(&publisher, "log", "0").await);
+    let mut readers = readers(&cluster, "log").await;
+    for (_, reader) in &mut readers {
+        read(reader, 0..1).await;
+    }
+    let leader = cluster.cluster.leader(&topic, 0).await;
+    cluster.cluster.nodes.kill(leader).unwrap();
+    readers.remove(leader);
+    let publisher = cluster.channel((leader + 1) % 3).await;
+    for number in 1..20_u32 {
+        // What is not confirmed may be there all the same, and is then twice.
+        while !publish(&publisher, "log", &number.to_string()).await {}
+    }
+    for (_, reader) in &mut readers {
+        read(reader, 1..20).await;
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  access     virtual hosts, users and permissions of AMQP
+//!  full_disk  what is taken and what is not while there is no room, over AMQP and natively
 //!  groups     partitions shared among members, commits, members that die
 //!  queues     settled one by one: order, delays, limits, dead letters, over restarts
 //!  records    every shape of record arrives as it was sent, on the partition that was chosen
@@ -17,6 +18,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod access;
+mod full_disk;
 mod groups;
 mod queues;
 mod reading;

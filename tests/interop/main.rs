@@ -31,5 +31,6 @@ mod replies;
 mod routing;
 mod server;
 mod settlements;
+mod streams;
 mod tls;
 mod transactions;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use plimsoll_replication::Clock;
 
 /// When every simulation begins, by a right wall clock: 2026-01-01.
-const BEGINNING_UNIX_MS: i64 = 1_767_225_600_000;
+pub(crate) const BEGINNING_UNIX_MS: i64 = 1_767_225_600_000;
 
 /// Clones show the same time.
 #[derive(Clone, Debug, Default)]

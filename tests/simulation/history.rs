@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::clock::BEGINNING_UNIX_MS;
 use crate::messages::{Counts, Delivered, Receiver, Saying};
 use crate::reads::{Level, staleness_ms};
 
 /// A partition of the one topic of a world.
 pub type Partition = u32;
+
+/// A member of the group, numbered over all of them in the order in which they began.
+pub type MemberNumber = u64;
 
 /// Which record: producers number theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +113,12 @@ pub enum News {
     Said(Delivered, Saying),
     /// It was told that what it said is stored.
     SayingStored(Delivered, Saying),
+    /// A member of the group is about to join.
+    MemberBegins(MemberNumber),
+    /// It was handed out the record of that partition at that offset.
+    GroupGot(MemberNumber, Partition, u64),
+    /// A member was told that the group reads on there.
+    GroupCommitted(Partition, u64),
 }
 
 /// Everything that happened since the observer looked last, and the sum of it. Clones share it.
@@ -136,6 +146,12 @@ pub struct State {
     pub messages: Counts,
     /// Consumers of the queue that began.
     pub receivers: Receiver,
+    /// Members of the group that began.
+    pub members: MemberNumber,
+    /// Behind the last record of each partition that the group was handed out.
+    pub group_next: BTreeMap<Partition, u64>,
+    /// Commits of the group that were answered.
+    pub group_commits: u64,
     /// Things that must not be, as clients saw them.
     pub complaints: Vec<String>,
     /// Clients still do their work; false tells producers to end.
@@ -206,6 +222,37 @@ impl History {
         let mut state = self.lock();
         state.reads.1 += u64::from(end.is_some());
         state.fresh.push(News::ReadEnds { read, end });
+    }
+
+    /// The right wall clock.
+    #[must_use]
+    pub fn unix_ms(&self) -> i64 {
+        BEGINNING_UNIX_MS.saturating_add_unsigned(self.lock().now_ms)
+    }
+
+    /// A member of the group is about to join.
+    #[must_use]
+    pub fn begin_member(&self) -> MemberNumber {
+        let mut state = self.lock();
+        state.members += 1;
+        let member = state.members;
+        state.fresh.push(News::MemberBegins(member));
+        member
+    }
+
+    /// A member of the group was handed out a record.
+    pub fn group_got(&self, member: MemberNumber, partition: Partition, offset: u64) {
+        let mut state = self.lock();
+        let next = state.group_next.entry(partition).or_insert(0);
+        *next = (*next).max(offset + 1);
+        state.fresh.push(News::GroupGot(member, partition, offset));
+    }
+
+    /// A member was told that its group reads on there.
+    pub fn group_committed(&self, partition: Partition, next: u64) {
+        let mut state = self.lock();
+        state.group_commits += 1;
+        state.fresh.push(News::GroupCommitted(partition, next));
     }
 
     /// A client saw what must not be.

@@ -17,6 +17,7 @@
 
 pub mod clock;
 pub mod equality;
+pub mod group;
 pub mod history;
 pub mod invariants;
 pub mod messages;

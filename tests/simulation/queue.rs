@@ -39,6 +39,10 @@ pub struct QueueWork {
     pub receivers: u32,
     /// Longest wait that a consumer asks for where it gives a message back, in milliseconds.
     pub delay_ms_max: u64,
+    /// Longest delay that a sender asks for, in milliseconds; 0: none has one.
+    pub later_ms_max: u64,
+    /// Longest life that a sender gives a message, in milliseconds; 0: they live for ever.
+    pub life_ms_max: u64,
 }
 
 /// Makes the queue, however long it takes.
@@ -95,6 +99,7 @@ pub async fn send(
                 next += 1;
                 let partition = below(&mut random, queue.partitions);
                 let record = record(&mut random, message, &work, &queue);
+                let record = timed(&mut random, record, history.unix_ms(), &queue);
                 waiting.push((message, partition, sending.enqueue_to(partition, &record).await));
             }
             for (message, partition, enqueued) in waiting {
@@ -128,6 +133,16 @@ fn record(random: &mut SplitMix, message: RecordName, work: &Work, queue: &Queue
         0 => record,
         keys => record.with_key(random.below(keys).to_string()),
     }
+}
+
+/// Some messages wait for their time, some have one until which they live.
+fn timed(random: &mut SplitMix, record: Record, now_ms: i64, queue: &QueueWork) -> Record {
+    let mut within = |most_ms: u64| {
+        (most_ms > 0 && random.chance(20))
+            .then(|| now_ms.saturating_add_unsigned(random.below(most_ms + 1)))
+    };
+    let deliver_at_ms = within(queue.later_ms_max);
+    Record { deliver_at_ms, expires_at_ms: within(queue.life_ms_max), ..record }
 }
 
 /// What a consumer makes of a message.

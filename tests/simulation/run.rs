@@ -105,8 +105,10 @@ pub fn setting(seed: u64) -> Setting {
     let sleep_ms_max = [800, 20_000][lot(&mut random, 2)];
     // What follows has dice of its own: seeds without a queue stay the worlds that they were.
     let queue = queue_work(&mut SplitMix::new(seed ^ 0x90e0), &kinds);
+    let has_group = SplitMix::new(seed ^ 0x6709).chance(25);
     Setting {
         queue,
+        members: if has_group { 2 } else { 0 },
         nodes,
         producers: 1 + u32::try_from(random.below(2)).unwrap_or(0),
         consumers: 1,
@@ -152,6 +154,9 @@ fn queue_work(random: &mut SplitMix, kinds: &[Kind]) -> Option<QueueWork> {
         senders: 1,
         receivers: 2,
         delay_ms_max: if may_delay { [0, 300][lot(random, 2)] } else { 0 },
+        // Where messages of a key go in order, one that waits for its time is passed by the others.
+        later_ms_max: if may_delay && !is_keyed { [0, 1500][lot(random, 2)] } else { 0 },
+        life_ms_max: if may_delay { [0, 1500][lot(random, 2)] } else { 0 },
     })
 }
 
@@ -204,6 +209,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
         return Err("clients did not come to an end".to_owned());
     }
     drain_queue(world)?;
+    read_rest_in_group(world)?;
     let within_ms = if world.has_moves() { MOVED_WITHIN_MS } else { HEALED_WITHIN_MS };
     if !world.run_until(within_ms, |world| unequal_replica(world).is_none())? {
         let unequal = unequal_replica(world).unwrap_or_default();
@@ -240,6 +246,21 @@ fn drain_queue(world: &mut World) -> Result<(), String> {
     match is_drained {
         true => Ok(()),
         false => Err("the queue says that messages are left, and gives none".to_owned()),
+    }
+}
+
+/// A member who comes last reads everything that its group has not read.
+fn read_rest_in_group(world: &mut World) -> Result<(), String> {
+    let ended = world.history().lock().ended;
+    if !world.begin_reading_rest(202) {
+        return Ok(());
+    }
+    let has_read_all =
+        world.run_until(SETTLED_WITHIN_MS, |world| world.history().lock().ended > ended)?;
+    world.group_has_read_all()?;
+    match has_read_all {
+        true => Ok(()),
+        false => Err("the group's last member has not read everything".to_owned()),
     }
 }
 

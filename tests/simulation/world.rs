@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
 use plimsoll_protocol::ids::NodeId;
-use plimsoll_transport::SimulatedNetwork;
+use plimsoll_transport::{SimulatedHost, SimulatedNetwork};
 
 use crate::clock::SimClock;
+use crate::group::{consume_in_group, read_rest_in_group};
 use crate::history::History;
 use crate::invariants::Observer;
 use crate::nemesis::{Kind, Nemesis};
@@ -39,6 +40,8 @@ pub struct Setting {
     pub work: Work,
     /// The queue that some more clients work with.
     pub queue: Option<QueueWork>,
+    /// Members of a consumer group that reads the topic, each in a process of its own.
+    pub members: u32,
     /// Groups without traffic for this long are put to sleep.
     pub sleep_after: Duration,
     /// Faults that may come.
@@ -53,11 +56,35 @@ struct ClientHost {
     crashes: Option<Crashes>,
 }
 
-/// When a client that consumes the queue is killed and started again, while there are faults.
+/// When a client is killed and started again, while there are faults.
 struct Crashes {
     random: SplitMix,
     next_ms: u64,
+    role: Role,
 }
+
+/// What a client does that is killed now and then.
+#[derive(Debug, Clone)]
+enum Role {
+    /// It consumes the queue.
+    Receiver(Work, QueueWork),
+    /// It reads the topic in a group.
+    Member(Work),
+}
+
+impl Role {
+    fn begin(self, process: &Process, host: SimulatedHost, history: History, seed: u64) {
+        match self {
+            Self::Receiver(work, queue) => {
+                process.spawn(receive(host, history, seed, (work, queue)));
+            }
+            Self::Member(work) => process.spawn(consume_in_group(host, history, seed, work)),
+        }
+    }
+}
+
+/// The number of the first member's host, above those of other clients.
+const FIRST_MEMBER: u64 = 100;
 
 /// Longest time between two crashes of a client, in milliseconds.
 const CRASH_PAUSE_MS_MAX: u64 = 4000;
@@ -85,6 +112,8 @@ pub struct World {
     is_faulty: bool,
     /// What the clients of the queue do.
     queue: Option<(Work, QueueWork)>,
+    /// What the members of the group do.
+    group: Option<Work>,
 }
 
 impl std::fmt::Debug for World {
@@ -142,11 +171,21 @@ impl World {
                     process.spawn(send(host, history, number, seed, works));
                     None
                 } else {
-                    process.spawn(receive(host, history, seed, works));
-                    Some(Crashes { random: SplitMix::new(random.number()), next_ms: 0 })
+                    let role = Role::Receiver(works.0, works.1);
+                    role.clone().begin(&process, host, history, seed);
+                    Some(Crashes { random: SplitMix::new(random.number()), next_ms: 0, role })
                 };
                 clients.push(ClientHost { ip, process, crashes });
             }
+        }
+        for number in 0..setting.members {
+            let ip = client_ip(FIRST_MEMBER + u64::from(number));
+            let host = network.start_host(ip);
+            let process = Process::new(SimClock::default(), 0);
+            let role = Role::Member(setting.work.clone());
+            role.clone().begin(&process, host, history.clone(), random.number());
+            let crashes = Crashes { random: SplitMix::new(random.number()), next_ms: 0, role };
+            clients.push(ClientHost { ip, process, crashes: Some(crashes) });
         }
         let (kinds, pause) = (setting.kinds.clone(), setting.fault_pause_ms_max);
         let nemesis = Nemesis::new(random.number(), kinds, pause);
@@ -165,6 +204,7 @@ impl World {
             has_operator: setting.has_operator,
             is_faulty: false,
             queue,
+            group: (setting.members > 0).then(|| setting.work.clone()),
         }
     }
 
@@ -375,7 +415,6 @@ impl World {
 
     /// Clients whose time has come are killed (`kill -9`), and started again.
     fn crash_clients(&mut self) {
-        let Some(works) = &self.queue else { return };
         for client in &mut self.clients {
             let Some(crashes) = client.crashes.as_mut() else { continue };
             if crashes.next_ms > self.now_ms {
@@ -390,7 +429,7 @@ impl World {
                 self.network.break_connection(connection, "the client's process ended");
             }
             let (seed, history) = (crashes.random.number(), self.history.clone());
-            client.process.spawn(receive(host, history, seed, works.clone()));
+            crashes.role.clone().begin(&client.process, host, history, seed);
         }
     }
 
@@ -408,6 +447,22 @@ impl World {
     /// What is broken, in words.
     pub(crate) fn drained(&mut self) -> Result<(), String> {
         self.observer.drained()
+    }
+
+    /// Whether there is a group; then its last member begins, and reads what is left.
+    pub(crate) fn begin_reading_rest(&mut self, number: u64) -> bool {
+        let Some(work) = self.group.clone() else { return false };
+        let history = self.history.clone();
+        self.spawn_client(number, |host| Box::pin(read_rest_in_group(host, history, work)));
+        true
+    }
+
+    /// The last member of the group has read all that it could get.
+    ///
+    /// # Errors
+    /// What is broken, in words.
+    pub(crate) fn group_has_read_all(&mut self) -> Result<(), String> {
+        self.observer.group_has_read_all()
     }
 
     /// Processes that have ended by themselves leave their hosts.
@@ -451,9 +506,7 @@ impl World {
     pub(crate) fn spawn_client(
         &mut self,
         number: u64,
-        task: impl FnOnce(
-            plimsoll_transport::SimulatedHost,
-        ) -> futures_util::future::BoxFuture<'static, ()>,
+        task: impl FnOnce(SimulatedHost) -> futures_util::future::BoxFuture<'static, ()>,
     ) {
         let ip = client_ip(number);
         let host = self.network.start_host(ip);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use plimsoll_amqp::error::Fault;
+use plimsoll_amqp::routing::StreamStart;
 use plimsoll_amqp::shortstr::ShortStr;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -69,7 +70,7 @@ pub trait Backend: Send + Sync + 'static {
     /// for, or why not; a receipt that is dropped says that it is not known.
     fn publish(&self, queue: &Arc<QueueEntry>, record: Record, receipt: Receipt);
 
-    /// Begins a consumer, once the queue has a leader; how long that is waited for is the broker's to
+    /// Begins a consumer, or a reader of a stream, once the queue has a leader; how long that is waited for is the broker's to
     /// say. Deliveries go into the port, from now on: also before this is done.
     ///
     /// # Errors
@@ -81,14 +82,14 @@ pub trait Backend: Send + Sync + 'static {
         port: ConsumerPort,
     ) -> BoxFuture<'_, Result<Arc<dyn Attachment>, AttachError>>;
 
-    /// How many messages are ready, and how many consumers there are. Asked for who declares a queue that is
+    /// How many messages are ready, and how many consumers there are (of streams: none). Asked for who declares a queue that is
     /// there: it is a use of the queue.
     ///
     /// # Errors
     /// [`QueueError`].
     fn counts(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<Counts, QueueError>>;
 
-    /// Drops all messages that are ready; how many that were.
+    /// Drops all messages that are ready; how many that were. Not asked of streams.
     ///
     /// # Errors
     /// [`QueueError`].
@@ -146,6 +147,9 @@ pub struct ConsumerSpec {
     pub priority: i32,
     /// Whether it must be the only one.
     pub exclusive: bool,
+    /// Of a stream, where it begins. It gets every message from there on, in order, whatever becomes of
+    /// them; it does not end while the stream is there, and goes on by itself at another replica.
+    pub start: Option<StreamStart>,
 }
 
 /// Why a consumer cannot be.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use plimsoll_amqp::error::{Fault, ReplyCode, Resource};
 use plimsoll_amqp::methods::ExchangeDeclare;
-use plimsoll_amqp::routing::{Binding, Destination, ExchangeShape, QueueArguments, QueueShape};
+use plimsoll_amqp::routing::{
+    Binding, Destination, ExchangeShape, QueueArguments, QueueKind, QueueShape,
+};
 use plimsoll_amqp::shortstr::ShortStr;
 use plimsoll_amqp::table::FieldTable;
 
@@ -79,6 +81,12 @@ impl QueueEntry {
     ) -> Result<Self, Fault> {
         let arguments = QueueArguments::read(&shape.arguments, Resource::queue(&name, ""))?;
         Ok(Self { name, shape, arguments, owner, topic, declaration })
+    }
+
+    /// Whether its messages stay when they were read.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.arguments.kind == QueueKind::Stream
     }
 }
 

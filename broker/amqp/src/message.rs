@@ -12,6 +12,7 @@
 //!  headers, as long strings <-  the other headers, of native producers
 //!  timestamp, in seconds    <-  timestamp, of native producers
 //!  header x-delivery-count  <-  attempts before this one, where there were any
+//!  header x-stream-offset   <-  offset, of streams
 //! ```
 
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub const PROPERTIES_HEADER: &str = "amqp-properties";
 
 /// The message header with the number of deliveries before this one.
 const DELIVERY_COUNT: &str = "x-delivery-count";
+/// The message header with its place in a stream.
+const STREAM_OFFSET: &str = "x-stream-offset";
 /// Bytes of a native record's headers that are delivered; those beyond are left out, so that they fit
 /// into one frame.
 const NATIVE_HEADERS_BYTES_MAX: usize = 64 << 10;
@@ -118,6 +121,14 @@ impl Stored {
             delivery_mode: Some(2),
             ..Properties::default()
         }
+    }
+
+    /// Its properties as a reader of a stream gets them.
+    fn read_properties(&self, offset: u64) -> Bytes {
+        let mut properties = self.properties();
+        let offset = FieldValue::I64(i64::try_from(offset).unwrap_or(i64::MAX));
+        properties.headers = Some(with_header(properties.headers.as_ref(), STREAM_OFFSET, offset));
+        properties.to_bytes()
     }
 
     /// Its properties as a consumer gets them.
@@ -218,7 +229,7 @@ impl LastNames {
         &mut self,
         delivery: Delivery,
         holder: u32,
-        queue: &ShortStr,
+        queue: &QueueEntry,
     ) -> Delivered {
         let Delivery { offset, attempt, record } = delivery;
         let exchange = record.exchange.as_deref().unwrap_or_default();
@@ -228,9 +239,12 @@ impl LastNames {
             exchange: self.exchange.text(exchange),
             routing_key: match &record.routing_key {
                 Some(key) => self.routing_key.text(key),
-                None => queue.clone(),
+                None => queue.name.clone(),
             },
-            properties: record.delivered_properties(attempt),
+            properties: match queue.is_stream() {
+                true => record.read_properties(offset),
+                false => record.delivered_properties(attempt),
+            },
             body: record.value,
         }
     }
@@ -289,6 +303,8 @@ pub(crate) fn of_message_ref(message: MessageRef) -> (u32, u64, u32) {
 
 #[cfg(test)]
 mod tests {
+    use plimsoll_amqp::routing::QueueShape;
+
     use super::*;
 
     fn native() -> Stored {
@@ -296,11 +312,25 @@ mod tests {
         Stored::new(Bytes::from_static(b"body"), 1_700_000_000_123, headers)
     }
 
+    fn queue(kind: &str) -> QueueEntry {
+        let arguments = TableBuilder::new().text("x-queue-type", kind).build().unwrap();
+        let shape = QueueShape { durable: true, arguments, ..QueueShape::default() };
+        QueueEntry::new(ShortStr::cut("q"), shape, None, "topic".into(), 1).unwrap()
+    }
+
+    #[test]
+    fn reader_of_a_stream_is_told_the_offset() {
+        let delivery = Delivery { offset: 7, attempt: 1, record: native() };
+        let delivered = LastNames::default().delivered(delivery, 3, &queue("stream"));
+        let headers = Properties::read(&delivered.properties).unwrap().headers.unwrap();
+        assert_eq!(headers.find(STREAM_OFFSET), Some(FieldValue::I64(7)));
+        assert_eq!(headers.find("ship"), Some(FieldValue::LongStr(b"Titanic")));
+    }
+
     #[test]
     fn native_record_is_delivered_with_its_headers_as_text() {
         let delivery = Delivery { offset: 7, attempt: 1, record: native() };
-        let queue = ShortStr::cut("q");
-        let delivered = LastNames::default().delivered(delivery, 3, &queue);
+        let delivered = LastNames::default().delivered(delivery, 3, &queue("classic"));
         assert_eq!((&*delivered.exchange, &*delivered.routing_key), ("", "q"));
         assert!(!delivered.redelivered);
         assert_eq!(of_message_ref(delivered.message), (3, 7, 1));
@@ -313,7 +343,7 @@ mod tests {
     #[test]
     fn redelivery_counts_the_attempts_before() {
         let delivery = Delivery { offset: 7, attempt: 3, record: native() };
-        let delivered = LastNames::default().delivered(delivery, u32::MAX, &ShortStr::EMPTY);
+        let delivered = LastNames::default().delivered(delivery, u32::MAX, &queue("classic"));
         assert!(delivered.redelivered);
         assert_eq!(of_message_ref(delivered.message), (u32::MAX, 7, 3));
         let headers = Properties::read(&delivered.properties).unwrap().headers.unwrap();

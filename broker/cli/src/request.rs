@@ -10,6 +10,19 @@ use crate::failure::Failure;
 
 /// Why `doing` ("create topic `orders`") did not happen, and what to do.
 pub(crate) fn request_failure(doing: &str, error: &RequestError) -> Failure {
+    failure(doing, error, hint_for)
+}
+
+/// The same of a queue, or of a subscription.
+pub(crate) fn queue_failure(doing: &str, error: &RequestError) -> Failure {
+    failure(doing, error, queue_hint_for)
+}
+
+fn failure(
+    doing: &str,
+    error: &RequestError,
+    hint_for: fn(ErrorCode) -> Option<&'static str>,
+) -> Failure {
     let exit = match error {
         RequestError::Connect(error) => connection::exit_of(error),
         RequestError::Refused(refusal) => exit_of(refusal.code),
@@ -39,6 +52,23 @@ pub(crate) fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::UnknownNode => Exit::NotFound,
         _ => Exit::Failed,
     }
+}
+
+/// What a user of this binary can do about a refusal that concerns a queue.
+pub(crate) fn queue_hint_for(code: ErrorCode) -> Option<&'static str> {
+    Some(match code {
+        ErrorCode::UnknownTopic | ErrorCode::UnknownQueue => {
+            "`plimsoll queue list` shows the queues, `plimsoll queue create NAME` makes one"
+        }
+        ErrorCode::UnknownPartition => {
+            "`plimsoll queue describe NAME` shows the partitions, which are counted from 0"
+        }
+        ErrorCode::TopicExists => {
+            "`--if-not-exists` accepts a queue that is there, `plimsoll queue alter` changes it"
+        }
+        ErrorCode::InvalidConfig => "`plimsoll queue create --help` lists the settings",
+        other => return hint_for(other),
+    })
 }
 
 /// What a user of this binary can do about a refusal, where that is more than the node can know.

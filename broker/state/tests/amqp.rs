@@ -114,6 +114,16 @@ fn command() -> impl Strategy<Value = AmqpCommand> {
                 placement: None,
             }
         ),
+        2 => (vhost(), queue_name(), queue(), 0..3_u16).prop_map(
+            |(vhost, name, queue, replicas)| AmqpCommand::DeclareStream {
+                vhost,
+                name,
+                queue,
+                replicas,
+                config: TopicConfig::default(),
+                placement: None,
+            }
+        ),
         2 => (vhost(), queue_name(), 0..6_u64).prop_map(|(vhost, name, declaration)| {
             AmqpCommand::DeleteQueue { vhost, name, declaration }
         }),

@@ -60,7 +60,8 @@ pub struct NewQueue {
     /// Number of partitions, at least 1. Default 1: first in, first out. More are worked off beside each
     /// other, and order holds within each.
     pub partitions: u32,
-    /// Replicas of each partition. Default 1.
+    /// Replicas of each partition. Default 0: the cluster's choice, which is 3, or one on each node where
+    /// there are fewer.
     pub replicas: u16,
     /// How it behaves.
     pub settings: QueueSettings,
@@ -76,7 +77,7 @@ impl NewQueue {
         Self {
             name: name.into(),
             partitions: 1,
-            replicas: 1,
+            replicas: 0,
             settings: QueueSettings::default(),
             config: TopicConfig::default(),
             if_not_exists: false,
@@ -98,9 +99,9 @@ pub struct Peeked {
 /// One queue, or one subscription of a topic, as people look at it.
 #[derive(Clone)]
 pub struct QueueAdmin {
-    shared: Arc<Shared>,
-    topic: String,
-    subscription: String,
+    pub(super) shared: Arc<Shared>,
+    pub(super) topic: String,
+    pub(super) subscription: String,
 }
 
 impl QueueAdmin {

@@ -5,10 +5,12 @@
 //!  message   a message, and what can be said of it
 //!  session   one task per partition: attaches, takes deliveries, gathers settlements into requests
 //!  admin     creating, changing, looking at queues
+//!  redrive   dead letters, back to where they came from
 //! ```
 
 mod admin;
 mod message;
+mod redrive;
 mod session;
 
 use std::collections::VecDeque;
@@ -22,6 +24,7 @@ use crate::error::{BuildError, ConsumeError};
 use crate::trouble::Told;
 pub use admin::{MessageId, NewQueue, Peeked, QueueAdmin};
 pub use message::{Message, SettleError, Settlement};
+pub use redrive::{Redrive, RedriveError, Redriven};
 use session::{Event, Session, Wish};
 
 /// Configures a [`QueueConsumer`].

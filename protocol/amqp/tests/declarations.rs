@@ -119,7 +119,7 @@ fn arguments_are_read_once() {
         overflow: Overflow::RejectPublish,
         max_priority: Some(9),
         single_active_consumer: true,
-        delivery_limit: None,
+        ..QueueArguments::default()
     };
     assert_eq!(read(all), Ok(expected));
 
@@ -149,4 +149,86 @@ fn arguments_are_read_once() {
     let expected = "invalid arg 'x-max-priority' for queue 'q' in vhost '/' of queue type \
                     rabbit_quorum_queue";
     assert_eq!(text(read(quorum).unwrap_err()), format!("PRECONDITION_FAILED - {expected}"));
+}
+
+#[test]
+fn stream_says_how_long_it_keeps_and_how_many_nodes_it_wants() {
+    let queue = Resource::queue("q", "/");
+    let read = |table: TableBuilder| {
+        QueueArguments::read(&table.text("x-queue-type", "stream").build().unwrap(), queue)
+    };
+    let all = TableBuilder::new()
+        .text("x-max-age", "7D")
+        .field("x-max-length-bytes", FieldValue::I64(1 << 30))
+        .field("x-stream-max-segment-size-bytes", FieldValue::I32(1 << 20))
+        .field("x-initial-cluster-size", FieldValue::I32(1));
+    let expected = QueueArguments {
+        kind: QueueKind::Stream,
+        max_age_ms: Some(7 * 24 * 60 * 60 * 1000),
+        max_length_bytes: Some(1 << 30),
+        segment_bytes: Some(1 << 20),
+        replicas: Some(1),
+        ..QueueArguments::default()
+    };
+    assert_eq!(read(all), Ok(expected));
+    for wrong in ["", "D", "7", "7d", "-1D", "+1D", "1.5h", "99999999999999999999D"] {
+        let refused = text(read(TableBuilder::new().text("x-max-age", wrong)).unwrap_err());
+        assert!(refused.ends_with(": invalid_max_age"), "{wrong}: {refused}");
+    }
+    let huge = read(TableBuilder::new().text("x-max-age", "9999999999999999999Y")).unwrap();
+    assert_eq!(huge.max_age_ms, Some(u64::MAX));
+    for wrong in ["x-stream-max-segment-size-bytes", "x-initial-cluster-size"] {
+        let refused = read(TableBuilder::new().field(wrong, FieldValue::I32(0))).unwrap_err();
+        assert!(text(refused).ends_with("{value_zero,0}"));
+    }
+    let queues = TableBuilder::new().field("x-message-ttl", FieldValue::I32(1));
+    assert!(text(read(queues).unwrap_err()).ends_with("of queue type rabbit_stream_queue"));
+}
+
+#[test]
+fn replicated_queue_outlives_connections_and_consumers() {
+    let queue = Resource::queue("q", "/");
+    let durable = QueueShape { durable: true, ..QueueShape::default() };
+    let exclusive = QueueShape { exclusive: true, durable: false, ..durable.clone() };
+    let auto_delete = QueueShape { auto_delete: true, ..durable.clone() };
+    let transient = QueueShape::default();
+    for kind in [QueueKind::Quorum, QueueKind::Stream] {
+        assert_eq!(kind.check(&durable, queue), Ok(()));
+        for (shape, wrong) in [
+            (&exclusive, "exclusive-owner"),
+            (&auto_delete, "auto-delete"),
+            (&transient, "non-durable"),
+        ] {
+            let expected = format!(
+                "PRECONDITION_FAILED - invalid property '{wrong}' for queue 'q' in vhost '/'"
+            );
+            assert_eq!(kind.check(shape, queue).map_err(text), Err(expected));
+        }
+    }
+    for shape in [&exclusive, &auto_delete, &transient] {
+        assert_eq!(QueueKind::Classic.check(shape, queue), Ok(()));
+    }
+}
+
+#[test]
+fn reader_of_a_stream_says_where_it_begins() {
+    let read = |value: FieldValue<'_>| {
+        let arguments = TableBuilder::new().field("x-stream-offset", value).build().unwrap();
+        StreamStart::read(&arguments, Resource::queue("q", "/"))
+    };
+    let named = |name: &str| read(FieldValue::LongStr(name.as_bytes()));
+    assert_eq!(
+        StreamStart::read(&FieldTable::default(), Resource::queue("q", "/")),
+        Ok(StreamStart::Next)
+    );
+    assert_eq!(named("first"), Ok(StreamStart::First));
+    assert_eq!(named("last"), Ok(StreamStart::Last));
+    assert_eq!(named("next"), Ok(StreamStart::Next));
+    assert_eq!(named("1h"), Ok(StreamStart::Age(3_600_000)));
+    assert_eq!(read(FieldValue::I32(7)), Ok(StreamStart::Offset(7)));
+    assert_eq!(read(FieldValue::Timestamp(7)), Ok(StreamStart::Time(7000)));
+    for wrong in [FieldValue::I64(-1), FieldValue::Bool(true), FieldValue::LongStr(b"soon")] {
+        let refused = text(read(wrong).unwrap_err());
+        assert!(refused.contains("invalid arg 'x-stream-offset' for queue 'q'"), "{refused}");
+    }
 }

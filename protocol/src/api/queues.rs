@@ -15,7 +15,7 @@ wire_struct! {
         pub topic: TopicName,
         /// How many partitions, at least 1. Order holds within one.
         pub partitions: u32,
-        /// How many replicas of each, at least 1.
+        /// How many replicas of each. 0: 3, or one on each node where there are fewer.
         pub replicas: u16,
         /// The configuration of its topic. Retention is for what is settled.
         pub config: TopicConfig,

@@ -69,7 +69,7 @@ wire_struct! {
         pub topic: TopicName,
         /// How many partitions, at least 1.
         pub partitions: u32,
-        /// How many replicas of each, at least 1.
+        /// How many replicas of each. 0: 3, or one on each node where there are fewer.
         pub replicas: u16,
         /// Its configuration; the node checks the bounds.
         pub config: TopicConfig,

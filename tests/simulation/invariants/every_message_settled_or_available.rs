@@ -99,18 +99,24 @@ impl EveryMessageSettledOrAvailable {
                         item.run.offsets().all(|offset| is_said(&self.rejected, offset.0))
                     }
                     Reason::AttemptsExhausted => attempts_max > 0 && item.attempts >= attempts_max,
+                    // When is judged elsewhere.
+                    Reason::Expired => {
+                        item.run.offsets().all(|at| committed.expires_at.contains_key(&at.0))
+                    }
                     _ => false,
                 };
                 let wrong = items.iter().find(|item| !has_reason(item));
                 wrong.map_or(Ok(()), |wrong| Err(format!("given up without a reason: {wrong:?}")))
             }
             QueueCommand::Drop { reason, .. } => {
-                let is_wanted = |offset| is_said(&self.rejected, offset);
-                match *reason == Reason::Rejected && named(command).into_iter().all(is_wanted) {
+                let is_wanted = |offset| match reason {
+                    Reason::Rejected => is_said(&self.rejected, offset),
+                    Reason::Expired => committed.expires_at.contains_key(&offset),
+                    _ => false,
+                };
+                match named(command).into_iter().all(is_wanted) {
                     true => Ok(()),
-                    false => {
-                        Err(format!("messages are dropped, and nobody rejected them: {command:?}"))
-                    }
+                    false => Err(format!("messages are dropped without a reason: {command:?}")),
                 }
             }
             QueueCommand::Cancel { .. } | QueueCommand::Purge { .. } | QueueCommand::Close => {

@@ -4,7 +4,9 @@
 mod attempts_rise;
 mod election_safety;
 mod every_message_settled_or_available;
+mod groups_go_on;
 mod high_watermark_monotonic;
+mod in_time;
 mod leader_completeness;
 mod leaderships;
 mod log_matching;
@@ -28,7 +30,7 @@ use plimsoll_log::Vote;
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Term};
 
-use crate::history::{Partition, RecordName, Seen};
+use crate::history::{MemberNumber, Partition, RecordName, Seen};
 use crate::messages::{Delivered, Receiver, Saying};
 use crate::reads::Level;
 
@@ -213,6 +215,26 @@ pub enum Event<'a> {
     SayingStored(Delivered, Saying),
     /// Everything is well again, and the last consumer of the queue has taken all that it could get.
     Drained,
+    /// A member of the group is about to join.
+    MemberBegins(MemberNumber),
+    /// It was handed out a record.
+    GroupGot {
+        /// Who.
+        member: MemberNumber,
+        /// The partition.
+        partition: Partition,
+        /// Its offset.
+        offset: u64,
+    },
+    /// A member was told that the group reads on there.
+    GroupCommitted {
+        /// The partition.
+        partition: Partition,
+        /// The next offset to read.
+        next: u64,
+    },
+    /// Everything is well again, and the last member of the group has read all that it could get.
+    GroupHasReadAll,
 }
 
 /// What was ever committed, in the order of each log.
@@ -225,6 +247,8 @@ pub struct Ledger {
     pub queue: BTreeMap<Partition, GroupId>,
     /// The group of the topic of dead letters.
     pub letters: Option<GroupId>,
+    /// The latest time that the wall clock of any node has shown.
+    pub latest_unix_ms: i64,
 }
 
 /// What was committed of one group.
@@ -238,6 +262,10 @@ pub struct Committed {
     pub records: Vec<RecordName>,
     /// Offsets of each record: more than one is a duplicate.
     pub offsets: BTreeMap<RecordName, Vec<u64>>,
+    /// When messages are to be delivered, of those that say so; by offset.
+    pub deliver_at: BTreeMap<u64, i64>,
+    /// When messages end by their age, of those that do; by offset.
+    pub expires_at: BTreeMap<u64, i64>,
     /// Offsets of each key's messages, rising.
     pub by_key: BTreeMap<u64, Vec<u64>>,
     /// What came of the messages of a queue.
@@ -318,5 +346,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(every_message_settled_or_available::EveryMessageSettledOrAvailable::default()),
         Box::new(order_per_key::OrderPerKey::default()),
         Box::new(attempts_rise::AttemptsRise::default()),
+        Box::new(in_time::InTime),
+        Box::new(groups_go_on::GroupsGoOn::default()),
     ]
 }

@@ -9,6 +9,7 @@ use plimsoll_delivery::command::{DOMAIN as QUEUES_DOMAIN, QueueEntry, Subscripti
 use plimsoll_log::{GroupLog, LogEntry, Vote};
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, EntryKind, RecordBatch};
 use plimsoll_protocol::ids::{GroupId, LogId, Term};
+use plimsoll_replication::Clock as _;
 use plimsoll_state::catalog::Catalog;
 
 use super::{Committed, Entry, Event, Invariant, Ledger, Life, all};
@@ -83,6 +84,7 @@ impl Observer {
     ) -> Result<(), String> {
         self.forget_ended(nodes)?;
         for node in nodes {
+            self.ledger.latest_unix_ms = self.ledger.latest_unix_ms.max(node.clock.unix_ms());
             self.look_at(now_ms, node, trace)?;
         }
         let (news, complaint) = {
@@ -109,6 +111,11 @@ impl Observer {
                 News::Delivered(delivered) => Event::Delivered(delivered),
                 News::Said(delivered, saying) => Event::Said(delivered, saying),
                 News::SayingStored(delivered, saying) => Event::SayingStored(delivered, saying),
+                News::MemberBegins(member) => Event::MemberBegins(member),
+                News::GroupGot(member, partition, offset) => {
+                    Event::GroupGot { member, partition, offset }
+                }
+                News::GroupCommitted(partition, next) => Event::GroupCommitted { partition, next },
             })?;
         }
         Ok(())
@@ -120,6 +127,14 @@ impl Observer {
     /// As [`Observer::look`].
     pub fn drained(&mut self) -> Result<(), String> {
         self.judge(&Event::Drained)
+    }
+
+    /// The last member of the group has read all that it could get.
+    ///
+    /// # Errors
+    /// As [`Observer::look`].
+    pub fn group_has_read_all(&mut self) -> Result<(), String> {
+        self.judge(&Event::GroupHasReadAll)
     }
 
     /// Processes that have ended lead nothing any more.
@@ -294,8 +309,10 @@ impl Observer {
             return Ok(false);
         }
         if entry.kind == EntryKind::Records {
-            for Named { offset, record, key } in records(body)? {
+            for Named { offset, record, key, deliver_at, expires_at } in records(body)? {
                 committed.records.push(record);
+                committed.deliver_at.extend(deliver_at.map(|at| (offset, at)));
+                committed.expires_at.extend(expires_at.map(|at| (offset, at)));
                 committed.offsets.entry(record).or_default().push(offset);
                 if let Some(key) = key {
                     committed.by_key.entry(key).or_default().push(offset);
@@ -341,6 +358,8 @@ struct Named {
     offset: u64,
     record: RecordName,
     key: Option<u64>,
+    deliver_at: Option<i64>,
+    expires_at: Option<i64>,
 }
 
 /// The entries of a log from an index up to an entry.
@@ -382,7 +401,9 @@ fn records(entry: &LogEntry) -> Result<Vec<Named>, String> {
         let name = RecordName::parse(record.record.value.as_deref().unwrap_or_default())
             .ok_or_else(|| format!("{:?} holds what nobody sent", entry.id()))?;
         let key = record.record.key.as_deref().and_then(key_of);
-        found.push(Named { offset: record.offset.0, record: name, key });
+        let (offset, record) = (record.offset.0, record.record);
+        let (deliver_at, expires_at) = (record.deliver_at_ms, record.expires_at_ms);
+        found.push(Named { offset, record: name, key, deliver_at, expires_at });
     }
     Ok(found)
 }

@@ -72,6 +72,21 @@ pub(super) fn queue_ledger(messages: u32, commands: &[(LogId, QueueCommand)]) ->
     ledger
 }
 
+impl Ledger {
+    /// Says when a message is to be delivered, and when it expires.
+    pub(super) fn set_times(
+        &mut self,
+        group: GroupId,
+        offset: u64,
+        deliver_at: Option<i64>,
+        expires_at: Option<i64>,
+    ) {
+        let committed = self.groups.entry(group).or_default();
+        committed.deliver_at.extend(deliver_at.map(|at| (offset, at)));
+        committed.expires_at.extend(expires_at.map(|at| (offset, at)));
+    }
+}
+
 /// The message that is named by its offset.
 pub(super) fn delivered(to: Receiver, offset: u64, attempt: u32) -> Delivered {
     Delivered { to, partition: 0, offset, attempt, message: name(offset), key: None }

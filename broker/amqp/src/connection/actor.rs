@@ -11,7 +11,7 @@ use plimsoll_amqp::methods::{
     QueueDelete, QueuePurge, QueueUnbind,
 };
 use plimsoll_amqp::routing::{
-    Binding, Destination, ExchangeShape, QueueArguments, QueueKind, QueueShape, check_queue, locked,
+    Binding, Destination, ExchangeShape, QueueArguments, QueueShape, check_queue, locked,
 };
 use plimsoll_amqp::session::{Answer, Ask, server_named};
 use plimsoll_amqp::shortstr::ShortStr;
@@ -51,6 +51,13 @@ pub(super) fn queue_fault(error: &QueueError, name: &str, vhost: &str) -> Fault 
             Fault::new(ReplyCode::NotFound, format!("{queue} is not available: {reason}"))
         }
     }
+}
+
+/// What queues have and streams do not.
+pub(super) fn not_of_streams(what: &str, queue: &QueueEntry, vhost: &str) -> Fault {
+    let queue = Resource::queue(&queue.name, vhost);
+    let text = format!("{what} not supported by stream queues {queue}");
+    Fault::new(ReplyCode::NotImplemented, text)
 }
 
 /// Whether this connection may use the queue.
@@ -259,13 +266,7 @@ impl Actor {
             return Ok(Some(Arc::clone(queue)));
         }
         let arguments = QueueArguments::read(&shape.arguments, resource)?;
-        if arguments.kind == QueueKind::Stream {
-            let text = format!(
-                "queues of type 'stream' are not supported: {resource}. Read a topic through the \
-                 native protocol for the same"
-            );
-            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
-        }
+        arguments.kind.check(shape, resource)?;
         if let Some(exchange) = &arguments.dead_letter_exchange {
             folded.check_queue(self.user(), Read, name)?;
             folded.check_exchange(self.user(), Write, exchange)?;
@@ -303,6 +304,10 @@ impl Actor {
         let queue = self.host.read().find_queue(&name).cloned();
         let Some(queue) = queue else { return Ok(Answer::Count(0)) };
         check_access(&queue, self.id, self.vhost())?;
+        if if_unused && queue.is_stream() {
+            // Its readers are known to their nodes only.
+            return Err(not_of_streams("queue.delete with if-unused", &queue, self.vhost()));
+        }
         let resource = Resource::queue(&name, self.vhost());
         let refused = |what: &str| {
             Err(Fault::new(ReplyCode::PreconditionFailed, format!("{resource} {what}")))
@@ -328,6 +333,9 @@ impl Actor {
         self.host.read().check_queue(self.user(), Read, &name)?;
         let queue = Arc::clone(self.host.read().queue(&name)?);
         check_access(&queue, self.id, self.vhost())?;
+        if queue.is_stream() {
+            return Err(not_of_streams("queue.purge", &queue, self.vhost()));
+        }
         let purged = self.gateway.backend.purge(queue).await;
         let purged = purged.map_err(|error| queue_fault(&error, &name, self.vhost()))?;
         Ok(Answer::Count(count(purged)))

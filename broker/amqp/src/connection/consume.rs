@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use plimsoll_amqp::error::{Fault, ReplyCode, Resource};
+use plimsoll_amqp::routing::StreamStart;
 use plimsoll_amqp::session::{Answer, ChannelKey, Consume};
 use plimsoll_amqp::shortstr::ShortStr;
 use tokio::sync::Semaphore;
 
-use super::actor::queue_fault;
+use super::actor::{not_of_streams, queue_fault};
 use super::holder::{AGAIN, Get, Holder, Purpose, settled};
 use super::{Connection, Finished, Replies};
 use crate::backend::{
@@ -60,6 +61,10 @@ impl Connection {
                 Fault::new(ReplyCode::PreconditionFailed, text)
             })?,
         };
+        let start = match queue.is_stream() {
+            true => Some(self.stream_start(&queue, consume)?),
+            false => None,
+        };
         let config = &self.gateway.config;
         let unlimited =
             || u32::try_from(config.session.unsettled_per_channel_max).unwrap_or(u32::MAX);
@@ -73,11 +78,32 @@ impl Connection {
             prefetch_count: prefetch_count.max(1),
             priority: i32::try_from(priority).expect("it is in range"),
             exclusive: consume.exclusive,
+            start,
         };
         let mut holder = Holder::new(key, queue, spec, Purpose::Begin);
         holder.tag = Some(consume.consumer_tag.clone());
         holder.no_ack = consume.no_ack;
         Ok(holder)
+    }
+
+    /// Where a consumer of a stream begins. It must say how much it takes at a time, and settle it.
+    ///
+    /// Source: RabbitMQ, "Streams", consuming; its codes.
+    fn stream_start(&self, queue: &QueueEntry, consume: &Consume) -> Result<StreamStart, Fault> {
+        let resource = Resource::queue(&queue.name, self.host().vhost());
+        let refused = |code, text| Err(Fault::new(code, text));
+        if consume.prefetch == 0 {
+            let text = format!("consumer prefetch count is not set for '{resource}'");
+            return refused(ReplyCode::PreconditionFailed, text);
+        }
+        if consume.window > 0 {
+            let text = format!("{resource} does not support global qos");
+            return refused(ReplyCode::NotImplemented, text);
+        }
+        if consume.no_ack {
+            return Err(not_of_streams("automatic acknowledgement", queue, self.host().vhost()));
+        }
+        StreamStart::read(&consume.arguments, resource)
     }
 
     fn consume_replies(&mut self, key: ChannelKey, consumer_tag: ShortStr) {
@@ -300,6 +326,10 @@ impl Connection {
             Ok(queue) => queue,
             Err(fault) => return self.session.answer(key, Answer::Refused(fault)),
         };
+        if queue.is_stream() {
+            let fault = not_of_streams("basic.get", &queue, self.host().vhost());
+            return self.session.answer(key, Answer::Refused(fault));
+        }
         let known = self.getters.get(&queue.name).copied();
         let known = known.and_then(|id| Some((id, self.holders.get(&id)?)));
         if let Some((id, holder)) = known
@@ -315,7 +345,7 @@ impl Connection {
         if self.getters.len() >= GETTERS_MAX {
             self.detach_idle_getters();
         }
-        let spec = ConsumerSpec { prefetch_count: 0, priority: 0, exclusive: false };
+        let spec = ConsumerSpec { prefetch_count: 0, priority: 0, exclusive: false, start: None };
         let get = Get { channel: key, no_ack, is_fresh: true };
         self.attach(Holder::new(key, queue, spec, Purpose::Get(get)), Duration::ZERO);
     }
@@ -366,7 +396,7 @@ impl Connection {
                     holder.held += 1;
                 }
                 let left = u32::try_from(messages_left).unwrap_or(u32::MAX);
-                let delivered = holder.names.delivered(delivery, id, &holder.queue.name);
+                let delivered = holder.names.delivered(delivery, id, &holder.queue);
                 self.session.answer(key, Answer::Message(Some((delivered, left))));
             }
             Err(QueueError::Unavailable { .. }) if !is_fresh => {

@@ -170,7 +170,7 @@ impl Connection {
             let Some(delivery) = holder.waiting.pop_front() else { break };
             cost += delivery.cost(bytes_max) as usize;
             let accepted = settled(&delivery, Outcome::Accept);
-            let delivered = holder.names.delivered(delivery, id, &holder.queue.name);
+            let delivered = holder.names.delivered(delivery, id, &holder.queue);
             match self.session.deliver(holder.channel, tag, delivered) {
                 Ok(_) if holder.no_ack => done.push(accepted),
                 Ok(_) => holder.held += 1,

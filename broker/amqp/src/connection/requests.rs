@@ -24,7 +24,7 @@ impl Connection {
         let key = request.channel;
         match request.ask {
             Ask::Publish(publish) => self.publish(key, publish),
-            Ask::Settle(settlement) => self.settle(&settlement),
+            Ask::Settle(settlement) => self.settle_of_client(key, &settlement),
             Ask::Login { credentials, .. } => {
                 let answer = self.login(&credentials).unwrap_or_else(Answer::Refused);
                 self.session.answer(key, answer);

@@ -6,6 +6,7 @@ use plimsoll_amqp::session::{
     Answer, Ask, ChannelKey, Outcome as Said, Publish, Settled as Delivered, Settlement,
 };
 
+use super::actor::not_of_streams;
 use super::{Connection, Finished};
 use crate::backend::{Attachment, Outcome, Settled};
 use crate::catalog::QueueEntry;
@@ -20,6 +21,24 @@ const fn outcome(said: Said) -> Outcome {
 }
 
 impl Connection {
+    /// What the client says of deliveries. Readers of streams can only say that they are done: a stream has
+    /// no place to put a message back into.
+    pub(super) fn settle_of_client(&mut self, key: ChannelKey, settlement: &Settlement) {
+        self.settle(settlement);
+        if settlement.outcome == Said::Accept {
+            return;
+        }
+        let ids = settlement.deliveries.iter().map(|one| of_message_ref(one.message).0);
+        let stream = ids
+            .filter_map(|id| self.holders.get(&id))
+            .find_map(|holder| holder.queue.is_stream().then(|| Arc::clone(&holder.queue)));
+        if let Some(queue) = stream {
+            let what = "basic.nack and basic.reject";
+            let fault = not_of_streams(what, &queue, self.host().vhost());
+            self.session.refuse(key, fault);
+        }
+    }
+
     pub(super) fn settle(&mut self, settlement: &Settlement) {
         let said = outcome(settlement.outcome);
         let done = self.each_holder(&settlement.deliveries, said, |attachment, settled| {

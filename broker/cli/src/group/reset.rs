@@ -91,6 +91,9 @@ impl ResetArgs {
         output.flush()?;
         let (count, group) = (moves.len(), &self.group);
         let plural = if count == 1 { "" } else { "s" };
+        if !moves.is_empty() && moves.iter().all(|one| one.before.is_none()) {
+            note(&format!("group {group} has read nothing of {} before", self.topic));
+        }
         note(&if self.dry_run {
             format!("{count} partition{plural} of {group} would be set; nothing was done")
         } else {

@@ -10,7 +10,7 @@ use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
-use crate::request::{known_topic, request_failure};
+use crate::request::{known_topic, queue_failure};
 
 /// Show a queue: its settings, and how each partition stands
 #[derive(Debug, Args)]
@@ -43,18 +43,19 @@ impl DescribeArgs {
         let (info, found) = connection
             .with_client(async |client| {
                 let doing = format!("describe queue {queue}");
-                let failed = |error| request_failure(&doing, &error);
+                let failed = |error| queue_failure(&doing, &error);
                 let admin = client.admin();
                 let listed = admin.list_queues(Some(queue.as_str())).await.map_err(failed)?;
                 let is_it = |info: &plimsoll_client::QueueInfo| {
                     info.topic == *queue && info.subscription == subscription
                 };
                 let info = listed.into_iter().find(is_it).ok_or_else(|| {
-                    Failure::new(
-                        Exit::NotFound,
-                        format!("there is no queue {queue} {subscription}"),
-                    )
-                    .hint("`plimsoll queue list` lists queues and subscriptions")
+                    let what = match subscription {
+                        "" => format!("there is no queue {queue}"),
+                        _ => format!("{queue} has no subscription {subscription}"),
+                    };
+                    Failure::new(Exit::NotFound, what)
+                        .hint("`plimsoll queue list` lists queues and subscriptions")
                 })?;
                 let handle = admin.queue(queue.as_str(), subscription);
                 let mut found = Vec::new();
@@ -114,7 +115,7 @@ impl PeekArgs {
                 while left > 0 {
                     let looked = handle.peek(self.partition, from, left).await;
                     let (messages, next) = looked
-                        .map_err(|error| request_failure(&format!("peek into {queue}"), &error))?;
+                        .map_err(|error| queue_failure(&format!("peek into {queue}"), &error))?;
                     if messages.is_empty() {
                         break;
                     }
@@ -169,9 +170,7 @@ impl ExplainArgs {
                 let queue = self.queue.as_str();
                 let handle = client.admin().queue(queue, &*self.subscription.subscription);
                 let told = handle.explain(self.id).await;
-                told.map_err(|error| {
-                    request_failure(&format!("explain message {}", self.id), &error)
-                })
+                told.map_err(|error| queue_failure(&format!("explain message {}", self.id), &error))
             })
             .await?;
         let mut output = Output::stdout();
@@ -202,22 +201,25 @@ pub(super) struct CancelArgs {
 
 impl CancelArgs {
     pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
-        let cancelled = connection
+        let left = connection
             .with_client(async |client| {
                 let queue = self.queue.as_str();
                 let handle = client.admin().queue(queue, &*self.subscription.subscription);
-                let done = handle.cancel(self.id).await;
-                done.map_err(|error| {
-                    request_failure(&format!("cancel message {}", self.id), &error)
-                })
+                let doing = format!("cancel message {}", self.id);
+                let failed = |error| queue_failure(&doing, &error);
+                match handle.cancel(self.id).await.map_err(failed)? {
+                    true => Ok(None),
+                    false => handle.explain(self.id).await.map(Some).map_err(failed),
+                }
             })
             .await?;
-        if cancelled {
-            note(&format!("cancelled message {} of {}", self.id, self.queue));
-            return Ok(Exit::Done);
+        match left {
+            None => note(&format!("cancelled message {} of {}", self.id, self.queue)),
+            Some(why) => {
+                let text = format!("message {} was not cancelled: {}", self.id, why.text);
+                return Err(Failure::new(Exit::Failed, text));
+            }
         }
-        Err(Failure::new(Exit::Failed, format!("message {} was not cancelled", self.id)).hint(
-            format!("`plimsoll queue explain {} {}` says where it stands", self.queue, self.id),
-        ))
+        Ok(Exit::Done)
     }
 }

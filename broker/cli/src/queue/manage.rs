@@ -12,7 +12,7 @@ use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
-use crate::request::{known_topic, request_failure};
+use crate::request::{known_topic, queue_failure};
 
 fn create_help() -> String {
     format!(
@@ -35,10 +35,9 @@ pub(super) struct CreateArgs {
     #[arg(long, short, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..))]
     partitions: u32,
-    /// Copies of each partition, on different nodes
-    #[arg(long, short, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u16).range(1..))]
-    replicas: u16,
+    /// Copies of each partition, on different nodes [default: 3, or one on each node where there are fewer]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    replicas: Option<u16>,
     /// A setting; may be given several times
     #[arg(long, short, value_name = "KEY=VALUE")]
     config: Vec<String>,
@@ -61,7 +60,7 @@ impl CreateArgs {
         let queue = NewQueue {
             name: self.queue.to_string(),
             partitions: self.partitions,
-            replicas: self.replicas,
+            replicas: self.replicas.unwrap_or(0),
             settings,
             config: TopicConfig { durability, ..TopicConfig::default() },
             if_not_exists: self.if_not_exists,
@@ -69,9 +68,7 @@ impl CreateArgs {
         let made = connection
             .with_client(async |client| {
                 let made = client.admin().create_queue(queue).await;
-                made.map_err(|error| {
-                    request_failure(&format!("create queue {}", self.queue), &error)
-                })
+                made.map_err(|error| queue_failure(&format!("create queue {}", self.queue), &error))
             })
             .await?;
         tell(&made, "created queue", self.json)
@@ -107,7 +104,7 @@ impl ListArgs {
         let queues = connection
             .with_client(async |client| {
                 let listed = client.admin().list_queues(self.prefix.as_deref()).await;
-                listed.map_err(|error| request_failure("list queues", &error))
+                listed.map_err(|error| queue_failure("list queues", &error))
             })
             .await?;
         let mut output = Output::stdout();
@@ -118,7 +115,10 @@ impl ListArgs {
         }
         output.flush()?;
         if queues.is_empty() && !self.json {
-            note("no queues yet; `plimsoll queue create NAME` makes one");
+            note(&match &self.prefix {
+                Some(prefix) => format!("no queues whose topic's name begins with {prefix:?}"),
+                None => "no queues yet; `plimsoll queue create NAME` makes one".to_owned(),
+            });
         }
         Ok(Exit::Done)
     }
@@ -168,9 +168,8 @@ impl AlterArgs {
                 let queue =
                     client.admin().queue(self.queue.as_str(), &*self.subscription.subscription);
                 let changed = queue.put(changes, false).await;
-                changed.map_err(|error| {
-                    request_failure(&format!("alter queue {}", self.queue), &error)
-                })
+                changed
+                    .map_err(|error| queue_failure(&format!("alter queue {}", self.queue), &error))
             })
             .await?;
         tell(&changed, "changed", self.json)
@@ -217,9 +216,7 @@ impl SubscribeArgs {
             .with_client(async |client| {
                 let queue = client.admin().queue(self.topic.as_str(), &*self.name);
                 let made = queue.put(changes, self.from_latest).await;
-                made.map_err(|error| {
-                    request_failure(&format!("subscribe to {}", self.topic), &error)
-                })
+                made.map_err(|error| queue_failure(&format!("subscribe to {}", self.topic), &error))
             })
             .await?;
         tell(&made, "subscribed:", self.json)
@@ -229,7 +226,7 @@ impl SubscribeArgs {
 /// End a subscription
 ///
 /// Its account of what is settled is forgotten. Asks first on a terminal; elsewhere --yes is needed. A
-/// queue itself is deleted with its topic (plimsoll topic delete).
+/// queue itself ends by `plimsoll queue delete`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  plimsoll queue unsubscribe orders billing --yes")]
 pub(super) struct UnsubscribeArgs {
@@ -249,7 +246,7 @@ impl UnsubscribeArgs {
         connection
             .with_client(async |client| {
                 let ended = client.admin().queue(self.topic.as_str(), &*self.name).delete().await;
-                ended.map_err(|error| request_failure(&format!("end {what}"), &error))
+                ended.map_err(|error| queue_failure(&format!("end {what}"), &error))
             })
             .await?;
         note(&format!("ended {what}"));
@@ -281,7 +278,7 @@ impl PurgeArgs {
         let gone = connection
             .with_client(async |client| {
                 let doing = format!("purge {queue}");
-                let failed = |error| request_failure(&doing, &error);
+                let failed = |error| queue_failure(&doing, &error);
                 let admin = client.admin();
                 let described = admin.describe_topic(queue.as_str()).await.map_err(failed)?;
                 let handle = admin.queue(queue.as_str(), &*self.subscription.subscription);
@@ -293,6 +290,46 @@ impl PurgeArgs {
             })
             .await?;
         note(&format!("{gone} messages of {queue} are gone"));
+        Ok(Exit::Done)
+    }
+}
+
+/// Delete a queue and all of its messages
+///
+/// Subscriptions of its topic go with it; where its dead letters went stays. Asks first on a terminal;
+/// elsewhere --yes is needed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  plimsoll queue delete jobs --yes")]
+pub(super) struct DeleteArgs {
+    /// The queue
+    queue: TopicName,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl DeleteArgs {
+    pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
+        let queue = &self.queue;
+        let question = format!("Delete queue {queue} and all of its messages?");
+        confirm(self.yes, &question, &format!("deleting {queue}"), "deleted")?;
+        connection
+            .with_client(async |client| {
+                let doing = format!("delete queue {queue}");
+                let failed = |error| queue_failure(&doing, &error);
+                let admin = client.admin();
+                let listed = admin.list_queues(Some(queue.as_str())).await.map_err(failed)?;
+                let is_it = |info: &plimsoll_client::QueueInfo| {
+                    info.topic == *queue && info.subscription.is_empty()
+                };
+                if !listed.iter().any(is_it) {
+                    return Err(Failure::new(Exit::NotFound, format!("there is no queue {queue}"))
+                        .hint("`plimsoll queue list` lists queues; `plimsoll topic delete` is for topics"));
+                }
+                admin.delete_topic(queue.as_str()).await.map_err(failed)
+            })
+            .await?;
+        note(&format!("deleted queue {queue}"));
         Ok(Exit::Done)
     }
 }

@@ -8,11 +8,14 @@ mod render;
 mod send;
 
 use clap::{Args, Subcommand};
+use plimsoll_client::BuildError;
 use plimsoll_protocol::api::QUEUE_CONFIG_KEYS;
 
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::produce::build_failure;
+use crate::request::queue_failure;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -50,6 +53,7 @@ enum QueueCommand {
     Explain(look::ExplainArgs),
     Cancel(look::CancelArgs),
     Purge(manage::PurgeArgs),
+    Delete(manage::DeleteArgs),
     Redrive(redrive::RedriveArgs),
 }
 
@@ -77,6 +81,7 @@ impl QueueArgs {
             QueueCommand::Explain(args) => args.run(connection).await,
             QueueCommand::Cancel(args) => args.run(connection).await,
             QueueCommand::Purge(args) => args.run(connection).await,
+            QueueCommand::Delete(args) => args.run(connection).await,
             QueueCommand::Redrive(args) => args.run(connection).await,
         }
     }
@@ -90,6 +95,14 @@ fn settings_help() -> String {
         text.push_str(&format!("\n      {}", key.meaning));
     }
     text
+}
+
+/// A producer or consumer of a queue that could not be made, in words.
+fn queue_build_failure(doing: &str, error: &BuildError) -> Failure {
+    match error {
+        BuildError::Request(error) => queue_failure(doing, error),
+        error => build_failure(doing, error),
+    }
 }
 
 /// A slip on the command line that the parser of arguments could not see.

@@ -1,5 +1,6 @@
 //! `plimsoll queue receive`: messages out, settled as asked.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -7,16 +8,15 @@ use plimsoll_client::{Client, ConsumeError, Message, QueueConsumer, SettleError,
 use plimsoll_protocol::ids::TopicName;
 use tokio::time::timeout;
 
-use super::SubscriptionArgs;
 use super::render::MessageJson;
+use super::{SubscriptionArgs, queue_build_failure};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
-use crate::produce::build_failure;
-use crate::quantity::parse_duration;
-use crate::request::{exit_of, hint_for, known_topic};
+use crate::quantity::{parse_bytes, parse_duration};
+use crate::request::{exit_of, known_topic, queue_hint_for};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -26,6 +26,9 @@ Examples:
 
 A message is settled when its line is written, and the command ends when that is stored. Without --follow it ends
 when none came for --wait.";
+
+/// Settlements that may be under way.
+const SETTLEMENTS_MAX: usize = 10_000;
 
 /// What becomes of the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,6 +68,9 @@ pub(super) struct ReceiveArgs {
     /// Messages that are held at once
     #[arg(long, value_name = "N", default_value_t = 100)]
     prefetch: u32,
+    /// Bytes beyond which no more are held; the last message may reach over it
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_bytes)]
+    prefetch_bytes: u64,
     /// Print a JSON object per message, with its id and attempt
     #[arg(long)]
     json: bool,
@@ -126,11 +132,12 @@ impl ReceiveArgs {
             .queue_consumer(self.queue.as_str())
             .subscription(&*self.subscription.subscription)
             .prefetch(prefetch)
+            .prefetch_bytes(self.prefetch_bytes)
             .build();
         let mut consumer = building
             .await
-            .map_err(|error| build_failure(&format!("use queue {}", self.queue), &error))?;
-        let (mut held, mut settlements) = (Vec::new(), Vec::new());
+            .map_err(|error| queue_build_failure(&format!("use queue {}", self.queue), &error))?;
+        let (mut held, mut settlements) = (Vec::new(), VecDeque::new());
         let mut window = Window { received: 0, lost: 0, is_last: false };
         while window.received < most {
             let message = tokio::select! {
@@ -146,7 +153,12 @@ impl ReceiveArgs {
             window.received += 1;
             match self.count {
                 Some(_) => held.push(message),
-                None => settlements.push(self.settle(&message)),
+                None => settlements.push_back(self.settle(&message)),
+            }
+            if settlements.len() > SETTLEMENTS_MAX
+                && let Some(oldest) = settlements.pop_front()
+            {
+                window.lost += outcome(oldest).await?;
             }
         }
         output.flush()?;
@@ -155,13 +167,7 @@ impl ReceiveArgs {
         }
         settlements.extend(held.iter().map(|message| self.settle(message)));
         for settlement in settlements {
-            match settlement.await {
-                Ok(()) => {}
-                Err(SettleError::Refused(error)) => {
-                    return Err(Failure::new(Exit::Failed, format!("not settled: {error}")));
-                }
-                Err(SettleError::NotHeld | SettleError::Unknown) => window.lost += 1,
-            }
+            window.lost += outcome(settlement).await?;
         }
         Ok(window)
     }
@@ -196,16 +202,7 @@ impl ReceiveArgs {
                 }
             }
         };
-        message.transpose().map_err(|error| {
-            let failure = Failure::new(exit(&error), format!("{}: {error}", self.queue));
-            match &error {
-                ConsumeError::Refused { source, .. } => match hint_for(source.code) {
-                    Some(hint) => failure.hint(hint),
-                    None => failure,
-                },
-                _ => failure,
-            }
-        })
+        message.transpose().map_err(|error| failure(&self.queue, &error))
     }
 
     fn print(&self, message: &Message, output: &mut Output) -> Result<(), Failure> {
@@ -225,9 +222,26 @@ impl ReceiveArgs {
     }
 }
 
-fn exit(error: &ConsumeError) -> Exit {
-    match error {
-        ConsumeError::Refused { source, .. } => exit_of(source.code),
-        _ => Exit::Failed,
+/// How many messages it is not known of whether they are settled.
+async fn outcome(settlement: Settlement) -> Result<u64, Failure> {
+    match settlement.await {
+        Ok(()) => Ok(0),
+        Err(SettleError::Refused(error)) => {
+            Err(Failure::new(Exit::Failed, format!("not settled: {error}")))
+        }
+        Err(SettleError::NotHeld | SettleError::Unknown) => Ok(1),
+    }
+}
+
+/// Why nothing (more) is received of a queue.
+pub(super) fn failure(queue: &TopicName, error: &ConsumeError) -> Failure {
+    let text = format!("{queue}: {error}");
+    let ConsumeError::Refused { source, .. } = error else {
+        return Failure::new(Exit::Failed, text);
+    };
+    let failure = Failure::new(exit_of(source.code), text);
+    match queue_hint_for(source.code) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
 }

@@ -1,24 +1,15 @@
 //! `plimsoll queue redrive`: dead letters go back to where they came from.
 
-use std::time::Duration;
-
 use clap::Args;
-use plimsoll_client::{Client, Message, Record};
+use plimsoll_client::{Client, RedriveError, Redriven};
 use plimsoll_protocol::ids::TopicName;
-use tokio::time::timeout;
 
-use super::SubscriptionArgs;
+use super::{SubscriptionArgs, queue_build_failure, receive};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::interrupt::Interrupt;
-use crate::produce::build_failure;
-use crate::request::known_topic;
-
-/// Where a dead letter was: topic, partition and offset.
-const SOURCE: &str = "dead-letter-source";
-/// How long nothing must come before all is done.
-const SILENCE: Duration = Duration::from_secs(1);
+use crate::request::{known_topic, queue_failure};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -55,93 +46,43 @@ impl RedriveArgs {
 
     async fn redrive(&self, client: &Client) -> Result<Exit, Failure> {
         let mut interrupt = Interrupt::listen()?;
-        let building = client
-            .queue_consumer(self.queue.as_str())
-            .subscription(&*self.subscription.subscription)
-            .build();
-        let mut consumer = building
-            .await
-            .map_err(|error| build_failure(&format!("use queue {}", self.queue), &error))?;
-        let mut producers = std::collections::BTreeMap::new();
-        let (mut sent, mut left) = (0_u64, 0_u64);
-        // Those without a source are held until the end, so that they do not come again.
-        let mut without_source: Vec<Message> = Vec::new();
-        while self.count.is_none_or(|count| sent < count) && !interrupt.is_asked() {
-            let next = tokio::select! {
-                biased;
-                () = interrupt.asked() => break,
-                next = timeout(SILENCE, consumer.next()) => next,
-            };
-            let Ok(Some(message)) = next else { break };
-            let message = message.map_err(|error| {
-                Failure::new(Exit::Failed, format!("cannot receive from {}: {error}", self.queue))
-            })?;
-            let Some(target) = self.to.clone().or_else(|| source_of(&message.record)) else {
-                left += 1;
-                without_source.push(message);
-                continue;
-            };
-            if !producers.contains_key(&target) {
-                let made = client.producer(target.as_str()).build().await;
-                let made =
-                    made.map_err(|error| build_failure(&format!("send to {target}"), &error))?;
-                producers.insert(target.clone(), made);
-            }
-            let stored = producers[&target].send(as_new(message.record.clone())).await;
-            stored.map_err(|error| {
-                Failure::new(Exit::Partly, format!("{sent} sent, then not to {target}: {error}"))
-            })?;
-            message.accept().await.map_err(|error| {
-                let id = format!("{}:{}", message.partition, message.offset);
-                Failure::new(
-                    Exit::Partly,
-                    format!("message {id} was sent to {target}, and {error}"),
-                )
-            })?;
-            sent += 1;
+        let queue = client.admin().queue(self.queue.as_str(), &*self.subscription.subscription);
+        let mut redrive = queue.redrive().most(self.count.unwrap_or(u64::MAX));
+        if let Some(to) = &self.to {
+            redrive = redrive.to(to.clone());
         }
-        for message in without_source {
-            // Those that are not released now are when the command ends.
-            let _ = message.release(Some(Duration::ZERO)).await;
+        let ended = tokio::select! {
+            biased;
+            () = interrupt.asked() => Ok(redrive.done()),
+            ended = redrive.run() => ended,
+        };
+        let Redriven { sent, without_source } = redrive.done();
+        note(&format!("{} of {} sent back", messages(sent), self.queue));
+        if let Err(error) = ended {
+            return Err(failure(&self.queue, sent, &error));
         }
-        note(&format!("{sent} messages of {} were sent back", self.queue));
-        if left > 0 {
-            return Err(Failure::new(Exit::Partly, format!("{left} name no source and stay"))
-                .hint("--to QUEUE says where they go"));
+        if without_source > 0 {
+            let what = format!("{} without a source stay", messages(without_source));
+            return Err(Failure::new(Exit::Partly, what).hint("--to QUEUE says where they go"));
         }
         Ok(Exit::Done)
     }
 }
 
-/// The topic that a dead letter came from.
-fn source_of(record: &Record) -> Option<TopicName> {
-    let header = record.headers.iter().rev().find(|header| header.name.as_str() == SOURCE)?;
-    let place = std::str::from_utf8(&header.value).ok()?;
-    let (rest, _offset) = place.rsplit_once('/')?;
-    let (topic, _partition) = rest.rsplit_once('/')?;
-    TopicName::new(topic).ok()
+fn messages(count: u64) -> String {
+    format!("{count} message{}", if count == 1 { "" } else { "s" })
 }
 
-fn as_new(mut record: Record) -> Record {
-    record.headers.retain(|header| !header.name.as_str().starts_with("dead-letter-"));
-    record
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn source_is_found_and_taken_off() {
-        let letter = Record::new("x")
-            .with_header("trace", "1")
-            .with_header("dead-letter-reason", "rejected")
-            .with_header(SOURCE, "jobs.eu/3/17");
-        assert_eq!(source_of(&letter), TopicName::new("jobs.eu").ok());
-        let headers: Vec<_> = as_new(letter).headers.iter().map(|h| h.name.to_string()).collect();
-        assert_eq!(headers, ["trace"]);
-        for wrong in ["", "jobs", "jobs/3", "//"] {
-            assert_eq!(source_of(&Record::new("x").with_header(SOURCE, wrong)), None, "{wrong}");
+fn failure(queue: &TopicName, sent: u64, error: &RedriveError) -> Failure {
+    match error {
+        RedriveError::Build { topic, source } => {
+            queue_build_failure(&format!("use {topic}"), source)
+        }
+        RedriveError::Request(error) => queue_failure(&format!("look at {queue}"), error),
+        RedriveError::Receive(error) => receive::failure(queue, error),
+        RedriveError::Send { .. } | RedriveError::Settle { .. } => {
+            let exit = if sent == 0 { Exit::Failed } else { Exit::Partly };
+            Failure::new(exit, error.to_string())
         }
     }
 }

@@ -9,14 +9,15 @@ use plimsoll_client::{Ack, Client, Producer, Record, SendError};
 use plimsoll_protocol::batch::Header;
 use plimsoll_protocol::ids::TopicName;
 
+use super::queue_build_failure;
 use crate::clock::{now_ms, parse_time};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::produce::{build_failure, parse_header};
+use crate::produce::parse_header;
 use crate::quantity::parse_duration;
-use crate::request::known_topic;
+use crate::request::{exit_of, known_topic, queue_failure, queue_hint_for};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -84,10 +85,31 @@ impl SendArgs {
         connection.with_client(async |client| self.send(client, deliver_at_ms).await).await
     }
 
+    /// A plain topic would take messages too, and nobody would be handed them.
+    async fn check_is_queue(&self, client: &Client) -> Result<(), Failure> {
+        let doing = format!("send to queue {}", self.queue);
+        let admin = client.admin();
+        let listed = admin.list_queues(Some(self.queue.as_str())).await;
+        let listed = listed.map_err(|error| queue_failure(&doing, &error))?;
+        if let Some(info) = listed.iter().find(|info| info.topic == self.queue) {
+            let Some(unknown) = self.partition.filter(|at| *at >= info.partitions) else {
+                return Ok(());
+            };
+            let text = format!("cannot {doing}: it has no partition {unknown}");
+            return Err(Failure::new(Exit::NotFound, text)
+                .hint(format!("it has {}, which are counted from 0", info.partitions)));
+        }
+        let described = admin.describe_topic(self.queue.as_str()).await;
+        described.map_err(|error| queue_failure(&doing, &error))?;
+        let text = format!("{} is a topic without subscriptions: no queue", self.queue);
+        Err(Failure::new(Exit::NotFound, text).hint("`plimsoll produce` sends to topics"))
+    }
+
     async fn send(&self, client: &Client, deliver_at_ms: Option<i64>) -> Result<Exit, Failure> {
+        self.check_is_queue(client).await?;
         let producer = client.producer(self.queue.as_str()).build().await;
         let producer = producer
-            .map_err(|error| build_failure(&format!("use queue {}", self.queue), &error))?;
+            .map_err(|error| queue_build_failure(&format!("use queue {}", self.queue), &error))?;
         let mut output = Output::stdout();
         if self.messages.is_empty() {
             let lines: Vec<Vec<u8>> = std::io::stdin()
@@ -113,7 +135,15 @@ impl SendArgs {
         output: &mut Output,
     ) -> Result<(), Failure> {
         let failed = |error: &SendError| {
-            Failure::new(Exit::Failed, format!("cannot send to {}: {error}", self.queue))
+            let text = format!("cannot send to {}: {error}", self.queue);
+            let SendError::Refused(refusal) = error else {
+                return Failure::new(Exit::Failed, text);
+            };
+            let failure = Failure::new(exit_of(refusal.code), text);
+            match queue_hint_for(refusal.code) {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
         };
         let mut acks = Vec::new();
         for value in values {

@@ -55,9 +55,10 @@ struct CreateArgs {
     /// How many partitions; each is ordered in itself, and they are worked on in parallel
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     partitions: u32,
-    /// How many nodes keep each partition; with 3 it goes on when one of them is gone
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    replicas: u16,
+    /// How many nodes keep each partition; with 3 it goes on when one of them is gone [default: 3, or one on
+    /// each node where there are fewer]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    replicas: Option<u16>,
     /// A setting; may be given several times
     #[arg(long, short, value_name = "KEY=VALUE")]
     config: Vec<String>,
@@ -161,7 +162,7 @@ impl CreateArgs {
         let topic = NewTopic {
             name: self.topic.to_string(),
             partitions: self.partitions,
-            replicas: self.replicas,
+            replicas: self.replicas.unwrap_or(0),
             config,
             if_not_exists: false,
         };

@@ -60,3 +60,20 @@ fn bench_amqp_says_where_nobody_listens() {
     let told = user.run("bench amqp --url-only --url amqp://127.0.0.1:1 --records 10").fails(1);
     assert!(told.contains("no AMQP at the URL"), "{told}");
 }
+
+#[test]
+fn benches_of_queues_say_their_figures_as_json() {
+    let user = User::new();
+    for (line, figures) in [
+        ("queue --records 2000", ["/messages_per_s", "/seconds"]),
+        ("delay --records 500 --rate 1000", ["/lateness_us/p50", "/lateness_us/max"]),
+        ("group --members 2 --partitions 8 --rate 400", ["/gap_ms/p50", "/settled_ms"]),
+    ] {
+        let objects = user.run(&format!("bench {line} --json --data-dir .")).objects();
+        let [object] = &objects[..] else { panic!("one object was expected: {objects:?}") };
+        assert_eq!(object["workload"].as_str(), line.split(' ').next(), "{object}");
+        for path in figures {
+            assert!(figure(object, path) > 0.0, "{path}: {object}");
+        }
+    }
+}

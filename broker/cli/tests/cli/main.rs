@@ -16,4 +16,5 @@ mod logs;
 mod node;
 mod offline;
 mod producing;
+mod queues;
 mod topics;

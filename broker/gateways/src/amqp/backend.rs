@@ -27,6 +27,7 @@ use super::changes::is_deleted;
 use super::consumer;
 use super::hosts::Hosts;
 use super::publisher::Publishers;
+use super::stream;
 use crate::broker::Broker;
 use crate::places::ConnectionPlace;
 use crate::queues::{AnyQueue, QueueName};
@@ -213,13 +214,21 @@ impl Backend for AmqpBroker {
         spec: ConsumerSpec,
         port: ConsumerPort,
     ) -> BoxFuture<'_, Result<Arc<dyn Attachment>, AttachError>> {
-        Box::pin(
-            async move { consumer::attach(Arc::clone(&self.broker), &queue, spec, port).await },
-        )
+        Box::pin(async move {
+            let broker = Arc::clone(&self.broker);
+            match spec.start {
+                Some(start) => stream::attach(broker, &queue, start, port).await,
+                None => consumer::attach(broker, &queue, spec, port).await,
+            }
+        })
     }
 
     fn counts(&self, queue: Arc<QueueEntry>) -> BoxFuture<'_, Result<Counts, QueueError>> {
         Box::pin(async move {
+            if queue.is_stream() {
+                let messages = stream::length(&self.broker, &queue).await?;
+                return Ok(Counts { messages, consumers: 0 });
+            }
             let declared = self.ask(&queue, |queue| async move { queue.declare().await });
             let standing = declared.await?;
             Ok(Counts { messages: standing.ready, consumers: standing.consumers })

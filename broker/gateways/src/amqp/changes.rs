@@ -23,8 +23,11 @@ use super::letters;
 
 /// How long a consumer holds a message: RabbitMQ's consumer timeout.
 const LEASE_MS: u32 = 30 * 60 * 1000;
-/// Replicas of a queue, where there are nodes enough, as of RabbitMQ's quorum queues.
-const REPLICAS_MAX: usize = 3;
+/// The least that a topic's configuration may have.
+const RETENTION_MS_MIN: u64 = 1000;
+/// The range of the size of a topic's segments, in bytes.
+const SEGMENT_BYTES_MIN: u32 = 64 << 10;
+const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 /// Names of the topics that hold queues: those of AMQP may have any characters.
 const TOPIC_PREFIX: &str = "__amqp.";
 /// How often a declaration is made anew because another change of the placement came first.
@@ -98,18 +101,13 @@ impl AmqpBroker {
         _declared_by: ConnectionId,
     ) -> Result<Changed, Refusal> {
         let arguments = QueueArguments::read(&shape.arguments, Resource::queue(&name, vhost))?;
-        if arguments.kind == QueueKind::Stream {
-            let what =
-                "x-queue-type 'stream' is not supported here: use a topic and a native client";
-            return Err(Fault::new(ReplyCode::NotImplemented, what).into());
-        }
         let settings = settings(&arguments);
-        let config = TopicConfig { retention_ms: None, ..TopicConfig::default() };
+        let config = topic_config(&arguments);
         let topic = format!("{TOPIC_PREFIX}{:032x}", self.random_bits());
         let topic = TopicName::internal(&topic).expect("a prefix and hex digits are a name");
         for _ in 0..ATTEMPTS {
             let catalog = self.broker().catalog();
-            let replicas = replicas(&catalog, shape);
+            let replicas = replicas(&catalog, shape, &arguments);
             let mut placement = planning::place_topic(&catalog, 1, replicas)
                 .map_err(|error| Refusal::Unavailable { reason: error.to_string() })?;
             // What goes with its connection or node lies there: no other one's end takes it.
@@ -126,14 +124,21 @@ impl AmqpBroker {
                 arguments: bytes_of(&shape.arguments),
                 topic: topic.clone(),
             };
-            let command = AmqpCommand::DeclareQueue {
-                vhost: text(vhost),
-                name: text(&name),
-                queue,
-                replicas,
-                config: config.clone(),
-                settings: settings.clone(),
-                placement: Some(placement),
+            let (vhost, name, placement) = (text(vhost), text(&name), Some(placement));
+            let (config, settings) = (config.clone(), settings.clone());
+            let command = match arguments.kind {
+                QueueKind::Stream => {
+                    AmqpCommand::DeclareStream { vhost, name, queue, replicas, config, placement }
+                }
+                QueueKind::Classic | QueueKind::Quorum => AmqpCommand::DeclareQueue {
+                    vhost,
+                    name,
+                    queue,
+                    replicas,
+                    config,
+                    settings,
+                    placement,
+                },
             };
             match self.reply(command).await? {
                 CatalogReply::Refused(CatalogRefusal::StalePlacement { .. }) => {
@@ -217,13 +222,29 @@ fn goes_with_its_node(shape: &QueueShape) -> bool {
     !shape.durable || shape.exclusive
 }
 
-/// What goes with its connection or node needs no copies.
-fn replicas(catalog: &Catalog, shape: &QueueShape) -> u16 {
+/// What goes with its connection or node needs no copies; a stream says how many it wants.
+fn replicas(catalog: &Catalog, shape: &QueueShape, arguments: &QueueArguments) -> u16 {
     if goes_with_its_node(shape) {
         return 1;
     }
-    let nodes = planning::placement_nodes(catalog).len();
-    u16::try_from(nodes.clamp(1, REPLICAS_MAX)).expect("a small number")
+    let most = planning::replicas_meant(catalog, 0);
+    arguments.replicas.map_or(most, |wanted| u16::try_from(wanted).unwrap_or(most).min(most))
+}
+
+/// What becomes of records: those of a queue stay until they are settled, those of a stream as long as it was
+/// declared. The size of its pieces is brought into the range that there is.
+fn topic_config(arguments: &QueueArguments) -> TopicConfig {
+    let mut config = TopicConfig { retention_ms: None, ..TopicConfig::default() };
+    if arguments.kind == QueueKind::Stream {
+        config.retention_ms = arguments.max_age_ms.map(|ms| ms.max(RETENTION_MS_MIN));
+        let bytes = arguments.max_length_bytes;
+        config.retention_bytes = bytes.map(|bytes| bytes.max(u64::from(SEGMENT_BYTES_MIN)));
+        if let Some(bytes) = arguments.segment_bytes {
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            config.segment_bytes = bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        }
+    }
+    config
 }
 
 fn settings(arguments: &QueueArguments) -> QueueSettings {

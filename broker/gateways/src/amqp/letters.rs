@@ -1,6 +1,6 @@
 //! Dead letters of AMQP's queues: to their exchange, and from there to the queues that it leads to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -52,32 +52,20 @@ impl Letters {
         record: Record,
         reason: Reason,
     ) -> Result<(), ErrorResponse> {
-        for (target, batch) in self.routed(broker, topic, record, reason) {
-            match broker.store_anywhere(&target, 0, batch).await {
-                Ok(_) => {}
-                // It was deleted meanwhile: nobody misses the message.
-                Err(error) if super::changes::is_deleted(&error) => {}
-                Err(error) => return Err(error),
-            }
+        for (target, batch) in self.batches(broker, topic, [(record, reason)]) {
+            broker.store_anywhere(&target, 0, batch).await?;
         }
         Ok(())
     }
 
-    fn routed(
+    /// Dead letters as they lie in the queues that they lead to: one batch for the topic of each, in order.
+    /// Queues that were deleted meanwhile have none: nobody misses the message.
+    pub(crate) fn batches(
         &self,
         broker: &Broker,
         topic: &TopicName,
-        record: Record,
-        reason: Reason,
+        letters: impl IntoIterator<Item = (Record, Reason)>,
     ) -> Vec<(TopicName, Bytes)> {
-        let death = match reason {
-            Reason::Rejected => Death::Rejected,
-            Reason::AttemptsExhausted => Death::DeliveryLimit,
-            Reason::Expired => Death::Expired,
-            Reason::LengthExceeded => Death::MaxLength,
-            // These ended on purpose, or are not there.
-            Reason::Cancelled | Reason::Purged | Reason::Lost => return Vec::new(),
-        };
         let catalog = broker.catalog();
         let Some((vhost, name, _)) = catalog.queue_of(topic) else { return Vec::new() };
         self.hosts.refresh(&catalog);
@@ -91,22 +79,39 @@ impl Letters {
         folded.update(snapshot);
         let Some(queue) = folded.find_queue(name.as_str()) else { return Vec::new() };
         let now_ms = broker.host().clock().unix_ms();
-        let headers =
-            record.headers.into_iter().map(|header| (header.name.to_string(), header.value));
-        let stored = Stored::new(record.value.unwrap_or_default(), record.timestamp_ms, headers);
-        let Some(letter) = dead_letter(queue, &stored, death, now_ms) else { return Vec::new() };
-        let mut routed = Vec::new();
-        for target in letter.route(&folded.topology) {
-            let Some(target) = folded.find_queue(&target) else { continue };
-            let Ok(topic) = topic_of(target) else { continue };
-            let mut builder = BatchBuilder::new(limits());
-            match push(&mut builder, &letter.record(target, now_ms)) {
-                Ok(PushOutcome::Added) => {
-                    routed.push((topic, builder.finish(ProducerId::NONE, 0, 0, Compression::None)));
+        let mut batches: BTreeMap<TopicName, BatchBuilder> = BTreeMap::new();
+        for (record, reason) in letters {
+            let Some(death) = death(reason) else { continue };
+            let headers =
+                record.headers.into_iter().map(|header| (header.name.to_string(), header.value));
+            let value = record.value.unwrap_or_default();
+            let stored = Stored::new(value, record.timestamp_ms, headers);
+            let Some(letter) = dead_letter(queue, &stored, death, now_ms) else { continue };
+            for target in letter.route(&folded.topology) {
+                let Some(target) = folded.find_queue(&target) else { continue };
+                let Ok(topic) = topic_of(target) else { continue };
+                let builder = batches.entry(topic).or_insert_with(|| BatchBuilder::new(limits()));
+                if push(builder, &letter.record(target, now_ms)) != Ok(PushOutcome::Added) {
+                    tracing::error!(queue = %name, "a dead letter is too large for its headers");
                 }
-                _ => tracing::error!(queue = %name, "a dead letter is too large for its headers"),
             }
         }
-        routed
+        let filled = batches.into_iter().filter(|(_, builder)| !builder.is_empty());
+        filled
+            .map(|(topic, builder)| {
+                (topic, builder.finish(ProducerId::NONE, 0, 0, Compression::None))
+            })
+            .collect()
+    }
+}
+
+/// What a client is told of why a message died; none of those that ended on purpose, or are not there.
+fn death(reason: Reason) -> Option<Death> {
+    match reason {
+        Reason::Rejected => Some(Death::Rejected),
+        Reason::AttemptsExhausted => Some(Death::DeliveryLimit),
+        Reason::Expired => Some(Death::Expired),
+        Reason::LengthExceeded => Some(Death::MaxLength),
+        Reason::Cancelled | Reason::Purged | Reason::Lost => None,
     }
 }

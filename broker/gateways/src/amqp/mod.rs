@@ -7,6 +7,7 @@
 //!  changes    changes of the catalog that clients ask for
 //!  publisher  one task per queue that is published to: records into batches, outcomes back
 //!  consumer   a consumer of a queue for a connection
+//!  stream     a reader of a stream for a connection
 //!  expiring   queues that end when nobody uses them
 //!  server     what listeners hand connections to
 //!  letters    dead letters of AMQP's queues, to their exchange
@@ -25,6 +26,7 @@ mod hosts;
 mod letters;
 mod publisher;
 mod server;
+mod stream;
 
 pub(crate) use access::hashed;
 pub use backend::{AmqpBroker, follow};

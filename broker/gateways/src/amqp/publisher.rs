@@ -71,7 +71,7 @@ impl Publishers {
             let (sender, items) = mpsc::unbounded_channel();
             let (broker, tasks) = (Arc::clone(broker), Arc::clone(&self.0));
             let (declaration, arguments) = (queue.declaration, &queue.arguments);
-            let counts_bytes = arguments.max_length_bytes.is_some();
+            let counts_bytes = arguments.max_length_bytes.is_some() && !queue.is_stream();
             let buries_refused = arguments.overflow == Overflow::RejectPublishDlx;
             let publisher =
                 Publisher { broker, topic, declaration, tasks, counts_bytes, buries_refused };

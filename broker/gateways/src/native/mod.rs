@@ -26,5 +26,6 @@ mod stream;
 mod subscribe;
 mod topics;
 
-pub(crate) use read::{Chunk, step};
+pub(crate) use read::{Chunk, fetch_here, offsets_here, step};
 pub use session::{serve, serve_node};
+pub(crate) use stream::Answer;

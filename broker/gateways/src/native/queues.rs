@@ -106,7 +106,8 @@ async fn create_queue(
     request: CreateQueueRequest,
 ) -> Result<Arc<TopicMeta>, ErrorResponse> {
     let make = |catalog: &Catalog| {
-        let (partitions, replicas) = (request.partitions, request.replicas);
+        let partitions = request.partitions;
+        let replicas = planning::replicas_meant(catalog, request.replicas);
         let placement =
             planning::place_unless_known(catalog, &request.topic, partitions, replicas)?;
         Ok(CatalogCommand::CreateQueue {

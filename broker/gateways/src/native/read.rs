@@ -149,7 +149,17 @@ pub(super) async fn fetch(
     session: Arc<Session>,
     request: FetchRequest,
 ) -> Result<Answer<FetchRequest>, ErrorResponse> {
-    let broker = &session.broker;
+    fetch_here(&session.broker, &request).await
+}
+
+/// The same for whoever asks this node.
+///
+/// # Errors
+/// Where this node does not answer for the partition, or it cannot be read there.
+pub(crate) async fn fetch_here(
+    broker: &Broker,
+    request: &FetchRequest,
+) -> Result<Answer<FetchRequest>, ErrorResponse> {
     let limits = broker.limits();
     let wait = Duration::from_millis(u64::from(request.max_wait_ms)).min(limits.fetch_wait_max);
     let deadline = Instant::now() + wait;
@@ -210,16 +220,26 @@ pub(super) async fn list_offsets(
     session: Arc<Session>,
     request: ListOffsetsRequest,
 ) -> Result<Answer<ListOffsetsRequest>, ErrorResponse> {
+    offsets_here(&session.broker, &request).await
+}
+
+/// The same for whoever asks this node.
+///
+/// # Errors
+/// Where this node does not lead the partition, or a position is none.
+pub(crate) async fn offsets_here(
+    broker: &Broker,
+    request: &ListOffsetsRequest,
+) -> Result<Answer<ListOffsetsRequest>, ErrorResponse> {
     if request.positions.len() > POSITIONS_MAX {
         return Err(ErrorResponse::new(
             ErrorCode::InvalidArgument,
             format!("{} positions, {POSITIONS_MAX} are allowed", request.positions.len()),
         ));
     }
-    let broker = &session.broker;
     let partition = broker.partition(&request.topic, request.partition, Access::Leader).await?;
     let mut offsets = Vec::with_capacity(request.positions.len());
-    for position in request.positions {
+    for position in request.positions.iter().copied() {
         let offset = resolve(&partition.group, position).await;
         offsets.push(
             offset.map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?,

@@ -679,7 +679,7 @@ fn unknown_settlement(session: &Session) -> ErrorResponse {
 }
 
 /// The body of an answer and its payload.
-pub(super) type Answer<R> = (<R as Request>::Response, Vec<Bytes>);
+pub(crate) type Answer<R> = (<R as Request>::Response, Vec<Bytes>);
 
 /// An answer without payload.
 pub(super) fn done<T>(response: T) -> Result<(T, Vec<Bytes>), ErrorResponse> {

@@ -77,7 +77,8 @@ pub(super) async fn create(
     check_new(broker, &request.topic, &request.config, request.partitions)?;
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
-        let (partitions, replicas) = (request.partitions, request.replicas);
+        let partitions = request.partitions;
+        let replicas = planning::replicas_meant(catalog, request.replicas);
         let placement =
             planning::place_unless_known(catalog, &request.topic, partitions, replicas)?;
         Ok(CatalogCommand::CreateTopic {

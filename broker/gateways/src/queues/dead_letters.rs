@@ -1,7 +1,7 @@
-//! Copies of what was given up, to where dead letters go. The copy is stored first, then the original is
-//! settled: a leader that dies between the two leaves it there twice.
+//! Copies of what was given up, to where dead letters go, in the order in which they were given up. The copy
+//! is stored first, then the original is settled: a leader that dies between the two leaves it there twice.
 
-use std::pin::Pin;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use super::registry::QueueName;
 use crate::amqp::Letters;
 use crate::broker::Broker;
 
-/// Copies that are made at once.
+/// Copies that are made together.
 const COPIES_MAX: usize = 64;
 /// How long a copy that was not stored waits for its next attempt.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// A copy that is larger is compressed: its record may have come so.
+/// Bytes of copies that go together; one that is larger is compressed, for its record may have come so.
 const PLAIN_BYTES_MAX: usize = 1 << 20;
 /// A larger one fits no frame between nodes.
 const LETTER_BYTES_MAX: usize = 15 << 20;
@@ -51,7 +51,7 @@ pub(super) struct DeadLetters {
     source: QueueName,
     /// Copies that wait follow it.
     target: watch::Sender<Option<Target>>,
-    copying: usize,
+    copying: bool,
 }
 
 impl DeadLetters {
@@ -66,7 +66,7 @@ impl DeadLetters {
 
     pub(super) fn new(broker: &Arc<Broker>, source: &QueueName, target: Option<&Bytes>) -> Self {
         let (broker, source) = (Arc::clone(broker), source.clone());
-        let mut letters = Self { broker, source, target: watch::channel(None).0, copying: 0 };
+        let mut letters = Self { broker, source, target: watch::channel(None).0, copying: false };
         letters.set_target(target);
         letters
     }
@@ -79,58 +79,95 @@ impl DeadLetters {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.copying == 0
+        !self.copying
     }
 
-    /// The next message to copy, unless many are being copied.
-    pub(super) fn next(&mut self, dispatcher: &mut Dispatcher) -> Option<DeadLetterOrder> {
-        if self.copying >= COPIES_MAX {
-            return None;
+    /// The next messages to copy, in order; none while others are being copied, which come first.
+    pub(super) fn next(&mut self, dispatcher: &mut Dispatcher) -> Vec<DeadLetterOrder> {
+        if self.copying {
+            return Vec::new();
         }
-        let order = dispatcher.poll_dead_letter()?;
-        self.copying += 1;
-        Some(order)
+        let orders = std::iter::from_fn(|| dispatcher.poll_dead_letter());
+        let orders: Vec<_> = orders.take(COPIES_MAX).collect();
+        self.copying = !orders.is_empty();
+        orders
     }
 
-    /// A copy was made.
+    /// Those that [`DeadLetters::next`] gave were copied.
     pub(super) fn made(&mut self) {
-        self.copying -= 1;
+        self.copying = false;
     }
 
-    /// Copies one; tries until it is stored. Answers its offset.
+    /// Copies some, in order; tries until they are stored. Answers their offsets.
     pub(super) fn copy(
         &self,
         group: &Arc<Group>,
-        order: DeadLetterOrder,
-    ) -> Pin<Box<dyn Future<Output = Offset> + Send>> {
+        orders: Vec<DeadLetterOrder>,
+    ) -> impl Future<Output = Vec<Offset>> + Send + use<> {
         let (broker, source) = (Arc::clone(&self.broker), self.source.clone());
-        let (targets, group) = (self.target.subscribe(), Arc::clone(group));
-        Box::pin(async move {
-            let mut has_warned = false;
-            loop {
-                // Without a target it is dropped, and counts as copied.
-                let Some(target) = targets.borrow().clone() else { return order.offset };
-                let Some(record) = read(&group, &source, order).await else { return order.offset };
-                let stored = match &target {
-                    Target::Topic(target) => {
-                        let Some(batch) = letter(record, &source, order) else {
-                            return order.offset;
-                        };
-                        broker.store_anywhere(target, order.offset.0, batch).await.map(drop)
-                    }
-                    Target::Exchange => {
-                        let (letters, topic) = (broker.letters(), &source.topic);
-                        letters.send(&broker, topic, record, order.reason).await
-                    }
-                };
-                let Err(error) = stored else { return order.offset };
-                if !std::mem::replace(&mut has_warned, true) {
-                    let (topic, offset) = (&source.topic, order.offset);
-                    tracing::warn!(%topic, %offset, ?target, %error, "a dead letter waits to be copied");
+        let copier = Copier { broker, source, targets: self.target.subscribe() };
+        let group = Arc::clone(group);
+        async move {
+            let (mut letters, mut bytes) = (Vec::new(), 0);
+            for order in &orders {
+                let Some(record) = read(&group, &copier.source, *order).await else { continue };
+                let size = record.value.as_ref().map_or(0, Bytes::len);
+                if bytes + size > PLAIN_BYTES_MAX && !letters.is_empty() {
+                    copier.store(&letters).await;
+                    letters.clear();
+                    bytes = 0;
                 }
-                sleep(AGAIN_AFTER).await;
+                letters.push((record, *order));
+                bytes += size;
             }
-        })
+            copier.store(&letters).await;
+            orders.iter().map(|order| order.offset).collect()
+        }
+    }
+}
+
+/// What copying takes.
+struct Copier {
+    broker: Arc<Broker>,
+    source: QueueName,
+    targets: watch::Receiver<Option<Target>>,
+}
+
+impl Copier {
+    /// Stores copies where they are to go. Without a target they are dropped, and count as copied.
+    async fn store(&self, letters: &[(Record, DeadLetterOrder)]) {
+        let Some((_, first)) = letters.first() else { return };
+        let (source, mut stored, mut has_warned) = (&self.source, BTreeSet::new(), false);
+        loop {
+            let Some(target) = self.targets.borrow().clone() else { return };
+            let batches = match &target {
+                Target::Topic(topic) => {
+                    let batch = batch_of(letters, source);
+                    batch.into_iter().map(|batch| (topic.clone(), batch)).collect()
+                }
+                Target::Exchange => {
+                    let records =
+                        letters.iter().map(|(record, order)| (record.clone(), order.reason));
+                    self.broker.letters().batches(&self.broker, &source.topic, records)
+                }
+            };
+            let mut failed = None;
+            for (topic, batch) in batches {
+                if stored.contains(&topic) {
+                    continue;
+                }
+                match self.broker.store_anywhere(&topic, first.offset.0, batch).await {
+                    Ok(_) => drop(stored.insert(topic)),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            let Some(error) = failed else { return };
+            if !std::mem::replace(&mut has_warned, true) {
+                let (topic, offset) = (&source.topic, first.offset);
+                tracing::warn!(%topic, %offset, ?target, %error, "dead letters wait to be copied");
+            }
+            sleep(AGAIN_AFTER).await;
+        }
     }
 }
 
@@ -157,17 +194,22 @@ async fn read(group: &Arc<Group>, source: &QueueName, order: DeadLetterOrder) ->
     }
 }
 
-/// A batch with the copy of one record.
-fn letter(record: Record, source: &QueueName, order: DeadLetterOrder) -> Option<Bytes> {
+/// A batch with the copies of some records; none where there is nothing to copy.
+fn batch_of(letters: &[(Record, DeadLetterOrder)], source: &QueueName) -> Option<Bytes> {
+    let topic = &source.topic;
     let mut builder = BatchBuilder::new(BatchLimits {
         batch_bytes_max: u32::MAX,
         headers_per_record_max: u32::MAX,
         ..BatchLimits::default()
     });
-    let pushed = builder.push(&with_reason(record, source, order));
-    if pushed != Ok(PushOutcome::Added) {
-        let offset = order.offset;
-        tracing::error!(topic = %source.topic, %offset, "a dead letter is too large for its headers");
+    for (record, order) in letters {
+        let pushed = builder.push(&with_reason(record.clone(), source, *order));
+        if pushed != Ok(PushOutcome::Added) {
+            let offset = order.offset;
+            tracing::error!(%topic, %offset, "a dead letter is too large for its headers");
+        }
+    }
+    if builder.is_empty() {
         return None;
     }
     let compression = match builder.bytes() > PLAIN_BYTES_MAX {
@@ -176,8 +218,9 @@ fn letter(record: Record, source: &QueueName, order: DeadLetterOrder) -> Option<
     };
     let batch = builder.finish(ProducerId::NONE, 0, 0, compression);
     if batch.len() > LETTER_BYTES_MAX {
-        let (topic, offset) = (&source.topic, order.offset);
-        tracing::error!(%topic, %offset, "a dead letter is too large to be copied, and is dropped");
+        // Such a one is alone.
+        let offset = letters.first().map(|(_, order)| order.offset.0);
+        tracing::error!(%topic, offset, "a dead letter is too large to be copied, and is dropped");
         return None;
     }
     Some(batch)

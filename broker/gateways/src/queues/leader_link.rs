@@ -50,7 +50,7 @@ type Place = tokio::sync::Mutex<Option<Arc<LeaderLink>>>;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct LeaderLink {
+pub(crate) struct LeaderLink {
     node: NodeId,
     /// Bounded by what consumers hold and by what clients ask at once.
     said: mpsc::UnboundedSender<Said>,
@@ -92,7 +92,7 @@ impl Broker {
     ///
     /// # Errors
     /// Where the node is not reached.
-    pub(super) async fn leader_link(&self, node: NodeId) -> Result<Arc<LeaderLink>, ErrorResponse> {
+    pub(crate) async fn leader_link(&self, node: NodeId) -> Result<Arc<LeaderLink>, ErrorResponse> {
         let unreached = |why: String| {
             ErrorResponse::new(ErrorCode::NotReady, format!("node {node} is not reached: {why}"))
         };
@@ -205,7 +205,7 @@ impl LeaderLink {
     ///
     /// # Errors
     /// The leader's own, or that it is gone.
-    pub(super) fn ask<R: Request>(
+    pub(crate) fn ask<R: Request>(
         self: &Arc<Self>,
         request: &R,
     ) -> impl Future<Output = Result<(R::Response, Bytes), ErrorResponse>> + Send + use<R> {

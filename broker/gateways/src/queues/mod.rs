@@ -35,5 +35,6 @@ pub(crate) use handle::Admitted;
 pub use handle::{Attached, Delivered, Pulled, QueueGone, QueueHandle, Settled, Settling};
 pub(crate) use leader_link::LeaderLinks;
 pub(crate) use peek::peek;
+pub(crate) use records::{DECOMPRESSED_BYTES_MAX, batches};
 pub use registry::keep_queues;
 pub(crate) use registry::{QueueLimits, QueueName, Registry, subscription_of};

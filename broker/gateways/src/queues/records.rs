@@ -28,11 +28,11 @@ const CURSORS: usize = 3;
 /// Bytes that one read asks for.
 const READ_BYTES: usize = 64 << 10;
 /// A compressed batch that is larger was refused when it was produced.
-const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
+pub(crate) const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
 
 /// The batches of a read: several in one piece where they lie in a map, or header and body each in its own
 /// where they were just taken in.
-fn batches(pieces: Vec<Bytes>) -> impl Iterator<Item = Result<RecordBatch, BatchError>> {
+pub(crate) fn batches(pieces: Vec<Bytes>) -> impl Iterator<Item = Result<RecordBatch, BatchError>> {
     let mut pieces = pieces.into_iter();
     let mut rest = Bytes::new();
     std::iter::from_fn(move || {

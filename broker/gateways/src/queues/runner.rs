@@ -192,8 +192,9 @@ impl Runner {
                 Ok(busy) => busy,
                 Err(end) => return end,
             };
-            while let Some(order) = self.dead_letters.next(&mut self.dispatcher) {
-                copies.spawn(self.dead_letters.copy(&self.group, order));
+            let orders = self.dead_letters.next(&mut self.dispatcher);
+            if !orders.is_empty() {
+                copies.spawn(self.dead_letters.copy(&self.group, orders));
             }
             let deadline = match self.deadline() {
                 Some(_) if awake.elapsed() >= AWAKE_EVERY => {
@@ -236,9 +237,11 @@ impl Runner {
                 Some(copied) = copies.join_next() => {
                     self.dead_letters.made();
                     match copied {
-                        Ok(offset) => self.dispatcher.copied(offset),
-                        // The next task orders it again.
-                        Err(error) => tracing::error!(%error, "a dead letter's copy failed"),
+                        Ok(offsets) => {
+                            offsets.into_iter().for_each(|offset| self.dispatcher.copied(offset));
+                        }
+                        // The next task orders them again.
+                        Err(error) => tracing::error!(%error, "the copies of dead letters failed"),
                     }
                 }
                 changed = watermark.changed() => {

@@ -167,6 +167,12 @@ impl Catalog {
                 settings,
                 placement,
             } => {
+                let settings = Some(settings);
+                let new = NewQueue { vhost, name, queue, replicas, config, settings, placement };
+                return self.declare_queue(new, now).map(CatalogReply::Amqp);
+            }
+            AmqpCommand::DeclareStream { vhost, name, queue, replicas, config, placement } => {
+                let settings = None;
                 let new = NewQueue { vhost, name, queue, replicas, config, settings, placement };
                 return self.declare_queue(new, now).map(CatalogReply::Amqp);
             }

@@ -111,6 +111,20 @@ pub fn place_unless_known(
     }
 }
 
+/// Replicas of a partition for whom no number is given: so many that one node may be lost.
+const REPLICAS_DEFAULT: usize = 3;
+
+/// The number of replicas that is meant: 0 is the default, which is 3, or one on each node where there are
+/// fewer.
+#[must_use]
+pub fn replicas_meant(catalog: &Catalog, asked: u16) -> u16 {
+    if asked > 0 {
+        return asked;
+    }
+    let nodes = placement_nodes(catalog).len();
+    u16::try_from(nodes.clamp(1, REPLICAS_DEFAULT)).expect("a small number")
+}
+
 /// Places for the partitions of a new topic. Nothing else moves.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! Source: RabbitMQ, "Queues", optional arguments; texts show values as Erlang terms.
 
+use super::equivalence::{QueueShape, shown};
 use crate::error::{Fault, ReplyCode, Resource};
 use crate::shortstr::ShortStr;
 use crate::table::{FieldTable, FieldValue};
@@ -79,6 +80,26 @@ impl QueueKind {
         };
         own.iter().copied().chain(OF_ALL)
     }
+
+    /// Checks that there are queues of this kind with these properties: what is replicated outlives
+    /// connections and consumers.
+    ///
+    /// # Errors
+    /// 406 for the first that its kind does not have.
+    ///
+    /// Source: RabbitMQ, "Quorum Queues" and "Streams", feature comparison.
+    pub fn check(self, shape: &QueueShape, queue: Resource<'_>) -> Result<(), Fault> {
+        let wrong = match self {
+            Self::Classic => None,
+            Self::Quorum | Self::Stream if shape.auto_delete => Some("auto-delete"),
+            Self::Quorum | Self::Stream if shape.exclusive => Some("exclusive-owner"),
+            Self::Quorum | Self::Stream if !shape.durable => Some("non-durable"),
+            Self::Quorum | Self::Stream => None,
+        };
+        let Some(wrong) = wrong else { return Ok(()) };
+        let text = format!("invalid property '{wrong}' for {queue}");
+        Err(Fault::new(ReplyCode::PreconditionFailed, text))
+    }
 }
 
 /// What happens to a message that has no room.
@@ -118,6 +139,12 @@ pub struct QueueArguments {
     pub single_active_consumer: bool,
     /// How often a message is delivered again before it dies.
     pub delivery_limit: Option<u64>,
+    /// Of a stream, how old its messages become at least, in milliseconds.
+    pub max_age_ms: Option<u64>,
+    /// Of a stream, the size of the pieces that go as a whole, in bytes.
+    pub segment_bytes: Option<u64>,
+    /// Of a stream, on how many nodes it lies. At least 1.
+    pub replicas: Option<u64>,
 }
 
 /// An argument's value, or what is wrong with it as an Erlang term.
@@ -178,6 +205,82 @@ fn overflow(value: FieldValue<'_>) -> Checked<Overflow> {
     }
 }
 
+fn age(value: FieldValue<'_>) -> Checked<u64> {
+    match value {
+        FieldValue::LongStr(text) => age_ms(text).ok_or_else(|| "invalid_max_age".to_owned()),
+        other => unacceptable(other),
+    }
+}
+
+/// A number with a unit of `Y`, `M`, `D`, `h`, `m` or `s`, in milliseconds; a month has 30 days.
+fn age_ms(text: &[u8]) -> Option<u64> {
+    let (unit, digits) = text.split_last()?;
+    let seconds: u64 = match unit {
+        b'Y' => 365 * 24 * 60 * 60,
+        b'M' => 30 * 24 * 60 * 60,
+        b'D' => 24 * 60 * 60,
+        b'h' => 60 * 60,
+        b'm' => 60,
+        b's' => 1,
+        _ => return None,
+    };
+    let number = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|d| d.is_ascii_digit()));
+    let number: u64 = number?.parse().ok()?;
+    Some(number.saturating_mul(seconds).saturating_mul(1000))
+}
+
+fn count_not_zero(value: FieldValue<'_>) -> Checked<u64> {
+    match natural(value)? {
+        0 => Err("{value_zero,0}".to_owned()),
+        number => Ok(number),
+    }
+}
+
+/// Where a consumer of a stream begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StreamStart {
+    /// With the first message that is there.
+    First,
+    /// With the last one.
+    Last,
+    /// With the next that is published.
+    #[default]
+    Next,
+    /// With this one, or the nearest that there is.
+    Offset(u64),
+    /// With the first that was published at or after this time, in milliseconds since 1970.
+    Time(i64),
+    /// With the first that is at most so old, in milliseconds.
+    Age(u64),
+}
+
+impl StreamStart {
+    /// What a consumer's arguments ask for.
+    ///
+    /// # Errors
+    /// 406 where `x-stream-offset` means nothing.
+    ///
+    /// Source: RabbitMQ, "Streams", consuming.
+    pub fn read(arguments: &FieldTable, queue: Resource<'_>) -> Result<Self, Fault> {
+        let Some(value) = arguments.find("x-stream-offset") else { return Ok(Self::default()) };
+        let start = match value {
+            FieldValue::LongStr(b"first") => Some(Self::First),
+            FieldValue::LongStr(b"last") => Some(Self::Last),
+            FieldValue::LongStr(b"next") => Some(Self::Next),
+            FieldValue::LongStr(text) => age_ms(text).map(Self::Age),
+            FieldValue::Timestamp(seconds) => {
+                let ms = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+                Some(Self::Time(ms))
+            }
+            other => other.as_integer().and_then(|at| u64::try_from(at).ok()).map(Self::Offset),
+        };
+        start.ok_or_else(|| {
+            let text = format!("invalid arg 'x-stream-offset' for {queue}: {}", shown(value));
+            Fault::new(ReplyCode::PreconditionFailed, text)
+        })
+    }
+}
+
 fn unknown_kind(value: FieldValue<'_>) -> String {
     match value {
         FieldValue::LongStr(bytes) => {
@@ -224,6 +327,11 @@ impl QueueArguments {
             "x-overflow" => overflow: |read, overflow| read.overflow = overflow;
             "x-single-active-consumer" => flag: |read, flag| read.single_active_consumer = flag;
             "x-delivery-limit" => natural: |read, limit| read.delivery_limit = Some(limit);
+            "x-max-age" => age: |read, age| read.max_age_ms = Some(age);
+            "x-stream-max-segment-size-bytes" => count_not_zero:
+                |read, bytes| read.segment_bytes = Some(bytes);
+            "x-initial-cluster-size" => count_not_zero:
+                |read, nodes| read.replicas = Some(nodes);
         }
         if read.dead_letter_routing_key.is_some() && read.dead_letter_exchange.is_none() {
             let reason = "routing_key_but_no_dlx_defined".to_owned();

@@ -115,7 +115,7 @@ pub(super) fn check_argument(
     Err(inequivalent(what, name, &received, &current))
 }
 
-fn shown(value: FieldValue<'_>) -> String {
+pub(super) fn shown(value: FieldValue<'_>) -> String {
     match value {
         FieldValue::LongStr(bytes) | FieldValue::Bytes(bytes) => {
             String::from_utf8_lossy(bytes).into_owned()

@@ -27,7 +27,7 @@ use crate::error::{Fault, ReplyCode, Resource};
 use crate::shortstr::ShortStr;
 use crate::table::{FieldTable, TableRef};
 
-pub use arguments::{Overflow, QueueArguments, QueueKind};
+pub use arguments::{Overflow, QueueArguments, QueueKind, StreamStart};
 pub use bindings::{Binding, Destination};
 pub use equivalence::{QueueShape, check_queue, locked};
 pub use exchange::{ExchangeShape, ExchangeType, Rule};

@@ -140,5 +140,21 @@ wire_variants! {
             /// All exchanges too that are not durable: no other node was up.
             exchanges: bool,
         },
+        /// Makes a stream where there is no queue of the name: as a queue, but its records stay as long as
+        /// its topic's configuration says, whoever has read them.
+        DeclareStream = 15 {
+            /// The virtual host.
+            vhost: AmqpText,
+            /// Its name.
+            name: AmqpText,
+            /// What it is to be.
+            queue: QueueSpec,
+            /// Replicas of its topic.
+            replicas: u16,
+            /// The configuration of its topic.
+            config: TopicConfig,
+            /// As of a queue.
+            placement: Option<ProposedPlacement>,
+        },
     }
 }

@@ -53,6 +53,27 @@ fn queue_and_its_topic_come_and_go_together() {
 }
 
 #[test]
+fn stream_is_a_plain_topic_that_goes_with_its_name() {
+    let mut catalog = catalog();
+    let AmqpCommand::DeclareQueue { vhost: host, name, queue, replicas, config, placement, .. } =
+        declare_queue("s")
+    else {
+        unreachable!("it declares a queue")
+    };
+    let declare =
+        AmqpCommand::DeclareStream { vhost: host, name, queue, replicas, config, placement };
+    let stream = declared(&mut catalog, declare.clone());
+    let topic = stream.spec.topic.clone();
+    assert!(!catalog.topic(&topic).unwrap().is_queue());
+    assert_eq!(queues(&catalog), ["s"]);
+    let there = AmqpReply::Queue { queue: Arc::clone(&stream), existed: true };
+    assert_eq!(run(&mut catalog, declare), there);
+    assert_eq!(run(&mut catalog, declare_queue("s")), there);
+    assert_eq!(groups(run(&mut catalog, delete_queue("s", stream.declaration))), [1]);
+    assert_eq!(catalog.topic(&topic), None);
+}
+
+#[test]
 fn queue_that_is_there_is_shown_as_it_is() {
     let mut catalog = catalog();
     let queue = declared(&mut catalog, declare_queue("q"));

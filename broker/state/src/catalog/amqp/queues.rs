@@ -73,7 +73,8 @@ pub(in crate::catalog) struct NewQueue {
     pub(super) queue: QueueSpec,
     pub(super) replicas: u16,
     pub(super) config: TopicConfig,
-    pub(super) settings: QueueSettings,
+    /// None: a stream.
+    pub(super) settings: Option<QueueSettings>,
     pub(super) placement: Option<ProposedPlacement>,
 }
 
@@ -110,7 +111,7 @@ impl Catalog {
         self.amqp.check_room(AmqpKind::Queues)?;
         self.amqp.check_arguments(&spec.arguments)?;
         let (topic, partitions, if_not_exists) = (spec.topic.clone(), PARTITIONS, false);
-        let queue = Some(settings);
+        let queue = settings;
         let topic =
             NewTopic { topic, partitions, replicas, config, if_not_exists, placement, queue };
         self.create(topic, created_ms)?;

@@ -1,6 +1,6 @@
 //! Measures what the ring alone moves, what `rebalance` moves, and how long both take.
 //!
-//! `cargo run --profile test -p plimsoll-placement --example figures`. The tables in the crate's
+//! `cargo run --profile test -p plimsoll-placement --example placement_figures`. The tables in the crate's
 //! documentation and in ARCHITECTURE.md are its output.
 #![expect(clippy::print_stdout, reason = "a program that prints tables")]
 #![expect(clippy::disallowed_methods, reason = "it measures time; the crate itself must not")]

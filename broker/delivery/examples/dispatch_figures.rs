@@ -1,6 +1,6 @@
 //! Measures what a message costs the machine and the fold, and what memory the unpleasant patterns take.
 //!
-//! `cargo run --profile test -p plimsoll-delivery --example figures` (or `--release`). Figures are
+//! `cargo run --profile test -p plimsoll-delivery --example dispatch_figures` (or `--release`). Figures are
 //! printed, never asserted; QUEUES.md holds those of the reference machine.
 #![expect(clippy::print_stdout, reason = "a program that prints tables")]
 #![expect(clippy::disallowed_methods, reason = "it measures time; the crate itself must not")]
