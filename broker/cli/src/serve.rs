@@ -295,6 +295,14 @@ fn announce(node: &Node, data: &Path, no_context: bool) {
 fn save_context(node: &Node, local: SocketAddr) -> Result<bool, context::ContextError> {
     let directory = context::config_dir()?;
     let before = context::load(&directory, Some(LOCAL)).ok();
+    if let Some(other) = before.as_ref().filter(|before| is_of_another(before, node.ca_pem())) {
+        context::save(&directory, LOCAL_BEFORE, other)?;
+        tracing::warn!(
+            addresses = %other.address,
+            "the context `local` was of another cluster, and is now of this node's; that one is kept as \
+             `{LOCAL_BEFORE}`. If this node should be of that cluster, stop it and start it with --join"
+        );
+    }
     let saved = context::Context {
         address: with_others(local, node.ca_pem(), before.as_ref()),
         server_name: Some("localhost".to_owned()).filter(|_| node.is_self_signed()),
@@ -311,6 +319,16 @@ fn save_context(node: &Node, local: SocketAddr) -> Result<bool, context::Context
         context::set_current(&directory, LOCAL)?;
     }
     Ok(chosen.is_none())
+}
+
+/// What a context is kept as that another cluster's takes the place of.
+const LOCAL_BEFORE: &str = "local-before";
+
+/// Whether a context trusts another authority than this one.
+fn is_of_another(before: &context::Context, ca: Option<&str>) -> bool {
+    let authority = |pem: &str| Fingerprint::of_pem(pem.as_bytes());
+    let before = before.ca_pem.as_deref().and_then(authority);
+    before.is_some() && before != ca.and_then(authority)
 }
 
 /// The address of a node, and behind it those that the context had before, if they are of the same

@@ -4,6 +4,7 @@
 //! topic that was deleted and created anew is never mistaken for the old one. It begins to watch the
 //! catalog *before* it asks: a topic that is deleted while its partition wakes is news then.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
@@ -446,6 +447,13 @@ impl Broker {
             Some(command) => self.command(command).await.map(drop),
             None => Ok(()),
         }
+    }
+
+    /// The members that do not answer this node.
+    pub(crate) fn down_nodes(&self, catalog: &Catalog) -> BTreeSet<NodeId> {
+        let others = self.peers().map(Peers::status).unwrap_or_default();
+        let down = others.into_iter().filter(|status| !status.up).map(|status| status.node);
+        down.filter(|node| catalog.node(*node).is_some()).collect()
     }
 
     /// Carries out a command that carries a placement: `make` computes it from the catalog as it is,

@@ -126,7 +126,9 @@ impl NodeFailed {
                 "look at the disk (dmesg, smartctl), then start again: what was acknowledged is kept"
             }
             Self::Removed => {
-                "its data directory can be deleted; to have the machine back, join it with an empty one"
+                "to have the machine back, join it with an empty directory; delete this one once \
+                 `plimsoll cluster status` shows no partition that nobody leads: what it had was made \
+                 anew on the others only where another replica was alive"
             }
             Self::Refused { .. } => {
                 "find out which of the directories with this node's id is the copy or the old backup: \

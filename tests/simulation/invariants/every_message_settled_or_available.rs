@@ -148,8 +148,14 @@ fn drained(ledger: &Ledger) -> Result<(), String> {
         let all = 0..committed.records.len() as u64;
         let left: Vec<_> =
             all.filter(|offset| !committed.worked.ended.contains_key(offset)).collect();
-        if !left.is_empty() {
-            return Err(format!("messages {left:?} of partition {partition} cannot be received"));
+        if let Some(first) = left.first() {
+            let (at, until) = (committed.deliver_at.get(first), committed.expires_at.get(first));
+            let (worked, now) = (&committed.worked, ledger.latest_unix_ms);
+            let (buried, attempts) = (worked.buried.get(first), worked.attempts.get(first));
+            return Err(format!(
+                "messages {left:?} of partition {partition} cannot be received; {first} is to be delivered \
+                 at {at:?}, until {until:?}, given up {buried:?}, attempts {attempts:?}; it is {now}"
+            ));
         }
     }
     Ok(())

@@ -6,10 +6,10 @@ mod start;
 
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use plimsoll_client::{
-    Admin, Client, ConsumeError, ConsumedRecord, Consumer, ErrorCode, StartPosition,
+    Admin, Client, ConsumeError, ConsumedRecord, Consumer, ErrorCode, Isolation, StartPosition,
 };
 use plimsoll_protocol::batch::Record;
 use plimsoll_protocol::ids::TopicName;
@@ -21,7 +21,7 @@ use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::produce::build_failure;
 use crate::progress::{Measure, Progress, figures};
-use crate::quantity::elapsed_text;
+use crate::quantity::{elapsed_text, parse_duration};
 use crate::request::{exit_of, hint_for, known_topic};
 use crate::separator::Separator;
 use render::{Field, OutputFormat, Renderer};
@@ -41,6 +41,9 @@ Examples:
   From a moment on, from an offset of one partition:
     plimsoll consume orders --from 2026-11-21T08:30:00Z
     plimsoll consume orders --partition 3 --from 1500
+
+  From a replica in this rack that is at most a second behind:
+    plimsoll consume orders --nearest eu-1a --max-staleness 1s
 
   As one of several that share the topic, going on where the group has come:
     plimsoll consume orders --group billing
@@ -69,6 +72,15 @@ could not be read to the end; others as `plimsoll --help`.";
 
 /// How long nothing must come before it is asked whether the node is still there.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// What reads may miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReadLevel {
+    /// Nothing that was acknowledged before the command began
+    Linearizable,
+    /// What its replica has not heard of yet
+    Committed,
+}
 
 /// Print a topic's records
 ///
@@ -108,8 +120,21 @@ pub(crate) struct ConsumeArgs {
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     partition: Vec<u32>,
 
+    /// What the reads may miss: nothing that was acknowledged before (linearizable: asks a majority first), or
+    /// what was acknowledged a moment ago (committed)
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = ReadLevel::Committed)]
+    read: ReadLevel,
+
+    /// Read from the nearest replica that follows a leader, in place of the leader; of this rack, if it is given
+    #[arg(long, value_name = "RACK", num_args = 0..=1, default_missing_value = "")]
+    nearest: Option<String>,
+
+    /// With --nearest: leave a replica that is further behind than this
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "nearest")]
+    max_staleness: Option<Duration>,
+
     /// As a member of this consumer group: its members share the partitions
-    #[arg(long, short, value_name = "GROUP", conflicts_with_all = ["partition", "follow"])]
+    #[arg(long, short, value_name = "GROUP", conflicts_with_all = ["partition", "follow", "read", "nearest"])]
     group: Option<String>,
 
     /// A name that outlives this process, one for each: it finds its partitions when it is back
@@ -189,6 +214,15 @@ impl ConsumeArgs {
         }
         if !self.follow {
             builder = builder.bounded();
+        }
+        if self.read == ReadLevel::Linearizable {
+            builder = builder.isolation(Isolation::Linearizable);
+        }
+        if let Some(rack) = &self.nearest {
+            builder = builder.prefer_nearest(Some(rack.clone()).filter(|rack| !rack.is_empty()));
+        }
+        if let Some(bound) = self.max_staleness {
+            builder = builder.max_staleness(bound);
         }
         builder
             .build()
@@ -325,15 +359,29 @@ async fn wait(
     patience: Duration,
 ) -> Result<Option<Result<ConsumedRecord, ConsumeError>>, Failure> {
     let mut gone_since: Option<Instant> = None;
+    let began = Instant::now();
     loop {
         tokio::select! {
             next = consumer.next() => return Ok(next),
-            () = tokio::time::sleep(SILENCE) => {}
+            () = tokio::time::sleep(SILENCE.min(patience)) => {}
         }
         // The records that a ping overtakes stay in the consumer.
         let Err(error) = admin.ping().await else {
             if gone_since.take().is_some() {
                 note("the node is back");
+            }
+            if !follow && began.elapsed() >= patience {
+                let waiting = consumer.progress().iter().filter(|one| one.lag() != Some(0));
+                let waiting: Vec<_> = waiting.map(|one| one.partition.to_string()).collect();
+                let text = format!(
+                    "nothing came for {} of partitions that are not read to their end: {}",
+                    elapsed_text(patience),
+                    waiting.join(", ")
+                );
+                return Err(Failure::new(Exit::Unreachable, text).hint(
+                    "`plimsoll cluster status` shows partitions without a leader; --follow waits for \
+                     ever; --timeout says how long to wait otherwise",
+                ));
             }
             continue;
         };

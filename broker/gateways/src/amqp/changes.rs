@@ -107,8 +107,9 @@ impl AmqpBroker {
         let topic = TopicName::internal(&topic).expect("a prefix and hex digits are a name");
         for _ in 0..ATTEMPTS {
             let catalog = self.broker().catalog();
-            let replicas = replicas(&catalog, shape, &arguments);
-            let mut placement = planning::place_topic(&catalog, 1, replicas)
+            let (replicas, placed) = replicas(&catalog, shape, &arguments);
+            let down = self.broker().down_nodes(&catalog);
+            let mut placement = planning::place_topic_beside(&catalog, 1, placed, &down)
                 .map_err(|error| Refusal::Unavailable { reason: error.to_string() })?;
             // What goes with its connection or node lies there: no other one's end takes it.
             let me = self.broker().identity().node_id;
@@ -222,13 +223,15 @@ fn goes_with_its_node(shape: &QueueShape) -> bool {
     !shape.durable || shape.exclusive
 }
 
-/// What goes with its connection or node needs no copies; a stream says how many it wants.
-fn replicas(catalog: &Catalog, shape: &QueueShape, arguments: &QueueArguments) -> u16 {
+/// How many replicas a queue is to have, and gets now: what goes with its connection or node needs no copies; a
+/// stream says how many it wants.
+fn replicas(catalog: &Catalog, shape: &QueueShape, arguments: &QueueArguments) -> (u16, u16) {
     if goes_with_its_node(shape) {
-        return 1;
+        return (1, 1);
     }
-    let most = planning::replicas_meant(catalog, 0);
-    arguments.replicas.map_or(most, |wanted| u16::try_from(wanted).unwrap_or(most).min(most))
+    let (most, placed) = planning::replica_counts(catalog, 0);
+    let wanted = arguments.replicas.map_or(most, |n| u16::try_from(n).unwrap_or(most).min(most));
+    (wanted, wanted.min(placed))
 }
 
 /// What becomes of records: those of a queue stay until they are settled, those of a stream as long as it was

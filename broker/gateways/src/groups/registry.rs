@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use plimsoll_protocol::api::{GROUPS_TOPIC, NodeState, TopicConfig};
+use plimsoll_protocol::api::{GROUPS_TOPIC, TopicConfig};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, PartitionIndex, TopicName};
 use plimsoll_replication::{Group, Role};
@@ -23,8 +23,6 @@ use crate::routing::Access;
 /// How many partitions `__groups` has, for ever: groups are spread over them, and their coordinators over
 /// the nodes.
 const PARTITIONS: u32 = 16;
-/// How many replicas each has, where there are nodes for them.
-const REPLICAS_MAX: u16 = 3;
 /// How often partitions are looked at that nobody asks for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -67,9 +65,10 @@ impl Broker {
             }));
         }
         let make = |catalog: &Catalog| {
-            let nodes = catalog.count(NodeState::Active);
-            let replicas = u16::try_from(nodes).unwrap_or(u16::MAX).clamp(1, REPLICAS_MAX);
-            let placement = planning::place_unless_known(catalog, &topic, PARTITIONS, replicas)?;
+            let (replicas, placed) = planning::replica_counts(catalog, 0);
+            let down = self.down_nodes(catalog);
+            let placement =
+                planning::place_unless_known(catalog, &topic, PARTITIONS, placed, &down)?;
             Ok(CatalogCommand::CreateTopic {
                 topic: topic.clone(),
                 partitions: PARTITIONS,

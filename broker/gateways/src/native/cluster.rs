@@ -15,7 +15,7 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex};
 use plimsoll_replication::Moving;
 use plimsoll_state::catalog::planning::{self, PlacementPlan, PlannedMove};
-use plimsoll_state::catalog::{Catalog, CatalogCommand, NodeMeta};
+use plimsoll_state::catalog::{Catalog, CatalogCommand, NodeMeta, PlacementChange};
 use tokio::time::{Instant, timeout_at};
 
 use super::progress;
@@ -40,19 +40,23 @@ pub(super) async fn status(
     let broker = &session.broker;
     let catalog = broker.catalog();
     let seen = Seen::by(broker);
-    let (mut unwell, led) = look(broker, &catalog, &seen);
+    let moving = broker.host().moves(&catalog).await;
+    // Of those that nobody knows it is not known that they move.
+    let (moves, unknown): (Vec<Moving>, Vec<Moving>) =
+        moving.into_iter().partition(|one| !one.voters.is_empty());
+    let (mut unwell, led) = look(broker, &catalog, &seen, &unknown);
     let unwell_total = u32::try_from(unwell.len()).unwrap_or(u32::MAX);
     unwell.truncate(LISTED_MAX);
-    let (moves, bytes, ()) = tokio::join!(
-        broker.host().moves(&catalog),
+    let (bytes, ()) = tokio::join!(
         progress::sizes(broker, &catalog),
         progress::add_lags(broker, &catalog, &mut unwell),
     );
+    let leaving = leaving(&moves);
     let nodes: Vec<_> = catalog
         .members()
         .map(|(node, meta)| ClusterNode {
             bytes: bytes.get(&node).copied().flatten(),
-            ..cluster_node(&catalog, &seen, &led, node, meta)
+            ..cluster_node(&catalog, &seen, (&led, &leaving), node, meta)
         })
         .collect();
     let controller = broker.host().leader(GroupId::CATALOG).map(|(node, _)| node);
@@ -95,11 +99,24 @@ impl Seen {
     }
 }
 
-/// The partitions that lack something, those without a majority first, and how many each node leads.
+/// How many replicas each node has that belong elsewhere.
+fn leaving(moves: &[Moving]) -> BTreeMap<NodeId, u32> {
+    let mut leaving = BTreeMap::new();
+    for one in moves {
+        for node in one.voters.iter().filter(|node| !one.wanted.contains(node)) {
+            *leaving.entry(*node).or_default() += 1;
+        }
+    }
+    leaving
+}
+
+/// The partitions that lack something, those without a majority first, and how many each node leads. `unknown`
+/// are those that no node that answers knows the replicas of.
 fn look(
     broker: &Broker,
     catalog: &Catalog,
     seen: &Seen,
+    unknown: &[Moving],
 ) -> (Vec<UnwellPartition>, BTreeMap<NodeId, u32>) {
     let (mut lost, mut short) = (Vec::new(), Vec::new());
     let mut led = BTreeMap::new();
@@ -112,7 +129,21 @@ fn look(
             }
             let up: Vec<_> =
                 replicas.wanted.iter().copied().filter(|node| seen.is_up(*node)).collect();
-            if up.len() == replicas.wanted.len() {
+            let is_unknown = unknown.binary_search_by_key(&group, |one| one.group).is_ok();
+            if up.len() == replicas.wanted.len() && !(is_unknown && leader.is_none()) {
+                continue;
+            }
+            if is_unknown && leader.is_none() && !up.is_empty() {
+                lost.push(UnwellPartition {
+                    topic: name.clone(),
+                    partition,
+                    leader,
+                    replicas: replicas.wanted.to_vec(),
+                    why: "no node that answers has a replica of it: start those again that had one"
+                        .to_owned(),
+                    in_sync: Vec::new(),
+                    lag: 0,
+                });
                 continue;
             }
             let has_majority = 2 * up.len() > replicas.wanted.len();
@@ -151,10 +182,11 @@ fn why(wanted: &[NodeId], up: &[NodeId], has_majority: bool) -> String {
 fn cluster_node(
     catalog: &Catalog,
     seen: &Seen,
-    led: &BTreeMap<NodeId, u32>,
+    (led, leaving): (&BTreeMap<NodeId, u32>, &BTreeMap<NodeId, u32>),
     node: NodeId,
     meta: &NodeMeta,
 ) -> ClusterNode {
+    let belonging = u32::try_from(catalog.groups_of(node).len()).unwrap_or(u32::MAX);
     let status = seen.others.get(&node);
     let own = node == seen.me;
     let version = match status.and_then(|status| status.version.clone()) {
@@ -179,7 +211,7 @@ fn cluster_node(
         },
         version,
         leaders: led.get(&node).copied().unwrap_or(0),
-        replicas: u32::try_from(catalog.groups_of(node).len()).unwrap_or(u32::MAX),
+        replicas: belonging.saturating_add(leaving.get(&node).copied().unwrap_or(0)),
         bytes: None,
     }
 }
@@ -218,7 +250,8 @@ fn warnings(nodes: &[ClusterNode], controller: Option<NodeId>, unwell: u32) -> V
     }
     if nodes.len() == 2 {
         warnings.push(
-            "two nodes survive no failure: both are needed for every majority; join a third"
+            "two nodes survive no failure: both are needed for the majority of two replicas, and one \
+             of them alone keeps the catalog; join a third"
                 .to_owned(),
         );
     }
@@ -371,6 +404,17 @@ fn check_removal(
         };
         return Err(ErrorResponse::new(ErrorCode::NodeInUse, message));
     }
+    let unknown = moving.iter().find(|one| one.voters.is_empty() && !one.wanted.contains(&node));
+    if let Some(located) = unknown.and_then(|one| catalog.locate(one.group))
+        && !seen.is_up(node)
+    {
+        let (name, partition) = (located.name, located.partition);
+        let message = format!(
+            "no node that answers has a replica of {name}/{partition}, so node {node} may have the only \
+             one, and what is in it would be lost: start node {node} again, or the others that are down"
+        );
+        return Err(ErrorResponse::new(ErrorCode::RemovalLosesQuorum, message));
+    }
     let voters: BTreeMap<GroupId, &[NodeId]> =
         moving.iter().map(|one| (one.group, one.voters.as_slice())).collect();
     let mut losing = catalog.topics().flat_map(|(name, topic)| {
@@ -430,5 +474,23 @@ pub(super) async fn transfer(
     let handed = partition.group.transfer_leader(request.to).await;
     let leader = handed.map_err(|error| refusals::transfer(&error))?;
     let term = partition.group.status().await.term;
+    prefer(broker, partition.group.id(), leader).await;
     done(TransferLeaderResponse { leader, term })
+}
+
+/// Makes who leads a partition now its preferred leader: else the leadership would be brought home.
+async fn prefer(broker: &Broker, group: GroupId, leader: NodeId) {
+    let preferred = broker.place_if_needed(|catalog| {
+        let Some(set) = catalog.replica_set(group) else { return Ok(None) };
+        if set.wanted.first() == Some(&leader) || !set.wants(leader) {
+            return Ok(None);
+        }
+        let others = set.wanted.iter().copied().filter(|node| *node != leader);
+        let wanted: Vec<NodeId> = std::iter::once(leader).chain(others).collect();
+        let changes = vec![PlacementChange { group, wanted: wanted.into() }];
+        Ok(Some(CatalogCommand::SetPlacement { base: catalog.placement_epoch(), changes }))
+    });
+    if let Err(error) = preferred.await {
+        tracing::info!(%group, %leader, %error, "the leader is not the preferred one");
+    }
 }

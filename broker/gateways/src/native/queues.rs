@@ -32,7 +32,7 @@ fn info(topic: &TopicName, meta: &TopicMeta, subscription: &str) -> Option<Queue
         topic: topic.clone(),
         subscription: subscription.to_owned(),
         partitions: u32::try_from(meta.partitions.len()).unwrap_or(u32::MAX),
-        replicas: meta.replicas,
+        replicas: super::topics::replicas_now(meta),
         settings: meta.subscriptions.get(subscription)?.settings.clone(),
     })
 }
@@ -107,9 +107,10 @@ async fn create_queue(
 ) -> Result<Arc<TopicMeta>, ErrorResponse> {
     let make = |catalog: &Catalog| {
         let partitions = request.partitions;
-        let replicas = planning::replicas_meant(catalog, request.replicas);
+        let (replicas, placed) = planning::replica_counts(catalog, request.replicas);
+        let down = broker.down_nodes(catalog);
         let placement =
-            planning::place_unless_known(catalog, &request.topic, partitions, replicas)?;
+            planning::place_unless_known(catalog, &request.topic, partitions, placed, &down)?;
         Ok(CatalogCommand::CreateQueue {
             topic: request.topic.clone(),
             partitions,

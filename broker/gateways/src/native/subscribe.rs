@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_log::LogCursor;
 use plimsoll_protocol::api::{
-    ApiKey, Delivery, Request as _, StartPosition, SubscribeRequest, SubscribeResponse,
+    ApiKey, Delivery, Isolation, Request as _, StartPosition, SubscribeRequest, SubscribeResponse,
 };
 use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::frame::{
@@ -19,12 +20,16 @@ use plimsoll_protocol::frame::{
 use plimsoll_protocol::ids::{CorrelationId, Offset};
 use plimsoll_state::catalog::Catalog;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::outbox::{OutFrame, Outbox, StreamGone};
 use super::read::{Chunk, access, ends, freshen, max_payload, resolve, step};
 use super::session::Session;
 use crate::broker::Partition;
 use crate::refusals;
+
+/// How often it is looked at most whether a replica keeps within the bound that its reader asked for.
+const STALENESS_LOOK_MIN: Duration = Duration::from_millis(100);
 
 /// Frames of one subscription that may wait to be written.
 const FRAMES_WAITING_MAX: usize = 2;
@@ -190,6 +195,14 @@ async fn begin(
     Ok((partition, start))
 }
 
+/// Ends at that time, if there is one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 enum Broke {
     Gone,
     Told(ErrorResponse),
@@ -257,9 +270,17 @@ impl<'a> Push<'a> {
         );
         let mut watermark = self.partition.group.high_watermark();
         self.greet().await?;
+        let bound = self.request.max_staleness_ms.map(|ms| Duration::from_millis(ms.into()));
+        let look_every = bound.map(|bound| bound.max(STALENESS_LOOK_MIN));
+        let mut look_at = look_every.map(|every| Instant::now() + every);
         // An end that no delivery has told of is told by an empty one.
         let mut told_caught_up = false;
         loop {
+            if look_at.is_some_and(|at| at <= Instant::now()) {
+                let (group, ms) = (&self.partition.group, self.request.max_staleness_ms);
+                freshen(broker, group, Isolation::Committed, ms).await?;
+                look_at = look_every.map(|every| Instant::now() + every);
+            }
             let upto = *watermark.borrow_and_update();
             let allowed = tokio::select! {
                 // In this order: as long as there is credit, the catalog's watch is left alone.
@@ -286,6 +307,7 @@ impl<'a> Push<'a> {
                 biased;
                 changed = watermark.changed() => changed,
                 ended = self.ended(&mut catalog) => return Err(ended.into()),
+                () = until(look_at) => continue,
             };
             if changed.is_err() {
                 // The group that it reads is not the one in use any more.

@@ -22,9 +22,18 @@ fn info(name: &TopicName, meta: &TopicMeta) -> TopicInfo {
         name: name.clone(),
         topic_id: meta.topic_id,
         partitions: u32::try_from(meta.partitions.len()).unwrap_or(u32::MAX),
-        replicas: meta.replicas,
+        replicas: replicas_now(meta),
         config: meta.config.clone(),
         created_ms: meta.created_ms,
+    }
+}
+
+/// How many replicas each partition has, which is fewer than it asks for as long as there are too few nodes.
+pub(super) fn replicas_now(meta: &TopicMeta) -> u16 {
+    let placed = meta.placement.first().map_or(0, |set| set.wanted.len());
+    match u16::try_from(placed) {
+        Ok(0) | Err(_) => meta.replicas,
+        Ok(placed) => placed,
     }
 }
 
@@ -78,9 +87,10 @@ pub(super) async fn create(
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
         let partitions = request.partitions;
-        let replicas = planning::replicas_meant(catalog, request.replicas);
+        let (replicas, placed) = planning::replica_counts(catalog, request.replicas);
+        let down = broker.down_nodes(catalog);
         let placement =
-            planning::place_unless_known(catalog, &request.topic, partitions, replicas)?;
+            planning::place_unless_known(catalog, &request.topic, partitions, placed, &down)?;
         Ok(CatalogCommand::CreateTopic {
             topic: request.topic.clone(),
             partitions,

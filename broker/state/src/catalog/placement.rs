@@ -125,10 +125,12 @@ impl Catalog {
             return Err(CatalogRefusal::TooManyReplicas { asked: replicas });
         }
         let active = self.count(NodeState::Active);
-        if u32::from(replicas) > active {
+        if active == 0 {
             let draining = self.count(NodeState::Draining);
             return Err(CatalogRefusal::NotEnoughNodes { asked: replicas, active, draining });
         }
+        // Where there are too few nodes the others are made when some join.
+        let placed = u32::from(replicas).min(active) as usize;
         let Some(proposed) = proposed else {
             let mut members = self.members();
             let (Some((only, _)), None) = (members.next(), members.next()) else {
@@ -144,8 +146,10 @@ impl Catalog {
         let mut shared = Shared::default();
         let mut sets = Vec::with_capacity(count);
         for list in &proposed.replicas {
-            if list.len() != usize::from(replicas) {
-                return Err(invalid("each new partition has the topic's number of replicas"));
+            if list.len() != placed {
+                return Err(invalid(
+                    "each new partition has the topic's number of replicas, or one on each node",
+                ));
             }
             self.check_places(list, |_| false)?;
             sets.push(ReplicaSet::newborn(shared.one(list.to_vec())));

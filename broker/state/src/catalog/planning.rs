@@ -104,25 +104,31 @@ pub fn place_unless_known(
     topic: &TopicName,
     partitions: u32,
     replicas: u16,
+    down: &BTreeSet<NodeId>,
 ) -> Result<Option<ProposedPlacement>, PlanError> {
     match catalog.topic(topic) {
         Some(_) => Ok(None),
-        None => place_topic(catalog, partitions, replicas).map(Some),
+        None => place_topic_beside(catalog, partitions, replicas, down).map(Some),
     }
 }
 
 /// Replicas of a partition for whom no number is given: so many that one node may be lost.
-const REPLICAS_DEFAULT: usize = 3;
+const REPLICAS_DEFAULT: u16 = 3;
 
-/// The number of replicas that is meant: 0 is the default, which is 3, or one on each node where there are
-/// fewer.
+/// How many replicas a partition is asked to have, and how many it gets from the nodes as they are. 0 is the
+/// default, 3: those that find no node yet are made when nodes join.
 #[must_use]
-pub fn replicas_meant(catalog: &Catalog, asked: u16) -> u16 {
-    if asked > 0 {
-        return asked;
+pub fn replica_counts(catalog: &Catalog, asked: u16) -> (u16, u16) {
+    match asked {
+        0 => (REPLICAS_DEFAULT, placeable(catalog, REPLICAS_DEFAULT)),
+        _ => (asked, asked),
     }
-    let nodes = placement_nodes(catalog).len();
-    u16::try_from(nodes.clamp(1, REPLICAS_DEFAULT)).expect("a small number")
+}
+
+/// So many replicas, or as many as there are nodes for.
+fn placeable(catalog: &Catalog, replicas: u16) -> u16 {
+    let active = u16::try_from(catalog.count(NodeState::Active)).unwrap_or(u16::MAX);
+    replicas.min(active.max(1))
 }
 
 /// Places for the partitions of a new topic. Nothing else moves.
@@ -134,8 +140,25 @@ pub fn place_topic(
     partitions: u32,
     replicas: u16,
 ) -> Result<ProposedPlacement, PlanError> {
+    place_topic_beside(catalog, partitions, replicas, &BTreeSet::new())
+}
+
+/// The same, but not on nodes that are `down`, as long as there are enough others.
+///
+/// # Errors
+/// As [`place_topic`].
+pub fn place_topic_beside(
+    catalog: &Catalog,
+    partitions: u32,
+    replicas: u16,
+    down: &BTreeSet<NodeId>,
+) -> Result<ProposedPlacement, PlanError> {
     check_replicas(catalog, replicas)?;
-    let nodes = placement_nodes(catalog);
+    let mut nodes = placement_nodes(catalog);
+    let live = nodes.iter().filter(|node| !node.draining && !down.contains(&node.id)).count();
+    if live >= usize::from(replicas) {
+        nodes.iter_mut().for_each(|node| node.draining |= down.contains(&node.id));
+    }
     let mut carried = Carried::default();
     for (_, set) in catalog.placements() {
         carried.add(&set.wanted);
@@ -170,7 +193,7 @@ pub fn extend_topic(
     let now = u32::try_from(meta.partitions.len()).expect("bounded by its maximum");
     match partitions.saturating_sub(now) {
         0 => Ok(ProposedPlacement { base: catalog.placement_epoch, replicas: Vec::new() }),
-        added => place_topic(catalog, added, meta.replicas),
+        added => place_topic(catalog, added, placeable(catalog, meta.replicas)),
     }
 }
 
@@ -302,8 +325,17 @@ fn plan(catalog: &Catalog, nodes: &[Node]) -> Result<PlacementPlan, PlanError> {
 /// The voters of the catalog's own group, when they have to change.
 fn metadata_move(catalog: &Catalog, nodes: &[Node]) -> Result<Option<PlannedMove>, PlanError> {
     let group = GroupId::CATALOG;
-    let active = nodes.iter().filter(|node| !node.draining).count();
     let from = Replicas::clone(&catalog.metadata.wanted);
+    let active = nodes.iter().filter(|node| !node.draining).count();
+    // A node that is being emptied keeps its vote until it is removed, where there would be fewer without it.
+    let keeps = metadata_voters(active) < metadata_voters(nodes.len()).min(from.len());
+    let staying: Vec<Node> = nodes
+        .iter()
+        .cloned()
+        .map(|node| Node { draining: !keeps && node.draining, ..node })
+        .collect();
+    let nodes = staying.as_slice();
+    let active = nodes.iter().filter(|node| !node.draining).count();
     let before: Placement = [(group, from.to_vec())].into_iter().collect();
     let specs = [spec(group, metadata_voters(active).max(1))];
     let options = PlacementOptions::default();
@@ -341,10 +373,10 @@ fn check_replicas(catalog: &Catalog, asked: u16) -> Result<(), CatalogRefusal> {
     }
 }
 
-/// Whether these nodes can hold as many replicas as the topics ask for.
+/// Whether these nodes can hold as many replicas as the topics ask for and have nodes for now.
 fn check_factors(catalog: &Catalog, nodes: &[Node]) -> Result<(), CatalogRefusal> {
     let most = catalog.topics().map(|(_, topic)| topic.replicas).max().unwrap_or(0);
-    enough(most.max(1), nodes)
+    enough(placeable(catalog, most.max(1)), nodes)
 }
 
 fn enough(asked: u16, nodes: &[Node]) -> Result<(), CatalogRefusal> {
