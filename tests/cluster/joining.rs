@@ -1,5 +1,6 @@
 //! Who is let into a cluster, and what the others are told.
 
+use plimsoll_client::NewTopic;
 use plimsoll_tests::{TestCluster, eventually};
 
 use crate::{from_leader, numbered, produce, producer, stored};
@@ -87,4 +88,31 @@ async fn a_member_that_is_started_again_with_its_token_joins_once() {
     }
     assert_eq!(cluster.id_of(1).await, before);
     assert_eq!(cluster.status().await.nodes.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_on_one_node_gets_its_replicas_when_others_join() {
+    let mut cluster = TestCluster::start_with(1, |_, command| command).await;
+    let client = cluster.client_of(0).await;
+    let made = client.admin().create_topic(NewTopic::new("t")).await.unwrap();
+    assert_eq!(made.replicas, 1, "there is one node");
+    produce(&producer(&client, "t").await, 0, numbered(0..100)).await;
+    for name in ["second", "third"] {
+        let another = cluster.another(name);
+        cluster.nodes.add(another).unwrap();
+    }
+    cluster.nodes.wait_until_members(&client).await.expect("they are let in");
+    let admin = client.admin();
+    eventually("three replicas", async || {
+        let described = admin.describe_topic("t").await.ok()?;
+        let status = admin.cluster_status().await.ok()?;
+        let all = described.partitions[0].replicas.len() == 3 && status.moves_total == 0;
+        (all && described.topic.replicas == 3).then_some(())
+    })
+    .await;
+    // It survives the loss of the node that had it alone.
+    let rest = cluster.client_of(1).await;
+    cluster.nodes.kill(0).unwrap();
+    let found = stored(&rest, "t", 0, from_leader).await;
+    assert!(found.into_iter().eq(numbered(0..100)));
 }

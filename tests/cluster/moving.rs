@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use plimsoll_client::{ClientConfig, RequestError};
+use plimsoll_client::{ClientConfig, ErrorCode, NewTopic, Record, RequestError};
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_tests::{History, Pace, Reader, TestCluster, Writer, eventually, read_log, within};
 
@@ -151,4 +151,59 @@ async fn a_dead_node_is_removed_and_its_replicas_are_made_anew() {
         assert!(partition.log_end_offset.0 > 0 && partition.leader.is_some(), "{partition:?}");
     }
     load.finish(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_that_may_have_the_only_replica_is_not_removed() {
+    let mut cluster = TestCluster::start().await;
+    let client = cluster.client_of(0).await;
+    let admin = client.admin();
+    let one = NewTopic::new("one").partitions(6).replicas(1);
+    within("create", admin.create_topic(one)).await.expect("it is made");
+    let producer = client.producer("one").build().await.unwrap();
+    for partition in 0..6 {
+        let record = Record::new(partition.to_string());
+        within("ack", producer.enqueue_to(partition, &record).await.unwrap()).await.unwrap();
+    }
+    let dead = cluster.id_of(2).await;
+    cluster.nodes.kill(2).unwrap();
+    eventually("it is seen to be dead", async || {
+        let status = admin.cluster_status().await.ok()?;
+        status.nodes.iter().any(|node| node.node == dead && !node.up).then_some(())
+    })
+    .await;
+    // It can be drained, but not be emptied.
+    eventually("it is drained", async || admin.drain_node(dead, true).await.ok()).await;
+    for _ in 0..3 {
+        let refused = within("remove", admin.remove_node(dead, false)).await.unwrap_err();
+        assert_eq!(refused.code(), Some(ErrorCode::RemovalLosesQuorum), "{refused}");
+    }
+    let status = within("status", admin.cluster_status()).await.unwrap();
+    assert!(status.unwell_total > 0, "what it has is nowhere else");
+    cluster.nodes.restart(2).unwrap();
+    eventually("it can go", async || {
+        admin.remove_node(dead, false).await.ok().filter(|removed| removed.removed)
+    })
+    .await;
+    for partition in 0..6 {
+        let log = read_log(&client, ("one", partition), from_leader).await;
+        assert_eq!(log.len(), 1, "partition {partition}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_an_operator_chose_is_the_preferred_one() {
+    let cluster = TestCluster::start().await;
+    cluster.create_topic("t", 1, &[]).await;
+    let admin = cluster.client().await.admin();
+    for index in [1, 2, 0] {
+        let to = cluster.id_of(index).await;
+        eventually("it leads", async || {
+            admin.transfer_leader("t", 0, Some(to)).await.ok().filter(|made| made.leader == to)
+        })
+        .await;
+        let described = within("describe", admin.describe_topic("t")).await.unwrap();
+        assert_eq!(described.partitions[0].replicas[0], to);
+        assert_eq!(described.partitions[0].replicas.len(), 3);
+    }
 }

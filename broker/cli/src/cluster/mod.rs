@@ -82,7 +82,7 @@ struct RebalanceArgs {
 struct DrainArgs {
     /// The node's number, as `plimsoll cluster status` shows it
     node: u64,
-    /// Let it have replicas again; what was moved stays until a rebalance
+    /// Let it have replicas again: it gets its share some seconds later, or at once by `cluster rebalance`
     #[arg(long)]
     undo: bool,
     /// Print what is moved as a JSON object
@@ -177,7 +177,8 @@ impl DrainArgs {
             .await?;
         if self.undo && !self.json {
             note(&format!(
-                "node {node} may have replicas again; `plimsoll cluster rebalance` gives it some"
+                "node {node} may have replicas again; it gets its share in some seconds, or at once by \
+                 `plimsoll cluster rebalance`"
             ));
             return Ok(Exit::Done);
         }

@@ -404,16 +404,27 @@ fn check_removal(
         };
         return Err(ErrorResponse::new(ErrorCode::NodeInUse, message));
     }
+    // The catalog does not say who has the replicas of what is on its way.
     let unknown = moving.iter().find(|one| one.voters.is_empty() && !one.wanted.contains(&node));
-    if let Some(located) = unknown.and_then(|one| catalog.locate(one.group))
-        && !seen.is_up(node)
-    {
+    if let Some(located) = unknown.and_then(|one| catalog.locate(one.group)) {
         let (name, partition) = (located.name, located.partition);
-        let message = format!(
-            "no node that answers has a replica of {name}/{partition}, so node {node} may have the only \
-             one, and what is in it would be lost: start node {node} again, or the others that are down"
+        let unknown = format!(
+            "no node says that it leads {name}/{partition}, so node {node} may have the only replica, and \
+             what is in it would be lost"
         );
-        return Err(ErrorResponse::new(ErrorCode::RemovalLosesQuorum, message));
+        return Err(match seen.is_up(node) {
+            true => ErrorResponse::new(
+                ErrorCode::NodeInUse,
+                format!(
+                    "{unknown}: try again in a moment; if it stays so, `plimsoll cluster status` says which \
+                     nodes are missing"
+                ),
+            ),
+            false => ErrorResponse::new(
+                ErrorCode::RemovalLosesQuorum,
+                format!("{unknown}: start node {node} again, or the others that are down"),
+            ),
+        });
     }
     let voters: BTreeMap<GroupId, &[NodeId]> =
         moving.iter().map(|one| (one.group, one.voters.as_slice())).collect();

@@ -22,7 +22,10 @@ use crate::broker::Broker;
 
 /// Copies that are made together.
 const COPIES_MAX: usize = 64;
-/// How long a copy that was not stored waits for its next attempt.
+/// How long a copy that was not stored waits for its next attempt at first: an attempt wakes a group that
+/// sleeps, and the next one must come before it sleeps again.
+const AGAIN_FIRST: Duration = Duration::from_millis(20);
+/// And at most.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Bytes of copies that go together; one that is larger is compressed, for its record may have come so.
@@ -138,6 +141,7 @@ impl Copier {
     async fn store(&self, letters: &[(Record, DeadLetterOrder)]) {
         let Some((_, first)) = letters.first() else { return };
         let (source, mut stored, mut has_warned) = (&self.source, BTreeSet::new(), false);
+        let mut again = AGAIN_FIRST;
         loop {
             let Some(target) = self.targets.borrow().clone() else { return };
             let batches = match &target {
@@ -166,7 +170,8 @@ impl Copier {
                 let (topic, offset) = (&source.topic, first.offset);
                 tracing::warn!(%topic, %offset, ?target, %error, "dead letters wait to be copied");
             }
-            sleep(AGAIN_AFTER).await;
+            sleep(again).await;
+            again = (again * 2).min(AGAIN_AFTER);
         }
     }
 }

@@ -31,6 +31,40 @@ fn too_few(asked: u16, active: u32, draining: u32) -> PlanError {
 }
 
 #[test]
+fn topic_of_the_default_gets_its_replicas_as_nodes_join() {
+    let mut catalog = cluster(1);
+    assert_eq!(replica_counts(&catalog, 0), (3, 1));
+    assert_eq!(replica_counts(&catalog, 2), (2, 2));
+    let placement = place_topic(&catalog, 2, 1).unwrap();
+    done(&mut catalog, create("a", 3, Some(placement)));
+    let counts = |catalog: &Catalog| {
+        catalog.placements().map(|(_, set)| set.wanted.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(&catalog), [1, 1]);
+    for (node, count) in [(2, 2), (3, 3), (4, 3)] {
+        join(&mut catalog, node);
+        let plan = rebalance(&catalog).unwrap();
+        put_in_force(&mut catalog, &plan);
+        assert_eq!(counts(&catalog), [count, count], "with {node} nodes");
+    }
+    assert_eq!(replica_counts(&catalog, 0), (3, 3));
+    // A partition more has as many.
+    let added = extend_topic(&catalog, &name("a"), 3).unwrap();
+    assert_eq!(added.replicas[0].len(), 3);
+}
+
+#[test]
+fn new_topic_avoids_nodes_that_are_down_where_it_can() {
+    let catalog = cluster(4);
+    let down = BTreeSet::from([NodeId(2)]);
+    let placed = |replicas| {
+        let placed = place_topic_beside(&catalog, 20, replicas, &down).unwrap();
+        placed.replicas.iter().any(|list| list.contains(&NodeId(2)))
+    };
+    assert_eq!((placed(1), placed(3), placed(4)), (false, false, true));
+}
+
+#[test]
 fn new_topic_is_spread_and_moves_nothing() {
     let mut catalog = cluster(3);
     placed(&mut catalog, "a", 12, 3);
