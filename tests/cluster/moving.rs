@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use plimsoll_client::{ClientConfig, ErrorCode, NewTopic, Record, RequestError};
+use plimsoll_client::{ClientConfig, ErrorCode, NewTopic, RequestError};
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_tests::{History, Pace, Reader, TestCluster, Writer, eventually, read_log, within};
 
-use crate::from_leader;
+use crate::{from_leader, numbered, produce, producer, stored};
 
 const PACE: Pace = Pace { per_second: 200, window: 200 };
 const PARTITIONS: u32 = 6;
@@ -160,10 +160,9 @@ async fn a_dead_node_that_may_have_the_only_replica_is_not_removed() {
     let admin = client.admin();
     let one = NewTopic::new("one").partitions(6).replicas(1);
     within("create", admin.create_topic(one)).await.expect("it is made");
-    let producer = client.producer("one").build().await.unwrap();
+    let sending = producer(&client, "one").await;
     for partition in 0..6 {
-        let record = Record::new(partition.to_string());
-        within("ack", producer.enqueue_to(partition, &record).await.unwrap()).await.unwrap();
+        produce(&sending, partition, numbered(0..10)).await;
     }
     let dead = cluster.id_of(2).await;
     cluster.nodes.kill(2).unwrap();
@@ -186,8 +185,8 @@ async fn a_dead_node_that_may_have_the_only_replica_is_not_removed() {
     })
     .await;
     for partition in 0..6 {
-        let log = read_log(&client, ("one", partition), from_leader).await;
-        assert_eq!(log.len(), 1, "partition {partition}");
+        let found = stored(&client, "one", partition, from_leader).await;
+        assert!(found.into_iter().eq(numbered(0..10)), "partition {partition}");
     }
 }
 
