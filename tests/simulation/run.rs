@@ -121,7 +121,8 @@ pub fn setting(seed: u64) -> Setting {
             padding_max: [0, 100, 3000][lot(&mut random, 3)],
             pause_ms_max: 20 + random.below(pause_ms_max),
         },
-        sleep_after: Duration::from_millis(200 + random.below(sleep_ms_max)),
+        // Above the pauses of whoever tries again: each attempt wakes a group, which elects anew.
+        sleep_after: Duration::from_millis(1000 + random.below(sleep_ms_max)),
         kinds: if kinds.is_empty() { vec![Kind::PowerLoss] } else { kinds },
         fault_pause_ms_max: 100 + random.below(2000),
     }
