@@ -48,7 +48,6 @@ async fn publish(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stdout, reason = "a test that is skipped says why")]
 async fn publishers_wait_while_the_disk_is_full_and_consumers_do_not() {
     let place = tempfile::tempdir().unwrap();
     let (amqp, free) = (free_address().unwrap(), free_bytes(place.path()));

@@ -215,11 +215,11 @@ fn exclusive_queue_goes_with_its_connection() {
 #[test]
 fn new_secret_is_answered() {
     case(async |client| {
-        // RabbitMQ's own users have no secret to be renewed: it may say 530 to that.
-        let told = client.connection.update_secret("guest".into(), "renewed".into()).await;
-        match told {
-            Ok(()) => works(&client.connection).await,
-            refused => assert_eq!(code(refused), 530),
+        // Passwords do not expire: whatever it is, the connection goes on.
+        for secret in ["guest", "another"] {
+            let told = client.connection.update_secret(secret.into(), "renewed".into()).await;
+            told.unwrap();
+            works(&client.connection).await;
         }
     });
 }

@@ -22,7 +22,9 @@ const SOURCE: &str = "dead-letter-source";
 const OWN_HEADERS: &str = "dead-letter-";
 /// How long nothing must come before it is asked whether there is anything left.
 const SILENCE: Duration = Duration::from_millis(500);
-/// Messages that are held at a time.
+/// After so many silences nothing more is expected, whatever the queue says.
+const SILENCES_MAX: u32 = 6;
+/// Messages that are held at a time, of each partition.
 const HELD_MAX: u32 = 100;
 
 /// Sends dead letters back to the queues that they came from, without their headers of dead letters, so that
@@ -121,16 +123,16 @@ impl Redrive {
         self.done
     }
 
-    /// Sends what is there when it begins, and what comes meanwhile. What others hold is left to them. May be
-    /// cancelled; called again it goes on.
+    /// Sends what is there when it begins, and what comes meanwhile. What others hold is left to them, and what
+    /// is behind more than 100 messages of a partition that name no source is left. May be cancelled; called
+    /// again it goes on.
     ///
     /// # Errors
     /// [`RedriveError`]; what was sent before stays sent.
     pub async fn run(&mut self) -> Result<Redriven, RedriveError> {
-        let prefetch = self.most.saturating_sub(self.done.sent).clamp(1, HELD_MAX.into());
         let consumer = QueueConsumerBuilder::new(Arc::clone(&self.shared), self.topic.clone())
             .subscription(&*self.subscription)
-            .prefetch(u32::try_from(prefetch).expect("a small number"));
+            .prefetch(HELD_MAX);
         let mut consumer =
             consumer.build().await.map_err(|source| self.unusable(&self.topic, source))?;
         // Those without a source are held until the end, so that they do not come again.
@@ -150,13 +152,17 @@ impl Redrive {
     ) -> Result<(), RedriveError> {
         let mut producers = BTreeMap::new();
         self.done.without_source = 0;
+        let mut silences = 0;
         while self.done.sent < self.most {
             let Ok(next) = timeout(SILENCE, consumer.next()).await else {
-                if self.has_more().await? {
+                silences += 1;
+                // What waits behind others of its key, or for room, is not handed out however long one waits.
+                if silences < SILENCES_MAX && self.has_more().await? {
                     continue;
                 }
                 return Ok(());
             };
+            silences = 0;
             let Some(message) = next.transpose()? else { return Ok(()) };
             let Some(to) = self.to.clone().or_else(|| source_of(&message.record)) else {
                 self.done.without_source += 1;

@@ -359,7 +359,7 @@ async fn wait(
     patience: Duration,
 ) -> Result<Option<Result<ConsumedRecord, ConsumeError>>, Failure> {
     let mut gone_since: Option<Instant> = None;
-    let began = Instant::now();
+    let mut began = Instant::now();
     loop {
         tokio::select! {
             next = consumer.next() => return Ok(next),
@@ -369,6 +369,8 @@ async fn wait(
         let Err(error) = admin.ping().await else {
             if gone_since.take().is_some() {
                 note("the node is back");
+                began = Instant::now();
+                continue;
             }
             if !follow && began.elapsed() >= patience {
                 let waiting = consumer.progress().iter().filter(|one| one.lag() != Some(0));

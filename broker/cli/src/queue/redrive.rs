@@ -57,7 +57,9 @@ impl RedriveArgs {
             ended = redrive.run() => ended,
         };
         let Redriven { sent, without_source } = redrive.done();
-        note(&format!("{} of {} sent back", messages(sent), self.queue));
+        if sent > 0 || ended.is_ok() {
+            note(&format!("{} of {} sent back", messages(sent), self.queue));
+        }
         if let Err(error) = ended {
             return Err(failure(&self.queue, sent, &error));
         }

@@ -74,6 +74,14 @@ pub enum Full {
     },
 }
 
+/// Bits behind the point of a mean size: what is cut off each time a message comes must not add up.
+const MEAN_BITS: u32 = 24;
+
+/// A size as means are kept.
+pub(super) fn scaled(bytes: u64) -> u128 {
+    u128::from(bytes) << MEAN_BITS
+}
+
 impl Dispatcher {
     /// Whether the queue takes messages, before they are proposed.
     ///
@@ -93,16 +101,21 @@ impl Dispatcher {
     /// Whether the queue would be too long with `more` messages.
     pub(super) fn over_limit(&self, more: u64) -> Option<Full> {
         let length = self.len();
-        let bytes = length.saturating_mul(self.mean_bytes);
+        let bytes = self.bytes_of(length);
         match (self.config.length_max, self.config.bytes_max) {
             (Some(length_max), _) if length + more > length_max => {
                 Some(Full::Length { length, length_max })
             }
-            (_, Some(bytes_max)) if bytes + more * self.mean_bytes > bytes_max => {
+            (_, Some(bytes_max)) if self.bytes_of(length + more) > bytes_max => {
                 Some(Full::Bytes { bytes, bytes_max })
             }
             _ => None,
         }
+    }
+
+    /// About how many bytes so many messages have.
+    fn bytes_of(&self, messages: u64) -> u64 {
+        u64::try_from((self.mean_scaled * u128::from(messages)) >> MEAN_BITS).unwrap_or(u64::MAX)
     }
 
     /// Tells of a committed record.
@@ -115,9 +128,8 @@ impl Dispatcher {
         self.end = Offset(message.offset.0 + 1);
         self.unsettled += 1;
         if self.config.bytes_max.is_some() {
-            let all = u128::from(self.mean_bytes) * u128::from(self.unsettled - 1);
-            let mean = (all + u128::from(message.bytes)) / u128::from(self.unsettled);
-            self.mean_bytes = u64::try_from(mean).expect("a mean is not above the largest");
+            let all = self.mean_scaled * u128::from(self.unsettled - 1);
+            self.mean_scaled = (all + scaled(message.bytes.into())) / u128::from(self.unsettled);
         }
         if self.levels.len() > 1 {
             if known {
@@ -146,6 +158,10 @@ impl Dispatcher {
                 return false;
             }
             self.scan = Offset(offset.0 + 1);
+            if self.mean_scaled == 0 && self.config.bytes_max.is_some() {
+                // What was stored before the queue was first used has no size until it is read.
+                self.mean_scaled = scaled(message.bytes.into());
+            }
             let mark = state.mark(offset);
             if !state.is_unsettled(offset) || mark.buried.is_some() {
                 return true;

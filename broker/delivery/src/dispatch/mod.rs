@@ -129,7 +129,7 @@ pub struct Dispatcher {
     /// Messages that are not settled, by the fold.
     unsettled: u64,
     /// About how many bytes one of them has.
-    mean_bytes: u64,
+    mean_scaled: u128,
     /// Messages that are with consumers, or about to be.
     held: u64,
     /// Loaded messages whose end or delay is decided and not applied.
@@ -173,7 +173,8 @@ impl Dispatcher {
             log_start: Offset(0),
             scan_is_next: true,
             unsettled: state.unsettled(),
-            mean_bytes: state.unsettled_bytes() / state.unsettled().max(1),
+            mean_scaled: intake::scaled(state.unsettled_bytes())
+                / u128::from(state.unsettled().max(1)),
             held: 0,
             ending: 0,
             loose: OffsetSet::new(),

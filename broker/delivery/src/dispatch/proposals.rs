@@ -89,7 +89,7 @@ impl Dispatcher {
         let unfolded = self.end.0.saturating_sub(state.end().0);
         self.unsettled = (state.unsettled() + unfolded).saturating_sub(untold);
         if self.unsettled == 0 {
-            self.mean_bytes = 0;
+            self.mean_scaled = 0;
         }
     }
 

@@ -163,6 +163,25 @@ fn full_queue_refuses_or_loses_its_head() {
 }
 
 #[test]
+fn bytes_of_messages_of_different_sizes_are_limited_too() {
+    let overflow = Overflow::DropHead;
+    let limited = QueueConfig { bytes_max: Some(50_000), overflow, ..QueueConfig::default() };
+    let mut bed = Bed::new(limited);
+    for number in 0..6_000 {
+        let bytes = if number % 2 == 0 { 1_000 } else { 20 };
+        bed.append(Message { bytes, ..bed.message() });
+        if number % 2_000 == 0 {
+            bed.pass(0);
+            bed.write();
+        }
+    }
+    bed.pass(0);
+    bed.write();
+    // 510 bytes each.
+    assert!((90..=100).contains(&bed.unsettled()), "{}", bed.unsettled());
+}
+
+#[test]
 fn purge_ends_all_but_what_is_held() {
     let mut bed = Bed::new(QueueConfig::default());
     bed.attach(2);

@@ -276,6 +276,6 @@ fn settings(arguments: &QueueArguments) -> QueueSettings {
 }
 
 /// Whether a request failed because the queue is not (any more).
-pub(super) fn is_deleted(error: &ErrorResponse) -> bool {
+pub(crate) fn is_deleted(error: &ErrorResponse) -> bool {
     matches!(error.code, ErrorCode::UnknownTopic | ErrorCode::UnknownQueue)
 }

@@ -8,14 +8,16 @@ use plimsoll_amqp_gateway::dead_letters::{Death, dead_letter};
 use plimsoll_amqp_gateway::fold::Folded;
 use plimsoll_amqp_gateway::message::Stored;
 use plimsoll_delivery::command::Reason;
-use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record};
+use plimsoll_protocol::batch::{BatchBuilder, PushOutcome, Record};
 use plimsoll_protocol::error::ErrorResponse;
-use plimsoll_protocol::ids::{NodeId, ProducerId, TopicName};
+use plimsoll_protocol::ids::{NodeId, TopicName};
 
 use super::backend::topic_of;
+use super::changes::is_deleted;
 use super::hosts::{Hosts, short};
 use super::publisher::{limits, push};
 use crate::broker::Broker;
+use crate::queues::finished;
 
 /// What a queue of AMQP has where others have the topic of their dead letters. No topic is called so.
 pub(super) const TARGET: &str = "amqp:";
@@ -53,13 +55,17 @@ impl Letters {
         reason: Reason,
     ) -> Result<(), ErrorResponse> {
         for (target, batch) in self.batches(broker, topic, [(record, reason)]) {
-            broker.store_anywhere(&target, 0, batch).await?;
+            match broker.store_anywhere(&target, 0, batch).await {
+                Ok(_) => {}
+                // It was deleted meanwhile: nobody misses the message.
+                Err(error) if is_deleted(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
 
     /// Dead letters as they lie in the queues that they lead to: one batch for the topic of each, in order.
-    /// Queues that were deleted meanwhile have none: nobody misses the message.
     pub(crate) fn batches(
         &self,
         broker: &Broker,
@@ -96,12 +102,9 @@ impl Letters {
                 }
             }
         }
-        let filled = batches.into_iter().filter(|(_, builder)| !builder.is_empty());
-        filled
-            .map(|(topic, builder)| {
-                (topic, builder.finish(ProducerId::NONE, 0, 0, Compression::None))
-            })
-            .collect()
+        let finished =
+            batches.into_iter().map(|(target, builder)| (target, finished(builder, topic)));
+        finished.filter_map(|(target, batch)| Some((target, batch?))).collect()
     }
 }
 

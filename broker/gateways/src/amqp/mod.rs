@@ -30,6 +30,7 @@ mod stream;
 
 pub(crate) use access::hashed;
 pub use backend::{AmqpBroker, follow};
+pub(crate) use changes::is_deleted;
 pub(crate) use expiring::{Expiring, ExpiringQueues};
 pub(crate) use letters::Letters;
 pub use server::AmqpServer;

@@ -183,7 +183,11 @@ impl Reader {
                 return self.port.end(ConsumerEnd::Deleted);
             }
             self.learn(&error);
-            tracing::debug!(topic = %self.topic, next = %self.next, %error, "a stream is read again");
+            if error.code.is_retriable() || error.code == ErrorCode::OffsetOutOfRange {
+                tracing::debug!(topic = %self.topic, next = %self.next, %error, "a stream is read again");
+            } else {
+                tracing::warn!(topic = %self.topic, next = %self.next, %error, "a stream cannot be read");
+            }
             tokio::select! {
                 biased;
                 () = stopping.wait() => return,

@@ -16,7 +16,7 @@ use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex};
 use plimsoll_replication::Moving;
 use plimsoll_state::catalog::planning::{self, PlacementPlan, PlannedMove};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, NodeMeta, PlacementChange};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::progress;
 use super::session::Session;
@@ -29,6 +29,8 @@ use crate::routing::Access;
 const LISTED_MAX: usize = 500;
 /// How long a removal waits for what has to be recorded before it.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the answer to a transfer waits for the catalog to know of it.
+const PREFER_PATIENCE: Duration = Duration::from_secs(2);
 /// A wall clock that is this far off is worth a warning, in milliseconds.
 const CLOCK_OFFSET_MAX_MS: u64 = 10_000;
 
@@ -405,7 +407,11 @@ fn check_removal(
         return Err(ErrorResponse::new(ErrorCode::NodeInUse, message));
     }
     // The catalog does not say who has the replicas of what is on its way.
-    let unknown = moving.iter().find(|one| one.voters.is_empty() && !one.wanted.contains(&node));
+    let is_sealed =
+        |group| catalog.replica_set(group).is_some_and(|replicas| replicas.birth.is_none());
+    let unknown = moving
+        .iter()
+        .find(|one| one.voters.is_empty() && (is_sealed(one.group) || !one.wanted.contains(&node)));
     if let Some(located) = unknown.and_then(|one| catalog.locate(one.group)) {
         let (name, partition) = (located.name, located.partition);
         let unknown = format!(
@@ -501,7 +507,11 @@ async fn prefer(broker: &Broker, group: GroupId, leader: NodeId) {
         let changes = vec![PlacementChange { group, wanted: wanted.into() }];
         Ok(Some(CatalogCommand::SetPlacement { base: catalog.placement_epoch(), changes }))
     });
-    if let Err(error) = preferred.await {
-        tracing::info!(%group, %leader, %error, "the leader is not the preferred one");
+    match timeout(PREFER_PATIENCE, preferred).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::info!(%group, %leader, %error, "the leader is not the preferred one");
+        }
+        Err(_) => tracing::info!(%group, %leader, "the leader is not the preferred one in time"),
     }
 }

@@ -6,7 +6,7 @@ use plimsoll_protocol::api::{
     CancelMessageRequest, CancelMessageResponse, CreateQueueRequest, DeleteSubscriptionRequest,
     DescribeQueueRequest, Done, ExplainMessageRequest, ListQueuesRequest, ListQueuesResponse,
     MessageExplanation, PeekQueueRequest, PeekQueueResponse, PurgeQueueRequest, PurgeQueueResponse,
-    PutSubscriptionRequest, QueueConfigError, QueueInfo, QueueSettings,
+    PutSubscriptionRequest, QueueConfigError, QueueInfo, QueueOverflow, QueueSettings, TopicConfig,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::TopicName;
@@ -146,10 +146,27 @@ pub(super) async fn put(
         set.map_err(|error| invalid(&error))?;
     }
     settings.validate().map_err(|error| invalid(&error))?;
-    if letters_topic(&settings)?.as_ref() == Some(&topic) {
-        return Err(own_letters(&topic));
+    if !name.is_empty()
+        && settings.overflow == QueueOverflow::Reject
+        && (settings.length_max.is_some() || settings.bytes_max.is_some())
+    {
+        // Whoever sends to the topic has nothing to do with its subscriptions.
+        let message = "a subscription does not refuse what is sent to its topic: with length-max or \
+                       bytes-max say overflow=drop-head";
+        return Err(ErrorResponse::new(ErrorCode::InvalidConfig, message));
     }
     broker.raise_level().await?;
+    if let Some(letters) = letters_topic(&settings)? {
+        let of = CreateQueueRequest {
+            topic: topic.clone(),
+            partitions: 1,
+            replicas: 0,
+            config: TopicConfig { durability: meta.config.durability, ..TopicConfig::default() },
+            settings: QueueSettings::default(),
+            if_not_exists: true,
+        };
+        make_letters(broker, letters, &of).await?;
+    }
     let command = CatalogCommand::PutSubscription {
         topic: topic.clone(),
         name: name.clone(),

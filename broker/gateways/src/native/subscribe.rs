@@ -29,7 +29,7 @@ use crate::broker::Partition;
 use crate::refusals;
 
 /// How often it is looked at most whether a replica keeps within the bound that its reader asked for.
-const STALENESS_LOOK_MIN: Duration = Duration::from_millis(100);
+const STALENESS_LOOK_MIN: Duration = Duration::from_millis(50);
 
 /// Frames of one subscription that may wait to be written.
 const FRAMES_WAITING_MAX: usize = 2;
@@ -271,16 +271,12 @@ impl<'a> Push<'a> {
         let mut watermark = self.partition.group.high_watermark();
         self.greet().await?;
         let bound = self.request.max_staleness_ms.map(|ms| Duration::from_millis(ms.into()));
-        let look_every = bound.map(|bound| bound.max(STALENESS_LOOK_MIN));
+        // What is found may be almost as old as it may be.
+        let look_every = bound.map(|bound| (bound / 2).max(STALENESS_LOOK_MIN));
         let mut look_at = look_every.map(|every| Instant::now() + every);
         // An end that no delivery has told of is told by an empty one.
         let mut told_caught_up = false;
         loop {
-            if look_at.is_some_and(|at| at <= Instant::now()) {
-                let (group, ms) = (&self.partition.group, self.request.max_staleness_ms);
-                freshen(broker, group, Isolation::Committed, ms).await?;
-                look_at = look_every.map(|every| Instant::now() + every);
-            }
             let upto = *watermark.borrow_and_update();
             let allowed = tokio::select! {
                 // In this order: as long as there is credit, the catalog's watch is left alone.
@@ -288,6 +284,11 @@ impl<'a> Push<'a> {
                 allowed = self.credit.wait() => allowed.min(max_bytes),
                 ended = self.ended(&mut catalog) => return Err(ended.into()),
             };
+            if look_at.is_some_and(|at| at <= Instant::now()) {
+                let (group, ms) = (&self.partition.group, self.request.max_staleness_ms);
+                freshen(broker, group, Isolation::Committed, ms).await?;
+                look_at = look_every.map(|every| Instant::now() + every);
+            }
             match step(&self.partition.group, &mut self.cursor, upto, allowed).await {
                 Ok(Some(chunk)) => {
                     // A delivery that ends at the high watermark says so by its two offsets.

@@ -1,7 +1,6 @@
 //! Copies of what was given up, to where dead letters go, in the order in which they were given up. The copy
 //! is stored first, then the original is settled: a leader that dies between the two leaves it there twice.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tokio::time::sleep;
 
 use super::records::Records;
 use super::registry::QueueName;
-use crate::amqp::Letters;
+use crate::amqp::{Letters, is_deleted};
 use crate::broker::Broker;
 
 /// Copies that are made together.
@@ -41,7 +40,7 @@ const SOURCE: &str = "dead-letter-source";
 const ATTEMPTS: &str = "dead-letter-attempts";
 
 /// Where dead letters go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
     Topic(TopicName),
     /// The exchange that the queue names.
@@ -114,7 +113,7 @@ impl DeadLetters {
             let (mut letters, mut bytes) = (Vec::new(), 0);
             for order in &orders {
                 let Some(record) = read(&group, &copier.source, *order).await else { continue };
-                let size = record.value.as_ref().map_or(0, Bytes::len);
+                let size = size(&record);
                 if bytes + size > PLAIN_BYTES_MAX && !letters.is_empty() {
                     copier.store(&letters).await;
                     letters.clear();
@@ -140,38 +139,58 @@ impl Copier {
     /// Stores copies where they are to go. Without a target they are dropped, and count as copied.
     async fn store(&self, letters: &[(Record, DeadLetterOrder)]) {
         let Some((_, first)) = letters.first() else { return };
-        let (source, mut stored, mut has_warned) = (&self.source, BTreeSet::new(), false);
-        let mut again = AGAIN_FIRST;
         loop {
             let Some(target) = self.targets.borrow().clone() else { return };
             let batches = match &target {
                 Target::Topic(topic) => {
-                    let batch = batch_of(letters, source);
+                    let batch = batch_of(letters, &self.source);
                     batch.into_iter().map(|batch| (topic.clone(), batch)).collect()
                 }
                 Target::Exchange => {
                     let records =
                         letters.iter().map(|(record, order)| (record.clone(), order.reason));
-                    self.broker.letters().batches(&self.broker, &source.topic, records)
+                    self.broker.letters().batches(&self.broker, &self.source.topic, records)
                 }
             };
-            let mut failed = None;
+            if self.store_batches(&target, batches, first.offset).await {
+                return;
+            }
+        }
+    }
+
+    /// Stores each batch in its topic, whatever becomes of the others. Answers false where they are to go
+    /// elsewhere by now.
+    async fn store_batches(
+        &self,
+        target: &Target,
+        mut batches: Vec<(TopicName, Bytes)>,
+        first: Offset,
+    ) -> bool {
+        let (mut again, mut has_warned) = (AGAIN_FIRST, false);
+        loop {
+            let (mut left, mut failed) = (Vec::new(), None);
             for (topic, batch) in batches {
-                if stored.contains(&topic) {
-                    continue;
-                }
-                match self.broker.store_anywhere(&topic, first.offset.0, batch).await {
-                    Ok(_) => drop(stored.insert(topic)),
-                    Err(error) => failed = Some(error),
+                match self.broker.store_anywhere(&topic, first.0, batch.clone()).await {
+                    Ok(_) => {}
+                    // The queue was deleted since: nobody misses the message.
+                    Err(error) if *target == Target::Exchange && is_deleted(&error) => {}
+                    Err(error) => {
+                        left.push((topic, batch));
+                        failed = Some(error);
+                    }
                 }
             }
-            let Some(error) = failed else { return };
+            let Some(error) = failed else { return true };
             if !std::mem::replace(&mut has_warned, true) {
-                let (topic, offset) = (&source.topic, first.offset);
-                tracing::warn!(%topic, %offset, ?target, %error, "dead letters wait to be copied");
+                let topic = &self.source.topic;
+                tracing::warn!(%topic, offset = %first, ?target, %error, "dead letters wait to be copied");
             }
             sleep(again).await;
             again = (again * 2).min(AGAIN_AFTER);
+            if self.targets.borrow().as_ref() != Some(target) {
+                return false;
+            }
+            batches = left;
         }
     }
 }
@@ -214,6 +233,12 @@ fn batch_of(letters: &[(Record, DeadLetterOrder)], source: &QueueName) -> Option
             tracing::error!(%topic, %offset, "a dead letter is too large for its headers");
         }
     }
+    finished(builder, topic)
+}
+
+/// A batch of dead letters of a queue, compressed where it is large; none where there is nothing to copy, or what
+/// there is, one record then, fits no frame between nodes.
+pub(crate) fn finished(builder: BatchBuilder, source: &TopicName) -> Option<Bytes> {
     if builder.is_empty() {
         return None;
     }
@@ -223,12 +248,18 @@ fn batch_of(letters: &[(Record, DeadLetterOrder)], source: &QueueName) -> Option
     };
     let batch = builder.finish(ProducerId::NONE, 0, 0, compression);
     if batch.len() > LETTER_BYTES_MAX {
-        // Such a one is alone.
-        let offset = letters.first().map(|(_, order)| order.offset.0);
-        tracing::error!(%topic, offset, "a dead letter is too large to be copied, and is dropped");
+        tracing::error!(topic = %source, "a dead letter is too large to be copied, and is dropped");
         return None;
     }
     Some(batch)
+}
+
+/// About as many bytes as a record has in a batch.
+fn size(record: &Record) -> usize {
+    let length = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+    let headers =
+        record.headers.iter().map(|header| header.name.as_str().len() + header.value.len());
+    length(&record.key) + length(&record.group_key) + length(&record.value) + headers.sum::<usize>()
 }
 
 /// The record as a dead letter: it says why, and neither waits nor dies again.

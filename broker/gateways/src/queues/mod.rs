@@ -31,6 +31,7 @@ mod runner;
 mod settings;
 
 pub(crate) use anywhere::{AnyAttached, AnyConsumer, AnyQueue};
+pub(crate) use dead_letters::finished;
 pub(crate) use handle::Admitted;
 pub use handle::{Attached, Delivered, Pulled, QueueGone, QueueHandle, Settled, Settling};
 pub(crate) use leader_link::LeaderLinks;

@@ -174,12 +174,18 @@ impl Broker {
                  nothing was stored; try again when some are settled, or raise length-max"
             ));
         }
-        let bytes = gate.bytes.load(Ordering::Relaxed);
+        // Those that are on their way, and those that come now, are as large as the others.
+        let (known, counted) =
+            (gate.bytes.load(Ordering::Relaxed), gate.length.load(Ordering::Relaxed));
+        let mean = known / counted.max(1);
+        let bytes = known + mean * length.saturating_sub(counted);
         match limits.bytes_max {
-            Some(bytes_max) if bytes >= bytes_max => full(format!(
-                "queue {topic} has about {bytes} bytes, {bytes_max} are allowed: nothing was stored; \
+            Some(bytes_max) if bytes >= bytes_max || bytes + mean * messages > bytes_max => {
+                full(format!(
+                    "queue {topic} has about {bytes} bytes, {bytes_max} are allowed: nothing was stored; \
                  try again when some are settled, or raise bytes-max"
-            )),
+                ))
+            }
             _ => Ok(Some(admitted)),
         }
     }

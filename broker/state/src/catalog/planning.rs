@@ -328,12 +328,14 @@ fn metadata_move(catalog: &Catalog, nodes: &[Node]) -> Result<Option<PlannedMove
     let from = Replicas::clone(&catalog.metadata.wanted);
     let active = nodes.iter().filter(|node| !node.draining).count();
     // A node that is being emptied keeps its vote until it is removed, where there would be fewer without it.
-    let keeps = metadata_voters(active) < metadata_voters(nodes.len()).min(from.len());
-    let staying: Vec<Node> = nodes
-        .iter()
-        .cloned()
-        .map(|node| Node { draining: !keeps && node.draining, ..node })
-        .collect();
+    let votes = |node: &Node| !node.draining || from.contains(&node.id);
+    let voting = nodes.iter().filter(|node| votes(node)).count();
+    let keeps = metadata_voters(active) < metadata_voters(voting).min(from.len());
+    let staying = nodes.iter().cloned().map(|node| {
+        let draining = node.draining && !(keeps && from.contains(&node.id));
+        Node { draining, ..node }
+    });
+    let staying: Vec<Node> = staying.collect();
     let nodes = staying.as_slice();
     let active = nodes.iter().filter(|node| !node.draining).count();
     let before: Placement = [(group, from.to_vec())].into_iter().collect();
