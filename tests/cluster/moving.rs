@@ -206,3 +206,59 @@ async fn a_leader_that_an_operator_chose_is_the_preferred_one() {
         assert_eq!(described.partitions[0].replicas.len(), 3);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_replica_is_made_anew_from_the_others() {
+    const RECORDS: u64 = 4_000;
+    let mut cluster = TestCluster::start().await;
+    cluster.create_topic("t", 1, &["segment-bytes=64KiB"]).await;
+    let client = cluster.client().await;
+    produce(&producer(&client, "t").await, 0, numbered(0..RECORDS)).await;
+    let leader = cluster.leader("t", 0).await;
+    let victim = (leader + 1) % 3;
+    cluster.nodes.stop(victim).await.unwrap();
+    let segments = cluster.nodes.command(victim).data_directory().join("segments");
+    let mut files: Vec<_> = std::fs::read_dir(&segments)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("0000000000000001-") && name.ends_with(".segment")
+        })
+        .collect();
+    files.sort();
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    let middle = 20_000;
+    assert!(bytes[middle..middle + 64].iter().any(|byte| *byte != 0), "there are records");
+    bytes[middle] ^= 0xff;
+    std::fs::write(&files[0], bytes).unwrap();
+    cluster.nodes.restart(victim).unwrap();
+    cluster.wait_until_well().await;
+
+    // Whoever leads serves from its own replica: the damage is found.
+    let (id, admin) = (cluster.id_of(victim).await, client.admin());
+    eventually("it leads", async || {
+        admin.transfer_leader("t", 0, Some(id)).await.ok().filter(|made| made.leader == id)
+    })
+    .await;
+    let found = stored(&client, "t", 0, from_leader).await;
+    assert!(found.into_iter().eq(numbered(0..RECORDS)), "others serve");
+    eventually("the damage is noticed", async || {
+        cluster.nodes.process(victim).output().contains("group quarantined").then_some(())
+    })
+    .await;
+    eventually("it is made anew", async || {
+        let status = admin.cluster_status().await.ok()?;
+        let dropped =
+            cluster.nodes.process(victim).output().contains("no longer wanted was dropped");
+        (dropped && status.unwell_total == 0 && status.moves_total == 0).then_some(())
+    })
+    .await;
+    eventually("it leads again", async || {
+        admin.transfer_leader("t", 0, Some(id)).await.ok().filter(|made| made.leader == id)
+    })
+    .await;
+    let found = stored(&client, "t", 0, from_leader).await;
+    assert!(found.into_iter().eq(numbered(0..RECORDS)));
+    assert_eq!(cluster.leader("t", 0).await, victim, "it serves from what it was given");
+}

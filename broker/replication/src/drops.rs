@@ -96,6 +96,8 @@ impl Host {
         let stopped = || PeerFailure::new(PeerFailureCode::StorageFailed, "the store stopped");
         receiver.await.map_err(|_| stopped())?.map_err(|_| stopped())?;
         self.forget_safety(id);
+        // What was damaged is gone: it can be made anew here.
+        self.around().neighbours.set_unfit(id, false);
         group.set_dropped(true);
         drop(guard);
         tracing::info!(group = %id, "a replica that is no longer wanted was dropped");
@@ -187,7 +189,7 @@ pub(crate) async fn keep(host: Weak<Host>) {
     }
 }
 
-/// Replicas that the catalog wants elsewhere, and the nodes that may know of the members; in order, behind
+/// Replicas that the catalog wants elsewhere, or that are damaged, and the nodes that may know of the members; in order, behind
 /// `after`.
 fn unwanted(host: &Host, after: Option<GroupId>) -> Vec<(GroupId, BTreeSet<NodeId>)> {
     let neighbours = &host.around().neighbours;
@@ -196,7 +198,9 @@ fn unwanted(host: &Host, after: Option<GroupId>) -> Vec<(GroupId, BTreeSet<NodeI
     let moved = groups.filter(|group| host.has_log(*group)).filter_map(|group| {
         let placed = neighbours.placed(group)?;
         let is_moved = placed.birth.is_none() && !placed.wanted.contains(&host.node());
-        is_moved.then(|| (group, placed.wanted.iter().copied().collect()))
+        let log = host.store().group(group);
+        let is_damaged = log.is_some_and(|log| log.is_quarantined().is_some());
+        (is_moved || is_damaged).then(|| (group, placed.wanted.iter().copied().collect()))
     });
     moved.take(LOOKED_AT_MAX).collect()
 }

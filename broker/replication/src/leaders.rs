@@ -129,6 +129,12 @@ impl Leaders {
         others.chain(own).max_by_key(|(_, term)| *term)
     }
 
+    /// Whether any node said that it cannot lead some group; this node, too.
+    pub(crate) fn has_unfit(&self) -> bool {
+        let table = self.table();
+        !table.own_unfit.is_empty() || table.others.values().any(|claims| !claims.unfit.is_empty())
+    }
+
     /// Whether a node said that it cannot lead the group; this node, too.
     pub(crate) fn is_unfit(&self, node: NodeId, me: NodeId, group: GroupId) -> bool {
         let table = self.table();

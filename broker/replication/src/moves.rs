@@ -265,11 +265,16 @@ impl Driver {
         if is_homing {
             self.homed = Instant::now();
         }
+        let has_unfit = host.around().neighbours.has_unfit();
         for (group, set) in catalog.placements() {
             if groups.len() >= GROUPS_MAX {
                 break;
             }
             let Some(&first) = set.wanted.first() else { continue };
+            if has_unfit && let Some(sound) = sound(host, group, &set.wanted) {
+                groups.insert(group, sound);
+                continue;
+            }
             let is_settled = self.settled.get(&group).is_some_and(|wanted| *wanted == set.wanted);
             let is_away = || {
                 let leader = || host.leader(group).map(|(node, _)| node);
@@ -366,6 +371,15 @@ impl Driver {
             Err(_) => tracing::info!("places could not be changed in time"),
         }
     }
+}
+
+/// Where a group is to be as long as a replica is damaged: on its other nodes, if they are more than one. The damaged one
+/// goes, log and all, and is made anew when its node has said that it is gone. None: none is damaged.
+fn sound(host: &Host, group: GroupId, wanted: &Replicas) -> Option<Replicas> {
+    let neighbours = &host.around().neighbours;
+    let sound: Vec<NodeId> =
+        wanted.iter().copied().filter(|node| !neighbours.is_unfit(*node, group)).collect();
+    (sound.len() < wanted.len() && sound.len() > 1).then(|| sound.into())
 }
 
 /// Ends the births of groups that have a leader: a replica that is moved away must never be born again from

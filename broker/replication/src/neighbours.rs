@@ -107,7 +107,12 @@ impl Neighbours {
         self.leaders.set_unfit(group, unfit, |change| self.tell(change));
     }
 
-    /// Whether a node said that its replica of the group cannot be used.
+    /// Whether any node said that of any group.
+    pub(crate) fn has_unfit(&self) -> bool {
+        self.leaders.has_unfit()
+    }
+
+    /// Whether a node said that its replica of the group cannot be used; this node, too.
     pub(crate) fn is_unfit(&self, node: NodeId, group: GroupId) -> bool {
         self.leaders.is_unfit(node, self.me, group)
     }

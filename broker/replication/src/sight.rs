@@ -96,6 +96,12 @@ impl Sight {
 }
 
 impl Host {
+    /// Whether a node has said that its replica of a group is damaged.
+    #[must_use]
+    pub fn is_damaged_on(&self, node: NodeId, group: GroupId) -> bool {
+        self.around().neighbours.is_unfit(node, group)
+    }
+
     /// The groups that are not where the catalog wants them, by id.
     pub async fn moves(self: &Arc<Self>, catalog: &Catalog) -> Vec<Moving> {
         let epoch = catalog.placement_epoch();

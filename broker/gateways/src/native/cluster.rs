@@ -129,8 +129,9 @@ fn look(
             if let Some(leader) = leader {
                 *led.entry(leader).or_default() += 1;
             }
-            let up: Vec<_> =
-                replicas.wanted.iter().copied().filter(|node| seen.is_up(*node)).collect();
+            let damaged = |node: &NodeId| broker.host().is_damaged_on(*node, group);
+            let is_well = |node: &NodeId| seen.is_up(*node) && !damaged(node);
+            let up: Vec<_> = replicas.wanted.iter().copied().filter(is_well).collect();
             let is_unknown = unknown.binary_search_by_key(&group, |one| one.group).is_ok();
             if up.len() == replicas.wanted.len() && !(is_unknown && leader.is_none()) {
                 continue;
@@ -154,7 +155,12 @@ fn look(
                 partition,
                 leader,
                 replicas: replicas.wanted.to_vec(),
-                why: why(&replicas.wanted, &up, has_majority),
+                why: match replicas.wanted.iter().find(|node| damaged(node)) {
+                    Some(node) if has_majority => format!(
+                        "the replica on node {node} is damaged; it is made anew from the others"
+                    ),
+                    _ => why(&replicas.wanted, &up, has_majority),
+                },
                 in_sync: up,
                 lag: 0,
             };
