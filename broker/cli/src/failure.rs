@@ -39,6 +39,14 @@ impl Failure {
         self
     }
 
+    /// The same failure, with that too, where there is something.
+    pub(crate) fn maybe_hint(self, hint: Option<&str>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// The same failure, with an exit code that says more than its cause alone did.
     pub(crate) fn with_exit(mut self, exit: Exit) -> Self {
         if let Self::Told(report) = &mut self {

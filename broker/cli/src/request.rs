@@ -29,10 +29,7 @@ fn failure(
         _ => Exit::Failed,
     };
     let failure = Failure::new(exit, format!("cannot {doing}: {error}"));
-    match error.code().and_then(hint_for) {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    failure.maybe_hint(error.code().and_then(hint_for))
 }
 
 /// The name of a topic that is there: also one that belongs to Plimsoll, as those of AMQP's queues do.

@@ -12,7 +12,6 @@ use tokio::time::timeout;
 use super::admin::{MessageId, QueueAdmin};
 use super::message::{Message, SettleError};
 use super::{QueueConsumer, QueueConsumerBuilder};
-use crate::client::Shared;
 use crate::error::{BuildError, ConsumeError, RequestError, SendError};
 use crate::producer::{Producer, ProducerBuilder};
 
@@ -33,9 +32,8 @@ const HELD_MAX: u32 = 100;
 /// Each is stored at its destination before it is settled here: whoever dies, or drops [`Redrive::run`],
 /// between the two leaves it there twice.
 pub struct Redrive {
-    shared: Arc<Shared>,
-    topic: String,
-    subscription: String,
+    /// The queue of dead letters.
+    queue: QueueAdmin,
     to: Option<TopicName>,
     most: u64,
     done: Redriven,
@@ -93,14 +91,7 @@ impl QueueAdmin {
     /// To send dead letters, which this is the queue of, back to where they came from.
     #[must_use]
     pub fn redrive(&self) -> Redrive {
-        Redrive {
-            shared: Arc::clone(&self.shared),
-            topic: self.topic.clone(),
-            subscription: self.subscription.clone(),
-            to: None,
-            most: u64::MAX,
-            done: Redriven::default(),
-        }
+        Redrive { queue: self.clone(), to: None, most: u64::MAX, done: Redriven::default() }
     }
 }
 
@@ -130,11 +121,11 @@ impl Redrive {
     /// # Errors
     /// [`RedriveError`]; what was sent before stays sent.
     pub async fn run(&mut self) -> Result<Redriven, RedriveError> {
-        let consumer = QueueConsumerBuilder::new(Arc::clone(&self.shared), self.topic.clone())
-            .subscription(&*self.subscription)
+        let QueueAdmin { shared, topic, subscription } = self.queue.clone();
+        let consumer = QueueConsumerBuilder::new(shared, topic.clone())
+            .subscription(subscription)
             .prefetch(HELD_MAX);
-        let mut consumer =
-            consumer.build().await.map_err(|source| self.unusable(&self.topic, source))?;
+        let mut consumer = consumer.build().await.map_err(|source| unusable(topic, source))?;
         // Those without a source are held until the end, so that they do not come again.
         let mut without_source = Vec::new();
         let outcome = self.send_all(&mut consumer, &mut without_source).await;
@@ -182,9 +173,9 @@ impl Redrive {
         producers: &mut BTreeMap<TopicName, Producer>,
     ) -> Result<(), RedriveError> {
         if !producers.contains_key(&to) {
-            let builder = ProducerBuilder::new(Arc::clone(&self.shared), to.to_string());
+            let builder = ProducerBuilder::new(Arc::clone(&self.queue.shared), to.to_string());
             let made = builder.build().await;
-            let made = made.map_err(|source| self.unusable(to.as_str(), source))?;
+            let made = made.map_err(|source| unusable(to.to_string(), source))?;
             producers.insert(to.clone(), made);
         }
         let id = MessageId { partition: message.partition, offset: message.offset };
@@ -196,29 +187,24 @@ impl Redrive {
 
     /// Whether a partition has something to hand out: then it is on its way. What is held is not looked at.
     async fn has_more(&self) -> Result<bool, RedriveError> {
-        let admin = QueueAdmin::new(
-            Arc::clone(&self.shared),
-            self.topic.clone(),
-            self.subscription.clone(),
-        );
-        let name = TopicName::internal(&self.topic);
+        let name = TopicName::internal(&self.queue.topic);
         let name = name.expect("it was looked up when the consumer was built");
-        for partition in 0..self.shared.topic(&name).await?.partitions {
-            if admin.standing(partition).await?.ready > 0 {
+        for partition in 0..self.queue.shared.topic(&name).await?.partitions {
+            if self.queue.standing(partition).await?.ready > 0 {
                 return Ok(true);
             }
         }
         Ok(false)
     }
+}
 
-    fn unusable(&self, topic: &str, source: BuildError) -> RedriveError {
-        RedriveError::Build { topic: topic.to_owned(), source }
-    }
+fn unusable(topic: String, source: BuildError) -> RedriveError {
+    RedriveError::Build { topic, source }
 }
 
 impl std::fmt::Debug for Redrive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redrive").field("topic", &self.topic).finish_non_exhaustive()
+        f.debug_struct("Redrive").field("topic", &self.queue.topic).finish_non_exhaustive()
     }
 }
 

@@ -332,10 +332,7 @@ impl Reading {
                 exit,
                 format!("cannot consume {}: {first}{others}", self.renderer.topic),
             );
-            return Err(match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            });
+            return Err(failure.maybe_hint(hint));
         }
         if interrupted && !self.follow {
             return Err(Failure::new(Exit::Partly, "interrupted before the last record"));

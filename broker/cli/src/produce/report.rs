@@ -149,11 +149,7 @@ fn with_advice(text: String, error: Option<&SendError>) -> Failure {
             Failure::new(Exit::Failed, text).hint("--keep-going skips such lines and counts them")
         }
         Some(SendError::Refused(refusal)) => {
-            let failure = Failure::new(exit_of(refusal.code), text);
-            match hint_for(refusal.code) {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
+            Failure::new(exit_of(refusal.code), text).maybe_hint(hint_for(refusal.code))
         }
         Some(SendError::UnknownPartition { .. }) => Failure::new(Exit::NotFound, text)
             .hint("`plimsoll topic describe NAME` shows the partitions, which are counted from 0"),

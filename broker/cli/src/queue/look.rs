@@ -4,8 +4,8 @@ use clap::Args;
 use plimsoll_client::{MessageId, Offset};
 use plimsoll_protocol::ids::TopicName;
 
-use super::SubscriptionArgs;
 use super::render::{ExplanationJson, MessageJson, QueueJson, StandingJson, standings};
+use super::{SubscriptionArgs, find_queue};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
@@ -45,11 +45,8 @@ impl DescribeArgs {
                 let doing = format!("describe queue {queue}");
                 let failed = |error| queue_failure(&doing, &error);
                 let admin = client.admin();
-                let listed = admin.list_queues(Some(queue.as_str())).await.map_err(failed)?;
-                let is_it = |info: &plimsoll_client::QueueInfo| {
-                    info.topic == *queue && info.subscription == subscription
-                };
-                let info = listed.into_iter().find(is_it).ok_or_else(|| {
+                let found = find_queue(&admin, queue, subscription).await.map_err(failed)?;
+                let info = found.ok_or_else(|| {
                     let what = match subscription {
                         "" => format!("there is no queue {queue}"),
                         _ => format!("{queue} has no subscription {subscription}"),

@@ -6,7 +6,7 @@ use plimsoll_protocol::api::Durability;
 use plimsoll_protocol::ids::TopicName;
 
 use super::render::{QueueJson, list, one_line};
-use super::{SubscriptionArgs, settings_help, usage};
+use super::{SubscriptionArgs, find_queue, settings_help, usage};
 use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
@@ -318,11 +318,7 @@ impl DeleteArgs {
                 let doing = format!("delete queue {queue}");
                 let failed = |error| queue_failure(&doing, &error);
                 let admin = client.admin();
-                let listed = admin.list_queues(Some(queue.as_str())).await.map_err(failed)?;
-                let is_it = |info: &plimsoll_client::QueueInfo| {
-                    info.topic == *queue && info.subscription.is_empty()
-                };
-                if !listed.iter().any(is_it) {
+                if find_queue(&admin, queue, "").await.map_err(failed)?.is_none() {
                     return Err(Failure::new(Exit::NotFound, format!("there is no queue {queue}"))
                         .hint("`plimsoll queue list` lists queues; `plimsoll topic delete` is for topics"));
                 }

@@ -8,8 +8,9 @@ mod render;
 mod send;
 
 use clap::{Args, Subcommand};
-use plimsoll_client::BuildError;
+use plimsoll_client::{Admin, BuildError, QueueInfo, RequestError};
 use plimsoll_protocol::api::QUEUE_CONFIG_KEYS;
+use plimsoll_protocol::ids::TopicName;
 
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
@@ -103,6 +104,17 @@ fn queue_build_failure(doing: &str, error: &BuildError) -> Failure {
         BuildError::Request(error) => queue_failure(doing, error),
         error => build_failure(doing, error),
     }
+}
+
+/// A queue, or a subscription of a topic, as the cluster lists it.
+async fn find_queue(
+    admin: &Admin,
+    topic: &TopicName,
+    subscription: &str,
+) -> Result<Option<QueueInfo>, RequestError> {
+    let listed = admin.list_queues(Some(topic.as_str())).await?;
+    let is_it = |info: &QueueInfo| info.topic == *topic && info.subscription == subscription;
+    Ok(listed.into_iter().find(is_it))
 }
 
 /// A slip on the command line that the parser of arguments could not see.

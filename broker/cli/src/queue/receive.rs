@@ -239,9 +239,5 @@ pub(super) fn failure(queue: &TopicName, error: &ConsumeError) -> Failure {
     let ConsumeError::Refused { source, .. } = error else {
         return Failure::new(Exit::Failed, text);
     };
-    let failure = Failure::new(exit_of(source.code), text);
-    match queue_hint_for(source.code) {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::new(exit_of(source.code), text).maybe_hint(queue_hint_for(source.code))
 }

@@ -139,11 +139,8 @@ impl SendArgs {
             let SendError::Refused(refusal) = error else {
                 return Failure::new(Exit::Failed, text);
             };
-            let failure = Failure::new(exit_of(refusal.code), text);
-            match queue_hint_for(refusal.code) {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
+            let hint = queue_hint_for(refusal.code);
+            Failure::new(exit_of(refusal.code), text).maybe_hint(hint)
         };
         let mut acks = Vec::new();
         for value in values {
