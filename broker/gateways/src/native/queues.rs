@@ -51,7 +51,8 @@ pub(super) async fn create(
     request.settings.validate().map_err(|error| invalid(&error))?;
     broker.raise_level().await?;
     if let Some(letters) = letters_topic(&request.settings)? {
-        make_letters(broker, letters, &request).await?;
+        let (of, config) = (&request.topic, request.config.clone());
+        make_letters(broker, letters, (of, request.replicas, config)).await?;
     }
     let topic = request.topic.clone();
     let meta = create_queue(broker, request).await?;
@@ -73,13 +74,13 @@ fn own_letters(topic: &TopicName) -> ErrorResponse {
     ErrorResponse::new(ErrorCode::InvalidConfig, message)
 }
 
-/// A queue for dead letters: they stay until somebody takes them.
+/// A queue for dead letters of the topic that is named, as safe as told: they stay until somebody takes them.
 async fn make_letters(
     broker: &Arc<Broker>,
     topic: TopicName,
-    of: &CreateQueueRequest,
+    (of, replicas, config): (&TopicName, u16, TopicConfig),
 ) -> Result<(), ErrorResponse> {
-    if topic == of.topic {
+    if topic == *of {
         return Err(own_letters(&topic));
     }
     if broker.catalog().topic(&topic).is_some() {
@@ -89,8 +90,8 @@ async fn make_letters(
     let request = CreateQueueRequest {
         topic,
         partitions: 1,
-        replicas: of.replicas,
-        config: of.config.clone(),
+        replicas,
+        config,
         settings,
         if_not_exists: true,
     };
@@ -157,15 +158,8 @@ pub(super) async fn put(
     }
     broker.raise_level().await?;
     if let Some(letters) = letters_topic(&settings)? {
-        let of = CreateQueueRequest {
-            topic: topic.clone(),
-            partitions: 1,
-            replicas: 0,
-            config: TopicConfig { durability: meta.config.durability, ..TopicConfig::default() },
-            settings: QueueSettings::default(),
-            if_not_exists: true,
-        };
-        make_letters(broker, letters, &of).await?;
+        let config = TopicConfig { durability: meta.config.durability, ..TopicConfig::default() };
+        make_letters(broker, letters, (&topic, 0, config)).await?;
     }
     let command = CatalogCommand::PutSubscription {
         topic: topic.clone(),
