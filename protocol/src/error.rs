@@ -116,6 +116,34 @@ error_codes! {
     UnknownUser = 221,
     /// A user of this name exists already.
     UserExists = 222,
+    /// No namespace of locks has this name.
+    UnknownNamespace = 230,
+    /// A namespace of this name exists already.
+    NamespaceExists = 231,
+    /// Locks of the namespace are held, or guard topics.
+    NamespaceInUse = 232,
+    /// The lock is held by another session.
+    LockTaken = 233,
+    /// The session does not hold the lock, or no longer.
+    NotLockHolder = 234,
+    /// The session has ended: what it held is given up.
+    SessionGone = 235,
+    /// No lock of this name is held, waited for or guards a topic.
+    UnknownLock = 236,
+    /// The lock is held or waited for, or is of another kind.
+    LockInUse = 237,
+    /// A later holder of the lock has been seen: the write is refused.
+    StaleFence = 238,
+    /// The lock has not granted this token.
+    UnknownFence = 239,
+    /// The topic takes nothing without a fence.
+    FenceRequired = 240,
+    /// The key has another revision than was asked for.
+    RevisionConflict = 241,
+    /// Records behind this offset may be gone by compaction.
+    OffsetCompacted = 242,
+    /// The topic is not compacted, so it is no map.
+    NotCompacted = 243,
     /// The batch is damaged, or its counts are wrong.
     CorruptBatch = 300,
     /// The batch is larger than allowed, as sent or after decompression.
@@ -130,6 +158,8 @@ error_codes! {
     UnsupportedCompression = 305,
     /// The batch was stored before, but where is no longer known.
     DuplicateSequence = 306,
+    /// A record of a compacted topic has no key.
+    KeyRequired = 307,
     /// Another node leads the partition, or none does yet.
     NotLeader = 400,
     /// The partition is being woken; try again at once.
@@ -158,6 +188,8 @@ error_codes! {
     LowDiskSpace = 503,
     /// There are as many consumer groups, or members or offsets in one, as allowed.
     GroupFull = 504,
+    /// There are as many sessions, locks, waiters or fences as allowed.
+    LocksFull = 505,
     /// The node is going down.
     ShuttingDown = 600,
     /// The partition shows damage and is shut off until it is repaired.
@@ -223,7 +255,8 @@ wire_struct! {
         /// With `NotLeader`: the leader, when known.
         pub leader: Option<LeaderHint>,
         /// With `OffsetOutOfRange`: the nearest offset that can be read. With `OutOfOrderSequence`:
-        /// the sequence that is expected.
+        /// the sequence that is expected. With `StaleFence`: the highest token that was seen. With
+        /// `LockTaken`: the holder's. With `RevisionConflict`: the revision that the key has.
         pub offset: Option<u64>,
     }
 }

@@ -124,6 +124,9 @@ wire_struct! {
         pub max_staleness_ms: Option<u32>,
         /// Any replica may push; otherwise only the leader does.
         pub any_replica: bool,
+        /// Ends with `OffsetCompacted` where a record from the start on may be gone: for who must see each
+        /// change.
+        pub whole: bool,
     }
 }
 

@@ -4,7 +4,7 @@
 //! group's coordinator, and every request about a group goes there. `broker/groups/GROUPS.md` has what a
 //! client must do, in which order, and why.
 
-use crate::api::{Done, request};
+use crate::api::{Done, Fence, request};
 use crate::ids::{Offset, PartitionIndex, TopicName};
 use crate::wire::{wire_enum, wire_struct};
 
@@ -149,6 +149,8 @@ wire_struct! {
         pub by: Option<GroupCommitter>,
         /// Where; 1 to 10,000.
         pub offsets: Vec<OffsetCommit>,
+        /// The lock under which they are committed.
+        pub fence: Option<Fence>,
     }
 }
 

@@ -9,6 +9,8 @@ mod cluster;
 mod consume;
 mod groups;
 mod hello;
+mod kv;
+mod locks;
 mod metadata;
 mod node;
 mod produce;
@@ -48,6 +50,19 @@ pub use hello::{
     ApiVersions, HelloRequest, HelloResponse, PROTOCOL_MAX, PROTOCOL_MIN, check_api,
     negotiate_protocol, negotiate_version, supported_apis,
 };
+pub use kv::{
+    KvCondition, KvEntry, KvGetRequest, KvGetResponse, KvMeta, KvPutRequest, KvPutResponse,
+    KvScanRequest, KvScanResponse,
+};
+pub use locks::{
+    AcquireLockRequest, CancelLockRequest, CheckFenceRequest, CheckFenceResponse,
+    CloseLockSessionRequest, CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest,
+    DescribeLockRequest, Fence, ForceReleaseLockRequest, KeepLockSessionRequest, LOCKS_PREFIX,
+    ListLocksRequest, ListLocksResponse, ListNamespacesRequest, ListNamespacesResponse,
+    LockDescription, LockGrant, LockHolder, LockInfo, LockMode, LockSession, LockWaiter,
+    NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest, ReleaseLockRequest,
+    SetLockValueRequest, namespace_topic,
+};
 pub use metadata::{
     MetadataRequest, MetadataResponse, NodeInfo, NodeState, PartitionMetadata, TopicMetadata,
     WatchMetadataRequest, WatchMetadataResponse,
@@ -70,12 +85,13 @@ pub use queues::{
     SettleResponse, Settlement,
 };
 pub use topic_config::{
-    BATCH_BYTES_MAX_CEILING, ConfigError, ConfigKey, TOPIC_CONFIG_KEYS, TopicConfig,
+    BATCH_BYTES_MAX_CEILING, Cleanup, ConfigError, ConfigKey, TOPIC_CONFIG_KEYS, TopicConfig,
+    TopicRules,
 };
 pub use topics::{
-    AlterTopicRequest, ConfigChange, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, Durability, ListTopicsRequest, ListTopicsResponse, PartitionCondition,
-    PartitionInfo, TopicInfo,
+    AlterTopicRequest, CompactionInfo, ConfigChange, CreateTopicRequest, DeleteTopicRequest,
+    DescribeTopicRequest, DescribeTopicResponse, Durability, ListTopicsRequest, ListTopicsResponse,
+    PartitionCondition, PartitionInfo, TopicInfo,
 };
 
 use crate::wire::{Decode, Encode, wire_struct};
@@ -239,6 +255,44 @@ api_keys! {
     ListAmqpPermissions = 58, versions 1 to 1;
     /// Lists queues of AMQP, with what native clients call them.
     ListAmqpQueues = 59, versions 1 to 1;
+    /// Makes a namespace of locks.
+    CreateNamespace = 60, versions 1 to 1;
+    /// Removes a namespace with its locks.
+    DeleteNamespace = 61, versions 1 to 1;
+    /// Lists namespaces.
+    ListNamespaces = 62, versions 1 to 1;
+    /// Begins a session that may hold locks.
+    OpenLockSession = 63, versions 1 to 1;
+    /// Begins a session's lease anew.
+    KeepLockSession = 64, versions 1 to 1;
+    /// Ends a session, and gives up what it holds.
+    CloseLockSession = 65, versions 1 to 1;
+    /// Takes a lock, or waits for it.
+    AcquireLock = 66, versions 1 to 1;
+    /// Ends a wait for a lock.
+    CancelLock = 67, versions 1 to 1;
+    /// Gives a lock back.
+    ReleaseLock = 68, versions 1 to 1;
+    /// Takes a lock away from whoever holds it.
+    ForceReleaseLock = 69, versions 1 to 1;
+    /// Changes what the observers of an election see.
+    SetLockValue = 70, versions 1 to 1;
+    /// Forgets a lock.
+    DeleteLock = 71, versions 1 to 1;
+    /// Lists locks.
+    ListLocks = 72, versions 1 to 1;
+    /// Shows a lock, who holds it and who waits.
+    DescribeLock = 73, versions 1 to 1;
+    /// Says whether a token was granted. Between nodes.
+    CheckFence = 74, versions 1 to 1;
+    /// Shuts former holders of a lock out of a partition. Between nodes.
+    RaiseFloor = 75, versions 1 to 1;
+    /// Reads the value of a key.
+    KvGet = 80, versions 1 to 1;
+    /// Changes a key, where its condition holds.
+    KvPut = 81, versions 1 to 1;
+    /// Lists keys.
+    KvScan = 82, versions 1 to 1;
 }
 
 impl ApiKey {

@@ -1,6 +1,6 @@
 //! Storing records.
 
-use crate::api::{Durability, request};
+use crate::api::{Durability, Fence, request};
 use crate::ids::{Offset, PartitionIndex, ProducerId, TopicName};
 use crate::wire::{wire_enum, wire_struct};
 
@@ -45,6 +45,8 @@ wire_struct! {
         pub partition: PartitionIndex,
         /// When to answer.
         pub acks: AckLevel,
+        /// The lock under which the batch is written.
+        pub fence: Option<Fence>,
     }
 }
 

@@ -4,7 +4,7 @@
 //! it, each with its own settings and its own account of what is settled. `broker/delivery/QUEUES.md`
 //! has the way of one message.
 
-use crate::api::{ConfigChange, Done, QueueSettings, TopicConfig, request};
+use crate::api::{ConfigChange, Done, Fence, QueueSettings, TopicConfig, request};
 use crate::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
 use crate::wire::{wire_enum, wire_struct};
 
@@ -212,6 +212,8 @@ wire_struct! {
         pub consumer: CorrelationId,
         /// What became of which.
         pub items: Vec<Settlement>,
+        /// The lock under which they are settled.
+        pub fence: Option<Fence>,
     }
 }
 

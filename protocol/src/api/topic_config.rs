@@ -3,28 +3,156 @@
 
 use std::fmt;
 
+use bytes::BytesMut;
 use thiserror::Error;
 
 use crate::api::{ConfigChange, Durability};
 use crate::frame::FRAME_BYTES_MAX_DEFAULT;
-use crate::wire::wire_struct;
+use crate::wire::{Decode, DecodeError, DecodeFault, Encode, Reader, wire_enum, wire_struct};
+
+wire_enum! {
+    /// What becomes of old records.
+    pub enum Cleanup as "cleanup" {
+        /// Segments go from the front, by age and size.
+        Delete = 0 / "delete",
+        /// The last record of each key stays, others go; age and size take nothing.
+        Compact = 1 / "compact",
+        /// Both.
+        CompactAndDelete = 2 / "compact,delete",
+    }
+}
+
+impl Cleanup {
+    /// Whether only the last record of each key is kept.
+    #[must_use]
+    pub fn compacts(self) -> bool {
+        self != Self::Delete
+    }
+
+    /// Whether records go by age and size.
+    #[must_use]
+    pub fn deletes(self) -> bool {
+        self != Self::Compact
+    }
+}
 
 wire_struct! {
-    /// How a topic keeps its records. [`TopicConfig::default`] has the defaults.
-    pub struct TopicConfig {
-        /// What an acknowledgement means. Default: durable.
-        pub durability: Durability,
-        /// Records older than this may be dropped, in milliseconds; `None` keeps them. Default: 7
-        /// days.
-        pub retention_ms: Option<u64>,
-        /// Oldest records are dropped while a partition is larger, in bytes; `None` keeps them.
-        /// Default: none.
-        pub retention_bytes: Option<u64>,
-        /// Size at which a partition begins a new segment, in bytes. Retention drops whole segments.
-        /// Default: 128 MiB.
-        pub segment_bytes: u32,
-        /// Largest batch as sent, in bytes. Default: 8 MiB.
-        pub batch_bytes_max: u32,
+    /// What a topic keeps of old records, and what it asks of new ones.
+    pub struct TopicRules {
+        /// What becomes of old records. Default: they go by age and size.
+        pub cleanup: Cleanup,
+        /// A record is kept at least this long though a newer one has its key, in milliseconds. Default: 0.
+        pub compaction_lag_ms: u64,
+        /// A tombstone stays at least this long behind the compaction that took what was before it, in
+        /// milliseconds: who reads all within that time misses no deletion. Default: 1 day.
+        pub tombstone_ms: u64,
+        /// Records, settlements and commits without a fence are refused. Default: no.
+        pub require_fence: bool,
+    }
+}
+
+impl Default for TopicRules {
+    fn default() -> Self {
+        Self {
+            cleanup: Cleanup::Delete,
+            compaction_lag_ms: 0,
+            tombstone_ms: DAY,
+            require_fence: false,
+        }
+    }
+}
+
+/// How a topic keeps its records. [`TopicConfig::default`] has the defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// What an acknowledgement means. Default: durable.
+    pub durability: Durability,
+    /// Records older than this may be dropped, in milliseconds; `None` keeps them. Default: 7
+    /// days.
+    pub retention_ms: Option<u64>,
+    /// Oldest records are dropped while a partition is larger, in bytes; `None` keeps them.
+    /// Default: none.
+    pub retention_bytes: Option<u64>,
+    /// Size at which a partition begins a new segment, in bytes. Retention drops whole segments.
+    /// Default: 128 MiB.
+    pub segment_bytes: u32,
+    /// Largest batch as sent, in bytes. Default: 8 MiB.
+    pub batch_bytes_max: u32,
+    /// What else it keeps and asks.
+    pub rules: TopicRules,
+}
+
+/// Set in the first byte where rules follow: without any the bytes are those of builds that know none.
+const RULES_FOLLOW: u8 = 0x80;
+
+impl TopicConfig {
+    /// As [`TopicRules::LAYOUT`] and those of its kind.
+    #[doc(hidden)]
+    pub const LAYOUT: &str = "TopicConfig\n  durability: Durability, plus 128 where rules follow\n  \
+        retention_ms: Option<u64>\n  retention_bytes: Option<u64>\n  segment_bytes: u32\n  \
+        batch_bytes_max: u32\n  rules: TopicRules, where they are not the defaults";
+}
+
+impl Encode for TopicConfig {
+    fn encode(&self, out: &mut BytesMut) {
+        let has_rules = self.rules != TopicRules::default();
+        let first = self.durability as u8 | if has_rules { RULES_FOLLOW } else { 0 };
+        first.encode(out);
+        self.retention_ms.encode(out);
+        self.retention_bytes.encode(out);
+        self.segment_bytes.encode(out);
+        self.batch_bytes_max.encode(out);
+        if has_rules {
+            self.rules.encode(out);
+        }
+    }
+}
+
+impl Decode for TopicConfig {
+    const BYTES_MIN: usize = 1 + 1 + 1 + 4 + 4;
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let first = u8::decode(reader)?;
+        let known = Durability::ALL.iter().find(|known| **known as u8 == first & !RULES_FOLLOW);
+        let Some(&durability) = known else {
+            let (what, number) = ("durability", u64::from(first));
+            return Err(reader.fault(DecodeFault::UnknownValue { what, number }));
+        };
+        let mut config = Self {
+            durability,
+            retention_ms: Option::decode(reader)?,
+            retention_bytes: Option::decode(reader)?,
+            segment_bytes: u32::decode(reader)?,
+            batch_bytes_max: u32::decode(reader)?,
+            rules: TopicRules::default(),
+        };
+        if first & RULES_FOLLOW != 0 {
+            config.rules = TopicRules::decode(reader)?;
+            if config.rules == TopicRules::default() {
+                let (what, number) = ("rules that are the defaults", 0);
+                return Err(reader.fault(DecodeFault::UnknownValue { what, number }));
+            }
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+impl crate::wire::any::Any for TopicConfig {
+    fn any() -> proptest::strategy::BoxedStrategy<Self> {
+        use crate::wire::any::Any;
+        use proptest::strategy::Strategy;
+        let numbers = (Any::any(), Any::any(), Any::any(), Any::any());
+        (Durability::any(), numbers, TopicRules::any())
+            .prop_map(|(durability, numbers, rules)| Self {
+                durability,
+                retention_ms: numbers.0,
+                retention_bytes: numbers.1,
+                segment_bytes: numbers.2,
+                batch_bytes_max: numbers.3,
+                rules,
+            })
+            .boxed()
     }
 }
 
@@ -46,6 +174,7 @@ impl Default for TopicConfig {
             retention_bytes: None,
             segment_bytes: (128 * MIB) as u32,
             batch_bytes_max: (8 * MIB) as u32,
+            rules: TopicRules::default(),
         }
     }
 }
@@ -69,7 +198,9 @@ pub struct ConfigKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scale {
     Durability,
-    Milliseconds { min: u64, max: u64 },
+    Cleanup,
+    Flag,
+    Milliseconds { min: u64, max: u64, may_be_none: bool },
     Bytes { min: u64, max: u64, may_be_none: bool },
 }
 
@@ -91,7 +222,7 @@ pub const TOPIC_CONFIG_KEYS: &[ConfigKey] = &[
         bounds: "1s to 36500d, or none",
         default: "7d",
         example: "retention-ms=7d",
-        scale: Scale::Milliseconds { min: SECOND, max: 36_500 * DAY },
+        scale: Scale::Milliseconds { min: SECOND, max: 36_500 * DAY, may_be_none: true },
     },
     ConfigKey {
         name: "retention-bytes",
@@ -119,6 +250,42 @@ pub const TOPIC_CONFIG_KEYS: &[ConfigKey] = &[
         default: "8MiB",
         example: "batch-bytes-max=1MiB",
         scale: Scale::Bytes { min: KIB, max: BATCH_BYTES_MAX_CEILING as u64, may_be_none: false },
+    },
+    ConfigKey {
+        name: "cleanup",
+        meaning: "what becomes of old records: delete drops them by age and size, compact keeps the \
+                  last one of each key, `compact,delete` does both; records of a compacted topic \
+                  need a key",
+        bounds: "delete; compact; or compact,delete",
+        default: "delete",
+        example: "cleanup=compact",
+        scale: Scale::Cleanup,
+    },
+    ConfigKey {
+        name: "compaction-lag-ms",
+        meaning: "a record of a compacted topic is kept at least this long, though a newer one has \
+                  its key; longer keeps more history and takes more disk",
+        bounds: "0ms to 36500d",
+        default: "0ms",
+        example: "compaction-lag-ms=1h",
+        scale: Scale::Milliseconds { min: 0, max: 36_500 * DAY, may_be_none: false },
+    },
+    ConfigKey {
+        name: "tombstone-ms",
+        meaning: "a tombstone of a compacted topic stays this long behind the compaction that took \
+                  what it deletes: a reader that needs longer for the whole topic may miss it",
+        bounds: "0ms to 36500d",
+        default: "1d",
+        example: "tombstone-ms=7d",
+        scale: Scale::Milliseconds { min: 0, max: 36_500 * DAY, may_be_none: false },
+    },
+    ConfigKey {
+        name: "require-fence",
+        meaning: "refuses records, settlements and commits that show no fencing token of a lock",
+        bounds: "true or false",
+        default: "false",
+        example: "require-fence=true",
+        scale: Scale::Flag,
     },
 ];
 
@@ -213,6 +380,10 @@ impl TopicConfig {
             ("batch-bytes-max", Setting::Number(Some(bytes))) => {
                 self.batch_bytes_max = bytes as u32;
             }
+            ("cleanup", Setting::Cleanup(cleanup)) => self.rules.cleanup = cleanup,
+            ("compaction-lag-ms", Setting::Number(Some(ms))) => self.rules.compaction_lag_ms = ms,
+            ("tombstone-ms", Setting::Number(Some(ms))) => self.rules.tombstone_ms = ms,
+            ("require-fence", Setting::Flag(flag)) => self.rules.require_fence = flag,
             _ => return Err(refuse(ValueProblem::NeedsValue)),
         }
         Ok(())
@@ -245,17 +416,20 @@ impl TopicConfig {
     #[must_use]
     pub fn entries(&self) -> Vec<(&'static str, String)> {
         let bytes = |bytes: u64| with_unit(bytes, BYTE_UNITS);
+        let time = |ms: u64| with_unit(ms, TIME_UNITS);
         let none = || "none".to_owned();
         TOPIC_CONFIG_KEYS
             .iter()
             .map(|key| {
                 let value = match key.name {
                     "durability" => self.durability.to_string(),
-                    "retention-ms" => {
-                        self.retention_ms.map_or_else(none, |ms| with_unit(ms, TIME_UNITS))
-                    }
+                    "retention-ms" => self.retention_ms.map_or_else(none, time),
                     "retention-bytes" => self.retention_bytes.map_or_else(none, bytes),
                     "segment-bytes" => bytes(u64::from(self.segment_bytes)),
+                    "cleanup" => self.rules.cleanup.to_string(),
+                    "compaction-lag-ms" => time(self.rules.compaction_lag_ms),
+                    "tombstone-ms" => time(self.rules.tombstone_ms),
+                    "require-fence" => self.rules.require_fence.to_string(),
                     _ => bytes(u64::from(self.batch_bytes_max)),
                 };
                 (key.name, value)
@@ -292,6 +466,8 @@ impl ConfigChange {
 
 enum Setting {
     Durability(Durability),
+    Cleanup(Cleanup),
+    Flag(bool),
     Number(Option<u64>),
 }
 
@@ -302,7 +478,14 @@ impl Scale {
                 let known = Durability::ALL.iter().find(|known| known.as_str() == text);
                 return known.copied().map(Setting::Durability).ok_or(ValueProblem::UnknownWord);
             }
-            Self::Milliseconds { min, max } => (min, max, true, TIME_UNITS),
+            Self::Cleanup => {
+                let known = Cleanup::ALL.iter().find(|known| known.as_str() == text);
+                return known.copied().map(Setting::Cleanup).ok_or(ValueProblem::UnknownWord);
+            }
+            Self::Flag => {
+                return text.parse().map(Setting::Flag).map_err(|_| ValueProblem::UnknownWord);
+            }
+            Self::Milliseconds { min, max, may_be_none } => (min, max, may_be_none, TIME_UNITS),
             Self::Bytes { min, max, may_be_none } => (min, max, may_be_none, BYTE_UNITS),
         };
         if text == "none" {
@@ -390,6 +573,7 @@ mod tests {
             retention_bytes: Some(10 << 30),
             segment_bytes: 1 << 20,
             batch_bytes_max: 1_000_000,
+            rules: TopicRules::default(),
         };
         assert_eq!(config, expected);
         let none = TopicConfig::from_pairs(["retention-ms=none", "retention-bytes=none"]).unwrap();
@@ -480,7 +664,8 @@ mod tests {
         assert_eq!(
             TopicConfig::default().to_string(),
             "durability=durable retention-ms=7d retention-bytes=none segment-bytes=128MiB \
-             batch-bytes-max=8MiB"
+             batch-bytes-max=8MiB cleanup=delete compaction-lag-ms=0 tombstone-ms=1d \
+             require-fence=false"
         );
     }
 
@@ -492,10 +677,15 @@ mod tests {
             retention_bytes in prop::option::of(65_536..1u64 << 50),
             segment_bytes in 65_536..=1u32 << 30,
             batch_bytes_max in 1024..=BATCH_BYTES_MAX_CEILING,
+            cleanup in prop::sample::select(Cleanup::ALL),
+            compaction_lag_ms in 0..3_153_600_000_000u64,
+            tombstone_ms in 0..3_153_600_000_000u64,
+            require_fence: bool,
         ) {
             let durability = if memory { Durability::Memory } else { Durability::Durable };
             let config = TopicConfig {
                 durability, retention_ms, retention_bytes, segment_bytes, batch_bytes_max,
+                rules: TopicRules { cleanup, compaction_lag_ms, tombstone_ms, require_fence },
             };
             let text = config.to_string();
             prop_assert_eq!(TopicConfig::from_pairs(text.split(' ')), Ok(config.clone()));

@@ -169,5 +169,27 @@ wire_struct! {
         pub condition: PartitionCondition,
         /// Where its replicas belong, the preferred leader first.
         pub replicas: Vec<NodeId>,
+        /// How far it is compacted here, of a compacted topic.
+        pub compaction: Option<CompactionInfo>,
+    }
+}
+
+wire_struct! {
+    /// How far a partition is compacted on the answering node.
+    pub struct CompactionInfo {
+        /// Below this offset only the last record of each key is left.
+        pub compacted_to: Offset,
+        /// Size of what is compacted.
+        pub compacted_bytes: u64,
+        /// Size of what is not, the segment that is written to included.
+        pub waiting_bytes: u64,
+        /// When the last compaction ended, in milliseconds since 1970 (UTC); none since the node began.
+        pub last_ms: Option<i64>,
+        /// Size of what the last compaction read.
+        pub last_bytes_before: u64,
+        /// Size of what it left of that.
+        pub last_bytes_after: u64,
+        /// A compaction is under way.
+        pub running: bool,
     }
 }

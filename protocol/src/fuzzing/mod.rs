@@ -267,7 +267,36 @@ macro_rules! for_each_body {
             ListAmqpPermissionsRequest,
             ListAmqpPermissionsResponse,
             ListAmqpQueuesRequest,
-            ListAmqpQueuesResponse
+            ListAmqpQueuesResponse,
+            CreateNamespaceRequest,
+            NamespaceInfo,
+            DeleteNamespaceRequest,
+            ListNamespacesRequest,
+            ListNamespacesResponse,
+            OpenLockSessionRequest,
+            LockSession,
+            KeepLockSessionRequest,
+            CloseLockSessionRequest,
+            AcquireLockRequest,
+            LockGrant,
+            CancelLockRequest,
+            ReleaseLockRequest,
+            ForceReleaseLockRequest,
+            SetLockValueRequest,
+            DeleteLockRequest,
+            ListLocksRequest,
+            ListLocksResponse,
+            DescribeLockRequest,
+            LockDescription,
+            CheckFenceRequest,
+            CheckFenceResponse,
+            RaiseFloorRequest,
+            KvGetRequest,
+            KvGetResponse,
+            KvPutRequest,
+            KvPutResponse,
+            KvScanRequest,
+            KvScanResponse
         }
     };
 }
@@ -447,6 +476,31 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<ListAmqpQueuesRequest>(none, none),
     ];
     frames.extend(access.into_iter().flatten());
+    let locks = [
+        both::<CreateNamespaceRequest>(none, none),
+        both::<DeleteNamespaceRequest>(none, none),
+        both::<ListNamespacesRequest>(none, none),
+        both::<OpenLockSessionRequest>(none, none),
+        both::<KeepLockSessionRequest>(none, none),
+        both::<CloseLockSessionRequest>(none, none),
+        both::<AcquireLockRequest>(none, none),
+        both::<CancelLockRequest>(none, none),
+        both::<ReleaseLockRequest>(none, none),
+        both::<ForceReleaseLockRequest>(none, none),
+        both::<SetLockValueRequest>(none, none),
+        both::<DeleteLockRequest>(none, none),
+        both::<ListLocksRequest>(none, none),
+        both::<DescribeLockRequest>(none, none),
+        both::<CheckFenceRequest>(none, none),
+        both::<RaiseFloorRequest>(none, none),
+    ];
+    frames.extend(locks.into_iter().flatten());
+    let kv = [
+        both::<KvGetRequest>(none, b"loaded"),
+        both::<KvPutRequest>(&batch, none),
+        both::<KvScanRequest>(none, none),
+    ];
+    frames.extend(kv.into_iter().flatten());
     frames
 }
 
@@ -465,6 +519,17 @@ pub fn layouts() -> Vec<&'static str> {
     layouts.extend([
         ApiVersions::LAYOUT,
         PartitionInfo::LAYOUT,
+        CompactionInfo::LAYOUT,
+        TopicRules::LAYOUT,
+        Cleanup::LAYOUT,
+        Fence::LAYOUT,
+        LockMode::LAYOUT,
+        LockInfo::LAYOUT,
+        LockHolder::LAYOUT,
+        LockWaiter::LAYOUT,
+        KvCondition::LAYOUT,
+        KvMeta::LAYOUT,
+        KvEntry::LAYOUT,
         NodeInfo::LAYOUT,
         TopicMetadata::LAYOUT,
         PartitionMetadata::LAYOUT,

@@ -105,6 +105,15 @@ samples! {
                 segments: 2,
                 condition: PartitionCondition::Awake,
                 replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
+                compaction: Some(CompactionInfo {
+                    compacted_to: Offset(1500),
+                    compacted_bytes: 1 << 20,
+                    waiting_bytes: 3 << 20,
+                    last_ms: Some(1_750_000_000_000),
+                    last_bytes_before: 64 << 20,
+                    last_bytes_after: 1 << 20,
+                    running: true,
+                }),
             },
             PartitionInfo {
                 partition: PartitionIndex(1),
@@ -118,6 +127,7 @@ samples! {
                 segments: 0,
                 condition: PartitionCondition::Quarantined,
                 replicas: vec![NodeId(2)],
+                compaction: None,
             },
         ],
     };
@@ -148,6 +158,12 @@ samples! {
             retention_bytes: Some(10 << 30),
             segment_bytes: 64 << 20,
             batch_bytes_max: 1 << 20,
+            rules: TopicRules {
+                cleanup: Cleanup::CompactAndDelete,
+                compaction_lag_ms: 3_600_000,
+                tombstone_ms: 172_800_000,
+                require_fence: true,
+            },
         },
         created_ms: 1_750_000_000_000,
     };
@@ -157,7 +173,9 @@ samples! {
         topic: topic(),
         partition: PartitionIndex(3),
         acks: AckLevel::Quorum,
+        fence: Some(Fence::sample()),
     };
+    Fence = Fence { namespace: "deploy".into(), lock: "leader".into(), token: 1234 };
     ProduceResponse = ProduceResponse {
         base_offset: Offset(1 << 40),
         reached: AckLevel::Leader,
@@ -189,6 +207,7 @@ samples! {
         isolation: Isolation::Linearizable,
         max_staleness_ms: Some(250),
         any_replica: true,
+        whole: true,
     };
     SubscribeResponse = SubscribeResponse {
         start_offset: Offset(1500),
@@ -411,8 +430,11 @@ samples! {
         outcome: SettleOutcome::Release,
         delay_ms: Some(5000),
     };
-    SettleRequest =
-        SettleRequest { consumer: CorrelationId(9), items: vec![Settlement::sample()] };
+    SettleRequest = SettleRequest {
+        consumer: CorrelationId(9),
+        items: vec![Settlement::sample()],
+        fence: Some(Fence::sample()),
+    };
     SettleResponse = SettleResponse {
         refused: vec![SettleRefusal { offset: Offset(1001), current_attempt: Some(3) }],
     };
@@ -514,6 +536,7 @@ samples! {
             offset: Offset(1001),
             metadata: Some("ship-7".into()),
         }],
+        fence: Some(Fence::sample()),
     };
     GroupPartition = GroupPartition { topic: topic(), partition: PartitionIndex(3) };
     CommitOffsetsResponse =
@@ -643,6 +666,163 @@ samples! {
             exclusive: false,
         }],
         has_more: false,
+    };
+    CreateNamespaceRequest = CreateNamespaceRequest {
+        namespace: "deploy".into(),
+        replicas: 3,
+        history_ms: 604_800_000,
+        if_not_exists: true,
+    };
+    NamespaceInfo = NamespaceInfo {
+        namespace: "deploy".into(),
+        topic: namespace_topic("deploy").expect("a plain name"),
+        replicas: 3,
+        history_ms: 604_800_000,
+        created_ms: 1_750_000_000_000,
+    };
+    DeleteNamespaceRequest = DeleteNamespaceRequest { namespace: "deploy".into(), forced: true };
+    ListNamespacesRequest = ListNamespacesRequest { after: Some("build".into()) };
+    ListNamespacesResponse =
+        ListNamespacesResponse { namespaces: vec![NamespaceInfo::sample()], has_more: true };
+    OpenLockSessionRequest = OpenLockSessionRequest {
+        namespace: "deploy".into(),
+        session: 7 << 70,
+        lease_ms: 10_000,
+        label: "worker-7".into(),
+    };
+    LockSession = LockSession { lease_ms: 10_000 };
+    KeepLockSessionRequest =
+        KeepLockSessionRequest { namespace: "deploy".into(), session: 7 << 70 };
+    CloseLockSessionRequest =
+        CloseLockSessionRequest { namespace: "deploy".into(), session: 7 << 70 };
+    AcquireLockRequest = AcquireLockRequest {
+        namespace: "deploy".into(),
+        session: 7 << 70,
+        request: 12,
+        lock: "leader".into(),
+        mode: LockMode::Permit,
+        permits: 5,
+        value: Bytes::from_static(b"10.0.0.1"),
+        guards: vec![topic()],
+        wait_ms: Some(30_000),
+    };
+    LockGrant = LockGrant { token: 1234, slot: 2 };
+    CancelLockRequest = CancelLockRequest {
+        namespace: "deploy".into(),
+        session: 7 << 70,
+        request: 12,
+        lock: "leader".into(),
+    };
+    ReleaseLockRequest = ReleaseLockRequest {
+        namespace: "deploy".into(),
+        session: 7 << 70,
+        lock: "leader".into(),
+        token: 1234,
+    };
+    ForceReleaseLockRequest = ForceReleaseLockRequest {
+        namespace: "deploy".into(),
+        lock: "leader".into(),
+        token: Some(1234),
+        by: "ann".into(),
+    };
+    SetLockValueRequest = SetLockValueRequest {
+        namespace: "deploy".into(),
+        session: 7 << 70,
+        lock: "leader".into(),
+        token: 1234,
+        value: Bytes::from_static(b"10.0.0.2"),
+    };
+    DeleteLockRequest =
+        DeleteLockRequest { namespace: "deploy".into(), lock: "leader".into(), forced: true };
+    ListLocksRequest = ListLocksRequest {
+        namespace: "deploy".into(),
+        prefix: "lead".into(),
+        after: Some("leader".into()),
+    };
+    LockInfo = LockInfo {
+        lock: "leader".into(),
+        mode: LockMode::Lead,
+        permits: 0,
+        holders: 1,
+        waiters: 2,
+        token: Some(1234),
+        guards: vec![topic()],
+    };
+    ListLocksResponse = ListLocksResponse { locks: vec![LockInfo::sample()], has_more: true };
+    DescribeLockRequest =
+        DescribeLockRequest { namespace: "deploy".into(), lock: "leader".into() };
+    LockDescription = LockDescription {
+        info: LockInfo::sample(),
+        value: Bytes::from_static(b"10.0.0.1"),
+        holders: vec![LockHolder {
+            label: "worker-7".into(),
+            session_name: "4c2a91".into(),
+            mode: LockMode::Lead,
+            token: 1234,
+            slot: 0,
+            since_ms: 1_750_000_000_000,
+            lease_left_ms: 9_000,
+            raising: true,
+        }],
+        waiters: vec![LockWaiter {
+            label: "worker-8".into(),
+            session_name: "0b77e0".into(),
+            mode: LockMode::Lead,
+            since_ms: 1_750_000_000_500,
+        }],
+    };
+    CheckFenceRequest = CheckFenceRequest { fence: Fence::sample() };
+    CheckFenceResponse =
+        CheckFenceResponse { namespace_id: 12, latest: Some(1234), end: 1300 };
+    RaiseFloorRequest = RaiseFloorRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        namespace_id: 12,
+        lock: "leader".into(),
+        token: Some(1234),
+    };
+    KvMeta = KvMeta {
+        revision: Offset(1500),
+        written_ms: 1_750_000_000_000,
+        ttl_left_ms: Some(59_000),
+    };
+    KvGetRequest = KvGetRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        key: Bytes::from_static(b"ship-7"),
+        isolation: Isolation::Linearizable,
+        any_replica: true,
+    };
+    KvGetResponse = KvGetResponse { found: Some(KvMeta::sample()), upto: Offset(1600) };
+    KvPutRequest = KvPutRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        condition: KvCondition::Revision(Offset(1500)),
+        fence: Some(Fence::sample()),
+    };
+    KvPutResponse = KvPutResponse {
+        revision: Offset(1601),
+        before: Some(Offset(1500)),
+        duplicate: true,
+    };
+    KvScanRequest = KvScanRequest {
+        topic: topic(),
+        partition: PartitionIndex(3),
+        prefix: Bytes::from_static(b"ship-"),
+        after: Some(Bytes::from_static(b"ship-6")),
+        count_max: 100,
+        keys_only: true,
+        isolation: Isolation::Linearizable,
+        any_replica: true,
+    };
+    KvScanResponse = KvScanResponse {
+        entries: vec![KvEntry {
+            key: Bytes::from_static(b"ship-7"),
+            value: Bytes::from_static(b"loaded"),
+            meta: KvMeta::sample(),
+        }],
+        has_more: true,
+        upto: Offset(1600),
     };
     ErrorResponse = ErrorResponse::new(ErrorCode::NotLeader, "node 2 leads partition 3 of \"orders\"")
         .with_leader(NodeId(2), "10.0.0.2:7420")
