@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::ErrorCode;
-use crate::ids::ProducerId;
+use crate::ids::{Offset, ProducerId};
 
 const NO_LIMIT: usize = usize::MAX;
 
