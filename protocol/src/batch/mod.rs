@@ -1,16 +1,20 @@
 //! The one batch format: what a producer builds is what lies in the log and what a consumer reads.
 //!
 //! A batch is a header of 96 bytes and a records section. The broker fills the first 44 bytes of the
-//! header beside the producer's bytes and never encodes a record again. Entries of the log without
-//! records (blank, membership, control) use the same header.
+//! header beside the producer's bytes and never encodes a record again, except where it compacts: it
+//! makes one batch of one or more, with gaps where records were. Entries of the log without records
+//! (blank, membership, control) use the same header.
 //!
 //! * Producer: [`BatchBuilder`].
-//! * Broker: [`validate_produced`], then [`BatchHeader::seal`] with the salt of the file.
+//! * Broker: [`validate_produced`], then [`BatchHeader::seal`] with the salt of the file;
+//!   [`CompactedBatchBuilder`] where it compacts.
 //! * Consumer: [`iterate_batches`], [`RecordBatch::check_body_crc`], [`RecordBatch::records`].
 
 mod builder;
+mod compacted_builder;
 mod compression;
 mod error;
+mod gap;
 mod header;
 mod record;
 mod record_codec;
@@ -20,8 +24,10 @@ mod validate;
 use bytes::Bytes;
 
 pub use builder::{BatchBuilder, PushError, PushOutcome, set_producer};
+pub use compacted_builder::{CompactedBatchBuilder, CompactedFrom};
 pub use compression::{Compression, DecompressError};
 pub use error::BatchError;
+pub use gap::GapError;
 pub use header::{
     BATCH_FORMAT_VERSION, BATCH_HEADER_BYTES, BODY_CRC_FROM, BatchHeader, EntryKind, body_crc,
 };
@@ -84,7 +90,7 @@ impl RecordBatch {
         Ok((Self { header, body }, rest))
     }
 
-    /// Checks that the bytes are those that the producer made.
+    /// Checks that the bytes are those that the producer made, or the broker that compacted them.
     ///
     /// # Errors
     /// [`BatchError::BodyCrc`] when they are not.
@@ -93,7 +99,8 @@ impl RecordBatch {
     }
 
     /// The records with their offsets, as slices of the batch, or of one buffer of at most
-    /// `max_decompressed` bytes where it is compressed. An entry of another kind has none.
+    /// `max_decompressed` bytes where it is compressed. An entry of another kind has none; a compacted
+    /// batch has fewer than `record_count`, perhaps none.
     ///
     /// # Errors
     /// When the section cannot be decompressed within the limit, or the offsets do not fit 64 bits.
