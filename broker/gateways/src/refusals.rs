@@ -89,6 +89,7 @@ pub(crate) fn catalog(refusal: &CatalogRefusal) -> ErrorResponse {
     let code = match refusal {
         CatalogRefusal::TopicExists { .. } => ErrorCode::TopicExists,
         CatalogRefusal::UnknownTopic { topic } => return unknown_topic(topic),
+        CatalogRefusal::CompactedQueue { .. } => ErrorCode::InvalidConfig,
         CatalogRefusal::TooManyTopics | CatalogRefusal::TooManySubscriptions { .. } => {
             ErrorCode::TooManyPartitions
         }

@@ -39,7 +39,7 @@ mod variants;
 
 pub use command::CatalogCommand;
 pub use nodes::{JoinSecret, MEMBERS_MAX, NODES_EVER_MAX, NodeMeta, NodeSpec};
-pub use patch::ConfigPatch;
+pub use patch::{ConfigPatch, RulesPatch};
 pub use placement::{Located, METADATA_VOTERS_MAX, PLACEMENT_CHANGES_MAX, PlacementChange};
 pub use refusal::CatalogRefusal;
 pub use replicas::{ProposedPlacement, REPLICAS_MAX, ReplicaSet, Replicas};
@@ -69,6 +69,13 @@ impl Default for ClusterSettings {
         Self { auto_rebalance: true }
     }
 }
+
+/// The level of the cluster from which on topics have rules: compaction, locks and fences. See
+/// [`planning::raise_level`].
+pub const LEVEL_RULES: u16 = 3;
+
+/// The level that this build raises a cluster to.
+pub(crate) const LEVEL_NEWEST: u16 = LEVEL_RULES;
 
 /// Nodes, topics, places and ids. Cloning is cheap; a clone does not change any more.
 #[derive(Debug, Clone, PartialEq, Eq)]

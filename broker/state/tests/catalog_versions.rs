@@ -183,9 +183,7 @@ fn state_of_version_3_is_readable_and_written_as_ever() {
 fn commands_of_amqp() -> CatalogState {
     let mut state = commands_of_a_cluster();
     let text = |text: &str| AmqpText::try_from(text).unwrap();
-    let raise = planning::raise_level(state.catalog(), "0.1.0");
-    assert_eq!(raise, Some(CatalogCommand::SetLevel { level: LEVEL_QUEUES }));
-    apply(&mut state, &raise.unwrap().encode());
+    apply(&mut state, &CatalogCommand::SetLevel { level: LEVEL_QUEUES }.encode());
     let base = state.catalog().placement_epoch();
     let mut run = |id: u128, command: AmqpCommand| {
         let reply = apply(&mut state, &CatalogCommand::Amqp { command }.encode_for(id));

@@ -4,12 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use bytes::Bytes;
-use plimsoll_protocol::api::{Durability, TopicConfig};
+use plimsoll_protocol::api::{Cleanup, Durability, TopicConfig, TopicRules};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogIndex, NodeId, Offset, ProducerId, Term, TopicName};
 use plimsoll_state::catalog::{
     CatalogCommand, CatalogState, ConfigPatch, JoinSecret, NodeSpec, PlacementChange,
-    ProposedPlacement, Replicas,
+    ProposedPlacement, Replicas, RulesPatch,
 };
 use plimsoll_state::partition::PartitionState;
 use proptest::prelude::*;
@@ -28,6 +28,15 @@ fn config() -> impl Strategy<Value = TopicConfig> {
                 retention_bytes,
                 segment_bytes,
                 batch_bytes_max,
+                rules: match retention_ms {
+                    None => TopicRules::default(),
+                    Some(ms) => TopicRules {
+                        cleanup: Cleanup::ALL[segment_bytes as usize % 3],
+                        compaction_lag_ms: ms,
+                        tombstone_ms: ms,
+                        require_fence: memory,
+                    },
+                },
             }
         })
 }
@@ -40,6 +49,12 @@ fn patch() -> impl Strategy<Value = ConfigPatch> {
             retention_bytes,
             segment_bytes,
             batch_bytes_max: segment_bytes,
+            rules: RulesPatch {
+                cleanup: segment_bytes.map(|_| Cleanup::Compact),
+                compaction_lag_ms: retention_ms.flatten(),
+                tombstone_ms: retention_bytes.flatten(),
+                require_fence: segment_bytes.map(|bytes| bytes % 2 == 0),
+            },
         },
     )
 }

@@ -311,6 +311,7 @@ impl Subscription {
             isolation: self.reading.isolation,
             max_staleness_ms: self.reading.max_staleness_ms,
             any_replica: self.reading.nearest.is_some(),
+            whole: false,
         };
         let channel = match link.subscription_carrier().await? {
             SubscriptionCarrier::Own(mut halves, place) => {

@@ -59,7 +59,12 @@ impl Shared {
     ) -> Result<Vec<GroupPartition>, RequestError> {
         let mut not_owned = Vec::new();
         for offsets in portions(offsets) {
-            let request = CommitOffsetsRequest { group: group.to_owned(), by: by.clone(), offsets };
+            let request = CommitOffsetsRequest {
+                group: group.to_owned(),
+                by: by.clone(),
+                offsets,
+                fence: None,
+            };
             let asked = self.request_leader(&home.topic, home.partition, request, Owed::Answer);
             not_owned.extend(asked.await?.0.not_owned);
         }

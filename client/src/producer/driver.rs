@@ -274,6 +274,7 @@ impl Driver {
             topic: self.topic.clone(),
             partition: PartitionIndex(self.lane.partition),
             acks: self.options.acks,
+            fence: None,
         };
         let batch = &mut self.in_flight[place];
         batch.awaiting = Some((attempt, Instant::now()));

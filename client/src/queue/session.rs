@@ -379,7 +379,7 @@ async fn settle(
     let waiter = Waiter::Once(Box::new(move |result| drop(done.send(result))));
     match what {
         Kind::Settle => {
-            let request = SettleRequest { consumer, items };
+            let request = SettleRequest { consumer, items, fence: None };
             channel.send(&request, &[], waiter, Owed::Answer).await?;
         }
         Kind::Extend(lease_ms) => {

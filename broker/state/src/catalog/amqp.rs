@@ -139,9 +139,7 @@ impl Catalog {
         command: AmqpCommand,
         now: i64,
     ) -> Result<CatalogReply, CatalogRefusal> {
-        if self.level < LEVEL_QUEUES {
-            return Err(CatalogRefusal::LevelTooLow { needed: LEVEL_QUEUES, now: self.level });
-        }
+        self.check_level(LEVEL_QUEUES)?;
         let amqp = &mut self.amqp;
         let done = match command {
             AmqpCommand::CreateVhost { vhost } => amqp.create_vhost(vhost, now),

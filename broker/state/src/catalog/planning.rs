@@ -19,11 +19,10 @@ use plimsoll_protocol::api::NodeState;
 use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 use thiserror::Error;
 
-use super::amqp::LEVEL_QUEUES;
 use super::replicas::Shared;
 use super::{
-    Catalog, CatalogCommand, CatalogRefusal, METADATA_VOTERS_MAX, NodeMeta, PLACEMENT_CHANGES_MAX,
-    PlacementChange, ProposedPlacement, REPLICAS_MAX, Replicas,
+    Catalog, CatalogCommand, CatalogRefusal, LEVEL_NEWEST, METADATA_VOTERS_MAX, NodeMeta,
+    PLACEMENT_CHANGES_MAX, PlacementChange, ProposedPlacement, REPLICAS_MAX, Replicas,
 };
 
 /// Why there is no plan.
@@ -258,8 +257,8 @@ pub fn metadata_voters(active: usize) -> usize {
 #[must_use]
 pub fn raise_level(catalog: &Catalog, version: &str) -> Option<CatalogCommand> {
     let alike = catalog.members().all(|(_, node)| node.spec.version == version);
-    let raises = catalog.is_set_up() && alike && catalog.level < LEVEL_QUEUES;
-    raises.then_some(CatalogCommand::SetLevel { level: LEVEL_QUEUES })
+    let raises = catalog.is_set_up() && alike && catalog.level < LEVEL_NEWEST;
+    raises.then_some(CatalogCommand::SetLevel { level: LEVEL_NEWEST })
 }
 
 /// The nodes as placement sees them: those that join hold nothing yet.

@@ -242,6 +242,15 @@ wire_variants! {
             /// Why.
             refusal: AmqpRefusal,
         },
+        /// Messages that are settled one by one cannot be compacted away.
+        #[error(
+            "topic {topic} is a queue or has subscriptions that settle message by message, and \
+             compaction would take messages from them: use a topic of its own for one of the two"
+        )]
+        CompactedQueue = 33 {
+            /// The topic.
+            topic: TopicName,
+        },
     }
 }
 

@@ -84,10 +84,10 @@ impl TopicMeta {
 }
 
 impl Catalog {
-    /// Refuses queues and subscriptions that a node of the cluster might not be able to read.
-    pub(super) fn check_level(&self) -> Result<(), CatalogRefusal> {
-        if self.level < LEVEL_QUEUES {
-            return Err(CatalogRefusal::LevelTooLow { needed: LEVEL_QUEUES, now: self.level });
+    /// Refuses what a node of the cluster might not be able to read.
+    pub(super) fn check_level(&self, needed: u16) -> Result<(), CatalogRefusal> {
+        if self.level < needed {
+            return Err(CatalogRefusal::LevelTooLow { needed, now: self.level });
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Catalog {
         create: bool,
         from_latest: bool,
     ) -> Result<CatalogReply, CatalogRefusal> {
-        self.check_level()?;
+        self.check_level(LEVEL_QUEUES)?;
         let Some(current) = self.topics.get(&topic) else {
             return Err(CatalogRefusal::UnknownTopic { topic });
         };
@@ -108,6 +108,8 @@ impl Catalog {
         let subscriptions = &mut meta.subscriptions;
         if let Some(existing) = subscriptions.by_name.get_mut(&name) {
             existing.settings = settings;
+        } else if meta.config.rules.cleanup.compacts() {
+            return Err(CatalogRefusal::CompactedQueue { topic });
         } else if create && !name.is_empty() && name.len() <= SUBSCRIPTION_NAME_BYTES_MAX {
             if subscriptions.by_name.len() >= SUBSCRIPTIONS_PER_TOPIC_MAX {
                 return Err(CatalogRefusal::TooManySubscriptions { topic });

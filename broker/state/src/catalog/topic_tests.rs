@@ -1,5 +1,7 @@
 use bytes::Bytes;
-use plimsoll_protocol::api::{ConfigChange, Durability, TOPIC_CONFIG_KEYS, TopicConfig};
+use plimsoll_protocol::api::{
+    Cleanup, ConfigChange, Durability, QueueSettings, TOPIC_CONFIG_KEYS, TopicConfig,
+};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogIndex, PartitionIndex, ProducerId, Term};
 
@@ -149,4 +151,38 @@ fn unreadable_command_is_refused_and_changes_nothing() {
     ));
     assert_eq!(*state.catalog(), Catalog::default());
     assert_eq!(state.progress().applied, Some(header.log_id()));
+}
+
+#[test]
+fn compaction_and_settling_one_by_one_exclude_each_other() {
+    let mut catalog = Catalog::default();
+    let patch = |cleanup| ConfigPatch {
+        rules: RulesPatch { cleanup: Some(cleanup), ..RulesPatch::default() },
+        ..ConfigPatch::default()
+    };
+    let alter = |cleanup| CatalogCommand::AlterTopic {
+        topic: name("a"),
+        partitions: Some(5),
+        patch: patch(cleanup),
+        placement: None,
+    };
+    created(&mut catalog, "a", 1);
+    let too_low = CatalogRefusal::LevelTooLow { needed: LEVEL_RULES, now: 0 };
+    assert_eq!(catalog.apply(alter(Cleanup::Compact), 6), CatalogReply::Refused(too_low));
+    catalog.apply(CatalogCommand::SetLevel { level: LEVEL_RULES }, 7);
+    let subscribe = CatalogCommand::PutSubscription {
+        topic: name("a"),
+        name: "s".into(),
+        settings: QueueSettings::default(),
+        create: true,
+        from_latest: false,
+    };
+    let refusal = CatalogReply::Refused(CatalogRefusal::CompactedQueue { topic: name("a") });
+    assert!(matches!(catalog.apply(subscribe.clone(), 8), CatalogReply::Altered(_)));
+    let before = catalog.clone();
+    assert_eq!(catalog.apply(alter(Cleanup::CompactAndDelete), 9), refusal);
+    assert_eq!(catalog, before);
+    catalog.apply(CatalogCommand::DeleteSubscription { topic: name("a"), name: "s".into() }, 10);
+    assert!(matches!(catalog.apply(alter(Cleanup::Compact), 11), CatalogReply::Altered(_)));
+    assert_eq!(catalog.apply(subscribe, 12), refusal);
 }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use plimsoll_protocol::api::{QueueSettings, TopicConfig};
+use plimsoll_protocol::api::{QueueSettings, TopicConfig, TopicRules};
 use plimsoll_protocol::ids::{GroupId, PartitionIndex, ProducerId, TopicName};
 
-use super::patch::ConfigPatch;
+use super::amqp::LEVEL_QUEUES;
+use super::patch::{ConfigPatch, RulesPatch};
 use super::refusal::CatalogRefusal;
 use super::replicas::{ProposedPlacement, ReplicaSet};
 use super::subscriptions::Subscriptions;
-use super::{Catalog, CatalogReply};
+use super::{Catalog, CatalogReply, LEVEL_RULES};
 
 /// Most partitions of one topic. Part of the fold: every replica refuses at the same number.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
@@ -73,7 +74,13 @@ impl Catalog {
     ) -> Result<CatalogReply, CatalogRefusal> {
         let NewTopic { topic, partitions, replicas, config, if_not_exists, placement, queue } = new;
         if queue.is_some() {
-            self.check_level()?;
+            self.check_level(LEVEL_QUEUES)?;
+        }
+        if config.rules != TopicRules::default() {
+            self.check_level(LEVEL_RULES)?;
+        }
+        if queue.is_some() && config.rules.cleanup.compacts() {
+            return Err(CatalogRefusal::CompactedQueue { topic });
         }
         if let Some(existing) = self.topics.get(&topic) {
             return if if_not_exists && existing.is_queue() == queue.is_some() {
@@ -119,7 +126,14 @@ impl Catalog {
         let Some(current) = self.topics.get(&topic) else {
             return Err(CatalogRefusal::UnknownTopic { topic });
         };
+        if patch.rules != RulesPatch::default() {
+            self.check_level(LEVEL_RULES)?;
+        }
         let mut meta = TopicMeta::clone(current);
+        patch.apply_to(&mut meta.config);
+        if meta.config.rules.cleanup.compacts() && !meta.subscriptions.is_empty() {
+            return Err(CatalogRefusal::CompactedQueue { topic });
+        }
         let partitions = u32::try_from(meta.partitions.len()).expect("bounded by its maximum");
         let asked = asked.unwrap_or(partitions);
         check_partitions(asked)?;
@@ -134,7 +148,6 @@ impl Catalog {
         meta.partitions.extend(self.take_groups(added));
         let first = partitions as usize;
         self.owners.add(&topic, first, &meta.partitions[first..]);
-        patch.apply_to(&mut meta.config);
         let meta = Arc::new(meta);
         Arc::make_mut(&mut self.topics).insert(topic, meta.clone());
         self.epoch += 1;

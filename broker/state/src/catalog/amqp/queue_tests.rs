@@ -4,7 +4,7 @@ use plimsoll_protocol::ids::{GroupId, NodeId, TopicName};
 
 use super::tests::*;
 use super::*;
-use crate::catalog::{CatalogCommand, ConfigPatch, JoinSecret, NodeSpec, planning};
+use crate::catalog::{CatalogCommand, ConfigPatch, JoinSecret, LEVEL_RULES, NodeSpec, planning};
 
 fn declared(catalog: &mut Catalog, command: AmqpCommand) -> Arc<Queue> {
     match run(catalog, command) {
@@ -256,7 +256,7 @@ fn level_is_raised_once_every_member_runs_this_version() {
     };
     let (node, join_secret) = (NodeId(1), JoinSecret([1; 32]));
     catalog.apply(CatalogCommand::SetUp { node, spec: spec("a", "2"), join_secret }, 0);
-    let raise = CatalogCommand::SetLevel { level: LEVEL_QUEUES };
+    let raise = CatalogCommand::SetLevel { level: LEVEL_RULES };
     assert_eq!(planning::raise_level(&catalog, "2"), Some(raise.clone()));
     let join = CatalogCommand::AddNode { join_id: 1, spec: spec("b", "1"), takes_address: false };
     catalog.apply(join, 0);
