@@ -1,5 +1,6 @@
 //! One group: its log for readers, its Raft instance, while it is awake, for writers.
 
+mod fences;
 mod lacking;
 mod lead;
 mod overtaken;
@@ -16,9 +17,10 @@ use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply};
 use plimsoll_state::producers::Verdict;
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, RwLock, watch};
 use tokio::time::timeout;
 
+pub use self::fences::{FencePass, PassError};
 use self::lead::Led;
 pub(crate) use self::overtaken::{TakenBack, abandon};
 use crate::config::Blocking;
@@ -57,6 +59,8 @@ pub struct Group {
     /// This node's replica was taken away.
     dropped: watch::Sender<bool>,
     reads: Reads,
+    /// Shared by writes under locks on their way into the log, held alone by who raises a floor.
+    fences: Arc<RwLock<()>>,
 }
 
 /// How a Raft instance ends.
@@ -102,6 +106,7 @@ impl Group {
             slept_as_agreed: AtomicBool::new(false),
             dropped: watch::Sender::new(false),
             reads: Reads::default(),
+            fences: Arc::default(),
             around,
         };
         group.touch();
