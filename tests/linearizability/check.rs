@@ -7,7 +7,8 @@
 //! Operations without an answer are what makes this hard: each may come at any later place, or at
 //! none. They are tried last, the fewest first, only where an answer needs them; and of two ways to
 //! the same place the one that used fewer of them up can do all that the other can, so the other is not
-//! entered.
+//! entered. Of those that are alike the first comes first; those that never have an effect
+//! again are not counted.
 //!
 //! Source: Wing and Gong, Testing and verifying concurrent objects (1993); Lowe, Testing for
 //! linearizability (2017), for the states met before. Taking the fewest unknown ones is ours.
@@ -86,13 +87,17 @@ struct Pending<'a, M: Model> {
     index: usize,
     op: &'a M::Op,
     invoked: u64,
+    /// The number of the last one before it that is alike. That one comes first.
+    alike: Option<usize>,
+    /// It is never used up.
+    is_repeatable: bool,
 }
 
 /// A state that is reached by operations without an answer alone.
 #[derive(Clone)]
 struct Reached<S> {
     state: S,
-    /// Of the pending operations, all that were placed so far.
+    /// Of the pending operations, those that were placed so far and are used up by that.
     used: Bits,
     /// Those of them that were placed since the last answered one, in order.
     steps: Vec<usize>,
@@ -150,11 +155,19 @@ impl<'a, M: Model> Search<'a, M> {
                     answered.push(Answered { index, op, ret, invoked, completed });
                 }
                 (Outcome::Failed, _) => {}
-                _ => pending.push(Pending { index, op, invoked }),
+                _ => {
+                    let is_repeatable = model.is_repeatable(op);
+                    pending.push(Pending { index, op, invoked, alike: None, is_repeatable });
+                }
             }
         }
         answered.sort_by_key(|operation| operation.invoked);
         pending.sort_by_key(|operation| operation.invoked);
+        for number in 0..pending.len() {
+            let op = pending[number].op;
+            pending[number].alike =
+                pending[..number].iter().rposition(|other| model.is_alike(other.op, op));
+        }
         let placed = Bits::none_of(answered.len());
         Self { model, answered, pending, placed, entered: HashMap::new(), states: 0 }
     }
@@ -233,10 +246,16 @@ impl<'a, M: Model> Search<'a, M> {
     /// Adds to what is reached whatever one more pending operation leads to.
     fn extend(&mut self, frame: &mut Frame<M::State>, from: usize) {
         let from = frame.reached[from].clone();
-        for number in (0..frame.pending_end).filter(|number| !from.used.has(*number)) {
+        for (number, pending) in self.pending[..frame.pending_end].iter().enumerate() {
+            let comes_later = pending.alike.is_some_and(|alike| !from.used.has(alike));
+            if from.used.has(number) || comes_later {
+                continue;
+            }
             let mut used = from.used.clone();
-            used.insert(number);
-            for state in self.model.apply(&from.state, self.pending[number].op, None) {
+            if !pending.is_repeatable {
+                used.insert(number);
+            }
+            for state in self.model.apply(&from.state, pending.op, None) {
                 let known =
                     |other: &Reached<M::State>| other.state == state && other.used.is_within(&used);
                 if frame.reached.iter().any(known) {

@@ -132,6 +132,30 @@ impl<Op, Ret> History<Op, Ret> {
     }
 }
 
+impl<Op, Ret> History<Op, Ret> {
+    /// The same operations, with what was asked and answered said otherwise.
+    #[must_use]
+    pub fn map<OtherOp, OtherRet>(
+        self,
+        mut change_op: impl FnMut(Op) -> OtherOp,
+        mut change_ret: impl FnMut(Ret) -> OtherRet,
+    ) -> History<OtherOp, OtherRet> {
+        let change = |Operation { caller, op, invoked, completed, outcome }| Operation {
+            caller,
+            op: change_op(op),
+            invoked,
+            completed,
+            outcome: match outcome {
+                Outcome::Ok(ret) => Outcome::Ok(change_ret(ret)),
+                Outcome::Failed => Outcome::Failed,
+                Outcome::Unknown => Outcome::Unknown,
+            },
+        };
+        let operations = self.operations.into_iter().map(change).collect();
+        History { operations, lives: self.lives }
+    }
+}
+
 impl<Key: Ord, Op, Ret> History<(Key, Op), Ret> {
     /// One history for each key. A history is linearizable if and only if each of these is, and they
     /// are far cheaper to check.

@@ -6,11 +6,20 @@
 //!
 //! Source: DESIGN section 5; the rules for locks in TESTING.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::history::{History, Outcome};
+use crate::check::check;
+use crate::history::{Caller, History, Outcome};
 use crate::model::Model;
 use crate::rising::Rising;
+use crate::verdict::Verdict;
+
+/// Judges the history of one lock, with the ends of leases that nobody was told of.
+#[must_use]
+pub fn check_lock(mut history: History<LockOp, LockRet>, leases: &Leases) -> Verdict {
+    leases.add_ends(&mut history);
+    check(&history, &Lock::of(&history))
+}
 
 /// A request for a lock: what its client repeats when it tries again, and uses for no other hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,8 +28,12 @@ pub struct Request(pub u64);
 /// One lock, free at first.
 ///
 /// It knows nothing of the order of waiters.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Lock;
+#[derive(Debug, Clone, Default)]
+pub struct Lock {
+    /// Requests of which nothing is known but that they were sent once and when they end. Each of them
+    /// can stand for a later one.
+    unheard: BTreeSet<Request>,
+}
 
 /// What is asked of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +113,75 @@ impl Model for Lock {
             None => state.unanswered(*op),
         };
         after.into_iter().collect()
+    }
+
+    fn is_alike(&self, earlier: &LockOp, later: &LockOp) -> bool {
+        let unheard = |op: &LockOp| match op {
+            LockOp::Acquire { request } | LockOp::TryAcquire { request } => {
+                self.unheard.contains(request)
+            }
+            _ => false,
+        };
+        earlier == later || unheard(earlier) && unheard(later)
+    }
+
+    fn is_repeatable(&self, op: &LockOp) -> bool {
+        match op {
+            // A token that is past does not come back, and a request that has ended should not.
+            LockOp::Describe | LockOp::Release { .. } | LockOp::End { .. } => true,
+            LockOp::Acquire { .. } | LockOp::TryAcquire { .. } | LockOp::ForceRelease => false,
+        }
+    }
+}
+
+impl Lock {
+    /// The lock of a history with all ends of leases. As [`Lock::default`], and its search is shorter.
+    #[must_use]
+    pub fn of(history: &History<LockOp, LockRet>) -> Self {
+        // By request: when it was sent without being answered, and when it ends.
+        let mut known: BTreeMap<Request, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
+        let mut heard = BTreeSet::new();
+        for operation in history.operations() {
+            let event = operation.caller == Caller::Nobody;
+            match (operation.op, &operation.outcome) {
+                (_, Outcome::Failed) => {}
+                (LockOp::End { request }, _) if event => {
+                    known.entry(request).or_default().1.push(operation.invoked);
+                }
+                (LockOp::Acquire { request } | LockOp::TryAcquire { request }, outcome)
+                    if !matches!(outcome, Outcome::Ok(LockRet::Taken)) =>
+                {
+                    known.entry(request).or_default().0.push(operation.invoked);
+                    if matches!(outcome, Outcome::Ok(_)) {
+                        heard.insert(request);
+                    }
+                }
+                (
+                    LockOp::Acquire { request }
+                    | LockOp::TryAcquire { request }
+                    | LockOp::End { request },
+                    _,
+                ) => {
+                    heard.insert(request);
+                }
+                (LockOp::Release { .. } | LockOp::ForceRelease | LockOp::Describe, _) => {}
+            }
+        }
+        let mut once: Vec<(u64, u64, Request)> = Vec::new();
+        for (request, (sent, ends)) in known {
+            if let ([sent], [end], false) = (&sent[..], &ends[..], heard.contains(&request)) {
+                once.push((*sent, *end, request));
+            }
+        }
+        once.sort_unstable();
+        // Who was sent earlier must end no later to stand for another.
+        let mut last_end = 0;
+        once.retain(|(_, end, _)| {
+            let in_order = last_end <= *end;
+            last_end = last_end.max(*end);
+            in_order
+        });
+        Self { unheard: once.into_iter().map(|(_, _, request)| request).collect() }
     }
 }
 
@@ -192,27 +274,38 @@ impl Leases {
         *last = sent.max(*last);
     }
 
-    /// Adds to a lock's history the ends of all leases that were or may have been granted. Once, when
-    /// the history is complete.
+    /// Adds to a lock's history the ends of all leases that were or may have been granted: of one whose
+    /// token was told, a release of it by the server; of another, the end of its request. Once, when the
+    /// history is complete.
     pub fn add_ends(&self, history: &mut History<LockOp, LockRet>) {
-        let mut asked: BTreeMap<Request, u64> = BTreeMap::new();
+        // By request: when it was first sent, the tokens it was told of, whether an answer is lacking.
+        let mut asked: BTreeMap<Request, (u64, BTreeSet<u64>, bool)> = BTreeMap::new();
         for operation in history.operations() {
-            let may_hold = match operation.outcome {
-                Outcome::Ok(ret) => matches!(ret, LockRet::Granted { .. }),
-                Outcome::Failed => false,
-                Outcome::Unknown => true,
+            let (LockOp::Acquire { request } | LockOp::TryAcquire { request }) = operation.op
+            else {
+                continue;
             };
-            if let (true, LockOp::Acquire { request } | LockOp::TryAcquire { request }) =
-                (may_hold, operation.op)
-            {
-                // An attempt that is repeated does not make the lease longer.
-                let first = asked.entry(request).or_insert(operation.invoked);
-                *first = operation.invoked.min(*first);
-            }
+            let token = match operation.outcome {
+                Outcome::Ok(LockRet::Granted { token }) => Some(token),
+                Outcome::Unknown => None,
+                Outcome::Ok(_) | Outcome::Failed => continue,
+            };
+            let (first, tokens, is_unknown) =
+                asked.entry(request).or_insert((operation.invoked, BTreeSet::new(), false));
+            // An attempt that is repeated does not make the lease longer.
+            *first = operation.invoked.min(*first);
+            tokens.extend(token);
+            *is_unknown |= token.is_none();
         }
-        for (request, asked) in asked {
+        for (request, (asked, tokens, is_unknown)) in asked {
             let counted_from = self.renewed.get(&request).copied().unwrap_or(asked).max(asked);
-            history.may_happen(counted_from.saturating_add(self.length), LockOp::End { request });
+            let end = counted_from.saturating_add(self.length);
+            for token in tokens {
+                history.may_happen(end, LockOp::Release { token });
+            }
+            if is_unknown {
+                history.may_happen(end, LockOp::End { request });
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bugs of lock servers, as their clients would see them.
 
-use plimsoll_linearizability::lock::{Leases, Lock, LockOp, LockRet, Request};
-use plimsoll_linearizability::{Outcome, Verdict, check};
+use plimsoll_linearizability::lock::{Leases, LockOp, LockRet, Request, check_lock};
+use plimsoll_linearizability::{Outcome, Verdict};
 
 use crate::script::{Row, history};
 
@@ -33,9 +33,7 @@ fn verdict(rows: Vec<Row<LockOp, LockRet>>) -> Verdict {
 }
 
 fn renewed(rows: Vec<Row<LockOp, LockRet>>, leases: &Leases) -> Verdict {
-    let mut history = history(rows);
-    leases.add_ends(&mut history);
-    check(&history, &Lock)
+    check_lock(history(rows), leases)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! its naive twin on either.
 
 use plimsoll_linearizability::invariants::{mutual_exclusion, tokens_rise};
-use plimsoll_linearizability::kv::{Kv, KvRet};
+use plimsoll_linearizability::kv::{Kv, KvRet, check_key};
 use plimsoll_linearizability::lock::{Lock, LockOp, LockRet};
 use plimsoll_linearizability::{History, Outcome, Verdict, check};
 use proptest::prelude::*;
@@ -91,6 +91,8 @@ fn agree_on_a_key(seed: u64, operations: usize, change: bool) -> bool {
     let expected = naive::is_linearizable(&history, &Kv::new());
     let verdict = check(&history, &Kv::new());
     assert_eq!(verdict.is_linearizable(), expected, "{verdict}\n{history:#?}");
+    let verdict = check_key(history);
+    assert_eq!(verdict.is_linearizable(), expected, "{verdict}, values that differ or not");
     expected
 }
 
@@ -101,9 +103,11 @@ fn agree_on_a_lock(seed: u64, operations: usize, change: bool) -> bool {
     if change {
         history = changed(&history, &mut dice, other_of_a_lock).unwrap_or(history);
     }
-    let expected = naive::is_linearizable(&history, &Lock);
-    let verdict = check(&history, &Lock);
+    let expected = naive::is_linearizable(&history, &Lock::default());
+    let verdict = check(&history, &Lock::default());
     assert_eq!(verdict.is_linearizable(), expected, "{verdict}\n{history:#?}");
+    let verdict = check(&history, &Lock::of(&history));
+    assert_eq!(verdict.is_linearizable(), expected, "{verdict}, requests that are alike or not");
     expected
 }
 
@@ -111,13 +115,13 @@ proptest! {
     #[test]
     fn what_a_key_really_did_is_accepted(seed: u64, operations in 1..120usize, unknown in 0..30u64) {
         let history = of_a_key(seed, Plan { clients: 5, operations, unknown });
-        prop_assert_eq!(check(&history, &Kv::new()), Verdict::Linearizable);
+        prop_assert_eq!(check_key(history), Verdict::Linearizable);
     }
 
     #[test]
     fn what_a_lock_really_did_is_accepted(seed: u64, operations in 1..120usize, unknown in 0..30u64) {
         let history = of_a_lock(seed, Plan { clients: 5, operations, unknown });
-        prop_assert_eq!(check(&history, &Lock), Verdict::Linearizable);
+        prop_assert_eq!(check(&history, &Lock::of(&history)), Verdict::Linearizable);
     }
 
     #[test]
@@ -131,7 +135,7 @@ proptest! {
             _ => false,
         };
         if let Some(history) = changed(&history, &mut Dice::new(seed), invent) {
-            let verdict = check(&history, &Kv::new());
+            let verdict = check_key(history);
             prop_assert!(verdict.is_refuted(), "{verdict}");
         }
     }
@@ -154,7 +158,7 @@ proptest! {
             _ => false,
         };
         if let Some(history) = changed(&history, &mut Dice::new(seed), repeat) {
-            let verdict = check(&history, &Kv::new());
+            let verdict = check_key(history);
             prop_assert!(verdict.is_refuted(), "{verdict}");
         }
     }
@@ -173,7 +177,7 @@ proptest! {
             _ => false,
         };
         if let Some(history) = changed(&history, &mut Dice::new(seed), repeat) {
-            let verdict = check(&history, &Lock);
+            let verdict = check(&history, &Lock::of(&history));
             prop_assert!(verdict.is_refuted(), "{verdict}");
             prop_assert!(tokens_rise(&Locks::grants(&history)).is_err());
         }

@@ -1,7 +1,7 @@
 //! The size that TESTING asks for: 5 clients and 1,000 operations of one key.
 
-use plimsoll_linearizability::kv::{Kv, KvOp, KvRet};
-use plimsoll_linearizability::lock::Lock;
+use plimsoll_linearizability::kv::{Kv, KvOp, KvRet, check_key};
+use plimsoll_linearizability::lock::{LockOp, LockRet, check_lock};
 use plimsoll_linearizability::{History, Outcome, Verdict, check, check_within};
 
 use crate::interleave::{Dice, Plan, run};
@@ -15,7 +15,7 @@ const FULL: Plan = Plan { clients: 5, operations: 1_000, unknown: 5 };
 fn a_full_history_of_a_key_is_decided() {
     for seed in 0..10 {
         let history = run(&mut Keys::default(), &mut Dice::new(seed), FULL);
-        assert_eq!(check(&history, &Kv::new()), Verdict::Linearizable, "seed {seed}");
+        assert_eq!(check_key(history), Verdict::Linearizable, "seed {seed}");
     }
 }
 
@@ -23,14 +23,13 @@ fn a_full_history_of_a_key_is_decided() {
 fn a_full_history_of_a_lock_is_decided() {
     for seed in 0..10 {
         let mut locks = Locks::new(true);
-        let mut history = run(&mut locks, &mut Dice::new(seed), FULL);
-        locks.leases.add_ends(&mut history);
-        assert_eq!(check(&history, &Lock), Verdict::Linearizable, "seed {seed}");
+        let history = run(&mut locks, &mut Dice::new(seed), FULL);
+        assert_eq!(check_lock(history, &locks.leases), Verdict::Linearizable, "seed {seed}");
     }
 }
 
 #[test]
-fn one_wrong_answer_at_the_end_of_a_full_history_is_found() {
+fn a_stale_read_at_the_end_of_a_full_history_is_found() {
     for seed in 0..10 {
         let mut history = run(&mut Keys::default(), &mut Dice::new(seed), FULL);
         let call = history.invoke(9, 1_000_000, KvOp::Get);
@@ -41,7 +40,21 @@ fn one_wrong_answer_at_the_end_of_a_full_history_is_found() {
             _ => None,
         });
         history.complete(call, 1_000_001, Outcome::Ok(stale.expect("one was put")));
-        let verdict = check(&history, &Kv::new());
+        let verdict = check_key(history);
+        assert!(verdict.is_refuted(), "seed {seed}: {verdict}");
+    }
+}
+
+#[test]
+fn a_token_that_returns_at_the_end_of_a_full_history_is_found() {
+    for seed in 0..10 {
+        let mut locks = Locks::new(true);
+        let mut history = run(&mut locks, &mut Dice::new(seed), FULL);
+        let token = Locks::grants(&history)[0].token;
+        let call = history.invoke(9, 1_000_000, LockOp::Describe);
+        let holder = LockRet::Holder { token: Some(token) };
+        history.complete(call, 1_000_001, Outcome::Ok(holder));
+        let verdict = check_lock(history, &locks.leases);
         assert!(verdict.is_refuted(), "seed {seed}: {verdict}");
     }
 }

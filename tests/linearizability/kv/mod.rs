@@ -3,12 +3,28 @@
 //! Source: DESIGN section 5. A revision is the offset of the record that was written, so the revisions
 //! of a key rise strictly, and others may lie between.
 
+mod unseen;
+
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::marker::PhantomData;
 
+use crate::check::check;
+use crate::history::History;
 use crate::model::Model;
 use crate::rising::Rising;
+use crate::verdict::Verdict;
+
+pub use unseen::{Shown, unseen_alike};
+
+/// Judges the history of one key. The verdict's indexes are those of `history`; values that were never
+/// read are not printed.
+#[must_use]
+pub fn check_key<Value: Clone + Debug + Eq + Hash>(
+    history: History<KvOp<Value>, KvRet<Value>>,
+) -> Verdict {
+    check(&unseen_alike(history), &Kv::new())
+}
 
 /// One key, absent at first.
 ///
@@ -112,6 +128,14 @@ impl<Value: Clone + Debug + Eq + Hash> Model for Kv<Value> {
             None => state.unanswered(op),
         };
         after.into_iter().collect()
+    }
+
+    fn is_repeatable(&self, op: &KvOp<Value>) -> bool {
+        match op {
+            // A revision that is past does not come back, nor does a value that only one wrote.
+            KvOp::Get | KvOp::Cas { .. } | KvOp::DeleteIf { .. } | KvOp::Expire(_) => true,
+            KvOp::Put(_) | KvOp::PutIfAbsent(_) | KvOp::Delete => false,
+        }
     }
 }
 
