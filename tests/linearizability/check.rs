@@ -7,8 +7,8 @@
 //! Operations without an answer are what makes this hard: each may come at any later place, or at
 //! none. They are tried last, the fewest first, only where an answer needs them; and of two ways to
 //! the same place the one that used fewer of them up can do all that the other can, so the other is not
-//! entered. Of those that are alike the first comes first; those that never have an effect
-//! again are not counted.
+//! entered. Of those that are alike the first comes first ([`Model::is_alike`]), and those that have an
+//! effect only once are not counted ([`Model::is_repeatable`]).
 //!
 //! Source: Wing and Gong, Testing and verifying concurrent objects (1993); Lowe, Testing for
 //! linearizability (2017), for the states met before. Taking the fewest unknown ones is ours.
@@ -99,7 +99,7 @@ struct Reached<S> {
     state: S,
     /// Of the pending operations, those that were placed so far and are used up by that.
     used: Bits,
-    /// Those of them that were placed since the last answered one, in order.
+    /// The pending operations that were placed since the last answered one, in order.
     steps: Vec<usize>,
 }
 

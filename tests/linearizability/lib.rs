@@ -8,7 +8,8 @@
 //!  grants, holds, writes of a log ──> invariants: tokens_rise, mutual_exclusion, fenced_writes
 //! ```
 //! [`check`] finds whatever a register or a lock can do wrong, and its worst case is exponential: it is
-//! meant for 5 clients and 1,000 operations of a key, and says [`Verdict::TooHard`] beyond its bound.
+//! meant for 5 clients and 1,000 operations of a key, and says [`Verdict::TooHard`] beyond its bound,
+//! which is no pass. What costs are operations without an answer in a history that is wrong.
 //! The [`invariants`] see less, in time that grows with the history, so they judge whole runs.
 //!
 //! Invariant: pure. No clock, no random source; the same history gets the same verdict.

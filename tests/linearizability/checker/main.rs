@@ -8,4 +8,5 @@ mod planted_kv;
 mod planted_lock;
 mod properties;
 mod script;
+mod several_keys;
 mod size;

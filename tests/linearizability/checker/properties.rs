@@ -4,7 +4,7 @@
 use plimsoll_linearizability::invariants::{mutual_exclusion, tokens_rise};
 use plimsoll_linearizability::kv::{Kv, KvRet, check_key};
 use plimsoll_linearizability::lock::{Lock, LockOp, LockRet};
-use plimsoll_linearizability::{History, Outcome, Verdict, check};
+use plimsoll_linearizability::{Caller, History, Outcome, Verdict, check};
 use proptest::prelude::*;
 
 use crate::interleave::{Dice, Plan, run};
@@ -38,8 +38,12 @@ fn changed<Op: Clone, Ret: Clone>(
         Outcome::Failed | Outcome::Unknown => None,
     })?;
     let mut copy = History::new();
-    for (client, (operation, outcome)) in (0..).zip(operations.iter().zip(outcomes)) {
-        let call = copy.invoke(client, operation.invoked, operation.op.clone());
+    for (operation, outcome) in operations.iter().zip(outcomes) {
+        let (at, op) = (operation.invoked, operation.op.clone());
+        let call = match operation.caller {
+            Caller::Client { number, .. } => copy.invoke(number, at, op),
+            Caller::Nobody => copy.may_happen(at, op),
+        };
         if let Some(completed) = operation.completed {
             copy.complete(call, completed, outcome);
         }

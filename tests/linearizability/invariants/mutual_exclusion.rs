@@ -15,8 +15,8 @@ pub struct Hold {
     pub token: u64,
     /// When the client was told of the grant.
     pub from: u64,
-    /// When it sent the release, or its lease ended by its own clock, or an operator was told that the
-    /// lock was released by force: the first of these. A hold with `until <= from` is none.
+    /// When it sent the release, or its lease ended by its own clock, or an operator sent a release by
+    /// force: the first of these. A hold with `until <= from` is none.
     pub until: u64,
 }
 
