@@ -161,6 +161,12 @@ impl Group {
         self.published.role.subscribe()
     }
 
+    /// Whether this node leads the group.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(*self.published.role.borrow(), Role::Leader { .. })
+    }
+
     /// Whether this node's replica was taken away, because it is no longer wanted here: whoever reads it
     /// must go to another node.
     #[must_use]

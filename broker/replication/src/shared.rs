@@ -13,6 +13,7 @@ use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
 use plimsoll_groups::state::Groups;
 use plimsoll_locks::fence::{Fence, FenceError, Judgement};
+use plimsoll_locks::ids::NamespaceId;
 use plimsoll_locks::state::Locks;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
@@ -179,6 +180,12 @@ impl Shared {
     /// What the partition's floors say of a fence.
     pub(crate) fn check_fence(&self, fence: &Fence) -> Result<Judgement, FenceError> {
         self.state().fold.floors().expect("only partitions have floors").check(fence)
+    }
+
+    /// The namespaces of which the partition keeps floors.
+    pub(crate) fn floor_namespaces(&self) -> Vec<NamespaceId> {
+        let state = self.state();
+        state.fold.floors().map_or_else(Vec::new, |floors| floors.namespaces().collect())
     }
 
     /// The fold as bytes, with its progress.
