@@ -30,7 +30,6 @@ use crate::queues::{DECOMPRESSED_BYTES_MAX, batches};
 use crate::refusals;
 
 const PARTITION: PartitionIndex = PartitionIndex(0);
-/// How long a leader is looked for before a client is told that there is none.
 /// How long a reader waits after a failure, at first and at most.
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
