@@ -29,8 +29,8 @@ impl Led {
     }
 
     fn releases(&mut self, session: u128, lock: &str, token: u64) -> Ticket {
-        let (session, token) = (SessionId(session), Token(token));
-        self.keeper.release(&self.bed.state, session, name(lock), token, self.now).unwrap()
+        let (who, what) = ((SessionId(session), RequestId(1)), (name(lock), Token(token)));
+        self.keeper.release(&self.bed.state, who, what, self.now).unwrap()
     }
 
     fn lives(&mut self, session: u128) -> Result<u64, SessionGone> {
