@@ -1,5 +1,6 @@
 //! What a group's log is made of: entries, votes, and the marks kept beside the entries.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -127,7 +128,7 @@ impl Marks {
             }
             Change::Install(install) => self.apply_install(install),
             Change::Create(options) | Change::Options(options) => self.options = *options,
-            Change::Delete => {}
+            Change::Delete | Change::Compacted(_) | Change::Roll => {}
         }
     }
 
@@ -188,6 +189,10 @@ pub(crate) enum Change {
     Start(Start),
     Reset(Reset),
     Install(Arc<Install>),
+    /// Segments were replaced by one with fewer records.
+    Compacted(Arc<Swap>),
+    /// The segment that is appended to is closed. Not journaled: replay may close it elsewhere.
+    Roll,
 }
 
 /// The end of the log was taken away.
@@ -244,6 +249,36 @@ pub(crate) struct Install {
     /// All sealed.
     pub(crate) segments: Vec<SegmentInfo>,
     pub(crate) state: Option<InstalledState>,
+}
+
+/// Neighbouring segments were replaced by one that stands for the same entries and offsets, and holds fewer
+/// records. It is on stable storage with its name before the journal speaks of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Swap {
+    /// The segments that go, in the order of the log.
+    pub(crate) replaced: Vec<SegmentId>,
+    /// What stands in their place. Sealed and compacted.
+    pub(crate) segment: SegmentInfo,
+}
+
+impl Swap {
+    /// Where in the list of segments those lie that it replaces; `None` where they are not there one behind
+    /// the other, or are other ones than it stands for.
+    pub(crate) fn place(&self, segments: &[&SegmentInfo]) -> Option<Range<usize>> {
+        let first = self.replaced.first()?;
+        let from = segments.iter().position(|info| info.id == *first)?;
+        let found = segments.get(from..from + self.replaced.len())?;
+        let (begin, end) = (found.first()?, found.last()?);
+        let new = &self.segment;
+        let fits = found.iter().map(|info| info.id).eq(self.replaced.iter().copied())
+            && found.iter().all(|info| info.sealed)
+            && new.sealed
+            && new.compacted.is_some()
+            && (new.base_index, new.base_offset) == (begin.base_index, begin.base_offset)
+            && new.previous == begin.previous
+            && (new.last, new.end_offset) == (end.last, end.end_offset);
+        fits.then_some(from..from + found.len())
+    }
 }
 
 /// The folded state that came with a log, in a file of its own.
