@@ -9,7 +9,9 @@ use plimsoll_protocol::batch::{
     BatchHeader, BatchLimits, Compression, EntryKind, RecordBatch, validate_produced,
 };
 use plimsoll_protocol::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
-use plimsoll_protocol::fuzzing::{named_frames, samples};
+use plimsoll_protocol::fuzzing::{
+    named_frames, sample_compacted_batch, sample_compacted_records, samples,
+};
 use plimsoll_protocol::ids::{LogIndex, Offset, ProducerId, Term};
 
 /// The committed batches, as hex text: 32 bytes a line.
@@ -21,6 +23,9 @@ const BATCHES: [(&str, &str, Compression); 3] = [
 
 /// A control entry as it lies in a file with the salt 0x5eed.
 const ENTRY: &str = include_str!("golden/entry-control.hex");
+
+/// A compacted batch as it lies in a file with the salt 0x5eed.
+const COMPACTED: &str = include_str!("golden/batch-compacted.hex");
 
 /// One frame of each kind: a line with its name, then its bytes.
 const FRAMES: &str = include_str!("golden/frames.hex");
@@ -61,6 +66,23 @@ fn old_batches_are_readable() {
 fn plain_batch_is_written_as_ever() {
     let now = plimsoll_protocol::fuzzing::sample_batch(Compression::None);
     assert_eq!(hex(&now), BATCHES[0].1.trim(), "the encoding of a batch has changed");
+}
+
+#[test]
+fn old_compacted_batch_is_readable_and_written_as_ever() {
+    let mut now = sample_compacted_batch(Compression::None);
+    now.header.seal(0x5eed);
+    let written = [&now.header.to_bytes()[..], &now.body].concat();
+    assert_eq!(hex(&written), COMPACTED.trim(), "the encoding of a compacted batch has changed");
+    let (batch, rest) = RecordBatch::parse(bytes(COMPACTED)).unwrap();
+    assert!(rest.is_empty());
+    assert!(batch.header.check_header_crc(0x5eed));
+    batch.check_body_crc().unwrap();
+    assert!(batch.header.compacted);
+    assert_eq!((batch.header.base_offset, batch.header.end_offset()), (Offset(1000), Offset(1300)));
+    let records: Result<Vec<_>, _> = batch.records(0).unwrap().collect();
+    let records: Vec<_> = records.unwrap().into_iter().map(|r| (r.offset, r.record)).collect();
+    assert_eq!(records, sample_compacted_records());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::compression::DecompressError;
+use super::gap::GapError;
 use super::record_codec::RecordError;
 use crate::error::ErrorCode;
 
@@ -96,7 +97,7 @@ pub enum BatchError {
         /// What the section has.
         actual: u64,
     },
-    /// The section holds fewer or more records than the header counts.
+    /// The section holds fewer or more records than the header counts, gaps included.
     #[error("record_count is {stored}, the section holds {}{actual}", if *.more { "more than " } else { "" })]
     RecordCount {
         /// What the header says.
@@ -136,10 +137,18 @@ pub enum BatchError {
     /// One record is damaged.
     #[error("record {position} of the batch is damaged")]
     Record {
-        /// Its position in the batch, counted from 0.
+        /// Its position in the batch, counted from 0: its offset less the batch's base offset.
         position: u32,
         /// What is wrong with it.
         source: RecordError,
+    },
+    /// A gap is damaged, or lies where none may.
+    #[error("no record {position} of the batch, and no gap that may lie there")]
+    Gap {
+        /// Position of its first offset in the batch, counted from 0.
+        position: u32,
+        /// What is wrong with it.
+        source: GapError,
     },
 }
 

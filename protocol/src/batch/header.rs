@@ -17,6 +17,9 @@ pub const BODY_CRC_FROM: usize = 48;
 /// Where the stored header checksum lies; it covers the bytes before it and the body checksum.
 pub(super) const HEADER_CRC_AT: usize = 40;
 
+/// The bit of `broker_flags` that says a batch is compacted; the others are reserved.
+const COMPACTED: u16 = 1;
+
 /// What an entry of the log carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
@@ -52,35 +55,46 @@ impl EntryKind {
 ///
 /// A producer fills lengths and counts; the leader fills `kind`, `term`, `index`, `base_offset` and
 /// `append_time_ms`; whoever writes the batch to a file seals it with the file's salt.
+///
+/// In a *compacted* batch some fields mean something else, because a broker has made it from one or more
+/// neighbouring entries after their commit; each field says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BatchHeader {
     /// Size of the whole batch, header included.
     pub batch_length: u32,
     /// What the entry carries.
     pub kind: EntryKind,
-    /// Term of the leader that proposed the entry.
+    /// Whether a broker has removed records from it, so that offsets may have none; see
+    /// [`CompactedBatchBuilder`](super::CompactedBatchBuilder). Invariant: only of kind records.
+    pub compacted: bool,
+    /// Term of the leader that proposed the entry. Compacted: that of the last entry it stands for.
     pub term: Term,
-    /// Position of the entry in its Raft log.
+    /// Position of the entry in its Raft log. Compacted: that of the last entry it stands for.
     pub index: LogIndex,
-    /// Number of records in all entries before this one.
+    /// Number of offsets that all entries before this one take. Compacted: that of the first entry it
+    /// stands for.
     pub base_offset: Offset,
-    /// When the leader took the batch, in milliseconds since 1970 (UTC).
+    /// When the leader took the batch, in milliseconds since 1970 (UTC). Compacted: that of the last
+    /// entry it stands for.
     pub append_time_ms: i64,
     /// Checksum of the broker's part, started from the file's salt.
     pub header_crc: u32,
     /// Checksum of the producer's part and the body.
     pub body_crc: u32,
-    /// Who made the batch; [`ProducerId::NONE`] for a batch that is not de-duplicated.
+    /// Who made the batch; [`ProducerId::NONE`] for a batch that is not de-duplicated. Compacted: none.
     pub producer_id: ProducerId,
-    /// Sequence of the first record, counted from 0 per producer, epoch and partition.
+    /// Sequence of the first record, counted from 0 per producer, epoch and partition. Compacted: no
+    /// sequence; read [`BatchHeader::tombstone_horizon_ms`].
     pub base_sequence: u64,
-    /// The producer's life: raised to shut out an earlier one.
+    /// The producer's life: raised to shut out an earlier one. Compacted: 0.
     pub producer_epoch: u32,
-    /// How many records the section holds.
+    /// How many records the section holds. Compacted: how many offsets it covers, with and without a
+    /// record.
     pub record_count: u32,
     /// What the records' timestamps are relative to, in milliseconds since 1970 (UTC).
     pub base_timestamp_ms: i64,
-    /// The largest timestamp of any record.
+    /// The largest timestamp of any record. Compacted: an upper bound, the largest of the entries that it
+    /// stands for.
     pub max_timestamp_ms: i64,
     /// Size of the records section after decompression.
     pub records_bytes: u32,
@@ -93,7 +107,8 @@ impl BatchHeader {
     ///
     /// # Errors
     /// When there are fewer than 96 bytes, the format version or kind is unknown, a reserved bit is
-    /// set, the batch is shorter than its header, or an entry without records counts some.
+    /// set, the batch is shorter than its header, or an entry without records counts some or is
+    /// compacted.
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
         let Some(b) = bytes.first_chunk::<BATCH_HEADER_BYTES>() else {
             return Err(BatchError::Truncated {
@@ -104,7 +119,8 @@ impl BatchHeader {
         if b[4] != BATCH_FORMAT_VERSION {
             return Err(BatchError::UnknownVersion { version: b[4] });
         }
-        if u16_at(b, 6) != 0 {
+        let broker_flags = u16_at(b, 6);
+        if broker_flags & !COMPACTED != 0 {
             return Err(BatchError::ReservedBits { field: "broker_flags" });
         }
         if u16_at(b, 94) != 0 {
@@ -113,6 +129,7 @@ impl BatchHeader {
         let header = Self {
             batch_length: u32_at(b, 0),
             kind: EntryKind::from_u8(b[5])?,
+            compacted: broker_flags & COMPACTED != 0,
             term: Term(u64_at(b, 8)),
             index: LogIndex(u64_at(b, 16)),
             base_offset: Offset(u64_at(b, 24)),
@@ -134,6 +151,9 @@ impl BatchHeader {
         if header.kind != EntryKind::Records && header.record_count != 0 {
             return Err(BatchError::CountOutOfRange { count: header.record_count, limit: 0 });
         }
+        if header.kind != EntryKind::Records && header.compacted {
+            return Err(BatchError::ReservedBits { field: "broker_flags" });
+        }
         Ok(header)
     }
 
@@ -142,7 +162,8 @@ impl BatchHeader {
         out[0..4].copy_from_slice(&self.batch_length.to_le_bytes());
         out[4] = BATCH_FORMAT_VERSION;
         out[5] = self.kind as u8;
-        out[6..8].fill(0);
+        let broker_flags = if self.compacted { COMPACTED } else { 0 };
+        out[6..8].copy_from_slice(&broker_flags.to_le_bytes());
         out[8..16].copy_from_slice(&self.term.0.to_le_bytes());
         out[16..24].copy_from_slice(&self.index.0.to_le_bytes());
         out[24..32].copy_from_slice(&self.base_offset.0.to_le_bytes());
@@ -181,7 +202,7 @@ impl BatchHeader {
         header
     }
 
-    /// The offset after the last record: where the next records entry begins.
+    /// The offset after the last one that the batch covers: where the next records entry begins.
     #[must_use]
     pub fn end_offset(&self) -> Offset {
         match self.kind {
@@ -204,10 +225,20 @@ impl BatchHeader {
         (self.batch_length as usize).saturating_sub(BATCH_HEADER_BYTES)
     }
 
-    /// The sequence that the producer's next batch begins with.
+    /// The sequence that the producer's next batch begins with. Without meaning for a compacted batch,
+    /// which has neither a producer nor sequences.
     #[must_use]
     pub fn end_sequence(&self) -> u64 {
         self.base_sequence.saturating_add(u64::from(self.record_count))
+    }
+
+    /// From when on the tombstones of a compacted batch may be removed, in milliseconds since 1970
+    /// (UTC): what [`BatchHeader::base_sequence`] holds there. `None` where it has no tombstone, and for
+    /// a batch that is not compacted.
+    #[must_use]
+    pub fn tombstone_horizon_ms(&self) -> Option<i64> {
+        let horizon_ms = i64::try_from(self.base_sequence).unwrap_or(i64::MAX);
+        (self.compacted && horizon_ms != 0).then_some(horizon_ms)
     }
 
     /// Computes `header_crc` for a file with this salt. Do it last: every field is covered.
@@ -271,6 +302,7 @@ mod tests {
         BatchHeader {
             batch_length: 0x0403_0201,
             kind: EntryKind::Records,
+            compacted: true,
             term: Term(0x1111_2222_3333_4444),
             index: LogIndex(7),
             base_offset: Offset(1000),
@@ -292,6 +324,27 @@ mod tests {
     fn every_field_survives() {
         let header = filled();
         assert_eq!(BatchHeader::parse(&header.to_bytes()), Ok(header));
+    }
+
+    #[test]
+    fn only_records_are_compacted() {
+        let mut header = BatchHeader::for_entry(EntryKind::Control, b"payload");
+        header.compacted = true;
+        assert_eq!(
+            BatchHeader::parse(&header.to_bytes()),
+            Err(BatchError::ReservedBits { field: "broker_flags" })
+        );
+    }
+
+    #[test]
+    fn horizon_of_tombstones_is_that_of_a_compacted_batch() {
+        let with = |compacted, base_sequence| {
+            BatchHeader { compacted, base_sequence, ..filled() }.tombstone_horizon_ms()
+        };
+        assert_eq!(with(true, 1_750_000_000_000), Some(1_750_000_000_000));
+        assert_eq!(with(true, u64::MAX), Some(i64::MAX));
+        assert_eq!(with(true, 0), None);
+        assert_eq!(with(false, 1_750_000_000_000), None);
     }
 
     #[test]
@@ -331,7 +384,12 @@ mod tests {
         assert!(matches!(with(4, 2), Err(BatchError::UnknownVersion { version: 2 })));
         assert!(matches!(with(5, 4), Err(BatchError::UnknownKind { kind: 4 })));
         assert!(matches!(with(5, 1), Err(BatchError::CountOutOfRange { count: 11, limit: 0 })));
-        assert!(matches!(with(7, 1), Err(BatchError::ReservedBits { .. })));
+        for bit in 1..8 {
+            assert!(matches!(with(6, 1 << bit), Err(BatchError::ReservedBits { .. })));
+        }
+        for bit in 0..8 {
+            assert!(matches!(with(7, 1 << bit), Err(BatchError::ReservedBits { .. })));
+        }
         assert!(matches!(with(92, 3), Err(BatchError::UnknownCompression { number: 3 })));
         assert!(matches!(with(92, 8), Err(BatchError::ReservedBits { .. })));
         assert!(matches!(with(95, 1), Err(BatchError::ReservedBits { .. })));

@@ -1,28 +1,33 @@
 //! The one batch format: what a producer builds is what lies in the log and what a consumer reads.
 //!
 //! A batch is a header of 96 bytes and a records section. The broker fills the first 44 bytes of the
-//! header beside the producer's bytes and never encodes a record again. Entries of the log without
-//! records (blank, membership, control) use the same header.
+//! header beside the producer's bytes and never encodes a record again, except where it compacts: it
+//! makes one batch of one or more, with gaps where records were. Entries of the log without records
+//! (blank, membership, control) use the same header.
 //!
 //! * Producer: [`BatchBuilder`].
-//! * Broker: [`validate_produced`], then [`BatchHeader::seal`] with the salt of the file.
+//! * Broker: [`validate_produced`], then [`BatchHeader::seal`] with the salt of the file;
+//!   [`CompactedBatchBuilder`] where it compacts.
 //! * Consumer: [`iterate_batches`], [`RecordBatch::check_body_crc`], [`RecordBatch::records`].
 
 mod builder;
+mod compacted_builder;
 mod compression;
 mod error;
+mod gap;
 mod header;
 mod record;
 mod record_codec;
+mod record_iter;
 mod validate;
-
-use std::ops::Range;
 
 use bytes::Bytes;
 
 pub use builder::{BatchBuilder, PushError, PushOutcome, set_producer};
+pub use compacted_builder::{CompactedBatchBuilder, CompactedFrom};
 pub use compression::{Compression, DecompressError};
 pub use error::BatchError;
+pub use gap::GapError;
 pub use header::{
     BATCH_FORMAT_VERSION, BATCH_HEADER_BYTES, BODY_CRC_FROM, BatchHeader, EntryKind, body_crc,
 };
@@ -30,10 +35,8 @@ pub use record::{
     DeliveredRecord, EncodedHeaders, Header, HeaderName, HeadersView, Record, RecordView,
 };
 pub use record_codec::{HEADERS_PER_RECORD_CEILING, RecordError};
+pub use record_iter::{PlacedRecord, RecordIter};
 pub use validate::validate_produced;
-
-use crate::ids::Offset;
-use record_codec::RecordSpan;
 
 /// How large a batch may be. A producer keeps these limits, a broker checks them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +90,7 @@ impl RecordBatch {
         Ok((Self { header, body }, rest))
     }
 
-    /// Checks that the bytes are those that the producer made.
+    /// Checks that the bytes are those that the producer made, or the broker that compacted them.
     ///
     /// # Errors
     /// [`BatchError::BodyCrc`] when they are not.
@@ -96,7 +99,8 @@ impl RecordBatch {
     }
 
     /// The records with their offsets, as slices of the batch, or of one buffer of at most
-    /// `max_decompressed` bytes where it is compressed. An entry of another kind has none.
+    /// `max_decompressed` bytes where it is compressed. An entry of another kind has none; a compacted
+    /// batch has fewer than `record_count`, perhaps none.
     ///
     /// # Errors
     /// When the section cannot be decompressed within the limit, or the offsets do not fit 64 bits.
@@ -117,144 +121,9 @@ impl RecordBatch {
             }
             _ => Bytes::new(),
         };
-        Ok(RecordIter {
-            section,
-            at: 0,
-            position: 0,
-            count: header.record_count,
-            base_offset,
-            base_timestamp_ms: header.base_timestamp_ms,
-            failed: false,
-        })
+        Ok(RecordIter::new(section, header))
     }
 }
-
-impl Record {
-    /// Takes the first record off `section`, which is a records section or a part of one that begins
-    /// with a record, and moves `at` behind it. The record's bytes are slices of the section.
-    ///
-    /// # Errors
-    /// When there is no record.
-    pub fn decode(
-        section: &Bytes,
-        at: &mut usize,
-        base_timestamp_ms: i64,
-    ) -> Result<Self, RecordError> {
-        let span = RecordSpan::parse(section, at, HEADERS_PER_RECORD_CEILING)?;
-        Ok(span.slice(section, base_timestamp_ms))
-    }
-}
-
-/// A record's offset, where it lies in [`RecordIter::section`], and a look at it.
-pub type PlacedRecord<'a> = (Offset, Range<usize>, RecordView<'a>);
-
-/// The records of one batch. After an error there are no more.
-#[derive(Debug, Clone)]
-pub struct RecordIter {
-    section: Bytes,
-    at: usize,
-    position: u32,
-    count: u32,
-    base_offset: u64,
-    base_timestamp_ms: i64,
-    failed: bool,
-}
-
-impl RecordIter {
-    /// The next record without taking a share of the batch's memory: cheaper than
-    /// [`Iterator::next`] for a caller that only looks.
-    pub fn next_view(&mut self) -> Option<Result<(Offset, RecordView<'_>), BatchError>> {
-        match self.next_span()? {
-            Ok((offset, span)) => {
-                Some(Ok((offset, span.view(&self.section, self.base_timestamp_ms))))
-            }
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// As [`RecordIter::next_view`], with where the record lies in [`RecordIter::section`]: what
-    /// [`Record::decode`] reads again.
-    pub fn next_placed(&mut self) -> Option<Result<PlacedRecord<'_>, BatchError>> {
-        let from = self.at;
-        match self.next_span()? {
-            Ok((offset, span)) => {
-                let view = span.view(&self.section, self.base_timestamp_ms);
-                Some(Ok((offset, from..self.at, view)))
-            }
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// The records as they lie one after the other, without compression.
-    #[must_use]
-    pub fn section(&self) -> &Bytes {
-        &self.section
-    }
-
-    /// Passes over records below `offset`, still checking each.
-    ///
-    /// # Errors
-    /// When a record on the way is damaged.
-    pub fn skip_to(&mut self, offset: Offset) -> Result<(), BatchError> {
-        while self.position < self.count && self.base_offset + u64::from(self.position) < offset.0 {
-            match self.next_span() {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error),
-                None => break,
-            }
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn next_span(&mut self) -> Option<Result<(Offset, RecordSpan), BatchError>> {
-        if self.failed {
-            return None;
-        }
-        let (position, stored) = (self.position, self.count);
-        if self.at == self.section.len() {
-            if position == stored {
-                return None;
-            }
-            self.failed = true;
-            return Some(Err(BatchError::RecordCount { stored, actual: position, more: false }));
-        }
-        if position == stored {
-            self.failed = true;
-            return Some(Err(BatchError::RecordCount { stored, actual: position, more: true }));
-        }
-        match RecordSpan::parse(&self.section, &mut self.at, HEADERS_PER_RECORD_CEILING) {
-            Ok(span) => {
-                self.position += 1;
-                Some(Ok((Offset(self.base_offset + u64::from(position)), span)))
-            }
-            Err(source) => {
-                self.failed = true;
-                Some(Err(BatchError::Record { position, source }))
-            }
-        }
-    }
-}
-
-impl Iterator for RecordIter {
-    type Item = Result<DeliveredRecord, BatchError>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        Some(self.next_span()?.map(|(offset, span)| DeliveredRecord {
-            offset,
-            record: span.slice(&self.section, self.base_timestamp_ms),
-        }))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        // A record has at least three bytes, so a count that lies makes nobody allocate for it.
-        let left = (self.count - self.position) as usize;
-        (0, Some(left.min((self.section.len() - self.at) / 3).saturating_add(1)))
-    }
-}
-
-impl std::iter::FusedIterator for RecordIter {}
 
 /// Splits a payload of whole batches. After an error there are no more.
 pub fn iterate_batches(

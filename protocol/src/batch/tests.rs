@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::ErrorCode;
-use crate::ids::ProducerId;
+use crate::ids::{Offset, ProducerId};
 
 const NO_LIMIT: usize = usize::MAX;
 
@@ -25,7 +25,7 @@ fn full_record() -> Record {
     }
 }
 
-fn build(records: &[Record], compression: Compression) -> Bytes {
+pub(super) fn build(records: &[Record], compression: Compression) -> Bytes {
     let mut builder = BatchBuilder::new(BatchLimits::default());
     for record in records {
         assert_eq!(builder.push(record), Ok(PushOutcome::Added));
@@ -39,7 +39,7 @@ fn read(batch: &Bytes) -> Result<Vec<DeliveredRecord>, BatchError> {
     batch.records(NO_LIMIT)?.collect()
 }
 
-fn mended(batch: &Bytes, change: impl FnOnce(&mut BatchHeader)) -> Bytes {
+pub(super) fn mended(batch: &Bytes, change: impl FnOnce(&mut BatchHeader)) -> Bytes {
     let mut bytes = BytesMut::from(&batch[..]);
     let mut header = BatchHeader::parse(&bytes).unwrap();
     change(&mut header);
@@ -236,7 +236,7 @@ fn some_bytes() -> impl Strategy<Value = Bytes> {
     prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from)
 }
 
-fn some_record() -> impl Strategy<Value = Record> {
+pub(super) fn some_record() -> impl Strategy<Value = Record> {
     let header = (".{0,12}", some_bytes())
         .prop_map(|(name, value)| Header { name: HeaderName::from(name), value });
     (
@@ -274,7 +274,7 @@ fn some_record() -> impl Strategy<Value = Record> {
         )
 }
 
-fn some_compression() -> impl Strategy<Value = Compression> {
+pub(super) fn some_compression() -> impl Strategy<Value = Compression> {
     prop::sample::select(vec![Compression::None, Compression::Lz4, Compression::Zstd])
 }
 

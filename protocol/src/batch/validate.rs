@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::BatchLimits;
 use super::compression::Compression;
 use super::error::BatchError;
+use super::gap::{self, GapError};
 use super::header::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use super::record_codec::RecordSpan;
 
@@ -12,7 +13,9 @@ use super::record_codec::RecordSpan;
 /// each record. Nothing is allocated per record; a compressed section is decompressed once, within
 /// `records_bytes_max`.
 ///
-/// What the broker fills (term, index, base offset, append time, header checksum) is not looked at.
+/// What the broker fills (compacted flag, term, index, base offset, append time, header checksum) is not
+/// looked at. Whatever the flag says, a gap is refused, and the header that is given back is not that of
+/// a compacted batch: only a broker removes records.
 ///
 /// # Errors
 /// What is wrong first. [`BatchError::code`] gives the answer to the producer.
@@ -23,7 +26,7 @@ pub fn validate_produced(batch: &[u8], limits: &BatchLimits) -> Result<BatchHead
             limit: u64::from(limits.batch_bytes_max),
         });
     }
-    let header = BatchHeader::parse(batch)?;
+    let mut header = BatchHeader::parse(batch)?;
     super::check_length(&header, batch.len())?;
     if header.kind != EntryKind::Records {
         return Err(BatchError::NotRecords);
@@ -44,6 +47,7 @@ pub fn validate_produced(batch: &[u8], limits: &BatchLimits) -> Result<BatchHead
     }
     let section = section(&header, body, limits.records_bytes_max as usize)?;
     walk(&header, &section, limits.headers_per_record_max)?;
+    header.compacted = false;
     Ok(header)
 }
 
@@ -76,6 +80,10 @@ fn walk(header: &BatchHeader, section: &[u8], headers_max: u32) -> Result<(), Ba
     while at < section.len() {
         if found == header.record_count {
             return Err(BatchError::RecordCount { stored: found, actual: found, more: true });
+        }
+        if gap::begins(section, at) {
+            let source = GapError::NotCompacted;
+            return Err(BatchError::Gap { position: found, source });
         }
         let span = RecordSpan::parse(section, &mut at, headers_max)
             .map_err(|source| BatchError::Record { position: found, source })?;

@@ -10,12 +10,13 @@ use bytes::{Bytes, BytesMut};
 
 use crate::api::*;
 use crate::batch::{
-    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchHeader, BatchLimits, Compression, EntryKind,
-    PushOutcome, RecordBatch, iterate_batches, validate_produced,
+    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchHeader, BatchLimits, CompactedBatchBuilder,
+    CompactedFrom, Compression, DeliveredRecord, EntryKind, PushOutcome, Record, RecordBatch,
+    iterate_batches, validate_produced,
 };
 use crate::error::ErrorResponse;
 use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameFlags, FrameHeader, encode_frame};
-use crate::ids::{CorrelationId, Offset, ProducerId};
+use crate::ids::{CorrelationId, LogId, LogIndex, Offset, ProducerId, Term};
 use crate::wire::{Decode, Encode, decode_all, encode_to_bytes};
 use samples::Sample;
 
@@ -72,6 +73,7 @@ pub fn batch(data: &[u8]) {
 fn check_batch(data: &[u8]) {
     let Ok(header) = validate_produced(data, &limits()) else { return };
     assert_eq!(header.batch_length as usize, data.len());
+    assert!(!header.compacted);
     let (batch, rest) = RecordBatch::parse(Bytes::copy_from_slice(data)).expect("accepted");
     assert!(rest.is_empty());
     batch.check_body_crc().expect("accepted");
@@ -103,13 +105,14 @@ fn read_records(batch: &RecordBatch) -> (u32, Option<BatchError>) {
     }
 }
 
-/// Bytes as a records section: the first says how it is compressed, then a count and a claimed size
-/// of two and three bytes. Records that are read survive being built into a batch anew.
+/// Bytes as a records section: the first says how it is compressed and whether it is compacted, then a
+/// count and a claimed size of two and three bytes. Records that are read survive being built into a
+/// batch anew.
 pub fn records(data: &[u8]) {
-    let Some((&[compression, c0, c1, s0, s1, s2], section)) = data.split_first_chunk() else {
+    let Some((&[stored_as, c0, c1, s0, s1, s2], section)) = data.split_first_chunk() else {
         return;
     };
-    let compression = match compression % 3 {
+    let compression = match stored_as % 3 {
         0 => Compression::None,
         1 => Compression::Lz4,
         _ => Compression::Zstd,
@@ -117,6 +120,7 @@ pub fn records(data: &[u8]) {
     let header = BatchHeader {
         batch_length: (BATCH_HEADER_BYTES + section.len()) as u32,
         kind: EntryKind::Records,
+        compacted: stored_as / 3 % 2 == 1,
         record_count: u32::from_le_bytes([c0, c1, 0, 0]),
         records_bytes: u32::from_le_bytes([s0, s1, s2, 0]),
         base_offset: Offset(1000),
@@ -127,6 +131,9 @@ pub fn records(data: &[u8]) {
     read_records(&batch);
     let Ok(records) = batch.records(limits().records_bytes_max as usize) else { return };
     let Ok(records) = records.collect::<Result<Vec<_>, _>>() else { return };
+    if header.compacted && header.record_count > 0 {
+        compact_anew(&batch, &records);
+    }
     let mut builder = BatchBuilder::new(BatchLimits {
         headers_per_record_max: u32::MAX,
         ..BatchLimits::default()
@@ -140,6 +147,24 @@ pub fn records(data: &[u8]) {
     assert!(
         reread.map(|r| r.expect("just built").record).eq(records.into_iter().map(|r| r.record))
     );
+}
+
+/// Records of a compacted batch that are read in full survive being compacted anew, to the same bytes
+/// where they were plain: there is one encoding.
+fn compact_anew(batch: &RecordBatch, records: &[DeliveredRecord]) {
+    let header = &batch.header;
+    let mut builder = CompactedBatchBuilder::new(header.base_offset)
+        .with_base_timestamp_ms(header.base_timestamp_ms);
+    for delivered in records {
+        builder.keep(delivered.offset, &delivered.record);
+    }
+    builder.covers_to(header.end_offset());
+    let anew = builder.finish(COMPACTED_FROM, header.compression);
+    if header.compression == Compression::None {
+        assert_eq!(anew.body, batch.body);
+    }
+    let reread = anew.records(usize::MAX).expect("just built").map(|r| r.expect("just built"));
+    assert!(reread.eq(records.iter().cloned()));
 }
 
 /// Any bytes as a stream of frames.
@@ -312,22 +337,54 @@ pub fn sample_batch(compression: Compression) -> Bytes {
     builder.finish(ProducerId(77), 4, 1_000_000, compression)
 }
 
+const COMPACTED_FROM: CompactedFrom = CompactedFrom {
+    last: LogId { term: Term(3), index: LogIndex(41) },
+    append_time_ms: 1_750_000_000_123,
+    max_timestamp_ms: 1_750_000_000_456,
+    tombstone_horizon_ms: 1_750_086_400_123,
+};
+
+/// The sample records as what is left of a batch of offsets 1000 to 1300: some neighbours, and a gap
+/// before, between and behind them.
+#[must_use]
+pub fn sample_compacted_batch(compression: Compression) -> RecordBatch {
+    let mut builder = CompactedBatchBuilder::new(Offset(1000));
+    for (offset, record) in sample_compacted_records() {
+        builder.keep(offset, &record);
+    }
+    builder.covers_to(Offset(1300));
+    builder.finish(COMPACTED_FROM, compression)
+}
+
+/// What [`sample_compacted_batch`] holds.
+#[must_use]
+pub fn sample_compacted_records() -> Vec<(Offset, Record)> {
+    let offsets = [1001, 1002, 1010, 1011, 1012, 1200].map(Offset);
+    offsets.into_iter().zip(samples::records()).collect()
+}
+
 const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
 
 fn sample_batches() -> Vec<Vec<u8>> {
-    COMPRESSIONS.iter().map(|&compression| sample_batch(compression).to_vec()).collect()
+    let produced = |compression| sample_batch(compression).to_vec();
+    let compacted = |compression| {
+        let batch = sample_compacted_batch(compression);
+        [&batch.header.to_bytes()[..], &batch.body].concat()
+    };
+    COMPRESSIONS.map(produced).into_iter().chain(COMPRESSIONS.map(compacted)).collect()
 }
 
 fn sample_sections() -> Vec<Vec<u8>> {
-    let section = |&compression: &Compression| {
-        let (batch, _) = RecordBatch::parse(sample_batch(compression)).expect("just built");
-        let mut input = vec![batch.header.compression as u8];
-        input.extend_from_slice(&batch.header.record_count.to_le_bytes()[..2]);
-        input.extend_from_slice(&batch.header.records_bytes.to_le_bytes()[..3]);
+    let section = |bytes: Vec<u8>| {
+        let (batch, _) = RecordBatch::parse(bytes.into()).expect("just built");
+        let header = &batch.header;
+        let mut input = vec![header.compression as u8 + 3 * u8::from(header.compacted)];
+        input.extend_from_slice(&header.record_count.to_le_bytes()[..2]);
+        input.extend_from_slice(&header.records_bytes.to_le_bytes()[..3]);
         input.extend_from_slice(&batch.body);
         input
     };
-    COMPRESSIONS.iter().map(section).collect()
+    sample_batches().into_iter().map(section).collect()
 }
 
 fn sample_bodies() -> Vec<Vec<u8>> {
