@@ -50,7 +50,8 @@ impl Output {
         let name = loop {
             let id = SegmentId(COMPACTED_FROM | shared.random.next());
             let name = SegmentName { group: group.id(), id };
-            let exists = |path: &str| disk.exists(path).map_err(medium(&shared, "looking at", path));
+            let exists =
+                |path: &str| disk.exists(path).map_err(medium(&shared, "looking at", path));
             if !exists(&name.path())? && !exists(&unfinished(name))? {
                 break name;
             }
@@ -61,11 +62,9 @@ impl Output {
             ..SegmentHeader::of(group.id(), first)
         };
         let compacted = Compacted { at_ms, horizon_ms: None, clean_to: first.base_offset };
-        let info =
-            SegmentInfo { compacted: Some(compacted), sealed: true, ..header.info() };
+        let info = SegmentInfo { compacted: Some(compacted), sealed: true, ..header.info() };
         let path = unfinished(name);
-        let file =
-            disk.create(&path, Mode::Buffered).map_err(medium(&shared, "making", &path))?;
+        let file = disk.create(&path, Mode::Buffered).map_err(medium(&shared, "making", &path))?;
         let output = Self {
             crc_start: header.salt.crc_start(),
             written: info.end_bytes,

@@ -51,8 +51,8 @@ impl Source {
         let (position, end) = (self.read.end_bytes, self.info.end_bytes);
         let damage = |fault| SegmentError::Damaged(self.segment.damage(position, fault));
         if position >= end {
-            let is_whole = (self.read.last, self.read.end_offset)
-                == (self.info.last, self.info.end_offset);
+            let is_whole =
+                (self.read.last, self.read.end_offset) == (self.info.last, self.info.end_offset);
             return if is_whole { Ok(None) } else { Err(damage(Fault::Short { length: end })) };
         }
         let slice = |from, upto| -> Bytes { self.mapping.clone().slice(from..upto) };
@@ -62,7 +62,8 @@ impl Source {
         }
         let readable = |warm: u64| self.segment.verified_end(position).min(warm);
         let known = (readable(self.warm) >= body_at).then(|| slice(position, body_at));
-        let known = known.and_then(|head| check_header(&head, self.segment.crc_start(), position, end).ok());
+        let known = known
+            .and_then(|head| check_header(&head, self.segment.crc_start(), position, end).ok());
         let is_warm = known
             .is_some_and(|header| readable(self.warm) >= position + u64::from(header.batch_length));
         if !is_warm {

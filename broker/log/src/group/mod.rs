@@ -16,11 +16,11 @@ use std::sync::{Arc, MutexGuard, Weak};
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 
+use crate::compaction::status::CompactionRecord;
 use crate::config::{Durability, GroupOptions};
 use crate::entry::{Change, Cut, Install, LogEntry, Marks, Reset, Vote};
 use crate::fatal::{Completion, FatalError};
 use crate::parking::Mutex;
-use crate::compaction::status::CompactionRecord;
 use crate::segment::SegmentInfo;
 use crate::segment::scan::check_header;
 use crate::store::queue::Item;
@@ -198,7 +198,12 @@ impl GroupLog {
     }
 
     /// Puts a change that the front already shows into the store's queue.
-    pub(crate) fn push(&self, front: MutexGuard<'_, Front>, change: Change, done: Option<Completion>) {
+    pub(crate) fn push(
+        &self,
+        front: MutexGuard<'_, Front>,
+        change: Change,
+        done: Option<Completion>,
+    ) {
         let durability = front.marks.options.durability;
         self.push_as(durability, front, change, done);
     }

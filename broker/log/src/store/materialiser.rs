@@ -513,7 +513,8 @@ impl Materialiser {
     /// open read on in it.
     fn swap(&mut self, group: &Arc<GroupLog>, swap: &Swap) {
         let mut back = group.back.lock();
-        let place = back.place_of(swap).expect("it was checked when it was journaled, or read back");
+        let place =
+            back.place_of(swap).expect("it was checked when it was journaled, or read back");
         let new = Slot::new(swap.segment, Weak::new());
         for gone in back.segments.splice(place, [new]).collect::<Vec<_>>() {
             self.retire(SegmentName { group: group.id(), id: gone.info.id });

@@ -5,8 +5,8 @@ use thiserror::Error;
 
 use crate::checkpoint::codec::{SEGMENT_BYTES_MAX, put_compacted, read_compacted};
 use crate::fields::{FieldError, FieldReader, FieldWriter};
-use crate::segment::{Compacted, SegmentInfo};
 use crate::segment::header::FIRST_BATCH_AT;
+use crate::segment::{Compacted, SegmentInfo};
 
 /// Most segments that one manifest may have; a group of 128 TiB in segments of the default size.
 pub const MANIFEST_SEGMENTS_MAX: usize = 1 << 20;
