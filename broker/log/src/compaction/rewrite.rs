@@ -186,7 +186,10 @@ impl Rewrite {
             self.pending = Some(Pending { batch: copied, last: header.log_id() });
             return Ok(());
         }
-        if !self.pending.as_ref().is_some_and(|pending| pending.takes(&header, &verdict)) {
+        // What the map does not hold yet stays in batches as small as they are: the next run takes whole
+        // batches into a map that may be small.
+        let may_join = header.base_offset < rules.clean_to;
+        if !(may_join && self.pending.as_ref().is_some_and(|p| p.takes(&header, &verdict))) {
             self.flush(step)?;
         }
         let pending = self.pending.get_or_insert_with(|| Pending::new(&header));

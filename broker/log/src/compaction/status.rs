@@ -43,7 +43,8 @@ pub(crate) struct CompactionRecord {
     is_running: AtomicBool,
     upto: AtomicU64,
     bytes: AtomicU64,
-    last_run: Mutex<Option<CompactionRun>>,
+    /// Most groups never have one.
+    last_run: Mutex<Option<Box<CompactionRun>>>,
 }
 
 impl CompactionRecord {
@@ -54,7 +55,7 @@ impl CompactionRecord {
 
     pub(super) fn end(&self, run: CompactionRun) {
         if run.bytes_before > 0 {
-            *self.last_run.lock() = Some(run);
+            *self.last_run.lock() = Some(Box::new(run));
         }
         self.is_running.store(false, Ordering::Release);
     }
@@ -81,7 +82,7 @@ impl GroupLog {
             compacted_bytes,
             dirty_bytes: self.bounds().bytes.saturating_sub(compacted_bytes),
             is_running: record.is_running.load(Ordering::Acquire),
-            last_run: *record.last_run.lock(),
+            last_run: record.last_run.lock().as_deref().copied(),
         }
     }
 }

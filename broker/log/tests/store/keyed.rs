@@ -163,8 +163,26 @@ impl Keyed {
         None
     }
 
-    /// Compacts everything that can be.
+    /// Compacts until nothing more is due; what the runs came to together.
     pub(crate) fn compact(
+        &self,
+        policy: &CompactionPolicy,
+    ) -> Result<Option<CompactionRun>, CompactError> {
+        let mut all: Option<CompactionRun> = None;
+        while let Some(run) = self.compact_once(policy)? {
+            let before = all.unwrap_or_default();
+            all = Some(CompactionRun {
+                at_ms: run.at_ms,
+                bytes_before: before.bytes_before + run.bytes_before,
+                bytes_after: before.bytes_after + run.bytes_after,
+                records_removed: before.records_removed + run.records_removed,
+            });
+        }
+        Ok(all)
+    }
+
+    /// One run, where one is due.
+    pub(crate) fn compact_once(
         &self,
         policy: &CompactionPolicy,
     ) -> Result<Option<CompactionRun>, CompactError> {
