@@ -338,3 +338,77 @@ impl Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_protocol::ids::GroupId;
+
+    use super::*;
+    use crate::segment::header::SegmentHeader;
+    use crate::segment::{Compacted, SegmentName};
+
+    /// Three closed segments of ten entries, and ten records, each.
+    fn segments() -> Vec<SegmentInfo> {
+        let mut all: Vec<SegmentInfo> = Vec::new();
+        for number in 0..3 {
+            let header = SegmentHeader {
+                name: SegmentName { group: GroupId(1), id: SegmentId(number) },
+                base_index: LogIndex(number * 10),
+                base_offset: Offset(number * 10),
+                previous: all.last().and_then(|info| info.last),
+                branch: 0,
+                salt: Salt(number),
+            };
+            let last = Some(LogId::new(Term(1), LogIndex(number * 10 + 9)));
+            let end_offset = Offset(number * 10 + 10);
+            all.push(SegmentInfo { last, end_offset, sealed: true, ..header.info() });
+        }
+        all
+    }
+
+    fn swap(from: usize, upto: usize) -> Swap {
+        let replaced = &segments()[from..=upto];
+        let clean_to = replaced[replaced.len() - 1].end_offset;
+        let segment = SegmentInfo {
+            id: SegmentId(99),
+            last: replaced[replaced.len() - 1].last,
+            end_offset: clean_to,
+            compacted: Some(Compacted { at_ms: 0, horizon_ms: None, clean_to }),
+            ..replaced[0]
+        };
+        Swap { replaced: replaced.iter().map(|info| info.id).collect(), segment }
+    }
+
+    fn place(swap: &Swap, segments: &[SegmentInfo]) -> Option<Range<usize>> {
+        swap.place(&segments.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn swap_fits_the_segments_that_it_stands_for_only() {
+        let all = segments();
+        for (from, upto) in [(0, 0), (0, 1), (1, 2), (0, 2)] {
+            assert_eq!(place(&swap(from, upto), &all), Some(from..upto + 1));
+        }
+        let good = swap(0, 1);
+        assert_eq!(place(&good, &all[1..]), None, "the first one is gone");
+        assert_eq!(place(&good, &all[..1]), None, "the last one is gone");
+        let mut open = all.clone();
+        open[1].sealed = false;
+        assert_eq!(place(&good, &open), None, "it may still grow");
+        let wrong: [fn(&mut SegmentInfo); 6] = [
+            |info| info.base_index.0 += 1,
+            |info| info.base_offset.0 += 1,
+            |info| info.previous = Some(LogId::new(Term(1), LogIndex(7))),
+            |info| info.last = None,
+            |info| info.end_offset.0 += 1,
+            |info| info.compacted = None,
+        ];
+        for spoil in wrong {
+            let mut bad = good.clone();
+            spoil(&mut bad.segment);
+            assert_eq!(place(&bad, &all), None, "{:?}", bad.segment);
+        }
+        let others = Swap { replaced: vec![SegmentId(0), SegmentId(2)], ..swap(0, 2) };
+        assert_eq!(place(&others, &all), None, "one between them is left out");
+    }
+}

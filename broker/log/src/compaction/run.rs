@@ -61,7 +61,7 @@ pub struct Compaction {
 #[derive(Debug)]
 enum Phase {
     /// Reading what is dirty: the number of the segment, and the segment while it is open.
-    Mapping(usize, Option<Source>),
+    Mapping(usize, Option<Box<Source>>),
     /// About to rewrite the segments from this one on.
     Between(usize),
     Rewriting(Box<Rewrite>, usize),
@@ -139,7 +139,7 @@ impl Compaction {
     fn map(
         &mut self,
         at: usize,
-        source: Option<Source>,
+        source: Option<Box<Source>>,
         step: &mut CompactionStep,
     ) -> Result<Phase, CompactError> {
         let Some(info) = self.sources.get(at).copied() else { return Ok(Phase::Between(0)) };
@@ -148,7 +148,7 @@ impl Compaction {
         }
         let mut source = match source {
             Some(source) => source,
-            None => Source::open(&self.group, &info)?,
+            None => Box::new(Source::open(&self.group, &info)?),
         };
         let Some(batch) = source.next()? else { return Ok(Phase::Mapping(at + 1, None)) };
         let header = &batch.header;

@@ -5,7 +5,7 @@ use plimsoll_log::disk::sim::{CrashPlan, Effect, Fault, Operation, SimDisk};
 use plimsoll_log::inspect::Inspector;
 use plimsoll_log::{
     CompactError, CompactionPolicy, Durability, GroupOptions, LogManifest, ReadError, ReadStep,
-    Retention,
+    RecordKind, Retention,
 };
 use plimsoll_protocol::batch::Compression;
 use plimsoll_protocol::ids::{LogIndex, Offset};
@@ -505,6 +505,117 @@ fn new_replica_gets_the_compacted_segments() {
     copy.check();
     let disk = copy.disk.crash(&CrashPlan::NOTHING);
     copy.on(disk).check();
+}
+
+#[test]
+fn inspection_knows_of_what_was_replaced_after_the_checkpoint() {
+    let keyed = churned(19, 100);
+    keyed.settle();
+    keyed.store.checkpoint_now();
+    keyed.compact_once(&EAGER).unwrap().unwrap();
+    let before = keyed.store.stats().checkpoints;
+    keyed.run();
+    assert_eq!(keyed.store.stats().checkpoints, before);
+    let disk: Arc<dyn Disk> = Arc::new(keyed.disk.kill_process());
+    let inspector = Inspector::open(disk).unwrap();
+    assert!(inspector.report().groups[&GROUP].segments.iter().any(|s| s.compacted.is_some()));
+    let mut blocks = Vec::new();
+    inspector.blocks(&mut |block| blocks.extend(block.records.clone())).unwrap();
+    assert!(blocks.contains(&(GROUP, Some(RecordKind::Compacted))));
+    let found = inspector.verify(&mut |_| {}).unwrap();
+    assert_eq!(found.damaged, []);
+    assert_eq!(found.segments, u64::from(keyed.group().bounds().segments));
+    let mut compacted = 0;
+    let mut count = |batch: &plimsoll_log::inspect::BatchReport| {
+        compacted += usize::from(batch.header.unwrap().compacted);
+    };
+    inspector.batches(GROUP, &mut count).unwrap();
+    assert!(compacted > 0);
+}
+
+/// A batch that loses nothing keeps its bytes; the small ones around it are put together.
+#[test]
+fn large_batches_are_copied_and_small_ones_put_together() {
+    let mut keyed = Keyed::new(20, Durability::Durable, 1 << 20);
+    for number in 0..50 {
+        keyed.append(&[put(&format!("small {number}"), &[1; 100])], Compression::None);
+        keyed.append_blank();
+    }
+    keyed.append(&[put("large", &[7; 40_000])], Compression::None);
+    keyed.append_blank();
+    keyed.append_blank();
+    for number in 0..50 {
+        keyed.append(&[put(&format!("after {number}"), &[2; 2000])], Compression::Zstd);
+    }
+    keyed.append(&[put("small 3", &[3; 100])], Compression::None);
+    keyed.append_blank();
+    keyed.run();
+    let last = keyed.group().bounds().last;
+    let large = |keyed: &Keyed| {
+        let all = headers(&read_all(&keyed.group(), Offset(0)));
+        all.into_iter().find(|header| header.batch_length > 40_000).unwrap()
+    };
+    let before = large(&keyed);
+    keyed.compact(&EAGER).unwrap().unwrap();
+    keyed.check();
+    let after = large(&keyed);
+    assert_eq!(after.index, LogIndex(before.index.0 + 2), "it stands for the blank ones behind it");
+    assert_eq!((after.body_crc, after.producer_id), (before.body_crc, before.producer_id));
+    assert!(!after.compacted);
+    let all = headers(&read_all(&keyed.group(), Offset(0)));
+    assert!(all.len() <= 5, "{} batches", all.len());
+    assert_eq!(all.last().map(|header| header.log_id()), last);
+    assert!(all.iter().any(|header| header.compression == Compression::Zstd));
+}
+
+/// On a real disk, with the store's threads, while records are appended and read.
+#[test]
+fn appends_and_reads_go_on_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let load = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut rounds = 0;
+            while !stop.load(load) || rounds == 0 {
+                let found = records_read_meanwhile(read_all(&group, Offset(0)));
+                assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0), "offsets rise");
+                for (offset, given) in found {
+                    assert_eq!(given.value, Some(vec![offset as u8; 500]), "at {offset}");
+                }
+                rounds += 1;
+            }
+        });
+        let mut runs = 0;
+        let mut at = 0;
+        // As many appends as it takes until a few runs found something to do.
+        while runs < 3 {
+            let index = group.bounds().last.map_or(0, |last| last.index.0 + 1);
+            append(&group, vec![keyed_entry(index, at)]);
+            at += 1;
+            let last = group.bounds().last.unwrap();
+            group.applied(last);
+            group.purge(last, nobody());
+            if at % 200 == 199 {
+                store.checkpoint_now();
+                store.checkpoint_now();
+                let limit = group.bounds().log_end_offset;
+                if let Some(mut compaction) = group.plan_compaction(&EAGER, 2_000_000, limit) {
+                    while !compaction.step(10_000).unwrap().done {}
+                    runs += u32::from(compaction.so_far().records_removed > 0);
+                }
+            }
+        }
+        stop.store(true, load);
+        reader.join().unwrap();
+    });
+    let found = records_in(read_all(&group, Offset(0)));
+    store.close();
+    drop((group, store));
+    let store = open(directory.path());
+    assert_eq!(records_in(read_all(&store.group(GROUP).unwrap(), Offset(0))), found);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! and can be compacted again.
 
 use plimsoll_log::Durability;
+use plimsoll_log::disk::Disk;
 use plimsoll_log::disk::sim::{CrashPlan, SimDisk, SplitMix, SurvivingNames};
 
 use crate::keyed::*;
@@ -15,6 +16,20 @@ fn plans(random: &mut SplitMix) -> Vec<CrashPlan> {
     ];
     plans.extend((0..3).map(|_| CrashPlan::random(random.number())));
     plans
+}
+
+/// The newest checkpoint is damaged, where there are two: replay begins with the older one, which may name
+/// what was replaced since.
+fn damage_newest_checkpoint(image: &SimDisk) -> bool {
+    let names = image.list("checkpoint").unwrap();
+    let mut found = names.iter().filter(|name| name.ends_with(".checkpoint"));
+    match (found.next_back(), found.next_back()) {
+        (Some(newest), Some(_)) => {
+            image.flip_bit(&format!("checkpoint/{newest}"), 4200 * 8).unwrap();
+            true
+        }
+        _ => false,
+    }
 }
 
 /// What lies there holds all that was promised, and goes on.
@@ -59,18 +74,23 @@ fn explore(seed: u64, durability: Durability) {
     keyed.check();
     let mut random = SplitMix::new(seed);
     let mut replay = record.replay();
-    let mut images = 0;
+    let (mut images, mut damaged) = (0, 0);
     loop {
         for plan in plans(&mut random) {
             check_image(&keyed, replay.image(&plan), &mut random);
             images += 1;
         }
         check_image(&keyed, replay.image_after_kill(), &mut random);
+        let image = replay.image_after_kill();
+        if damage_newest_checkpoint(&image) {
+            check_image(&keyed, image, &mut random);
+            damaged += 1;
+        }
         if !replay.advance() {
             break;
         }
     }
-    assert!(images > 200, "{images}");
+    assert!(images > 200 && damaged > 20, "{images} images, {damaged} with a damaged checkpoint");
 }
 
 #[test]

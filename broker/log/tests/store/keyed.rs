@@ -108,21 +108,7 @@ impl Keyed {
 
     /// Appends one batch.
     pub(crate) fn append(&mut self, records: &[Given], compression: Compression) {
-        let mut builder = BatchBuilder::new(BatchLimits::default());
-        for given in records {
-            let record = Record {
-                key: given.key.as_ref().map(|key| Bytes::copy_from_slice(key.as_bytes())),
-                value: given.value.clone().map(Bytes::from),
-                timestamp_ms: self.now_ms,
-                ..Record::default()
-            };
-            assert_eq!(builder.push(&record).unwrap(), PushOutcome::Added);
-        }
-        let batch = builder.finish(ProducerId(7), 0, 0, compression);
-        let mut header = BatchHeader::parse(&batch).unwrap();
-        let id = self.next_id();
-        (header.term, header.index, header.append_time_ms) = (id.term, id.index, self.now_ms);
-        let entry = LogEntry { header, body: batch.slice(BATCH_HEADER_BYTES..) };
+        let entry = entry_of(self.next_id(), self.now_ms, records, compression);
         self.group().append(vec![entry], nobody()).unwrap();
         self.twin.records.extend_from_slice(records);
         self.twin.entry_ends.push(self.twin.records.len() as u64);
@@ -252,21 +238,60 @@ impl Keyed {
     }
 }
 
+/// An entry of one batch.
+fn entry_of(id: LogId, now_ms: i64, records: &[Given], compression: Compression) -> LogEntry {
+    let mut builder = BatchBuilder::new(BatchLimits::default());
+    for given in records {
+        let record = Record {
+            key: given.key.as_ref().map(|key| Bytes::copy_from_slice(key.as_bytes())),
+            value: given.value.clone().map(Bytes::from),
+            timestamp_ms: now_ms,
+            ..Record::default()
+        };
+        assert_eq!(builder.push(&record).unwrap(), PushOutcome::Added);
+    }
+    let batch = builder.finish(ProducerId(7), 0, 0, compression);
+    let mut header = BatchHeader::parse(&batch).unwrap();
+    (header.term, header.index, header.append_time_ms) = (id.term, id.index, now_ms);
+    LogEntry { header, body: batch.slice(BATCH_HEADER_BYTES..) }
+}
+
+/// An entry of one record, whose key comes again every 13 and whose value says its offset.
+pub(crate) fn keyed_entry(index: u64, offset: u64) -> LogEntry {
+    let record = put(&format!("key {}", offset % 13), &[offset as u8; 500]);
+    entry_of(LogId::new(Term(1), LogIndex(index)), 1_000_000, &[record], Compression::None)
+}
+
 /// The records in a piece of a log, whose offsets must be without gaps from batch to batch.
 pub(crate) fn records_in(bytes: Vec<u8>) -> Vec<(u64, Given)> {
-    let mut found = Vec::new();
     let mut next = None;
+    for batch in iterate_batches(bytes.clone().into()) {
+        let header = batch.unwrap().header;
+        assert!(next.is_none_or(|next| next == header.base_offset), "batches are dense");
+        next = Some(header.end_offset());
+    }
+    records_read_meanwhile(bytes)
+}
+
+/// The same of what was read while it was compacted: a batch may begin before the place where the reader was.
+pub(crate) fn records_read_meanwhile(bytes: Vec<u8>) -> Vec<(u64, Given)> {
+    let mut found: Vec<(u64, Given)> = Vec::new();
+    let mut next = Offset(0);
     for batch in iterate_batches(bytes.into()) {
         let batch = batch.unwrap();
         batch.check_body_crc().unwrap();
-        assert!(next.is_none_or(|next| next == batch.header.base_offset), "batches are dense");
-        next = Some(batch.header.end_offset());
+        let offsets = batch.header.base_offset..batch.header.end_offset();
+        assert!(found.is_empty() || offsets.contains(&next) || offsets.start == next, "no gap");
+        let from = next;
+        next = offsets.end;
         for delivered in batch.records(1 << 20).unwrap() {
             let delivered = delivered.unwrap();
             let record = delivered.record;
             let key = record.key.map(|key| String::from_utf8(key.to_vec()).unwrap());
             let value = record.value.map(|value| value.to_vec());
-            found.push((delivered.offset.0, Given { key, value }));
+            if found.is_empty() || delivered.offset >= from {
+                found.push((delivered.offset.0, Given { key, value }));
+            }
         }
     }
     found
@@ -293,9 +318,9 @@ pub(crate) fn churn(keyed: &mut Keyed, batches: u64) {
                 _ => put(&key(at), &value),
             },
         ];
-        let compression = if at % 5 == 0 { Compression::Lz4 } else { Compression::None };
+        let compression = if at.is_multiple_of(5) { Compression::Lz4 } else { Compression::None };
         keyed.append(&records, compression);
-        if at % 6 == 0 {
+        if at.is_multiple_of(6) {
             keyed.append_blank();
         }
         keyed.now_ms += 1000;
