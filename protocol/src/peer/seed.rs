@@ -46,6 +46,20 @@ wire_struct! {
         pub max_timestamp_ms: i64,
         /// The largest append time, in milliseconds since 1970 (UTC).
         pub max_append_ms: i64,
+        /// Set where records may be missing in it.
+        pub compacted: Option<SeedCompacted>,
+    }
+}
+
+wire_struct! {
+    /// What is known of a compacted segment.
+    pub struct SeedCompacted {
+        /// When it was written, in milliseconds since 1970 (UTC).
+        pub at_ms: i64,
+        /// From when on the first of its tombstones may go, in milliseconds since 1970 (UTC).
+        pub horizon_ms: Option<i64>,
+        /// Before this offset the newest record of each key is known.
+        pub clean_to: Offset,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_log::{
-    GroupLog, GroupOptions, Import, ImportError, LogManifest, SegmentManifest, Store,
+    Compacted, GroupLog, GroupOptions, Import, ImportError, LogManifest, SegmentManifest, Store,
 };
 use plimsoll_protocol::frame::{Frame, FrameFlags};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
@@ -279,6 +279,11 @@ fn manifest(begin: SeedBegin) -> LogManifest {
         end_offset: segment.end_offset,
         salt: segment.salt,
         bytes: segment.bytes,
+        compacted: segment.compacted.map(|compacted| Compacted {
+            at_ms: compacted.at_ms,
+            horizon_ms: compacted.horizon_ms,
+            clean_to: compacted.clean_to,
+        }),
     });
     LogManifest {
         segments: segments.collect(),

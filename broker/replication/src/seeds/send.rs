@@ -9,7 +9,7 @@ use plimsoll_log::{ExportError, GroupLog, LogExport};
 use plimsoll_protocol::frame::FrameFlags;
 use plimsoll_protocol::ids::{LogId, NodeId};
 use plimsoll_protocol::peer::{
-    PeerApi, PeerFailureCode, SeedBegin, SeedEnd, SeedHeld, SeedInstalled, SeedPiece, SeedSegment,
+    PeerApi, PeerFailureCode, SeedBegin, SeedCompacted, SeedEnd, SeedHeld, SeedInstalled, SeedPiece, SeedSegment,
     SeedTaken,
 };
 use tokio::time::{Instant, sleep};
@@ -135,6 +135,11 @@ impl Seed<'_> {
             // The receiver finds them in the batches.
             max_timestamp_ms: 0,
             max_append_ms: 0,
+            compacted: segment.compacted.map(|compacted| SeedCompacted {
+                at_ms: compacted.at_ms,
+                horizon_ms: compacted.horizon_ms,
+                clean_to: compacted.clean_to,
+            }),
         });
         SeedBegin {
             group: self.log.id(),
