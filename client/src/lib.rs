@@ -80,6 +80,33 @@
 //! # }
 //! ```
 //!
+//! # Keys and values
+//! ```no_run
+//! use plimsoll_client::{Client, Kv, KvError, WatchFrom};
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! // A topic made with cleanup=compact: the last record of each key is its value.
+//! let settings: Kv = client.kv("settings");
+//! let revision = settings.put("colour", "blue").await?;
+//! // Only where nobody was faster.
+//! match settings.compare_and_set("colour", "red", revision).await {
+//!     Ok(_) => {}
+//!     Err(KvError::Conflict { revision }) => println!("it has {revision:?} now"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//! if let Some(entry) = settings.get("colour").await? {
+//!     println!("{:?}, revision {}", entry.value, entry.revision);
+//! }
+//! // What is there, and then every change.
+//! let mut watch = settings.watch("", WatchFrom::Present).await?;
+//! while let Some(event) = watch.next().await {
+//!     let event = event?;
+//!     println!("{:?} is {:?}", event.key, event.value);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Values of your own types
 //! ```no_run
 //! use plimsoll_client::{Client, TypedConsumer, TypedProducer};
@@ -157,6 +184,7 @@ pub mod context;
 mod dial;
 mod error;
 mod group;
+mod kv;
 mod link;
 mod links;
 mod metadata;
@@ -179,6 +207,10 @@ pub use dial::{AddressSource, Dial};
 pub use error::{BuildError, ConnectError, ConsumeError, RequestError, SendError, ServerError};
 pub use group::{
     CommitError, GroupAdmin, GroupConsumer, GroupConsumerBuilder, GroupError, GroupRecord,
+};
+pub use kv::{
+    Cached, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision, Scan,
+    Watch, WatchFrom, WhenStale,
 };
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
