@@ -1,20 +1,19 @@
 //! Whether a subscription stands, and when its node was heard last, for whoever keeps a copy of what it brings.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use plimsoll_protocol::api::PingRequest;
 use tokio::time::Instant;
 
 use crate::link::Link;
-use crate::pulse::Pulse;
 
 /// See the module. Written by the subscription's task, read by anybody.
-#[derive(Debug)]
 pub(crate) struct Standing(Mutex<State>);
 
-#[derive(Debug)]
 enum State {
-    /// The node of this pulse pushes.
-    Stands(Arc<Pulse>),
+    /// The node at the other end pushes.
+    Stands(Arc<Link>),
     /// Nobody does; when somebody did, or it was begun.
     Fell(Instant),
 }
@@ -29,20 +28,31 @@ impl Standing {
     }
 
     pub(super) fn stands(&self, link: &Arc<Link>) {
-        *self.state() = State::Stands(Arc::clone(link.pulse()));
+        *self.state() = State::Stands(Arc::clone(link));
     }
 
     pub(super) fn fell(&self) {
         let mut state = self.state();
-        if let State::Stands(pulse) = &*state {
-            *state = State::Fell(pulse.heard_at());
+        if let State::Stands(link) = &*state {
+            *state = State::Fell(link.pulse().heard_at());
+        }
+    }
+
+    /// Asks its node for a sign of life, where it was silent for so long. Of an only node nobody else asks that.
+    pub(crate) fn ask_if_silent(&self, silent: Duration) {
+        if let State::Stands(link) = &*self.state()
+            && link.pulse().heard_at().elapsed() >= silent
+        {
+            let channel = Arc::clone(link.control());
+            // The answer is heard, whoever waits for it.
+            tokio::spawn(async move { drop(channel.request(PingRequest {}).await) });
         }
     }
 
     /// Whether it stands, and when its node was heard last.
     pub(crate) fn look(&self) -> (bool, Instant) {
         match &*self.state() {
-            State::Stands(pulse) => (true, pulse.heard_at()),
+            State::Stands(link) => (true, link.pulse().heard_at()),
             State::Fell(at) => (false, *at),
         }
     }

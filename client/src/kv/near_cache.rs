@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 use super::watch::{Item, Watch};
 use super::{Entry, Kv, KvError, KvEvent, LookedUp, Revision, WatchFrom};
@@ -26,8 +26,8 @@ pub struct NearCacheOptions {
     /// Keys that are kept at most, at least 1. Default 100,000. More takes memory; fewer asks the cluster more
     /// often.
     pub entries_max: usize,
-    /// A watch that was silent for so long is stale, and so is one that is broken. Default 5 s. A node that is
-    /// watched gives a sign of life about twice a second, so less than a second is of no use.
+    /// A watch that was silent for so long is stale, and so is one that is broken. Default 5 s. Its nodes are asked
+    /// for a sign of life four times in that time.
     pub stale_after: Duration,
     /// What is done then. Default: the cluster is asked.
     pub when_stale: WhenStale,
@@ -134,7 +134,7 @@ struct Slot {
 impl NearCache {
     pub(super) fn start(kv: Kv, prefix: Bytes, options: NearCacheOptions) -> Self {
         let store = Arc::new(Store::new(options.entries_max));
-        let keeping = keep(kv.clone(), prefix.clone(), Arc::clone(&store));
+        let keeping = keep(kv.clone(), prefix.clone(), options.stale_after, Arc::clone(&store));
         let keeper = tokio::spawn(keeping).abort_handle();
         Self { inner: Arc::new(Inner { kv, prefix, options, store, keeper }) }
     }
@@ -335,14 +335,14 @@ impl Shelf {
 }
 
 /// Loads and watches, again and again.
-async fn keep(kv: Kv, prefix: Bytes, store: Arc<Store>) {
+async fn keep(kv: Kv, prefix: Bytes, stale_after: Duration, store: Arc<Store>) {
     let mut backoff = kv.inner.shared.backoff();
     // What is loaded from a replica that is behind could be behind the watch.
     let kv = Kv { any_replica: false, ..kv };
     loop {
         let began = Instant::now();
         let error = match kv.watch(&prefix, WatchFrom::Present).await {
-            Ok(watch) => follow(watch, &store).await,
+            Ok(watch) => follow(watch, stale_after, &store).await,
             Err(error) => error,
         };
         store.clear();
@@ -355,9 +355,19 @@ async fn keep(kv: Kv, prefix: Bytes, store: Arc<Store>) {
 }
 
 /// Takes in what the watch tells until it ends.
-async fn follow(mut watch: Watch, store: &Store) -> KvError {
+async fn follow(mut watch: Watch, stale_after: Duration, store: &Store) -> KvError {
+    let silent = (stale_after / 4).max(Duration::from_millis(10));
+    let mut look = interval(silent);
     loop {
-        match watch.next_item().await {
+        let item = tokio::select! {
+            biased;
+            item = watch.next_item() => item,
+            _ = look.tick() => {
+                watch.standings().iter().for_each(|standing| standing.ask_if_silent(silent));
+                continue;
+            }
+        };
+        match item {
             Some(Ok(Item::Event(event))) => store.state().changed(event),
             Some(Ok(Item::Loaded)) => {
                 let mut state = store.state();
