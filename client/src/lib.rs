@@ -248,7 +248,7 @@ pub use lock::{
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
     AckLevel, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpQueueInfo, AmqpQueueName,
-    AmqpUserInfo, CompactionInfo, ConfigChange, Durability, Fence, FenceError, Isolation,
+    AmqpUserInfo, CompactionInfo, ConfigChange, Durability, FenceError, Isolation,
     MessageExplanation, MessageStanding, NodeInfo, NodeState, PartitionInfo, QueueConfigError,
     QueueInfo, QueueMode, QueueOverflow, QueueSettings, QueueStanding, StartPosition, TopicConfig,
     TopicInfo, VhostInfo,
