@@ -5,6 +5,7 @@
 //!  connection    which node, whom to trust      request   refusals in words
 //!  serve config  a node, its settings           log       its data directory, offline
 //!  topic produce consume status cluster amqp    talk to nodes through plimsoll-client
+//!  queue group lock
 //!  context       saved addresses                completions
 //!  demo bench    what it promises, shown and measured
 //!  exit failure output progress table confirm   what a person or a script sees of it
@@ -31,6 +32,7 @@ mod exit;
 mod failure;
 mod group;
 mod interrupt;
+mod lock;
 mod log;
 mod logging;
 mod output;
