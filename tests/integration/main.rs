@@ -20,6 +20,7 @@
 mod access;
 mod full_disk;
 mod groups;
+mod locks;
 mod queues;
 mod reading;
 mod records;

@@ -421,7 +421,7 @@ impl Runner {
             }
             Command::Check { lock, slot, token, reply } => {
                 let state = self.with(|_, locks| locks.token_state(&lock, slot, token))?;
-                drop(reply.send(state));
+                let _ = reply.send(state);
             }
         }
         Ok(())
