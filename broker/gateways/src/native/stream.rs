@@ -22,15 +22,15 @@ use plimsoll_protocol::api::{
     DeleteGroupRequest, DeleteSubscriptionRequest, DeleteTopicRequest, DeleteVhostRequest,
     DescribeGroupRequest, DescribeQueueRequest, DescribeTopicRequest, Done, DrainNodeRequest,
     ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest, GroupOffsetsRequest,
-    HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, LeaveGroupRequest,
-    ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest, ListGroupsRequest,
-    ListOffsetsRequest, ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest,
-    NodeStatusRequest, NodeStatusResponse, PeekQueueRequest, PingRequest, PullMessageRequest,
-    PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest,
-    RebalanceRequest, RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
-    SetAmqpPermissionsRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse,
-    Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest,
-    check_api,
+    HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, KvGetRequest,
+    KvScanRequest, LeaveGroupRequest, ListAmqpPermissionsRequest, ListAmqpQueuesRequest,
+    ListAmqpUsersRequest, ListGroupsRequest, ListOffsetsRequest, ListQueuesRequest,
+    ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse,
+    PeekQueueRequest, PingRequest, PullMessageRequest, PullMessageResponse, PurgeQueueRequest,
+    PutAmqpUserRequest, PutSubscriptionRequest, RebalanceRequest, RemoveNodeRequest, Request,
+    ResetGroupRequest, RetireRequest, RetireResponse, SetAmqpPermissionsRequest, SettleOutcome,
+    SettleRefusal, SettleRequest, SettleResponse, Settlement, SubscribeRequest,
+    TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -45,7 +45,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{access, attach, cluster, groups, metadata, produce, queues, read, topics};
+use super::{access, attach, cluster, groups, kv, metadata, produce, queues, read, topics};
 use crate::queues::{QueueGone, QueueHandle, Settling};
 use crate::refusals;
 
@@ -243,9 +243,32 @@ impl Stream {
             }
         };
         // What is left of any other is small.
-        let room = room.filter(|_| api == ApiKey::Produce);
+        let room = room.filter(|_| takes_payload(api));
         match api {
             ApiKey::Produce => produce::produce(self, frame, room).await,
+            ApiKey::KvGet => self.run::<KvGetRequest, _>(frame, kv::get).await,
+            ApiKey::KvScan => self.run::<KvScanRequest, _>(frame, kv::scan).await,
+            ApiKey::KvPut => kv::put(self, frame, room).await,
+            ApiKey::CreateNamespace
+            | ApiKey::DeleteNamespace
+            | ApiKey::ListNamespaces
+            | ApiKey::OpenLockSession
+            | ApiKey::KeepLockSession
+            | ApiKey::CloseLockSession
+            | ApiKey::AcquireLock
+            | ApiKey::CancelLock
+            | ApiKey::ReleaseLock
+            | ApiKey::ForceReleaseLock
+            | ApiKey::SetLockValue
+            | ApiKey::DeleteLock
+            | ApiKey::ListLocks
+            | ApiKey::DescribeLock
+            | ApiKey::CheckFence
+            | ApiKey::RaiseFloor => {
+                let message = format!("{api}: this node does not serve locks");
+                let error = ErrorResponse::new(ErrorCode::UnknownApi, message);
+                Ok(self.refuse(&frame.header, &error).await?)
+            }
             ApiKey::Hello => {
                 let error = ErrorResponse::new(
                     ErrorCode::InvalidArgument,
@@ -605,7 +628,7 @@ impl Stream {
     }
 
     /// A place for a request that is being worked on; waits while there are too many.
-    async fn permit(&self) -> OwnedSemaphorePermit {
+    pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
         let requests = Arc::clone(&self.requests);
         requests.acquire_owned().await.expect("never closed")
     }
@@ -708,10 +731,15 @@ impl From<StreamGone> for Stop {
     }
 }
 
+/// Whether a request carries records behind its body.
+fn takes_payload(api: ApiKey) -> bool {
+    matches!(api, ApiKey::Produce | ApiKey::KvPut)
+}
+
 /// Which request this is, if it is one that can be looked at further.
 fn check_request(frame: &Frame) -> Result<ApiKey, ErrorResponse> {
     let api = check_api(frame.header.api, frame.header.version)?;
-    if api != ApiKey::Produce && !frame.payload.is_empty() {
+    if !takes_payload(api) && !frame.payload.is_empty() {
         return Err(ErrorResponse::new(
             ErrorCode::MalformedFrame,
             format!("{api} takes no payload, this frame has {} bytes", frame.payload.len()),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use plimsoll_protocol::api::{
     AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     DescribeTopicResponse, Done, ListTopicsRequest, ListTopicsResponse, TopicConfig, TopicInfo,
+    TopicRules,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use plimsoll_state::catalog::{
-    Catalog, CatalogCommand, CatalogReply, ConfigPatch, TopicMeta, planning,
+    Catalog, CatalogCommand, CatalogReply, ConfigPatch, RulesPatch, TopicMeta, planning,
 };
 
 use super::session::Session;
@@ -84,6 +85,10 @@ pub(super) async fn create(
 ) -> Result<Answer<CreateTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
     check_new(broker, &request.topic, &request.config, request.partitions)?;
+    if request.config.rules != TopicRules::default() {
+        // Refused below the level at which every node can read them.
+        broker.raise_level().await?;
+    }
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
         let partitions = request.partitions;
@@ -117,6 +122,9 @@ pub(super) async fn alter(
         ConfigPatch::from_changes(&request.changes).map_err(|error| refusals::config(&error))?;
     if let Some(partitions) = request.partitions {
         check_partitions(partitions, broker.limits().partitions_per_topic_max)?;
+    }
+    if patch.rules != RulesPatch::default() {
+        broker.raise_level().await?;
     }
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
@@ -206,7 +214,10 @@ fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_protocol::api::{Durability, PartitionCondition, PartitionInfo, TopicConfig};
+    use plimsoll_protocol::api::{
+        Cleanup, CompactionInfo, Durability, PartitionCondition, PartitionInfo, TopicConfig,
+        TopicRules,
+    };
     use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
     use plimsoll_protocol::wire::Encode;
 
@@ -231,6 +242,12 @@ mod tests {
                 retention_bytes: Some(u64::MAX),
                 segment_bytes: u32::MAX,
                 batch_bytes_max: u32::MAX,
+                rules: TopicRules {
+                    cleanup: Cleanup::CompactAndDelete,
+                    compaction_lag_ms: u64::MAX,
+                    tombstone_ms: u64::MAX,
+                    require_fence: true,
+                },
             },
             created_ms: i64::MAX,
         };

@@ -356,9 +356,9 @@ impl RemoteConsumer {
     ) -> impl Future<Output = Result<(), ErrorResponse>> + Send + use<> {
         let items: Vec<_> = items.iter().map(settlement).collect();
         let consumer = self.correlation;
-        let said = items
-            .chunks(SETTLEMENTS_MAX)
-            .map(|items| self.link.ask(&SettleRequest { consumer, items: items.to_vec(), fence: None }));
+        let said = items.chunks(SETTLEMENTS_MAX).map(|items| {
+            self.link.ask(&SettleRequest { consumer, items: items.to_vec(), fence: None })
+        });
         let said: Vec<_> = said.collect();
         async move {
             for answer in said {
