@@ -32,6 +32,7 @@ use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
 use crate::kv::Views;
 use crate::limits::Limits;
+use crate::locks::LockKeepers;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
@@ -72,6 +73,7 @@ pub struct Broker {
     leader_links: LeaderLinks,
     coordinators: Coordinators,
     views: Views,
+    lock_keepers: LockKeepers,
     letters: Letters,
     expiring: ExpiringQueues,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
@@ -130,6 +132,8 @@ pub(crate) struct Partition {
     pub(crate) queue: Option<QueueLimits>,
     /// Whether only the last record of each key is kept: each must have one.
     pub(crate) is_compacted: bool,
+    /// Nothing is written without a fence.
+    pub(crate) require_fence: bool,
 }
 
 impl Broker {
@@ -170,6 +174,7 @@ impl Broker {
             leader_links: LeaderLinks::default(),
             coordinators: Coordinators::default(),
             views: Views::default(),
+            lock_keepers: LockKeepers::default(),
             letters,
             expiring: ExpiringQueues::default(),
             caught_up: Mutex::new(None),
@@ -295,6 +300,11 @@ impl Broker {
     /// Streams to nodes that lead queues which are consumed here.
     pub(crate) fn leader_links(&self) -> &LeaderLinks {
         &self.leader_links
+    }
+
+    /// The keepers of locks that are at work here.
+    pub(crate) fn lock_keepers(&self) -> &LockKeepers {
+        &self.lock_keepers
     }
 
     /// The coordinators of consumer groups that are at work here.
@@ -456,6 +466,22 @@ impl Broker {
         match planning::raise_level(&catalog, version) {
             Some(command) => self.command(command).await.map(drop),
             None => Ok(()),
+        }
+    }
+
+    /// Sees to it that the cluster is at a level.
+    ///
+    /// # Errors
+    /// Where it is not, because not every node is known to be able to.
+    pub(crate) async fn need_level(&self, needed: u16) -> Result<(), ErrorResponse> {
+        if self.catalog().level() < needed {
+            self.raise_level().await?;
+            self.catch_up().await;
+        }
+        let now = self.catalog().level();
+        match now < needed {
+            true => Err(refusals::catalog(&CatalogRefusal::LevelTooLow { needed, now })),
+            false => Ok(()),
         }
     }
 

@@ -20,12 +20,14 @@
 
 pub mod amqp;
 mod broker;
+mod compaction;
 mod counters;
 mod groups;
 mod join_token;
 mod kv;
 mod led;
 mod limits;
+mod locks;
 mod maintenance;
 mod memory;
 pub mod native;

@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
 use plimsoll_groups::state::Groups;
+use plimsoll_locks::fence::{Fence, FenceError, Judgement};
+use plimsoll_locks::ids::NamespaceId;
+use plimsoll_locks::state::Locks;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::{LogId, Offset, Term};
 use plimsoll_state::admission::{Admission, Admitted, ProposalToken};
 use plimsoll_state::catalog::Catalog;
-use plimsoll_state::partition::{GroupsAnswers, Progress};
+use plimsoll_state::partition::{GroupsAnswers, LocksOutcome, Progress};
 use plimsoll_state::producers::Verdict;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
@@ -202,6 +205,24 @@ impl Shared {
         let state = self.state();
         let (groups, answers) = state.fold.groups().expect("only partitions have groups");
         look(groups, answers)
+    }
+
+    /// What `look` sees of the partition's locks. As [`Shared::with_queues`].
+    pub(crate) fn with_locks<T>(&self, look: impl FnOnce(&Locks, &LocksOutcome) -> T) -> T {
+        let state = self.state();
+        let (locks, outcome) = state.fold.locks().expect("only partitions have locks");
+        look(locks, outcome)
+    }
+
+    /// What the partition's floors say of a fence.
+    pub(crate) fn check_fence(&self, fence: &Fence) -> Result<Judgement, FenceError> {
+        self.state().fold.floors().expect("only partitions have floors").check(fence)
+    }
+
+    /// The namespaces of which the partition keeps floors.
+    pub(crate) fn floor_namespaces(&self) -> Vec<NamespaceId> {
+        let state = self.state();
+        state.fold.floors().map_or_else(Vec::new, |floors| floors.namespaces().collect())
     }
 
     /// The fold as bytes, with its progress.

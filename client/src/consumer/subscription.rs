@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::nearest::Nearest;
 use super::reading::Reading;
+use super::standing::Standing;
 use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{ConsumeError, RequestError, ServerError};
@@ -33,8 +34,16 @@ use crate::trouble::{Told, Trouble};
 pub(crate) enum Event {
     /// The subscription stands.
     Began { partition: u32, start: Offset, high_watermark: Offset },
-    /// Whole batches, checked; records in `from..until` are wanted. Empty: caught up.
-    Batches { partition: u32, payload: Bytes, from: Offset, until: Offset, high_watermark: Offset },
+    /// Whole batches, checked; records in `from..until` are wanted. Empty: caught up. `next` is where reading
+    /// goes on behind them.
+    Batches {
+        partition: u32,
+        payload: Bytes,
+        from: Offset,
+        until: Offset,
+        next: Offset,
+        high_watermark: Offset,
+    },
     /// The partition has ended with this.
     Failed(ConsumeError),
 }
@@ -70,6 +79,8 @@ pub(crate) struct Subscription {
     /// and takes it away when it is gone.
     pub(crate) fallback: Option<StartPosition>,
     pub(crate) told: Told,
+    /// Where it shows whether it stands.
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// Correlation id of a subscription that has a stream to itself.
@@ -130,7 +141,7 @@ enum Source {
         frames: mpsc::UnboundedReceiver<Result<Frame, ChannelClosed>>,
         channel: Arc<Channel>,
         correlation: CorrelationId,
-        _link: Arc<Link>,
+        link: Arc<Link>,
     },
 }
 
@@ -155,6 +166,7 @@ impl Subscription {
             let ended = match self.attempt(&mut place, &mut route, nearest.as_mut()).await {
                 Ok(ended) | Err(ended) => ended,
             };
+            self.standing.fell();
             if place.next != before || began.elapsed() >= STOOD {
                 route.succeeded();
             }
@@ -221,6 +233,7 @@ impl Subscription {
             .map_err(|error| self.ended_by(error, place))?;
         let began: SubscribeResponse = began;
         place.trouble.over();
+        self.standing.stands(source.link());
         place.behind = None;
         let next = place.next.unwrap_or(began.start_offset);
         place.next = Some(next);
@@ -274,15 +287,16 @@ impl Subscription {
             return Err(lost(format!("damaged batch: {error}")));
         }
         let until = place.end.unwrap_or(Offset(u64::MAX));
+        let moved = delivery.next_offset.max(next);
         self.tell(Event::Batches {
             partition: self.partition.0,
             payload: frame.payload,
             from: next,
             until,
+            next: moved.min(until),
             high_watermark: delivery.high_watermark,
         })
         .await?;
-        let moved = delivery.next_offset.max(next);
         place.next = Some(moved);
         place.start = StartPosition::Offset(moved);
         place.owed += bytes;
@@ -311,7 +325,7 @@ impl Subscription {
             isolation: self.reading.isolation,
             max_staleness_ms: self.reading.max_staleness_ms,
             any_replica: self.reading.nearest.is_some(),
-            whole: false,
+            whole: self.reading.whole,
         };
         let channel = match link.subscription_carrier().await? {
             SubscriptionCarrier::Own(mut halves, place) => {
@@ -331,7 +345,7 @@ impl Subscription {
             frames,
             channel: Arc::clone(&channel),
             correlation,
-            _link: Arc::clone(link),
+            link: Arc::clone(link),
         };
         channel.write(&request, correlation, &[]).await?;
         Ok(source)
@@ -426,6 +440,12 @@ fn check(payload: &Bytes) -> Result<(), BatchError> {
 }
 
 impl Source {
+    fn link(&self) -> &Arc<Link> {
+        match self {
+            Self::Stream { link, .. } | Self::Shared { link, .. } => link,
+        }
+    }
+
     async fn next(&mut self) -> Result<Frame, Ended> {
         match self {
             Self::Stream { halves, link, .. } => match halves.1.recv().await {

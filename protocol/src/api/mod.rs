@@ -7,6 +7,7 @@
 mod amqp;
 mod cluster;
 mod consume;
+mod fence_text;
 mod groups;
 mod hello;
 mod kv;
@@ -38,6 +39,7 @@ pub use consume::{
     CreditRequest, Delivery, FetchRequest, FetchResponse, Isolation, ListOffsetsRequest,
     ListOffsetsResponse, StartPosition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
 };
+pub use fence_text::FenceError;
 pub use groups::{
     AssignedPartitions, CommitOffsetsRequest, CommitOffsetsResponse, DeleteGroupRequest,
     DescribeGroupRequest, FindGroupsRequest, FindGroupsResponse, GROUPS_TOPIC, GroupAssignment,
@@ -57,11 +59,11 @@ pub use kv::{
 pub use locks::{
     AcquireLockRequest, CancelLockRequest, CheckFenceRequest, CheckFenceResponse,
     CloseLockSessionRequest, CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest,
-    DescribeLockRequest, Fence, ForceReleaseLockRequest, KeepLockSessionRequest, LOCKS_PREFIX,
-    ListLocksRequest, ListLocksResponse, ListNamespacesRequest, ListNamespacesResponse,
-    LockDescription, LockGrant, LockHolder, LockInfo, LockMode, LockSession, LockWaiter,
-    NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest, ReleaseLockRequest,
-    SetLockValueRequest, namespace_topic,
+    DescribeLockRequest, Fence, FenceStanding, ForceReleaseLockRequest, KeepLockSessionRequest,
+    LOCKS_PREFIX, ListLocksRequest, ListLocksResponse, ListNamespacesRequest,
+    ListNamespacesResponse, LockDescription, LockGrant, LockHolder, LockInfo, LockMode,
+    LockSession, LockWaiter, NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest,
+    ReleaseLockRequest, SetLockValueRequest, namespace_topic,
 };
 pub use metadata::{
     MetadataRequest, MetadataResponse, NodeInfo, NodeState, PartitionMetadata, TopicMetadata,

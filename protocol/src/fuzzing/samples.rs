@@ -773,7 +773,7 @@ samples! {
     };
     CheckFenceRequest = CheckFenceRequest { fence: Fence::sample() };
     CheckFenceResponse =
-        CheckFenceResponse { namespace_id: 12, latest: Some(1234), end: 1300 };
+        CheckFenceResponse { namespace_id: 12, standing: FenceStanding::Past };
     RaiseFloorRequest = RaiseFloorRequest {
         topic: topic(),
         partition: PartitionIndex(3),

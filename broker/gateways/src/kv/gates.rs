@@ -36,6 +36,13 @@ impl Gates {
     }
 }
 
+impl Passed<'_> {
+    /// The key.
+    pub(crate) fn key(&self) -> &Bytes {
+        &self.key
+    }
+}
+
 impl Drop for Passed<'_> {
     fn drop(&mut self) {
         let mut waiting = self.gates.waiting();

@@ -8,9 +8,10 @@ use plimsoll_protocol::api::KvCondition;
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::Offset;
-use plimsoll_replication::{DecidedError, ProduceError, Produced, Tip};
+use plimsoll_replication::{DecidedError, FencePass, ProduceError, Produced, Tip};
 use tokio::time::timeout;
 
+use super::gates::Passed;
 use super::index::{Horizon, Slot};
 use super::view::{Named, View};
 use crate::broker::Broker;
@@ -40,9 +41,9 @@ pub(crate) struct Put {
     /// A batch of one record, checked.
     pub(crate) batch: Bytes,
     pub(crate) header: BatchHeader,
-    /// The record's key.
-    pub(crate) key: Bytes,
     pub(crate) condition: Condition,
+    /// The lock under which it is made.
+    pub(crate) pass: Option<FencePass>,
 }
 
 /// A change that is stored.
@@ -54,6 +55,19 @@ pub(crate) struct Changed {
 }
 
 impl View {
+    /// Waits until a key may be changed: earlier changes of it have their outcomes, and what is committed is
+    /// known. It comes before [`View::put`], which holds others up.
+    ///
+    /// # Errors
+    /// Where that takes too long.
+    pub(crate) async fn turn(&self, key: Bytes) -> Result<Passed<'_>, ErrorResponse> {
+        let passed = timeout(GATE_MAX, self.gates.pass(key)).await;
+        let passed =
+            passed.map_err(|_| self.late("earlier changes of the key are not stored yet"))?;
+        self.catch_up().await?;
+        Ok(passed)
+    }
+
     /// Stores a change where its condition holds, and waits for its outcome.
     ///
     /// # Errors
@@ -61,17 +75,14 @@ impl View {
     pub(crate) async fn put(
         &self,
         broker: &Arc<Broker>,
+        turn: Passed<'_>,
         put: Put,
     ) -> Result<Changed, ErrorResponse> {
-        let Put { batch, header, key, condition } = put;
-        let passed = timeout(GATE_MAX, self.gates.pass(key.clone())).await;
-        let _passed =
-            passed.map_err(|_| self.late("earlier changes of the key are not stored yet"))?;
-        // What takes long comes before others are held up.
-        self.catch_up().await?;
+        let Put { batch, header, condition, pass } = put;
+        let key = turn.key();
         let before = Mutex::new(None);
         let decide = |tip| {
-            let (key, condition, before) = (&key, &condition, &before);
+            let (condition, before) = (&condition, &before);
             async move {
                 let had = self.decide(broker, tip, key, condition).await?;
                 *before.lock().unwrap_or_else(PoisonError::into_inner) = had;
@@ -81,7 +92,7 @@ impl View {
         let Named { topic, partition, .. } = &self.named;
         let refused =
             |error: &ProduceError| broker.located(refusals::produce(error, topic, *partition));
-        let pending = match self.group.produce_decided(batch, header, decide).await {
+        let pending = match self.group.produce_decided(batch, header, pass.as_ref(), decide).await {
             Ok(pending) => pending,
             Err(DecidedError::Decided(error)) => return Err(error),
             Err(DecidedError::Produce(error)) => return Err(refused(&error)),

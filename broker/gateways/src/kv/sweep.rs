@@ -82,7 +82,8 @@ impl Broker {
         assert!(matches!(pushed, Ok(PushOutcome::Added)), "a key that a record had fits another");
         let batch = builder.finish(ProducerId::NONE, 0, 0, Compression::None);
         let header = BatchHeader::parse(&batch).expect("a batch that was just built");
-        let put = Put { batch, header, key, condition: Condition::Expired(revision) };
-        view.put(self, put).await.map(drop)
+        let turn = view.turn(key).await?;
+        let put = Put { batch, header, condition: Condition::Expired(revision), pass: None };
+        view.put(self, turn, put).await.map(drop)
     }
 }

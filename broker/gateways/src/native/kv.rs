@@ -14,7 +14,7 @@ use plimsoll_protocol::ids::Offset;
 use plimsoll_transport::HeldRoom;
 
 use super::outbox::OutFrame;
-use super::produce::{REQUEST_BYTES, check};
+use super::produce::{REQUEST_BYTES, check, pass};
 use super::read::{access, freshen, max_payload};
 use super::session::{Broken, Session};
 use super::stream::{Answer, Stop, Stream, done};
@@ -210,9 +210,12 @@ async fn change(
     let checked = check(session, &batch, &partition.batch_limits, true).await;
     let header = checked.map_err(|unfit| unfit.refusal(topic, index))?;
     let key = only_key(&header, &batch)?;
-    let put = Put { batch, header, key, condition: Condition::Asked(request.condition.clone()) };
-    let changed = view.put(broker, put).await;
-    let changed = changed.map_err(|error| broker.gone_or(topic, partition.topic_id, error))?;
+    let gone_or = |error| broker.gone_or(topic, partition.topic_id, error);
+    let turn = view.turn(key).await.map_err(gone_or)?;
+    let pass = pass(broker, topic, &partition, &header, request.fence.as_ref()).await?;
+    let condition = Condition::Asked(request.condition.clone());
+    let put = Put { batch, header, condition, pass };
+    let changed = view.put(broker, turn, put).await.map_err(gone_or)?;
     Ok(KvPutResponse {
         revision: changed.produced.base_offset,
         before: changed.before,

@@ -16,6 +16,7 @@ mod attach;
 mod cluster;
 mod groups;
 mod kv;
+mod locks;
 mod metadata;
 mod outbox;
 mod produce;
@@ -29,4 +30,4 @@ mod topics;
 
 pub(crate) use read::{Chunk, fetch_here, offsets_here, step};
 pub use session::{serve, serve_node};
-pub(crate) use stream::Answer;
+pub(crate) use stream::{Answer, done};

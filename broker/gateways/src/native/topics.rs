@@ -41,9 +41,9 @@ pub(super) fn replicas_now(meta: &TopicMeta) -> u16 {
 /// What an answer in pages holds at most, besides its head; less where frames are small.
 const PAGE_BYTES_MAX: u32 = 256 << 10;
 /// No [`TopicInfo`] takes more.
-const TOPIC_INFO_BYTES_MAX: u32 = 384;
+const TOPIC_INFO_BYTES_MAX: u32 = 400;
 /// No [`PartitionInfo`] takes more.
-const PARTITION_INFO_BYTES_MAX: u32 = 160;
+const PARTITION_INFO_BYTES_MAX: u32 = 224;
 
 /// How many items of at most `bytes_max` each one page may hold.
 fn page(session: &Session, bytes_max: u32) -> usize {
@@ -264,6 +264,15 @@ mod tests {
             segments: u32::MAX,
             condition: PartitionCondition::Quarantined,
             replicas: vec![NodeId(u64::MAX); 9],
+            compaction: Some(CompactionInfo {
+                compacted_to: Offset(u64::MAX),
+                compacted_bytes: u64::MAX,
+                waiting_bytes: u64::MAX,
+                last_ms: Some(i64::MAX),
+                last_bytes_before: u64::MAX,
+                last_bytes_after: u64::MAX,
+                running: true,
+            }),
         };
         assert!(encoded_bytes(&partition) <= PARTITION_INFO_BYTES_MAX as usize);
     }

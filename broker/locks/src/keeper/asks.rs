@@ -117,20 +117,19 @@ impl Keeper {
         Ok(self.ask(LockCommand::CancelWait { session, request }))
     }
 
-    /// A holder gives a lock back.
+    /// A holder gives back what it was granted by this acquire.
     ///
     /// # Errors
     /// When there is no such session, or too much waits to be written.
     pub fn release(
         &mut self,
         state: &Locks,
-        session: SessionId,
-        lock: LockName,
-        token: Token,
+        (session, request): (SessionId, RequestId),
+        (lock, token): (LockName, Token),
         now: Monotonic,
     ) -> Result<Ticket, AskError> {
         self.speaks(state, session, now)?;
-        Ok(self.ask(LockCommand::Release { session, lock, token }))
+        Ok(self.ask(LockCommand::Release { session, request, lock, token }))
     }
 
     /// The leader of an election changes its value.
@@ -163,8 +162,7 @@ impl Keeper {
         Ok(self.ask(LockCommand::ForceRelease { lock, whose, by }))
     }
 
-    /// A lock is to be forgotten. What it guards is to be read before ([`Locks::describe`]), and its
-    /// floors to be pruned there behind the reply.
+    /// A lock is to be forgotten. The reply says where its floors are to be pruned.
     ///
     /// # Errors
     /// When too much waits to be written.
