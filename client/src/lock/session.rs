@@ -247,15 +247,21 @@ impl Core {
     }
 
     /// Gives a lock back. An answer is certain; so is the end of the session.
-    pub(super) async fn release(&self, lock: &str, token: u64) -> Result<(), RequestError> {
+    pub(super) async fn release(
+        &self,
+        request: u64,
+        lock: &str,
+        token: u64,
+    ) -> Result<(), RequestError> {
         let mut ask = Ask::new(&self.place);
-        let request = || ReleaseLockRequest {
+        let message = || ReleaseLockRequest {
             namespace: self.place.namespace.clone(),
             session: self.id,
+            request,
             lock: lock.to_owned(),
             token,
         };
-        self.until_over(ask.until_answered(request, Owed::Answer)).await
+        self.until_over(ask.until_answered(message, Owed::Answer)).await
     }
 
     /// Does something until it is done, or until the session is over, by which it is done as well.
