@@ -30,6 +30,7 @@ use crate::amqp::{ExpiringQueues, Letters};
 use crate::counters::Counters;
 use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
+use crate::kv::Views;
 use crate::limits::Limits;
 use crate::locks::LockKeepers;
 use crate::placements::CatalogPlacements;
@@ -71,6 +72,7 @@ pub struct Broker {
     queues: Registry,
     leader_links: LeaderLinks,
     coordinators: Coordinators,
+    views: Views,
     lock_keepers: LockKeepers,
     letters: Letters,
     expiring: ExpiringQueues,
@@ -128,6 +130,8 @@ pub(crate) struct Partition {
     pub(crate) batch_limits: BatchLimits,
     /// Where the topic is a queue: what it takes.
     pub(crate) queue: Option<QueueLimits>,
+    /// Whether only the last record of each key is kept: each must have one.
+    pub(crate) is_compacted: bool,
     /// Nothing is written without a fence.
     pub(crate) require_fence: bool,
 }
@@ -169,6 +173,7 @@ impl Broker {
             queues: Registry::default(),
             leader_links: LeaderLinks::default(),
             coordinators: Coordinators::default(),
+            views: Views::default(),
             lock_keepers: LockKeepers::default(),
             letters,
             expiring: ExpiringQueues::default(),
@@ -305,6 +310,11 @@ impl Broker {
     /// The coordinators of consumer groups that are at work here.
     pub(crate) fn coordinators(&self) -> &Coordinators {
         &self.coordinators
+    }
+
+    /// The compacted partitions that are at work here as maps.
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
     }
 
     /// What dead letters of AMQP's queues are routed by.
@@ -640,6 +650,7 @@ impl Broker {
     pub fn status_counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = self.counters.values();
         counters.push(("topics", self.catalog().len() as u64));
+        counters.push(("kv_views_open", self.views.count() as u64));
         counters.push(("groups_held", self.host.held_count() as u64));
         let free = self.in_flight.available_permits();
         let in_flight_bytes = self.limits.in_flight_bytes_max.saturating_sub(free);

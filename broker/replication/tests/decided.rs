@@ -89,6 +89,7 @@ async fn a_retry_is_answered_as_the_first_time_and_not_decided_again() {
     let group = node.partition().await;
     let (first, tip) = accepted(&group, &batch).await;
     assert!(tip.is_some());
+    drop(group);
     for _ in 0..2 {
         let group = node.partition().await;
         let header = BatchHeader::parse(&batch).unwrap();

@@ -10,7 +10,7 @@ use plimsoll_protocol::api::{
     ProducerIdentity,
 };
 use plimsoll_protocol::batch::{
-    BatchHeader, BatchLimits, Compression, RecordBatch, validate_produced,
+    BatchError, BatchHeader, BatchLimits, Compression, RecordBatch, validate_produced,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -31,7 +31,7 @@ use crate::routing::Access;
 
 /// What a produce request costs of the bytes in flight besides its payload: the memory that follows
 /// it around. So tiny batches are bounded too.
-const REQUEST_BYTES: usize = 1024;
+pub(super) const REQUEST_BYTES: usize = 1024;
 /// Checking more than this, in bytes of records, takes longer than a connection's turn should.
 const CHECKED_IN_PLACE_BYTES_MAX: u32 = 2 << 20;
 /// Partitions that one stream remembers.
@@ -149,9 +149,9 @@ async fn admit(
     broker.check_space()?;
     let (topic, index) = (&request.topic, request.partition);
     let partition = stream.lanes.partition(&broker, topic, index).await?;
-    let header = check(&stream.session, &batch, &partition.batch_limits)
-        .await
-        .map_err(|error| refusals::batch(&error, topic, index))?;
+    let checked =
+        check(&stream.session, &batch, &partition.batch_limits, partition.is_compacted).await;
+    let header = checked.map_err(|unfit| unfit.refusal(topic, index))?;
     // What is sent again is answered as the first time, however full the queue is now.
     let mut admitted = None;
     if partition.queue.is_some() && !partition.group.is_known(&header) {
@@ -172,7 +172,7 @@ async fn admit(
 ///
 /// # Errors
 /// Where the lock is lost, or one is required.
-async fn pass(
+pub(super) async fn pass(
     broker: &Arc<Broker>,
     topic: &TopicName,
     partition: &Partition,
@@ -207,11 +207,41 @@ fn has_delayed(batch: &Bytes) -> bool {
     records.any(|record| record.is_ok_and(|found| found.record.deliver_at_ms.is_some()))
 }
 
-async fn check(
+/// Why a batch is not stored as it is.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// It is not one that keeps the limits.
+    Batch(BatchError),
+    /// A record has no key, and the topic is compacted.
+    Keyless {
+        /// Which of its records.
+        number: u64,
+    },
+}
+
+impl From<BatchError> for Unfit {
+    fn from(error: BatchError) -> Self {
+        Self::Batch(error)
+    }
+}
+
+impl Unfit {
+    /// What the producer is told.
+    pub(super) fn refusal(&self, topic: &TopicName, partition: PartitionIndex) -> ErrorResponse {
+        match self {
+            Self::Batch(error) => refusals::batch(error, topic, partition),
+            Self::Keyless { number } => refusals::keyless(topic, partition, *number),
+        }
+    }
+}
+
+/// Checks a batch, and that each record has a key where it must be `keyed`.
+pub(super) async fn check(
     session: &Session,
     batch: &Bytes,
     limits: &BatchLimits,
-) -> Result<BatchHeader, plimsoll_protocol::batch::BatchError> {
+    keyed: bool,
+) -> Result<BatchHeader, Unfit> {
     let claimed = BatchHeader::parse(batch)?;
     let work = match claimed.compression {
         Compression::None => u32::try_from(batch.len()).unwrap_or(u32::MAX),
@@ -219,7 +249,7 @@ async fn check(
     };
     // Those that are checked in place are one per thread at most: they take no room.
     if work <= CHECKED_IN_PLACE_BYTES_MAX || batch.len() > limits.batch_bytes_max as usize {
-        return validate_produced(batch, limits);
+        return check_here(batch, limits, keyed);
     }
     let room = match claimed.compression {
         Compression::None => None,
@@ -227,12 +257,28 @@ async fn check(
     };
     let (batch, limits) = (batch.clone(), limits.clone());
     let check = move || {
-        let checked = validate_produced(&batch, &limits);
+        let checked = check_here(&batch, &limits, keyed);
         // Here, because the thread goes on when whoever waits for it does not.
         drop(room);
         checked
     };
     session.broker.host().blocking().run(check).await
+}
+
+fn check_here(batch: &Bytes, limits: &BatchLimits, keyed: bool) -> Result<BatchHeader, Unfit> {
+    let header = validate_produced(batch, limits)?;
+    if keyed {
+        let (batch, _) = RecordBatch::parse(batch.clone())?;
+        let mut records = batch.records(limits.records_bytes_max as usize)?;
+        let mut number = 0;
+        while let Some(record) = records.next_view() {
+            if record?.1.key.is_none() {
+                return Err(Unfit::Keyless { number });
+            }
+            number += 1;
+        }
+    }
+    Ok(header)
 }
 
 /// What the answer to a produce request needs to know.

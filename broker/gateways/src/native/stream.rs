@@ -25,16 +25,16 @@ use plimsoll_protocol::api::{
     DescribeGroupRequest, DescribeLockRequest, DescribeQueueRequest, DescribeTopicRequest, Done,
     DrainNodeRequest, ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest,
     ForceReleaseLockRequest, GroupOffsetsRequest, HeartbeatRequest, InitProducerRequest,
-    JoinGroupRequest, JoinTokenRequest, KeepLockSessionRequest, LeaveGroupRequest,
-    ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest, ListGroupsRequest,
-    ListLocksRequest, ListNamespacesRequest, ListOffsetsRequest, ListQueuesRequest,
-    ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse,
-    OpenLockSessionRequest, PeekQueueRequest, PingRequest, PullMessageRequest, PullMessageResponse,
-    PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest, RaiseFloorRequest,
-    RebalanceRequest, ReleaseLockRequest, RemoveNodeRequest, Request, ResetGroupRequest,
-    RetireRequest, RetireResponse, SetAmqpPermissionsRequest, SetLockValueRequest, SettleOutcome,
-    SettleRefusal, SettleRequest, SettleResponse, Settlement, SubscribeRequest,
-    TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
+    JoinGroupRequest, JoinTokenRequest, KeepLockSessionRequest, KvGetRequest, KvScanRequest,
+    LeaveGroupRequest, ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest,
+    ListGroupsRequest, ListLocksRequest, ListNamespacesRequest, ListOffsetsRequest,
+    ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest,
+    NodeStatusResponse, OpenLockSessionRequest, PeekQueueRequest, PingRequest, PullMessageRequest,
+    PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest,
+    RaiseFloorRequest, RebalanceRequest, ReleaseLockRequest, RemoveNodeRequest, Request,
+    ResetGroupRequest, RetireRequest, RetireResponse, SetAmqpPermissionsRequest,
+    SetLockValueRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement,
+    SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -49,7 +49,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{access, attach, cluster, groups, locks, metadata, produce, queues, read, topics};
+use super::{access, attach, cluster, groups, kv, locks, metadata, produce, queues, read, topics};
 use crate::queues::{QueueGone, QueueHandle, Settling};
 use crate::refusals;
 
@@ -253,9 +253,12 @@ impl Stream {
             }
         };
         // What is left of any other is small.
-        let room = room.filter(|_| api == ApiKey::Produce);
+        let room = room.filter(|_| takes_payload(api));
         match api {
             ApiKey::Produce => produce::produce(self, frame, room).await,
+            ApiKey::KvGet => self.run::<KvGetRequest, _>(frame, kv::get).await,
+            ApiKey::KvScan => self.run::<KvScanRequest, _>(frame, kv::scan).await,
+            ApiKey::KvPut => kv::put(self, frame, room).await,
             ApiKey::Hello => {
                 let error = ErrorResponse::new(
                     ErrorCode::InvalidArgument,
@@ -384,7 +387,6 @@ impl Stream {
             }
             ApiKey::CheckFence => self.run::<CheckFenceRequest, _>(frame, locks::check_fence).await,
             ApiKey::RaiseFloor => self.run::<RaiseFloorRequest, _>(frame, locks::raise_floor).await,
-            ApiKey::KvGet | ApiKey::KvPut | ApiKey::KvScan => Ok(()), // TMP
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
             ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
@@ -699,7 +701,7 @@ impl Stream {
     }
 
     /// A place for a request that is being worked on; waits while there are too many.
-    async fn permit(&self) -> OwnedSemaphorePermit {
+    pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
         let requests = Arc::clone(&self.requests);
         requests.acquire_owned().await.expect("never closed")
     }
@@ -802,10 +804,15 @@ impl From<StreamGone> for Stop {
     }
 }
 
+/// Whether a request carries records behind its body.
+fn takes_payload(api: ApiKey) -> bool {
+    matches!(api, ApiKey::Produce | ApiKey::KvPut)
+}
+
 /// Which request this is, if it is one that can be looked at further.
 fn check_request(frame: &Frame) -> Result<ApiKey, ErrorResponse> {
     let api = check_api(frame.header.api, frame.header.version)?;
-    if api != ApiKey::Produce && !frame.payload.is_empty() {
+    if !takes_payload(api) && !frame.payload.is_empty() {
         return Err(ErrorResponse::new(
             ErrorCode::MalformedFrame,
             format!("{api} takes no payload, this frame has {} bytes", frame.payload.len()),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use plimsoll_protocol::api::{
     AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     DescribeTopicResponse, Done, ListTopicsRequest, ListTopicsResponse, TopicConfig, TopicInfo,
+    TopicRules,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use plimsoll_state::catalog::{
-    Catalog, CatalogCommand, CatalogReply, ConfigPatch, TopicMeta, planning,
+    Catalog, CatalogCommand, CatalogReply, ConfigPatch, RulesPatch, TopicMeta, planning,
 };
 
 use super::session::Session;
@@ -84,6 +85,10 @@ pub(super) async fn create(
 ) -> Result<Answer<CreateTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
     check_new(broker, &request.topic, &request.config, request.partitions)?;
+    if request.config.rules != TopicRules::default() {
+        // Refused below the level at which every node can read them.
+        broker.raise_level().await?;
+    }
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
         let partitions = request.partitions;
@@ -117,6 +122,9 @@ pub(super) async fn alter(
         ConfigPatch::from_changes(&request.changes).map_err(|error| refusals::config(&error))?;
     if let Some(partitions) = request.partitions {
         check_partitions(partitions, broker.limits().partitions_per_topic_max)?;
+    }
+    if patch.rules != RulesPatch::default() {
+        broker.raise_level().await?;
     }
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
