@@ -18,6 +18,7 @@ use crate::group::GroupConsumerBuilder;
 use crate::kv::Kv;
 use crate::link::Dialer;
 use crate::links::Links;
+use crate::lock::{BootClock, LeaseClock};
 use crate::metadata::Metadata;
 use crate::partitioner::{SplitMix64, random_seed};
 use crate::producer::ProducerBuilder;
@@ -94,6 +95,10 @@ impl Client {
         GroupConsumerBuilder::new(Arc::clone(&self.shared), group.into())
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// A compacted topic as a map of keys and values. Nothing is asked of the cluster before it is used. Make one
     /// and clone it: each of its own has producer ids of its own.
     pub fn kv(&self, topic: impl Into<String>) -> Kv {
@@ -129,6 +134,11 @@ impl Client {
 impl Shared {
     pub(crate) fn config(&self) -> &ClientConfig {
         self.dialer.config()
+    }
+
+    /// The clock of leases.
+    pub(crate) fn lease_clock(&self) -> Arc<dyn LeaseClock> {
+        self.config().lease_clock.clone().unwrap_or_else(|| Arc::new(BootClock))
     }
 
     /// A seed for something random.

@@ -26,6 +26,7 @@ use crate::exit::{EXIT_CODES, Exit};
 use crate::failure::{Failure, note};
 use crate::group::GroupArgs;
 use crate::kv::KvArgs;
+use crate::lock::LockArgs;
 use crate::log::LogArgs;
 use crate::produce::ProduceArgs;
 use crate::queue::QueueArgs;
@@ -91,6 +92,7 @@ pub(crate) enum Command {
     Queue(QueueArgs),
     Group(GroupArgs),
     Kv(KvArgs),
+    Lock(LockArgs),
     Produce(Box<ProduceArgs>),
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
@@ -149,6 +151,7 @@ impl Command {
             Self::Queue(args) => block_on(args.run()),
             Self::Group(args) => block_on(args.run()),
             Self::Kv(args) => block_on(args.run()),
+            Self::Lock(args) => block_on(args.run()),
             Self::Produce(args) => block_on(args.run()),
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),
@@ -379,6 +382,16 @@ mod tests {
             "plimsoll topic create .. ",
             "plimsoll topic alter orders",
             "plimsoll topic delete",
+            "plimsoll lock run nightly",
+            "plimsoll lock run nightly true",
+            "plimsoll lock run nightly --wait 5 -- true",
+            "plimsoll lock run nightly --wait 5s --no-wait -- true",
+            "plimsoll lock run nightly --read --write -- true",
+            "plimsoll lock run gpu --permits 0 -- true",
+            "plimsoll lock run gpu --permits 4 --lead a -- true",
+            "plimsoll lock release nightly",
+            "plimsoll lock release nightly --force --token x",
+            "plimsoll lock namespace create",
             "plimsoll cluster",
             "plimsoll cluster drain",
             "plimsoll cluster drain three",
@@ -408,6 +421,8 @@ mod tests {
              8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4",
             "plimsoll consume orders --from -1h30m --follow -n 5",
             "plimsoll consume orders --from=-1h",
+            "plimsoll lock run nightly --connect a:1 --no-wait -- sh -c exit --wait",
+            "plimsoll lock --connect a:1 release nightly --force --token 7 --yes",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
                 panic!("{line}: {error}");

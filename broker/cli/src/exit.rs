@@ -12,7 +12,7 @@ pub(crate) enum Exit {
     /// The command line cannot be understood; nothing was tried. The parser of arguments uses the
     /// same number.
     Usage = 2,
-    /// A topic, partition, key, node, user, virtual host, context, file or directory does not exist.
+    /// A topic, partition, key, node, user, virtual host, lock, context, file or directory does not exist.
     NotFound = 3,
     /// Some of it was done and some was not; the message says which.
     Partly = 4,
@@ -20,6 +20,10 @@ pub(crate) enum Exit {
     Damaged = 5,
     /// No node answered, or its certificate is not trusted.
     Unreachable = 6,
+    /// A lock is taken, or was waited for in vain. Source: sysexits.h, `EX_TEMPFAIL`.
+    NotAcquired = 75,
+    /// A lock was lost while it was needed.
+    LockLost = 76,
 }
 
 impl From<Exit> for ExitCode {
@@ -34,10 +38,12 @@ Exit codes:
   0  done; also when whoever reads the output closed it (plimsoll consume orders | head)
   1  failed
   2  the command line cannot be understood; nothing was tried
-  3  a topic, partition, key, node, user, virtual host, context, file or directory does not exist
+  3  a topic, partition, key, node, user, virtual host, lock, context, file or directory does not exist
   4  partly done: some records or topics, not all; the message says which
   5  `log verify` found damage
-  6  no node answered, or its certificate is not trusted";
+  6  no node answered, or its certificate is not trusted
+  75  `lock run`: the lock was not acquired; otherwise it ends with the command's own code
+  76  `lock run`: the lock was lost, and the command was stopped or ended without it";
 
 #[cfg(test)]
 mod tests {
@@ -53,6 +59,8 @@ mod tests {
             Exit::Partly,
             Exit::Damaged,
             Exit::Unreachable,
+            Exit::NotAcquired,
+            Exit::LockLost,
         ] {
             assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }

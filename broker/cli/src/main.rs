@@ -5,6 +5,7 @@
 //!  connection    which node, whom to trust      request   refusals in words
 //!  serve config  a node, its settings           log       its data directory, offline
 //!  topic produce consume kv status cluster amqp  talk to nodes through plimsoll-client
+//!  queue group lock
 //!  context       saved addresses                completions
 //!  demo bench    what it promises, shown and measured
 //!  exit failure output progress table confirm   what a person or a script sees of it
@@ -33,6 +34,7 @@ mod fence;
 mod group;
 mod interrupt;
 mod kv;
+mod lock;
 mod log;
 mod logging;
 mod output;

@@ -46,6 +46,8 @@ pub(crate) fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::UnknownPartition
         | ErrorCode::UnknownVhost
         | ErrorCode::UnknownUser
+        | ErrorCode::UnknownNamespace
+        | ErrorCode::UnknownLock
         | ErrorCode::UnknownNode => Exit::NotFound,
         _ => Exit::Failed,
     }
@@ -85,6 +87,23 @@ pub(crate) fn hint_for(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::UserExists => {
             "`plimsoll amqp user passwd` changes a password, `plimsoll amqp user tags` the tags"
+        }
+        ErrorCode::UnknownNamespace => {
+            "`plimsoll lock namespace list` shows the namespaces, `plimsoll lock namespace create NAME` \
+             makes one"
+        }
+        ErrorCode::NamespaceExists => "`--if-not-exists` accepts a namespace that is there",
+        ErrorCode::NamespaceInUse => {
+            "`plimsoll lock list --namespace NAME` shows what is in use; `--force` deletes it all the same"
+        }
+        ErrorCode::UnknownLock => {
+            "`plimsoll lock list` shows the locks that are in use, `plimsoll lock history NAME` what was"
+        }
+        ErrorCode::LockInUse => {
+            "`plimsoll lock describe NAME` shows who uses it, `--force` takes it away"
+        }
+        ErrorCode::NotLockHolder => {
+            "`plimsoll lock describe NAME` shows who holds it, with the token"
         }
         ErrorCode::NoQuorum => {
             "`plimsoll cluster status` shows which nodes are down; start them, nothing is lost"

@@ -30,7 +30,9 @@ use crate::amqp::{ExpiringQueues, Letters};
 use crate::counters::Counters;
 use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
+use crate::kv::Views;
 use crate::limits::Limits;
+use crate::locks::LockKeepers;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
@@ -70,6 +72,8 @@ pub struct Broker {
     queues: Registry,
     leader_links: LeaderLinks,
     coordinators: Coordinators,
+    views: Views,
+    lock_keepers: LockKeepers,
     letters: Letters,
     expiring: ExpiringQueues,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
@@ -126,6 +130,10 @@ pub(crate) struct Partition {
     pub(crate) batch_limits: BatchLimits,
     /// Where the topic is a queue: what it takes.
     pub(crate) queue: Option<QueueLimits>,
+    /// Whether only the last record of each key is kept: each must have one.
+    pub(crate) is_compacted: bool,
+    /// Nothing is written without a fence.
+    pub(crate) require_fence: bool,
 }
 
 impl Broker {
@@ -165,6 +173,8 @@ impl Broker {
             queues: Registry::default(),
             leader_links: LeaderLinks::default(),
             coordinators: Coordinators::default(),
+            views: Views::default(),
+            lock_keepers: LockKeepers::default(),
             letters,
             expiring: ExpiringQueues::default(),
             caught_up: Mutex::new(None),
@@ -292,9 +302,19 @@ impl Broker {
         &self.leader_links
     }
 
+    /// The keepers of locks that are at work here.
+    pub(crate) fn lock_keepers(&self) -> &LockKeepers {
+        &self.lock_keepers
+    }
+
     /// The coordinators of consumer groups that are at work here.
     pub(crate) fn coordinators(&self) -> &Coordinators {
         &self.coordinators
+    }
+
+    /// The compacted partitions that are at work here as maps.
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
     }
 
     /// What dead letters of AMQP's queues are routed by.
@@ -446,6 +466,22 @@ impl Broker {
         match planning::raise_level(&catalog, version) {
             Some(command) => self.command(command).await.map(drop),
             None => Ok(()),
+        }
+    }
+
+    /// Sees to it that the cluster is at a level.
+    ///
+    /// # Errors
+    /// Where it is not, because not every node is known to be able to.
+    pub(crate) async fn need_level(&self, needed: u16) -> Result<(), ErrorResponse> {
+        if self.catalog().level() < needed {
+            self.raise_level().await?;
+            self.catch_up().await;
+        }
+        let now = self.catalog().level();
+        match now < needed {
+            true => Err(refusals::catalog(&CatalogRefusal::LevelTooLow { needed, now })),
+            false => Ok(()),
         }
     }
 
@@ -614,6 +650,7 @@ impl Broker {
     pub fn status_counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = self.counters.values();
         counters.push(("topics", self.catalog().len() as u64));
+        counters.push(("kv_views_open", self.views.count() as u64));
         counters.push(("groups_held", self.host.held_count() as u64));
         let free = self.in_flight.available_permits();
         let in_flight_bytes = self.limits.in_flight_bytes_max.saturating_sub(free);

@@ -47,6 +47,14 @@ counters! {
     bytes_produced,
     /// Batches that were stored before and acknowledged again.
     batches_repeated,
+    /// Values of keys that were asked for.
+    kv_gets,
+    /// Pages of keys that were asked for.
+    kv_scans,
+    /// Changes of keys acknowledged, repeated ones included.
+    kv_puts,
+    /// Changes of keys refused because the key had another revision.
+    kv_conflicts,
     /// Subscriptions open now.
     subscriptions_open,
     /// Bytes of batches sent to consumers, by subscription or fetch.

@@ -9,6 +9,7 @@
 //!  led           what the tasks of led partitions have in common
 //!  queues        queues and subscriptions that settle message by message, where this node leads them
 //!  groups        coordinators of consumer groups, where this node leads their home
+//!  kv            compacted topics as maps of keys and values
 //!  native        the native protocol, one session per connection
 //!  amqp          what the gateway of AMQP 0-9-1 (`plimsoll-amqp-gateway`) asks for
 //! ```
@@ -19,11 +20,14 @@
 
 pub mod amqp;
 mod broker;
+mod compaction;
 mod counters;
 mod groups;
 mod join_token;
+mod kv;
 mod led;
 mod limits;
+mod locks;
 mod maintenance;
 mod memory;
 pub mod native;

@@ -81,6 +81,29 @@ pub(crate) fn batch(
     ErrorResponse::new(code, message)
 }
 
+/// A record without a key, for a topic that keeps the last record of each key.
+pub(crate) fn keyless(topic: &TopicName, partition: PartitionIndex, number: u64) -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::KeyRequired,
+        format!(
+            "record {number} of a batch for {topic}/{partition} has no key, and the topic keeps the last \
+             record of each key: give every record one; nothing of the batch was stored"
+        ),
+    )
+}
+
+/// Of a subscription that must see every record.
+pub(crate) fn compacted(topic: &TopicName, from: Offset) -> ErrorResponse {
+    ErrorResponse::new(
+        ErrorCode::OffsetCompacted,
+        format!(
+            "records of {topic} behind offset {from} may be gone by compaction: list its keys first \
+             (KvScan), then subscribe from the `upto` of that answer"
+        ),
+    )
+    .with_offset(from.0)
+}
+
 pub(crate) fn config(error: &ConfigError) -> ErrorResponse {
     ErrorResponse::new(ErrorCode::InvalidConfig, error.to_string())
 }
@@ -233,6 +256,15 @@ pub(crate) fn transfer(error: &TransferError) -> ErrorResponse {
         TransferError::Group(error) => return open(error),
     };
     ErrorResponse::new(code, error.to_string())
+}
+
+/// The topic takes nothing without a fence.
+pub(crate) fn fence_required(topic: &TopicName) -> ErrorResponse {
+    let message = format!(
+        "topic {topic} takes nothing without a fence (require-fence=true): write under a lock, and show the \
+         token of its grant"
+    );
+    ErrorResponse::new(ErrorCode::FenceRequired, message)
 }
 
 /// Why a batch was not stored.

@@ -23,6 +23,10 @@
 //!   everything above reaches the medium through disk/ only
 //! ```
 //!
+//! Beside that, [`Compaction`] rewrites closed segments when its caller says so (compaction/), and
+//! [`Import`] brings whole logs in (transfer/): each makes files under names that nothing uses, and one
+//! change in the queue puts them in place.
+//!
 //! What an outcome means: a completion is called once the change, *and every change of any group that
 //! was made before it*, is durable (entries of a [`Durability::Memory`] group: in the page cache).
 //! Opening a store is: newest valid checkpoint, then the journal after it through the very same write
@@ -30,6 +34,7 @@
 
 mod boot;
 mod checkpoint;
+mod compaction;
 mod config;
 pub mod disk;
 mod entry;
@@ -48,6 +53,8 @@ mod segment;
 mod store;
 mod transfer;
 
+pub use compaction::status::{CompactionRun, CompactionStatus};
+pub use compaction::{CompactError, Compaction, CompactionPolicy, CompactionStep};
 pub use config::{ConfigError, Driver, Durability, GroupOptions, SEGMENT_BYTES_MIN, StoreConfig};
 pub use entry::{LogEntry, Vote};
 pub use fatal::{Completion, FatalError};
@@ -59,6 +66,7 @@ pub use group::{GroupLog, LogBounds};
 pub use header::{FORMAT_VERSION, HeaderError, Identity};
 pub use journal::record::{RecordError, RecordKind};
 pub use journal::replay::ReplayError;
+pub use segment::Compacted;
 pub use segment::scan::{Damage, Fault};
 pub use store::open::{OpenError, stored_identity};
 pub use store::space::SpaceState;

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use plimsoll_delivery::command::SubscriptionId;
 use plimsoll_delivery::state::Queues;
 use plimsoll_groups::state::Groups;
+use plimsoll_locks::fence::Floors;
+use plimsoll_locks::state::Locks;
 use plimsoll_log::LogEntry;
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_state::DecodeStateError;
 use plimsoll_state::catalog::{CatalogReply, CatalogState};
-use plimsoll_state::partition::{GroupsAnswers, PartitionState, Progress};
+use plimsoll_state::partition::{GroupsAnswers, LocksOutcome, PartitionState, Progress};
 use plimsoll_state::producers::ProducerTable;
 
 /// What a group is.
@@ -78,6 +80,22 @@ impl Fold {
         match self {
             Self::Catalog(_) => None,
             Self::Partition(state) => Some((state.groups(), state.groups_answers())),
+        }
+    }
+
+    /// The locks of a namespace's partition, and what the last entry about them came to.
+    pub(crate) fn locks(&self) -> Option<(&Locks, &LocksOutcome)> {
+        match self {
+            Self::Catalog(_) => None,
+            Self::Partition(state) => Some((state.locks(), state.locks_outcome())),
+        }
+    }
+
+    /// The lowest tokens that a partition takes of each lock.
+    pub(crate) fn floors(&self) -> Option<&Floors> {
+        match self {
+            Self::Catalog(_) => None,
+            Self::Partition(state) => Some(state.floors()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! One group: its log for readers, its Raft instance, while it is awake, for writers.
 
+mod decided;
+mod fences;
 mod lacking;
 mod lead;
 mod overtaken;
@@ -16,9 +18,11 @@ use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply};
 use plimsoll_state::producers::Verdict;
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, RwLock, watch};
 use tokio::time::timeout;
 
+pub use self::decided::DecidedError;
+pub use self::fences::{FencePass, PassError};
 use self::lead::Led;
 pub(crate) use self::overtaken::{TakenBack, abandon};
 use crate::config::Blocking;
@@ -57,6 +61,8 @@ pub struct Group {
     /// This node's replica was taken away.
     dropped: watch::Sender<bool>,
     reads: Reads,
+    /// Shared by writes under locks on their way into the log, held alone by who raises a floor.
+    fences: Arc<RwLock<()>>,
 }
 
 /// How a Raft instance ends.
@@ -102,6 +108,7 @@ impl Group {
             slept_as_agreed: AtomicBool::new(false),
             dropped: watch::Sender::new(false),
             reads: Reads::default(),
+            fences: Arc::default(),
             around,
         };
         group.touch();
@@ -156,6 +163,12 @@ impl Group {
         self.published.role.subscribe()
     }
 
+    /// Whether this node leads the group.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(*self.published.role.borrow(), Role::Leader { .. })
+    }
+
     /// Whether this node's replica was taken away, because it is no longer wanted here: whoever reads it
     /// must go to another node.
     #[must_use]
@@ -204,9 +217,27 @@ impl Group {
     pub async fn produce(
         self: &Arc<Self>,
         batch: Bytes,
-        mut header: BatchHeader,
+        header: BatchHeader,
+    ) -> Result<PendingProduce, ProduceError> {
+        self.produce_under(batch, header, None).await
+    }
+
+    /// As [`Group::produce`], for a batch that was let pass under a lock: only in the term of the pass.
+    ///
+    /// # Errors
+    /// As [`Group::produce`]; in another term `NotLeader`: it is to be let pass anew.
+    ///
+    /// # Panics
+    /// When the group is not a partition.
+    pub async fn produce_under(
+        self: &Arc<Self>,
+        batch: Bytes,
+        header: BatchHeader,
+        pass: Option<&FencePass>,
     ) -> Result<PendingProduce, ProduceError> {
         assert_eq!(self.kind, GroupKind::Partition, "batches go to partitions");
+        #[cfg(feature = "planted")]
+        let mut header = header;
         #[cfg(feature = "planted")]
         if plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::StoreTwice) {
             header.producer_id = plimsoll_protocol::ids::ProducerId::NONE;
@@ -214,6 +245,9 @@ impl Group {
         }
         let (Led { awake, term }, begin) = loop {
             let Led { awake, term } = self.lead().await?;
+            if pass.is_some_and(|pass| pass.term != term) {
+                return Err(self.not_leader().into());
+            }
             let group = awake.as_ref().expect("lead() returned");
             match group.shared.begin(&header) {
                 Begin::Doubtful => {
@@ -224,13 +258,20 @@ impl Group {
                 begin => break (Led { awake, term }, begin),
             }
         };
-        let group = awake.as_ref().expect("lead() returned");
-        match begin {
-            Begin::Propose => {}
-            Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
-            Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
-            Begin::Doubtful => unreachable!("that was waited for"),
+        if let Some(known) = known(begin) {
+            return known;
         }
+        self.send(Led { awake, term }, batch, header).await
+    }
+
+    /// Proposes a batch that was just admitted.
+    async fn send(
+        self: &Arc<Self>,
+        Led { awake, term }: Led,
+        batch: Bytes,
+        mut header: BatchHeader,
+    ) -> Result<PendingProduce, ProduceError> {
+        let group = awake.as_ref().expect("whoever leads is awake");
         // From here on the reply must be over, whatever happens: nothing may come in between.
         let (reply, outcome) = Reply::new(group.shared.clone());
         header.kind = EntryKind::Records;
@@ -581,6 +622,16 @@ impl Instance {
             standing: awake.standing.clone(),
             nudge: awake.nudge.clone(),
         }
+    }
+}
+
+/// What is known of a batch without a proposal; none, where it is to be proposed.
+fn known(begin: Begin) -> Option<Result<PendingProduce, ProduceError>> {
+    match begin {
+        Begin::Propose(_) => None,
+        Begin::InFlight(outcome) => Some(Ok(PendingProduce::retry(outcome))),
+        Begin::Verdict(verdict) => Some(verdict_to_outcome(verdict)),
+        Begin::Doubtful => unreachable!("that was waited for"),
     }
 }
 

@@ -26,6 +26,9 @@ pub enum DecodeStateError {
     /// The consumer groups cannot be read.
     #[error("the encoded state is damaged: {0}")]
     Groups(#[from] plimsoll_groups::DecodeGroupsError),
+    /// The locks, or the floors, cannot be read.
+    #[error("the encoded state is damaged: {0}")]
+    Locks(#[from] plimsoll_locks::DecodeLocksError),
     /// Bytes follow the end of the state.
     #[error("{extra} bytes follow the end of the encoded state")]
     TrailingBytes {

@@ -6,6 +6,9 @@ use plimsoll_delivery::state::Queues;
 use plimsoll_delivery::time::UnixMs;
 use plimsoll_groups::command::{DOMAIN as GROUPS_DOMAIN, GroupsEntry};
 use plimsoll_groups::state::{Answer, Groups};
+use plimsoll_locks::command::{DOMAIN as LOCKS_DOMAIN, LocksEntry};
+use plimsoll_locks::fence::{DOMAIN as FLOORS_DOMAIN, FloorEntry, Floors};
+use plimsoll_locks::state::{Applied as LocksApplied, EVENTS_PRODUCER, Locks};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset, Term};
 use plimsoll_protocol::wire::{Decode, Encode, Reader};
@@ -14,7 +17,9 @@ use crate::decode::{DecodeStateError, check_version, versioned_since};
 use crate::producers::{PRODUCERS_MAX, ProducerTable};
 
 /// Newest version of [`PartitionState::encode`]'s format.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// The version of a partition without locks and floors, which earlier builds read.
+const WITHOUT_LOCKS: u8 = 3;
 /// The version of a partition without consumer groups, which earlier builds read.
 const WITHOUT_GROUPS: u8 = 2;
 /// The oldest that is read: a partition without queues.
@@ -118,7 +123,10 @@ pub struct PartitionState {
     producers: ProducerTable,
     queues: Queues,
     groups: Groups,
+    locks: Locks,
+    floors: Floors,
     answers: GroupsAnswers,
+    outcome: LocksOutcome,
 }
 
 /// What the last entry of consumer groups came to. Not part of the state: only who folded that entry has it.
@@ -137,6 +145,23 @@ impl PartialEq for GroupsAnswers {
 }
 
 impl Eq for GroupsAnswers {}
+
+/// What the last entry of locks came to. Not part of the state, as [`GroupsAnswers`].
+#[derive(Debug, Clone, Default)]
+pub struct LocksOutcome {
+    /// Which entry; none after a snapshot.
+    pub entry: Option<LogId>,
+    /// What it came to.
+    pub applied: LocksApplied,
+}
+
+impl PartialEq for LocksOutcome {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for LocksOutcome {}
 
 impl PartitionState {
     /// The state of an empty log.
@@ -176,6 +201,25 @@ impl PartitionState {
         &self.answers
     }
 
+    /// The locks of the namespace that has its home in this partition: of a topic of
+    /// [`plimsoll_protocol::api::LOCKS_PREFIX`] only.
+    #[must_use]
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    /// What the last entry of locks came to.
+    #[must_use]
+    pub fn locks_outcome(&self) -> &LocksOutcome {
+        &self.outcome
+    }
+
+    /// The lowest tokens that are taken here of each lock.
+    #[must_use]
+    pub fn floors(&self) -> &Floors {
+        &self.floors
+    }
+
     /// Folds one committed entry; `body` is what follows the header.
     ///
     /// # Panics
@@ -195,7 +239,12 @@ impl PartitionState {
 
     fn work_off(&mut self, header: &BatchHeader, body: &Bytes) {
         match header.kind {
-            EntryKind::Records => self.queues.appended(header.record_count, header.records_bytes),
+            EntryKind::Records => {
+                self.queues.appended(header.record_count, header.records_bytes);
+                if header.producer_id == EVENTS_PRODUCER {
+                    self.locks.published(header.end_sequence());
+                }
+            }
             EntryKind::Control => match body.first() {
                 Some(&QUEUES_DOMAIN) => {
                     let entry = QueueEntry::decode(body);
@@ -212,6 +261,23 @@ impl PartitionState {
                     let answers = self.groups.apply(&entry, UnixMs(header.append_time_ms));
                     self.answers = GroupsAnswers { entry: Some(header.log_id()), answers };
                 }
+                Some(&LOCKS_DOMAIN) => {
+                    let entry = LocksEntry::decode(body);
+                    let entry = entry.unwrap_or_else(|error| {
+                        panic!("control entry {} cannot be read: {error}", header.log_id())
+                    });
+                    let at = UnixMs(header.append_time_ms);
+                    let applied = self.locks.apply(&entry, header.index, at);
+                    self.outcome = LocksOutcome { entry: Some(header.log_id()), applied };
+                }
+                Some(&FLOORS_DOMAIN) => {
+                    let entry = FloorEntry::decode(body);
+                    let entry = entry.unwrap_or_else(|error| {
+                        panic!("control entry {} cannot be read: {error}", header.log_id())
+                    });
+                    // What is below the floor changes nothing, and who asked looks at the floor.
+                    let _ = self.floors.apply(&entry);
+                }
                 domain => panic!("control entry {} is of domain {domain:?}", header.log_id()),
             },
             EntryKind::Blank | EntryKind::Membership => {}
@@ -223,13 +289,22 @@ impl PartitionState {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
-        let has_groups = self.groups != Groups::default();
-        out.put_u8(if has_groups { VERSION } else { WITHOUT_GROUPS });
+        let has_locks = self.locks != Locks::default() || !self.floors.is_empty();
+        let has_groups = has_locks || self.groups != Groups::default();
+        out.put_u8(match (has_locks, has_groups) {
+            (true, _) => VERSION,
+            (false, true) => WITHOUT_LOCKS,
+            (false, false) => WITHOUT_GROUPS,
+        });
         self.progress.encode(&mut out);
         self.producers.encode(&mut out);
         self.queues.encode().encode(&mut out);
         if has_groups {
             self.groups.encode().encode(&mut out);
+        }
+        if has_locks {
+            self.locks.encode().encode(&mut out);
+            self.floors.encode().encode(&mut out);
         }
         out.freeze()
     }
@@ -253,7 +328,15 @@ impl PartitionState {
                 OLDEST | WITHOUT_GROUPS => Groups::default(),
                 _ => Groups::decode(&Bytes::decode(reader)?)?,
             };
-            Ok(Self { progress, producers, queues, groups, answers: GroupsAnswers::default() })
+            let (locks, floors) = match version {
+                VERSION => (
+                    Locks::decode(&Bytes::decode(reader)?)?,
+                    Floors::decode(&Bytes::decode(reader)?)?,
+                ),
+                _ => Default::default(),
+            };
+            let (answers, outcome) = Default::default();
+            Ok(Self { progress, producers, queues, groups, locks, floors, answers, outcome })
         })
     }
 

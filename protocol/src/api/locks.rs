@@ -223,6 +223,8 @@ wire_struct! {
         pub namespace: String,
         /// The session.
         pub session: u128,
+        /// The request that was granted: one session may hold one token twice, as a reader.
+        pub request: u64,
         /// The lock.
         pub lock: String,
         /// The token of the grant.
@@ -398,12 +400,22 @@ wire_struct! {
 wire_struct! {
     /// What a namespace says of a token.
     pub struct CheckFenceResponse {
-        /// The namespace, never used again.
+        /// The namespace's number, never used again.
         pub namespace_id: u64,
-        /// The latest token that the lock has granted, where one is known.
-        pub latest: Option<u64>,
-        /// Up to where tokens can have been granted at all: larger ones are of the future.
-        pub end: u64,
+        /// What it says.
+        pub standing: FenceStanding,
+    }
+}
+
+wire_enum! {
+    /// What a namespace knows of a token.
+    pub enum FenceStanding as "standing of a token" {
+        /// It is of a grant that holds.
+        Held = 0 / "held",
+        /// What it was of is over.
+        Past = 1 / "past",
+        /// Nothing was granted under it.
+        NeverGranted = 2 / "never granted",
     }
 }
 

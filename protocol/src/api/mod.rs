@@ -59,11 +59,11 @@ pub use kv::{
 pub use locks::{
     AcquireLockRequest, CancelLockRequest, CheckFenceRequest, CheckFenceResponse,
     CloseLockSessionRequest, CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest,
-    DescribeLockRequest, Fence, ForceReleaseLockRequest, KeepLockSessionRequest, LOCKS_PREFIX,
-    ListLocksRequest, ListLocksResponse, ListNamespacesRequest, ListNamespacesResponse,
-    LockDescription, LockGrant, LockHolder, LockInfo, LockMode, LockSession, LockWaiter,
-    NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest, ReleaseLockRequest,
-    SetLockValueRequest, namespace_topic,
+    DescribeLockRequest, Fence, FenceStanding, ForceReleaseLockRequest, KeepLockSessionRequest,
+    LOCKS_PREFIX, ListLocksRequest, ListLocksResponse, ListNamespacesRequest,
+    ListNamespacesResponse, LockDescription, LockGrant, LockHolder, LockInfo, LockMode,
+    LockSession, LockWaiter, NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest,
+    ReleaseLockRequest, SetLockValueRequest, namespace_topic,
 };
 pub use metadata::{
     MetadataRequest, MetadataResponse, NodeInfo, NodeState, PartitionMetadata, TopicMetadata,

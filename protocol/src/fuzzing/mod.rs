@@ -581,6 +581,7 @@ pub fn layouts() -> Vec<&'static str> {
         Cleanup::LAYOUT,
         Fence::LAYOUT,
         LockMode::LAYOUT,
+        FenceStanding::LAYOUT,
         LockInfo::LAYOUT,
         LockHolder::LAYOUT,
         LockWaiter::LAYOUT,

@@ -716,6 +716,7 @@ samples! {
     ReleaseLockRequest = ReleaseLockRequest {
         namespace: "deploy".into(),
         session: 7 << 70,
+        request: 12,
         lock: "leader".into(),
         token: 1234,
     };
@@ -773,7 +774,7 @@ samples! {
     };
     CheckFenceRequest = CheckFenceRequest { fence: Fence::sample() };
     CheckFenceResponse =
-        CheckFenceResponse { namespace_id: 12, latest: Some(1234), end: 1300 };
+        CheckFenceResponse { namespace_id: 12, standing: FenceStanding::Past };
     RaiseFloorRequest = RaiseFloorRequest {
         topic: topic(),
         partition: PartitionIndex(3),

@@ -4,7 +4,7 @@
 //!  serve      one connection: a place, Hello, then its streams until one side ends it
 //!  stream     one stream: reads frames, hands requests out; replies leave by the outbox
 //!  outbox     the way out: gathers ready frames into one write
-//!  produce · read · subscribe · topics · queues · attach · access    what the requests do
+//!  produce · read · subscribe · topics · queues · attach · access · kv    what the requests do
 //! ```
 //! A QUIC connection has many streams, each with tasks of its own; a TCP or TLS connection has one.
 //! Nothing else differs.
@@ -15,6 +15,8 @@ mod access;
 mod attach;
 mod cluster;
 mod groups;
+mod kv;
+mod locks;
 mod metadata;
 mod outbox;
 mod produce;
@@ -28,4 +30,4 @@ mod topics;
 
 pub(crate) use read::{Chunk, fetch_here, offsets_here, step};
 pub use session::{serve, serve_node};
-pub(crate) use stream::Answer;
+pub(crate) use stream::{Answer, done};

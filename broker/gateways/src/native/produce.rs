@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::{
-    AckLevel, InitProducerRequest, ProduceRequest, ProduceResponse, ProducerIdentity,
+    AckLevel, Fence, InitProducerRequest, LOCKS_PREFIX, ProduceRequest, ProduceResponse,
+    ProducerIdentity,
 };
 use plimsoll_protocol::batch::{
-    BatchHeader, BatchLimits, Compression, RecordBatch, validate_produced,
+    BatchError, BatchHeader, BatchLimits, Compression, RecordBatch, validate_produced,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
-use plimsoll_replication::{PendingProduce, ProduceError, Produced};
+use plimsoll_replication::{FencePass, PendingProduce, ProduceError, Produced};
 use plimsoll_state::catalog::Catalog;
 use plimsoll_transport::HeldRoom;
 use tokio::sync::watch;
@@ -30,7 +31,7 @@ use crate::routing::Access;
 
 /// What a produce request costs of the bytes in flight besides its payload: the memory that follows
 /// it around. So tiny batches are bounded too.
-const REQUEST_BYTES: usize = 1024;
+pub(super) const REQUEST_BYTES: usize = 1024;
 /// Checking more than this, in bytes of records, takes longer than a connection's turn should.
 const CHECKED_IN_PLACE_BYTES_MAX: u32 = 2 << 20;
 /// Partitions that one stream remembers.
@@ -148,9 +149,9 @@ async fn admit(
     broker.check_space()?;
     let (topic, index) = (&request.topic, request.partition);
     let partition = stream.lanes.partition(&broker, topic, index).await?;
-    let header = check(&stream.session, &batch, &partition.batch_limits)
-        .await
-        .map_err(|error| refusals::batch(&error, topic, index))?;
+    let checked =
+        check(&stream.session, &batch, &partition.batch_limits, partition.is_compacted).await;
+    let header = checked.map_err(|unfit| unfit.refusal(topic, index))?;
     // What is sent again is answered as the first time, however full the queue is now.
     let mut admitted = None;
     if partition.queue.is_some() && !partition.group.is_known(&header) {
@@ -159,10 +160,42 @@ async fn admit(
             broker.admit_to_queue(topic, index, &partition, messages, || has_delayed(&batch));
         admitted = admitting.await?;
     }
-    match partition.group.produce(batch, header).await {
+    let pass = pass(&broker, topic, &partition, &header, request.fence.as_ref()).await?;
+    match partition.group.produce_under(batch, header, pass.as_ref()).await {
         Ok(pending) => Ok((header, partition, pending, admitted)),
         Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
+}
+
+/// Lets a batch pass under the lock that it is written under, where it is. One that was stored before is
+/// answered as the first time, whoever holds the lock now.
+///
+/// # Errors
+/// Where the lock is lost, or one is required.
+pub(super) async fn pass(
+    broker: &Arc<Broker>,
+    topic: &TopicName,
+    partition: &Partition,
+    header: &BatchHeader,
+    fence: Option<&Fence>,
+) -> Result<Option<FencePass>, ErrorResponse> {
+    check_writable(topic)?;
+    match fence {
+        None if partition.require_fence => Err(refusals::fence_required(topic)),
+        None => Ok(None),
+        Some(_) if partition.group.is_known(header) => Ok(None),
+        Some(fence) => broker.fence_pass(&partition.group, fence).await.map(Some),
+    }
+}
+
+/// What happened to locks only their keeper writes.
+fn check_writable(topic: &TopicName) -> Result<(), ErrorResponse> {
+    if topic.as_str().starts_with(LOCKS_PREFIX) {
+        let message =
+            format!("{topic} tells what happened to locks: it can be read, and not written");
+        return Err(ErrorResponse::new(ErrorCode::InvalidTopicName, message));
+    }
+    Ok(())
 }
 
 /// Whether some record of a batch waits for its time. Of a batch that cannot be read none does: it is
@@ -174,11 +207,41 @@ fn has_delayed(batch: &Bytes) -> bool {
     records.any(|record| record.is_ok_and(|found| found.record.deliver_at_ms.is_some()))
 }
 
-async fn check(
+/// Why a batch is not stored as it is.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// It is not one that keeps the limits.
+    Batch(BatchError),
+    /// A record has no key, and the topic is compacted.
+    Keyless {
+        /// Which of its records.
+        number: u64,
+    },
+}
+
+impl From<BatchError> for Unfit {
+    fn from(error: BatchError) -> Self {
+        Self::Batch(error)
+    }
+}
+
+impl Unfit {
+    /// What the producer is told.
+    pub(super) fn refusal(&self, topic: &TopicName, partition: PartitionIndex) -> ErrorResponse {
+        match self {
+            Self::Batch(error) => refusals::batch(error, topic, partition),
+            Self::Keyless { number } => refusals::keyless(topic, partition, *number),
+        }
+    }
+}
+
+/// Checks a batch, and that each record has a key where it must be `keyed`.
+pub(super) async fn check(
     session: &Session,
     batch: &Bytes,
     limits: &BatchLimits,
-) -> Result<BatchHeader, plimsoll_protocol::batch::BatchError> {
+    keyed: bool,
+) -> Result<BatchHeader, Unfit> {
     let claimed = BatchHeader::parse(batch)?;
     let work = match claimed.compression {
         Compression::None => u32::try_from(batch.len()).unwrap_or(u32::MAX),
@@ -186,7 +249,7 @@ async fn check(
     };
     // Those that are checked in place are one per thread at most: they take no room.
     if work <= CHECKED_IN_PLACE_BYTES_MAX || batch.len() > limits.batch_bytes_max as usize {
-        return validate_produced(batch, limits);
+        return check_here(batch, limits, keyed);
     }
     let room = match claimed.compression {
         Compression::None => None,
@@ -194,12 +257,28 @@ async fn check(
     };
     let (batch, limits) = (batch.clone(), limits.clone());
     let check = move || {
-        let checked = validate_produced(&batch, &limits);
+        let checked = check_here(&batch, &limits, keyed);
         // Here, because the thread goes on when whoever waits for it does not.
         drop(room);
         checked
     };
     session.broker.host().blocking().run(check).await
+}
+
+fn check_here(batch: &Bytes, limits: &BatchLimits, keyed: bool) -> Result<BatchHeader, Unfit> {
+    let header = validate_produced(batch, limits)?;
+    if keyed {
+        let (batch, _) = RecordBatch::parse(batch.clone())?;
+        let mut records = batch.records(limits.records_bytes_max as usize)?;
+        let mut number = 0;
+        while let Some(record) = records.next_view() {
+            if record?.1.key.is_none() {
+                return Err(Unfit::Keyless { number });
+            }
+            number += 1;
+        }
+    }
+    Ok(header)
 }
 
 /// What the answer to a produce request needs to know.

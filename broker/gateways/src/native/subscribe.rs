@@ -26,6 +26,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone};
 use super::read::{Chunk, access, ends, freshen, max_payload, resolve, step};
 use super::session::Session;
 use crate::broker::Partition;
+use crate::queues::batches;
 use crate::refusals;
 
 /// How often it is looked at most whether a replica keeps within the bound that its reader asked for.
@@ -195,6 +196,12 @@ async fn begin(
     Ok((partition, start))
 }
 
+/// Whether records of it may be gone.
+fn has_compacted(chunk: &Chunk) -> bool {
+    // What cannot be read is for the subscriber to find.
+    batches(chunk.payload.clone()).any(|batch| batch.is_ok_and(|batch| batch.header.compacted))
+}
+
 /// Ends at that time, if there is one.
 async fn until(at: Option<Instant>) {
     match at {
@@ -291,6 +298,9 @@ impl<'a> Push<'a> {
             }
             match step(&self.partition.group, &mut self.cursor, upto, allowed).await {
                 Ok(Some(chunk)) => {
+                    if self.request.whole && has_compacted(&chunk) {
+                        return Err(refusals::compacted(&self.request.topic, self.next).into());
+                    }
                     // A delivery that ends at the high watermark says so by its two offsets.
                     told_caught_up = chunk.next_offset >= upto;
                     self.deliver(chunk, upto).await?;

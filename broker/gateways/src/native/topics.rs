@@ -5,11 +5,12 @@ use std::sync::Arc;
 use plimsoll_protocol::api::{
     AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     DescribeTopicResponse, Done, ListTopicsRequest, ListTopicsResponse, TopicConfig, TopicInfo,
+    TopicRules,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use plimsoll_state::catalog::{
-    Catalog, CatalogCommand, CatalogReply, ConfigPatch, TopicMeta, planning,
+    Catalog, CatalogCommand, CatalogReply, ConfigPatch, RulesPatch, TopicMeta, planning,
 };
 
 use super::session::Session;
@@ -40,9 +41,9 @@ pub(super) fn replicas_now(meta: &TopicMeta) -> u16 {
 /// What an answer in pages holds at most, besides its head; less where frames are small.
 const PAGE_BYTES_MAX: u32 = 256 << 10;
 /// No [`TopicInfo`] takes more.
-const TOPIC_INFO_BYTES_MAX: u32 = 384;
+const TOPIC_INFO_BYTES_MAX: u32 = 400;
 /// No [`PartitionInfo`] takes more.
-const PARTITION_INFO_BYTES_MAX: u32 = 160;
+const PARTITION_INFO_BYTES_MAX: u32 = 224;
 
 /// How many items of at most `bytes_max` each one page may hold.
 fn page(session: &Session, bytes_max: u32) -> usize {
@@ -84,6 +85,10 @@ pub(super) async fn create(
 ) -> Result<Answer<CreateTopicRequest>, ErrorResponse> {
     let broker = &session.broker;
     check_new(broker, &request.topic, &request.config, request.partitions)?;
+    if request.config.rules != TopicRules::default() {
+        // Refused below the level at which every node can read them.
+        broker.raise_level().await?;
+    }
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
         let partitions = request.partitions;
@@ -117,6 +122,9 @@ pub(super) async fn alter(
         ConfigPatch::from_changes(&request.changes).map_err(|error| refusals::config(&error))?;
     if let Some(partitions) = request.partitions {
         check_partitions(partitions, broker.limits().partitions_per_topic_max)?;
+    }
+    if patch.rules != RulesPatch::default() {
+        broker.raise_level().await?;
     }
     let name = request.topic.clone();
     let make = |catalog: &Catalog| {
@@ -206,7 +214,10 @@ fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_protocol::api::{Durability, PartitionCondition, PartitionInfo, TopicConfig};
+    use plimsoll_protocol::api::{
+        Cleanup, CompactionInfo, Durability, PartitionCondition, PartitionInfo, TopicConfig,
+        TopicRules,
+    };
     use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
     use plimsoll_protocol::wire::Encode;
 
@@ -231,6 +242,12 @@ mod tests {
                 retention_bytes: Some(u64::MAX),
                 segment_bytes: u32::MAX,
                 batch_bytes_max: u32::MAX,
+                rules: TopicRules {
+                    cleanup: Cleanup::CompactAndDelete,
+                    compaction_lag_ms: u64::MAX,
+                    tombstone_ms: u64::MAX,
+                    require_fence: true,
+                },
             },
             created_ms: i64::MAX,
         };
@@ -247,6 +264,15 @@ mod tests {
             segments: u32::MAX,
             condition: PartitionCondition::Quarantined,
             replicas: vec![NodeId(u64::MAX); 9],
+            compaction: Some(CompactionInfo {
+                compacted_to: Offset(u64::MAX),
+                compacted_bytes: u64::MAX,
+                waiting_bytes: u64::MAX,
+                last_ms: Some(i64::MAX),
+                last_bytes_before: u64::MAX,
+                last_bytes_after: u64::MAX,
+                running: true,
+            }),
         };
         assert!(encoded_bytes(&partition) <= PARTITION_INFO_BYTES_MAX as usize);
     }

@@ -16,10 +16,12 @@ use std::sync::{Arc, MutexGuard, Weak};
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 
+use crate::compaction::status::CompactionRecord;
 use crate::config::{Durability, GroupOptions};
 use crate::entry::{Change, Cut, Install, LogEntry, Marks, Reset, Vote};
 use crate::fatal::{Completion, FatalError};
 use crate::parking::Mutex;
+use crate::segment::SegmentInfo;
 use crate::segment::scan::check_header;
 use crate::store::queue::Item;
 use crate::store::shared::Shared;
@@ -86,6 +88,7 @@ pub struct GroupLog {
     /// Size of the back, for those who must not wait for its lock.
     stored_bytes: AtomicU64,
     stored_segments: AtomicU32,
+    pub(crate) compaction: CompactionRecord,
 }
 
 impl GroupLog {
@@ -107,21 +110,23 @@ impl GroupLog {
             listed: AtomicBool::new(false),
             stored_bytes: AtomicU64::new(0),
             stored_segments: AtomicU32::new(0),
+            compaction: CompactionRecord::default(),
         })
     }
 
     /// Lets the front begin where the back ended up after recovery.
     pub(crate) fn restart(&self) {
         self.note_size();
-        let (marks, installs) = {
+        let (marks, installs, generation) = {
             let back = self.back.lock();
-            (back.marks, back.installs)
+            (back.marks, back.installs, back.generation)
         };
         let mut front = self.front.lock();
         let quarantined = front.quarantined.take();
         let state = std::mem::replace(&mut front.state, StateSlot::None);
         *front = Front::new(marks, state);
         front.installs = installs;
+        front.generation = generation;
         front.quarantined = quarantined;
     }
 
@@ -193,7 +198,12 @@ impl GroupLog {
     }
 
     /// Puts a change that the front already shows into the store's queue.
-    fn push(&self, front: MutexGuard<'_, Front>, change: Change, done: Option<Completion>) {
+    pub(crate) fn push(
+        &self,
+        front: MutexGuard<'_, Front>,
+        change: Change,
+        done: Option<Completion>,
+    ) {
         let durability = front.marks.options.durability;
         self.push_as(durability, front, change, done);
     }
@@ -361,8 +371,20 @@ impl GroupLog {
                 _ => Err(ReadError::Purged { index, first: marks.start_index }),
             };
         }
+        if let Some(end) = self.end_of_segment(index) {
+            return Ok(Some(end));
+        }
         let header = self.stored_header(index)?;
         Ok(Some((header.log_id(), header.end_offset())))
+    }
+
+    /// Identity of an entry that is the last one of its segment, and the offset after it: known also where
+    /// compaction took the entry away.
+    fn end_of_segment(&self, index: LogIndex) -> Option<(LogId, Offset)> {
+        let back = self.readable();
+        let back = back.lock();
+        let info = &back.segments[back.slot_of_index(index)?].info;
+        info.last.filter(|last| last.index == index).map(|last| (last, info.end_offset))
     }
 
     /// The header of an entry in a segment. Blocks.
@@ -373,6 +395,7 @@ impl GroupLog {
             let first = back.marks.start_index;
             let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
             let info = back.segments[at].info;
+            of_single_entries(&info, index)?;
             (back.open(&self.shared, self.id, at), info)
         };
         let interval = self.shared.config.index_interval_bytes;
@@ -508,7 +531,12 @@ impl GroupLog {
         };
         known(marks.last).or_else(|| known(marks.purged)).or_else(|| {
             let there = index >= marks.start_index && index < marks.next_index();
-            if there { self.stored_header(index).ok().map(|header| header.term) } else { None }
+            let end = there.then(|| self.end_of_segment(index)).flatten();
+            match end {
+                Some((last, _)) => Some(last.term),
+                None if there => self.stored_header(index).ok().map(|header| header.term),
+                None => None,
+            }
         })
     }
 
@@ -579,6 +607,7 @@ impl GroupLog {
             let mut back = back.lock();
             let (index, first) = (range.start, back.marks.start_index);
             let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
+            of_single_entries(&back.segments[at].info, index)?;
             (back.open(&self.shared, self.id, at)?, back.segments[at].info)
         };
         let end = info.end_bytes;
@@ -690,12 +719,22 @@ impl GroupLog {
         let back = self.back.lock();
         self.stored_bytes.store(back.bytes(), Ordering::Relaxed);
         self.stored_segments.store(back.segments.len() as u32, Ordering::Relaxed);
+        self.compaction.note(&back);
     }
 
     /// Bytes of entries in the tail cache.
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
         self.front.lock().cached_bytes()
+    }
+}
+
+/// Refuses to look for an entry where a batch may stand for several: whoever asks for one was told before
+/// that it was purged.
+fn of_single_entries(info: &SegmentInfo, index: LogIndex) -> Result<(), ReadError> {
+    match info.compacted {
+        None => Ok(()),
+        Some(_) => Err(ReadError::Purged { index, first: info.end_index() }),
     }
 }
 

@@ -331,6 +331,7 @@ pub fn produce_request(name: &str, partition: u32) -> ProduceRequest {
         topic: topic(name),
         partition: PartitionIndex(partition),
         acks: AckLevel::Quorum,
+        fence: None,
     }
 }
 
@@ -345,6 +346,7 @@ pub fn subscribe_request(name: &str, start: StartPosition, credit_bytes: u64) ->
         isolation: Isolation::Committed,
         max_staleness_ms: None,
         any_replica: false,
+        whole: false,
     }
 }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
 use plimsoll_groups::state::Groups;
+use plimsoll_locks::state::Locks;
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::Term;
-use plimsoll_state::partition::GroupsAnswers;
+use plimsoll_state::partition::{GroupsAnswers, LocksOutcome};
 
 use super::Group;
 use super::lead::Led;
@@ -29,6 +30,12 @@ impl Group {
     /// them came to; nothing when it is asleep. As [`Group::with_queues`]: be short.
     pub fn with_groups<T>(&self, look: impl FnOnce(&Groups, &GroupsAnswers) -> T) -> Option<T> {
         Some(self.instance()?.shared.with_groups(look))
+    }
+
+    /// What `look` sees of the locks of the namespace that is this partition, and of what the last entry about
+    /// them came to; nothing when it is asleep. As [`Group::with_queues`]: be short.
+    pub fn with_locks<T>(&self, look: impl FnOnce(&Locks, &LocksOutcome) -> T) -> Option<T> {
+        Some(self.instance()?.shared.with_locks(look))
     }
 
     /// Whether a batch would not be stored anew here: it is stored or in flight already, or is refused.

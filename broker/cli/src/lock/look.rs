@@ -1,0 +1,97 @@
+//! Looking at locks without taking anything.
+
+use clap::Args;
+
+use super::NamespaceArgs;
+use super::render::{DescribedJson, LockJson, holders, locks, one_lock, waiters};
+use crate::connection::ConnectionArgs;
+use crate::exit::Exit;
+use crate::failure::{Failure, note};
+use crate::output::Output;
+use crate::request::request_failure;
+
+/// List locks that are held, waited for or guard topics
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  plimsoll lock list\n  plimsoll lock list orders/ --namespace jobs \
+                       --json | jq -r 'select(.waiters > 0) | .lock'"
+)]
+pub(super) struct ListArgs {
+    /// Only those whose name begins with this
+    #[arg(default_value = "")]
+    prefix: String,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
+    /// Print a JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+impl ListArgs {
+    pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
+        let namespace = &self.namespace.namespace;
+        let listed = connection
+            .with_client(async |client| {
+                let listed = client.admin().locks(namespace).list(&self.prefix).await;
+                listed.map_err(|error| request_failure("list locks", &error))
+            })
+            .await?;
+        let mut output = Output::stdout();
+        if self.json {
+            listed.iter().try_for_each(|lock| output.json(&LockJson::of(lock)))?;
+        } else if !listed.is_empty() {
+            locks(&listed).lines().iter().try_for_each(|line| output.line(line))?;
+        }
+        output.flush()?;
+        if listed.is_empty() && !self.json {
+            note(&match &*self.prefix {
+                "" => format!("no lock of namespace {namespace} is in use"),
+                prefix => format!(
+                    "no lock of namespace {namespace} that begins with {prefix:?} is in use"
+                ),
+            });
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Show a lock: who holds it, and who waits
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  plimsoll lock describe nightly\n  plimsoll lock describe nightly \
+                       --json | jq '.holders[0].token'"
+)]
+pub(super) struct DescribeArgs {
+    /// The lock
+    lock: String,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl DescribeArgs {
+    pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
+        let described = connection
+            .with_client(async |client| {
+                let admin = client.admin().locks(&self.namespace.namespace);
+                let doing = format!("describe lock {}", self.lock);
+                admin.describe(&self.lock).await.map_err(|error| request_failure(&doing, &error))
+            })
+            .await?;
+        let mut output = Output::stdout();
+        if self.json {
+            output.json(&DescribedJson::of(&described))?;
+        } else {
+            output.line(&one_lock(&described))?;
+            let tables = [holders(&described), waiters(&described)];
+            for table in tables.iter().filter(|table| !table.is_empty()) {
+                output.line("")?;
+                table.lines().iter().try_for_each(|line| output.line(line))?;
+            }
+        }
+        output.flush()?;
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,322 @@
+//! Namespaces, locks and what happens to them, for people and as JSON.
+
+use std::time::Duration;
+
+use plimsoll_client::{
+    LockDescription, LockEvent, LockEventHolder, LockHolder, LockInfo, LockWaiter, NamespaceInfo,
+    TopicName,
+};
+use serde::Serialize;
+
+use crate::clock::time_text;
+use crate::quantity::{duration_text, elapsed_text};
+use crate::table::Table;
+
+/// A namespace.
+#[derive(Debug, Serialize)]
+pub(super) struct NamespaceJson<'a> {
+    namespace: &'a str,
+    topic: &'a str,
+    replicas: u16,
+    history_ms: u64,
+    created_ms: i64,
+}
+
+impl<'a> NamespaceJson<'a> {
+    pub(super) fn of(info: &'a NamespaceInfo) -> Self {
+        Self {
+            namespace: &info.namespace,
+            topic: info.topic.as_str(),
+            replicas: info.replicas,
+            history_ms: info.history_ms,
+            created_ms: info.created_ms,
+        }
+    }
+}
+
+pub(super) fn namespaces(all: &[NamespaceInfo]) -> Table {
+    let mut table = Table::new(&["NAMESPACE", ">REPLICAS", "HISTORY", "CREATED"]);
+    for info in all {
+        table.row(vec![
+            info.namespace.clone(),
+            info.replicas.to_string(),
+            duration_text(Duration::from_millis(info.history_ms)),
+            time_text(info.created_ms),
+        ]);
+    }
+    table
+}
+
+/// `jobs: 3 replicas, history 7d`.
+pub(super) fn one_namespace(info: &NamespaceInfo) -> String {
+    let plural = if info.replicas == 1 { "" } else { "s" };
+    let history = duration_text(Duration::from_millis(info.history_ms));
+    format!("{}: {} replica{plural}, history {history}", info.namespace, info.replicas)
+}
+
+/// A lock in a list.
+#[derive(Debug, Serialize)]
+pub(super) struct LockJson<'a> {
+    lock: &'a str,
+    mode: &'static str,
+    permits: u32,
+    holders: u32,
+    waiters: u32,
+    token: Option<u64>,
+    guards: Vec<&'a str>,
+}
+
+impl<'a> LockJson<'a> {
+    pub(super) fn of(info: &'a LockInfo) -> Self {
+        Self {
+            lock: &info.lock,
+            mode: info.mode.as_str(),
+            permits: info.permits,
+            holders: info.holders,
+            waiters: info.waiters,
+            token: info.token,
+            guards: info.guards.iter().map(TopicName::as_str).collect(),
+        }
+    }
+}
+
+fn guards(info: &LockInfo) -> String {
+    info.guards.iter().map(TopicName::as_str).collect::<Vec<_>>().join(",")
+}
+
+fn token(token: Option<u64>) -> String {
+    token.map_or_else(|| "-".to_owned(), |token| token.to_string())
+}
+
+pub(super) fn locks(all: &[LockInfo]) -> Table {
+    let mut table = Table::new(&["LOCK", "MODE", ">HOLDERS", ">WAITERS", ">TOKEN", "GUARDS"]);
+    for info in all {
+        table.row(vec![
+            info.lock.clone(),
+            mode(info),
+            info.holders.to_string(),
+            info.waiters.to_string(),
+            token(info.token),
+            guards(info),
+        ]);
+    }
+    table
+}
+
+fn mode(info: &LockInfo) -> String {
+    match info.permits {
+        0 => info.mode.as_str().to_owned(),
+        permits => format!("{} of {permits}", info.mode.as_str()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct HolderJson<'a> {
+    label: &'a str,
+    session: &'a str,
+    mode: &'static str,
+    token: u64,
+    slot: u32,
+    since_ms: i64,
+    lease_left_ms: u64,
+    raising: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct WaiterJson<'a> {
+    label: &'a str,
+    session: &'a str,
+    mode: &'static str,
+    since_ms: i64,
+}
+
+/// A lock, who holds it and who waits.
+#[derive(Debug, Serialize)]
+pub(super) struct DescribedJson<'a> {
+    #[serde(flatten)]
+    info: LockJson<'a>,
+    value: String,
+    // In place of the counts of a list.
+    #[serde(rename = "holding")]
+    holders: Vec<HolderJson<'a>>,
+    #[serde(rename = "waiting")]
+    waiters: Vec<WaiterJson<'a>>,
+}
+
+impl<'a> DescribedJson<'a> {
+    pub(super) fn of(described: &'a LockDescription) -> Self {
+        let holder = |holder: &'a LockHolder| HolderJson {
+            label: &holder.label,
+            session: &holder.session_name,
+            mode: holder.mode.as_str(),
+            token: holder.token,
+            slot: holder.slot,
+            since_ms: holder.since_ms,
+            lease_left_ms: holder.lease_left_ms,
+            raising: holder.raising,
+        };
+        let waiter = |waiter: &'a LockWaiter| WaiterJson {
+            label: &waiter.label,
+            session: &waiter.session_name,
+            mode: waiter.mode.as_str(),
+            since_ms: waiter.since_ms,
+        };
+        Self {
+            info: LockJson::of(&described.info),
+            value: String::from_utf8_lossy(&described.value).into_owned(),
+            holders: described.holders.iter().map(holder).collect(),
+            waiters: described.waiters.iter().map(waiter).collect(),
+        }
+    }
+}
+
+/// `nightly: exclusive, 1 holds it, 3 wait, last token 52, guards reports`.
+pub(super) fn one_lock(described: &LockDescription) -> String {
+    let info = &described.info;
+    let mut text = format!("{}: {}, {} ", info.lock, mode(info), info.holders);
+    text.push_str(if info.holders == 1 { "holds it, " } else { "hold it, " });
+    text.push_str(&format!("{} wait{}", info.waiters, if info.waiters == 1 { "s" } else { "" }));
+    if let Some(token) = info.token {
+        text.push_str(&format!(", last token {token}"));
+    }
+    if !info.guards.is_empty() {
+        text.push_str(&format!(", guards {}", guards(info)));
+    }
+    if !described.value.is_empty() {
+        text.push_str(&format!(", value {:?}", String::from_utf8_lossy(&described.value)));
+    }
+    text
+}
+
+pub(super) fn holders(described: &LockDescription) -> Table {
+    let titles = ["HOLDER", "SESSION", "MODE", ">TOKEN", ">SLOT", "SINCE", "LEASE LEFT", "NOTE"];
+    let mut table = Table::new(&titles);
+    for holder in &described.holders {
+        table.row(vec![
+            holder.label.clone(),
+            holder.session_name.clone(),
+            holder.mode.as_str().to_owned(),
+            holder.token.to_string(),
+            holder.slot.to_string(),
+            time_text(holder.since_ms),
+            elapsed_text(Duration::from_millis(holder.lease_left_ms)),
+            if holder.raising { "shutting out former holders".to_owned() } else { String::new() },
+        ]);
+    }
+    table
+}
+
+pub(super) fn waiters(described: &LockDescription) -> Table {
+    let mut table = Table::new(&["WAITER", "SESSION", "MODE", "SINCE"]);
+    for waiter in &described.waiters {
+        table.row(vec![
+            waiter.label.clone(),
+            waiter.session_name.clone(),
+            waiter.mode.as_str().to_owned(),
+            time_text(waiter.since_ms),
+        ]);
+    }
+    table
+}
+
+/// Something that happened to a lock.
+#[derive(Debug, Serialize)]
+pub(super) struct EventJson<'a> {
+    offset: u64,
+    time_ms: i64,
+    lock: &'a str,
+    what: &'a str,
+    label: Option<&'a str>,
+    session: Option<u64>,
+    token: Option<u64>,
+    slot: Option<u32>,
+    by: Option<&'a str>,
+    holder: Option<&'a LockEventHolder>,
+}
+
+impl<'a> EventJson<'a> {
+    pub(super) fn of(event: &'a LockEvent) -> Self {
+        Self {
+            offset: event.offset,
+            time_ms: event.time_ms,
+            lock: &event.lock,
+            what: event.what.as_str(),
+            label: event.label.as_deref(),
+            session: event.session,
+            token: event.token,
+            slot: event.slot,
+            by: event.by.as_deref(),
+            holder: event.holder.as_ref(),
+        }
+    }
+}
+
+/// `2026-11-21T08:30:00.250Z  nightly  granted  web-1 (session 3, token 41)`.
+pub(super) fn event_line(event: &LockEvent) -> String {
+    let mut line = format!("{}  {}  {}", time_text(event.time_ms), event.lock, event.what);
+    if let Some(label) = &event.label {
+        line.push_str(&format!("  {label}"));
+    }
+    let number = |name: &str, number: Option<u64>| number.map(|number| format!("{name} {number}"));
+    let numbers = [
+        number("session", event.session),
+        number("token", event.token),
+        number("slot", event.slot.map(u64::from)),
+    ];
+    let numbers: Vec<String> = numbers.into_iter().flatten().collect();
+    if !numbers.is_empty() {
+        line.push_str(&format!(" ({})", numbers.join(", ")));
+    }
+    if let Some(by) = &event.by {
+        line.push_str(&format!(" by {by}"));
+    }
+    match &event.holder {
+        // Who it happened to is who holds it.
+        Some(holder) if Some(holder.token) == event.token => {}
+        Some(holder) => {
+            line.push_str(&format!("; held by {} (token {})", holder.label, holder.token));
+        }
+        None => line.push_str("; held by nobody"),
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_client::LockEventKind;
+
+    fn event() -> LockEvent {
+        LockEvent {
+            lock: "nightly".to_owned(),
+            offset: 7,
+            what: LockEventKind::Expired,
+            label: Some("web-1".to_owned()),
+            session: Some(3),
+            token: Some(41),
+            slot: None,
+            by: None,
+            time_ms: 0,
+            holder: None,
+        }
+    }
+
+    #[test]
+    fn events_say_to_whom_and_who_holds_the_lock_then() {
+        let when = "1970-01-01T00:00:00.000Z  nightly";
+        let gone = event();
+        assert_eq!(
+            event_line(&gone),
+            format!("{when}  expired  web-1 (session 3, token 41); held by nobody")
+        );
+        let (label, value) = ("web-2".to_owned(), None);
+        let holder = Some(LockEventHolder { label, session: 4, token: 52, value });
+        let handed = LockEvent { holder: holder.clone(), ..event() };
+        assert!(event_line(&handed).ends_with("; held by web-2 (token 52)"));
+        let granted =
+            LockEvent { token: Some(52), what: LockEventKind::Granted, holder, ..event() };
+        assert!(event_line(&granted).ends_with("  granted  web-1 (session 3, token 52)"));
+        let json = serde_json::to_value(EventJson::of(&granted)).unwrap();
+        assert_eq!((&json["what"], &json["holder"]["token"]), (&"granted".into(), &52.into()));
+    }
+}

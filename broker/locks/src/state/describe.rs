@@ -1,0 +1,143 @@
+//! What is so, for people: `lock list` and `lock describe`.
+
+use std::ops::Bound;
+
+use plimsoll_protocol::ids::TopicName;
+
+use super::{Lock, Locks};
+use crate::command::{Kind, Want};
+use crate::ids::{Label, LockName, SessionNumber, Token, Value};
+use crate::time::UnixMs;
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderDescription {
+    /// Whose session it is.
+    pub label: Label,
+    /// The session.
+    pub session: SessionNumber,
+    /// Since when, by the leader's clock.
+    pub since: UnixMs,
+    /// Under which token.
+    pub token: Token,
+    /// Which permit, of a semaphore.
+    pub slot: Option<u32>,
+    /// Whether as a reader.
+    pub reads: bool,
+    /// What the leader of an election wants observers to see.
+    pub value: Option<Value>,
+    /// Guarded topics whose floors are not yet raised; the holder is not told of its grant before.
+    pub unraised: Vec<TopicName>,
+}
+
+/// Who waits for a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaiterDescription {
+    /// How many are before it.
+    pub position: usize,
+    /// Whose session it is.
+    pub label: Label,
+    /// The session.
+    pub session: SessionNumber,
+    /// Since when, by the leader's clock.
+    pub since: UnixMs,
+    /// For what.
+    pub want: Want,
+}
+
+/// A lock as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockDescription {
+    /// Its name.
+    pub name: LockName,
+    /// What it is.
+    pub kind: Kind,
+    /// Token of the last grant; none before the first.
+    pub highest: Option<Token>,
+    /// Topics that it guards.
+    pub guards: Vec<TopicName>,
+    /// Who holds it, by token and permit.
+    pub holders: Vec<HolderDescription>,
+    /// Who waits, in line.
+    pub waiters: Vec<WaiterDescription>,
+}
+
+/// A lock in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockSummary {
+    /// Its name.
+    pub name: LockName,
+    /// What it is.
+    pub kind: Kind,
+    /// Token of the last grant; none before the first.
+    pub highest: Option<Token>,
+    /// How many hold it.
+    pub holders: usize,
+    /// One of them.
+    pub holder: Option<Label>,
+    /// How many wait.
+    pub waiters: usize,
+    /// How many topics it guards.
+    pub guards: usize,
+}
+
+impl Locks {
+    /// All there is to say about a lock, if it is held, waited for or guards something. At most
+    /// `waiters_max` of those who wait, from the head.
+    #[must_use]
+    pub fn describe(&self, name: &LockName, waiters_max: usize) -> Option<LockDescription> {
+        let lock = self.locks.get(name)?;
+        let mut holders: Vec<_> = lock
+            .holders
+            .iter()
+            .map(|(id, holder)| HolderDescription {
+                label: self.sessions[id].label.clone(),
+                session: self.sessions[id].number,
+                since: holder.since,
+                token: holder.token,
+                slot: holder.slot,
+                reads: holder.reads,
+                value: holder.value.clone(),
+                unraised: holder.unraised.iter().cloned().collect(),
+            })
+            .collect();
+        holders.sort_by_key(|holder| (holder.token, holder.slot, holder.session));
+        let waiters = lock.waiters.values().take(waiters_max).enumerate();
+        let waiters = waiters.map(|(position, waiter)| WaiterDescription {
+            position,
+            label: self.sessions[&waiter.session].label.clone(),
+            session: self.sessions[&waiter.session].number,
+            since: waiter.since,
+            want: waiter.want.clone(),
+        });
+        Some(LockDescription {
+            name: name.clone(),
+            kind: lock.kind,
+            highest: highest(lock),
+            guards: lock.guards.iter().cloned().collect(),
+            holders,
+            waiters: waiters.collect(),
+        })
+    }
+
+    /// At most `count` locks whose names come after `after`, by name: a page of the list.
+    #[must_use]
+    pub fn list(&self, after: Option<&LockName>, count: usize) -> Vec<LockSummary> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let page = self.locks.range((from, Bound::Unbounded)).take(count);
+        let summary = |(name, lock): (&LockName, &Lock)| LockSummary {
+            name: name.clone(),
+            kind: lock.kind,
+            highest: highest(lock),
+            holders: lock.holders.len(),
+            holder: lock.holders.keys().next().map(|id| self.sessions[id].label.clone()),
+            waiters: lock.waiters.len(),
+            guards: lock.guards.len(),
+        };
+        page.map(summary).collect()
+    }
+}
+
+fn highest(lock: &Lock) -> Option<Token> {
+    Some(lock.highest).filter(|token| token.0 > 0)
+}
