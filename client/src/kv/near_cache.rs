@@ -309,9 +309,10 @@ impl Shelf {
         let is_known = self.slots.contains_key(&key);
         if self.is_complete && entry.is_none() {
             self.forget(&key);
-        } else if is_known || self.is_complete {
-            self.keep(key, entry, revision, now);
-        } else if is_present && self.slots.len() < self.entries_max {
+        } else if is_known
+            || self.is_complete
+            || (is_present && self.slots.len() < self.entries_max)
+        {
             self.keep(key, entry, revision, now);
         }
     }
