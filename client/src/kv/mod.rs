@@ -86,24 +86,21 @@ impl Kv {
 
     /// The same map, read from any replica: sooner, and perhaps without what was acknowledged a moment ago.
     #[must_use]
-    pub fn stale(mut self) -> Self {
-        self.any_replica = true;
-        self
+    pub fn stale(&self) -> Self {
+        Self { any_replica: true, ..self.clone() }
     }
 
     /// The same map, changed under a lock: once a later holder of the lock was seen, changes are refused
     /// ([`KvError::StaleFence`]).
     #[must_use]
-    pub fn with_fence(mut self, fence: Fence) -> Self {
-        self.fence = Some(fence);
-        self
+    pub fn with_fence(&self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self.clone() }
     }
 
     /// The same map, with values that live so long, by the leader's clock, in whole milliseconds.
     #[must_use]
-    pub fn with_ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
+    pub fn with_ttl(&self, ttl: Duration) -> Self {
+        Self { ttl: Some(ttl), ..self.clone() }
     }
 
     /// The topic.

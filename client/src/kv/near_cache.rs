@@ -111,6 +111,8 @@ struct State {
     behind: BTreeMap<u32, Revision>,
     standings: Vec<Arc<Standing>>,
     is_loaded: bool,
+    /// Since when there is nothing, while there is nothing.
+    cleared: Instant,
 }
 
 /// Keys that are kept, and in which order they were used.
@@ -197,7 +199,7 @@ impl NearCache {
 
     fn freshness_of(&self, state: &State) -> Freshness {
         let mut stands = state.is_loaded;
-        let mut age = Duration::ZERO;
+        let mut age = if stands { Duration::ZERO } else { state.cleared.elapsed() };
         for standing in &state.standings {
             let (is_up, heard_at) = standing.look();
             stands &= is_up;
@@ -213,8 +215,13 @@ impl NearCache {
 impl Store {
     fn new(entries_max: usize) -> Self {
         let shelf = Shelf::new(entries_max);
-        let state =
-            State { shelf, behind: BTreeMap::new(), standings: Vec::new(), is_loaded: false };
+        let state = State {
+            shelf,
+            behind: BTreeMap::new(),
+            standings: Vec::new(),
+            is_loaded: false,
+            cleared: Instant::now(),
+        };
         Self { state: Mutex::new(state), loaded: watch::Sender::new(false) }
     }
 
@@ -228,7 +235,7 @@ impl Store {
         state.shelf = Shelf::new(state.shelf.entries_max);
         state.behind.clear();
         state.standings.clear();
-        state.is_loaded = false;
+        (state.is_loaded, state.cleared) = (false, Instant::now());
         self.loaded.send_replace(false);
     }
 }
@@ -302,9 +309,10 @@ impl Shelf {
         let is_known = self.slots.contains_key(&key);
         if self.is_complete && entry.is_none() {
             self.forget(&key);
-        } else if is_known || self.is_complete {
-            self.keep(key, entry, revision, now);
-        } else if is_present && self.slots.len() < self.entries_max {
+        } else if is_known
+            || self.is_complete
+            || (is_present && self.slots.len() < self.entries_max)
+        {
             self.keep(key, entry, revision, now);
         }
     }

@@ -63,6 +63,14 @@ pub(crate) struct Driver {
     answers: Vec<Answer>,
 }
 
+/// What the drivers of one producer tell each other.
+#[derive(Clone, Default)]
+pub(super) struct Shares {
+    pub(super) told: Told,
+    /// Set for good when the producer's fence was refused, by any partition.
+    pub(super) stale: Arc<OnceLock<SendError>>,
+}
+
 /// A numbered batch without outcome.
 struct InFlight {
     bytes: Bytes,
@@ -85,8 +93,7 @@ impl Driver {
         topic: TopicName,
         identity: ProducerIdentity,
         interest: Arc<Interest>,
-        told: Told,
-        stale: Arc<OnceLock<SendError>>,
+        shares: Shares,
     ) {
         let route = Route::new(Arc::clone(&shared), topic.clone(), lane.partition);
         let driver = Self {
@@ -104,8 +111,8 @@ impl Driver {
             renew: false,
             moved: false,
             _interest: interest,
-            trouble: Trouble::none(told),
-            stale,
+            trouble: Trouble::none(shares.told),
+            stale: shares.stale,
             answers: Vec::new(),
         };
         tokio::spawn(driver.run());

@@ -22,8 +22,7 @@ use crate::error::{BuildError, SendError};
 use crate::metadata::Interest;
 use crate::partitioner::{Chooser, Partitioner};
 use crate::requests::Repeat;
-use crate::trouble::Told;
-use driver::Driver;
+use driver::{Driver, Shares};
 use lane::Lane;
 
 /// What a record costs of the buffer beside its bytes: its length fields and its waiting future.
@@ -138,8 +137,7 @@ impl ProducerBuilder {
                 chooser: Arc::new(Mutex::new(chooser)),
                 room,
                 closed: AtomicBool::new(false),
-                told: Told::default(),
-                stale: Arc::default(),
+                shares: Shares::default(),
             }),
         })
     }
@@ -168,9 +166,7 @@ struct Inner {
     /// A permit per byte of the buffer.
     room: Arc<Semaphore>,
     closed: AtomicBool,
-    told: Told,
-    /// Set for good when its fence was refused, by any partition.
-    stale: Arc<OnceLock<SendError>>,
+    shares: Shares,
 }
 
 impl Producer {
@@ -339,7 +335,7 @@ impl Producer {
         if inner.closed.load(Ordering::Acquire) {
             return Err(SendError::Closed);
         }
-        if let Some(stale) = inner.stale.get() {
+        if let Some(stale) = inner.shares.stale.get() {
             return Err(stale.clone());
         }
         Ok(lane.get_or_init(|| {
@@ -357,8 +353,7 @@ impl Producer {
                 inner.topic.clone(),
                 inner.identity.clone(),
                 Arc::clone(&inner.interest),
-                Arc::clone(&inner.told),
-                Arc::clone(&inner.stale),
+                inner.shares.clone(),
             );
             lane
         }))

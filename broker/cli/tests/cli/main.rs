@@ -12,6 +12,7 @@ mod bench;
 mod consuming;
 mod failing;
 mod groups;
+mod kv;
 mod logs;
 mod node;
 mod offline;
