@@ -15,6 +15,7 @@ use crate::config::ClientConfig;
 use crate::consumer::ConsumerBuilder;
 use crate::error::{ConnectError, RequestError};
 use crate::group::GroupConsumerBuilder;
+use crate::kv::Kv;
 use crate::link::Dialer;
 use crate::links::Links;
 use crate::lock::{BootClock, LeaseClock};
@@ -96,6 +97,12 @@ impl Client {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// A compacted topic as a map of keys and values. Nothing is asked of the cluster before it is used. Make one
+    /// and clone it: each of its own has producer ids of its own.
+    pub fn kv(&self, topic: impl Into<String>) -> Kv {
+        Kv::new(Arc::clone(&self.shared), topic.into())
     }
 
     /// Topics, offsets, status.

@@ -25,6 +25,7 @@ use crate::demo::DemoArgs;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::failure::{Failure, note};
 use crate::group::GroupArgs;
+use crate::kv::KvArgs;
 use crate::lock::LockArgs;
 use crate::log::LogArgs;
 use crate::produce::ProduceArgs;
@@ -41,7 +42,8 @@ First steps:
   plimsoll consume orders --count 5
   plimsoll topic describe orders
   plimsoll queue create jobs                          messages that are settled one by one
-  plimsoll consume orders --group billing             one of several readers that share a topic";
+  plimsoll consume orders --group billing             one of several readers that share a topic
+  plimsoll topic create settings --compact            keys and values: plimsoll kv --help";
 
 const DEMO_HELP: &str = "\
 Examples:
@@ -58,6 +60,8 @@ Environment:
                         as an option of a command, such as PLIMSOLL_PRODUCE_ACKS=leader or
                         PLIMSOLL_TOPIC_CREATE_PARTITIONS=12; `bench` takes those of the connection
                         only so: PLIMSOLL_BENCH_CONNECT
+  PLIMSOLL_FENCE        the grant of a lock, NAMESPACE/LOCK/TOKEN, under which produce, consume --group, queue
+                        receive and kv write
   PLIMSOLL_AMQP_PASSWORD
                         the password for `plimsoll amqp user create` and `passwd`
   PLIMSOLL_<SETTING>    a node's settings (plimsoll config reference)
@@ -88,6 +92,7 @@ pub(crate) enum Command {
     Queue(QueueArgs),
     Group(GroupArgs),
     Lock(LockArgs),
+    Kv(KvArgs),
     Produce(Box<ProduceArgs>),
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
@@ -146,6 +151,7 @@ impl Command {
             Self::Queue(args) => block_on(args.run()),
             Self::Group(args) => block_on(args.run()),
             Self::Lock(args) => block_on(args.run()),
+            Self::Kv(args) => block_on(args.run()),
             Self::Produce(args) => block_on(args.run()),
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),

@@ -8,6 +8,7 @@ use plimsoll_protocol::ids::{GroupId, Offset, PartitionIndex, Term};
 use plimsoll_protocol::peer::{GroupReport, ReplicaCondition};
 
 use crate::broker::Broker;
+use crate::compaction::compaction_info;
 
 impl Broker {
     /// Where partitions stand, in their order.
@@ -75,6 +76,13 @@ impl Broker {
         };
         info.bytes = bounds.bytes;
         info.segments = bounds.segments;
+        if self
+            .catalog()
+            .locate(info.group_id)
+            .is_some_and(|at| at.topic.config.rules.cleanup.compacts())
+        {
+            info.compaction = Some(compaction_info(&log));
+        }
         if let Some(group) = self.host().held(info.group_id) {
             let status = group.status().await;
             (info.leader, info.term) = (status.leader, status.term);
