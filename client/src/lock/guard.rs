@@ -150,9 +150,10 @@ impl LockGuard {
     /// Has the lock given back by a task of its own, which keeps the session open meanwhile.
     fn give_back(&self) -> tokio::task::JoinHandle<Result<(), RequestError>> {
         let (session, held) = (Arc::clone(&self.session), Arc::clone(&self.held));
-        self.session
-            .core
-            .spawn(async move { session.core.release(&held.wanted.lock, held.grant.token).await })
+        self.session.core.spawn(async move {
+            let Held { wanted, grant, .. } = &*held;
+            session.core.release(wanted.request, &wanted.lock, grant.token).await
+        })
     }
 }
 

@@ -247,11 +247,17 @@ impl Core {
     }
 
     /// Gives a lock back. An answer is certain; so is the end of the session.
-    pub(super) async fn release(&self, lock: &str, token: u64) -> Result<(), RequestError> {
+    pub(super) async fn release(
+        &self,
+        request: u64,
+        lock: &str,
+        token: u64,
+    ) -> Result<(), RequestError> {
         let mut ask = Ask::new(&self.place);
         let request = || ReleaseLockRequest {
             namespace: self.place.namespace.clone(),
             session: self.id,
+            request,
             lock: lock.to_owned(),
             token,
         };
