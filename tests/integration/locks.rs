@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use plimsoll_client::{
-    Client, ConfigChange, ErrorCode, Fence, LockError, LockEventKind, LockGuard,
-    NewLockNamespace, NewQueue, NewTopic, Producer, Record, SendError,
+    Client, ConfigChange, ErrorCode, Fence, LockError, LockEventKind, LockGuard, NewLockNamespace,
+    NewQueue, NewTopic, Producer, Record, SendError,
 };
 use plimsoll_tests::{TRANSPORTS, TestNode, eventually, within};
 use plimsoll_transport::TransportKind;
@@ -51,7 +51,9 @@ async fn a_lock_has_one_holder_and_tokens_rise_over_every_transport_and_a_restar
         assert!(guard.token() > last && guard.is_held());
         last = guard.token();
         let refused = within("an answer", other.lock(NAMESPACE, "db").try_acquire()).await;
-        assert!(matches!(refused, Err(LockError::Taken { token: Some(token), .. }) if token == last));
+        assert!(
+            matches!(refused, Err(LockError::Taken { token: Some(token), .. }) if token == last)
+        );
         let waiting = tokio::spawn(async move { acquire(&other, "db").await });
         let admin = one.admin().locks(NAMESPACE);
         eventually("somebody waits", async || {

@@ -149,8 +149,7 @@ impl RunArgs {
     }
 
     async fn work(&self, guard: LockGuard, asked: &mut Asked) -> Result<u8, Failure> {
-        let fence = guard.fence();
-        let fence = format!("{}/{}/{}", fence.namespace, fence.lock, fence.token);
+        let fence = guard.fence().to_string();
         let mut running = match Running::start(&self.command, (FENCE, fence)) {
             Ok(running) => running,
             Err((code, told)) => {
