@@ -333,6 +333,8 @@ impl Node {
         self.tasks.maintenance.shutdown().await;
         self.broker.take_deletions().shutdown().await;
         self.host.abort().await;
+        // For tasks that only read, and so do not see that their group has ended.
+        self.broker.stop();
         self.unlink().await;
         self.release().await;
     }
