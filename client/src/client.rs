@@ -17,6 +17,7 @@ use crate::error::{ConnectError, RequestError};
 use crate::group::GroupConsumerBuilder;
 use crate::link::Dialer;
 use crate::links::Links;
+use crate::lock::{BootClock, LeaseClock};
 use crate::metadata::Metadata;
 use crate::partitioner::{SplitMix64, random_seed};
 use crate::producer::ProducerBuilder;
@@ -93,6 +94,10 @@ impl Client {
         GroupConsumerBuilder::new(Arc::clone(&self.shared), group.into())
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Topics, offsets, status.
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.shared))
@@ -122,6 +127,11 @@ impl Client {
 impl Shared {
     pub(crate) fn config(&self) -> &ClientConfig {
         self.dialer.config()
+    }
+
+    /// The clock of leases.
+    pub(crate) fn lease_clock(&self) -> Arc<dyn LeaseClock> {
+        self.config().lease_clock.clone().unwrap_or_else(|| Arc::new(BootClock))
     }
 
     /// A seed for something random.

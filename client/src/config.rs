@@ -8,6 +8,7 @@ use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
 
 use crate::context::{self, Context, ContextError};
 use crate::dial::Dial;
+use crate::lock::LeaseClock;
 
 /// Settings of a [`crate::Client`].
 #[derive(Debug, Clone)]
@@ -43,6 +44,9 @@ pub struct ClientConfig {
     /// Seed of everything random: jitter, and partitioners. Default `None`: from the system. For
     /// simulations, which repeat a run.
     pub seed: Option<u64>,
+    /// By which clock the leases of locks are counted. Default `None`: the system's, which counts the time that
+    /// the machine is suspended. For simulations.
+    pub lease_clock: Option<Arc<dyn LeaseClock>>,
 }
 
 /// When a node is given up that does not answer and whose connection does not break, as one that was
@@ -107,6 +111,7 @@ impl ClientConfig {
             connection: TransportConfig::default(),
             dial: None,
             seed: None,
+            lease_clock: None,
         }
     }
 

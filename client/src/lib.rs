@@ -80,6 +80,29 @@
 //! # }
 //! ```
 //!
+//! # Locks
+//! ```no_run
+//! use plimsoll_client::Client;
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let guard = client.lock("jobs", "nightly").guards(["reports"]).acquire().await?;
+//! tokio::select! {
+//!     // Whoever writes with this fence after another holder came is refused.
+//!     done = nightly(guard.fence()) => done?,
+//!     lost = guard.lost() => return Err(lost.into()),
+//! }
+//! guard.release().await?;
+//!
+//! // Many locks of one session; permits, readers and writers, elections.
+//! let locks = client.locks("jobs").label("worker 7");
+//! let permit = locks.lock("gpu").permit_of(4).acquire().await?;
+//! let leader = locks.lock("primary").lead("10.0.0.7:80").acquire().await?;
+//! # drop((permit, leader));
+//! # Ok(())
+//! # }
+//! # async fn nightly(_: plimsoll_client::Fence) -> Result<(), std::io::Error> { Ok(()) }
+//! ```
+//!
 //! # Values of your own types
 //! ```no_run
 //! use plimsoll_client::{Client, TypedConsumer, TypedProducer};
@@ -117,6 +140,8 @@
 //!   order.
 //! - Memory is bounded by `buffer_bytes` of each producer and consumer.
 //! - An error says whether the record is certainly not stored, or whether that is unknown.
+//! - A lock is a lease: its guard ends by the client's own clock before others can have the lock. What must not
+//!   be done twice shows the guard's [`Fence`].
 //!
 //! # When a node fails
 //! A client of a cluster is given the addresses of one or more nodes and learns of the others. It
@@ -156,9 +181,11 @@ mod consumer;
 pub mod context;
 mod dial;
 mod error;
+mod fence;
 mod group;
 mod link;
 mod links;
+mod lock;
 mod metadata;
 mod partitioner;
 mod producer;
@@ -177,8 +204,14 @@ pub use config::{ClientConfig, Suspicion, Trust};
 pub use consumer::{ConsumedBatch, ConsumedRecord, Consumer, ConsumerBuilder, Progress};
 pub use dial::{AddressSource, Dial};
 pub use error::{BuildError, ConnectError, ConsumeError, RequestError, SendError, ServerError};
+pub use fence::Fence;
 pub use group::{
     CommitError, GroupAdmin, GroupConsumer, GroupConsumerBuilder, GroupError, GroupRecord,
+};
+pub use lock::{
+    ElectionLeader, ElectionObserver, LeaseClock, LeaseTime, Lock, LockAdmin, LockError, LockEvent,
+    LockEventError, LockEventHolder, LockEventKind, LockGuard, LockInputError, LockLost, LockWatch,
+    Locks, LossCause, NewLockNamespace,
 };
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
@@ -194,6 +227,9 @@ pub use plimsoll_protocol::api::{
 pub use plimsoll_protocol::api::{
     ClusterNode, ClusterPlanResponse, ClusterStatusResponse, JoinTokenResponse, MoveProgress,
     PlannedChange, PlannedLoad, RemoveNodeResponse, TransferLeaderResponse, UnwellPartition,
+};
+pub use plimsoll_protocol::api::{
+    LockDescription, LockHolder, LockInfo, LockMode, LockWaiter, NamespaceInfo,
 };
 pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
 pub use plimsoll_protocol::error::ErrorCode;
