@@ -102,8 +102,7 @@ pub(crate) struct EtcdClient {
 
 impl EtcdClient {
     async fn new(channel: Channel) -> anyhow::Result<Self> {
-        let granted =
-            channel.call(path::LEASE_GRANT, &message::lease_grant(LEASE_TTL_S)).await?;
+        let granted = channel.call(path::LEASE_GRANT, &message::lease_grant(LEASE_TTL_S)).await?;
         let lease = message::granted_lease(&granted)?;
         let keeping = tokio::spawn(keep(channel.clone(), lease)).abort_handle();
         Ok(Self { channel, lease, keeping })

@@ -260,8 +260,8 @@ impl Options {
             }
             (None, _) => vec![TransportKind::Quic],
         };
-        let is_given =
-            !self.partitions.is_empty() && !matches!(workload, Workload::Transport | Workload::Lock);
+        let is_given = !self.partitions.is_empty()
+            && !matches!(workload, Workload::Transport | Workload::Lock);
         let counts = if is_given {
             self.partitions.clone()
         } else if workload == Workload::Idle && self.nodes(workload) > 1 {

@@ -113,7 +113,9 @@ impl Workload {
             Self::Amqp => "publish with confirms, consume with acks by AMQP; also at any --url",
             Self::Group => "a member joins a consumer group under load: gaps of those that stay",
             Self::Lock => "acquire and release locks, or --handover to waiters; also of any --etcd",
-            Self::Compaction => "update few keys often: disk per live data, appends beside plain ones",
+            Self::Compaction => {
+                "update few keys often: disk per live data, appends beside plain ones"
+            }
         }
     }
 
