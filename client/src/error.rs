@@ -112,8 +112,18 @@ pub struct ServerError {
     pub message: String,
     /// The partition's leader, where the node knows it and is not it.
     pub leader: Option<(NodeId, String)>,
-    /// A number that belongs to the code: the log start for an offset out of range.
+    /// A number that belongs to the code: the log start for an offset out of range, the highest token for a
+    /// stale fence, the present revision for a conflict.
     pub detail: Option<u64>,
+}
+
+impl ServerError {
+    /// The highest token that was seen of the request's lock, where the request was refused because its fence
+    /// is stale.
+    #[must_use]
+    pub fn stale_fence(&self) -> Option<u64> {
+        (self.code == ErrorCode::StaleFence).then(|| self.detail.unwrap_or_default())
+    }
 }
 
 /// Why a request got no result.
@@ -188,6 +198,15 @@ pub enum SendError {
     /// Another producer took over this one's id: what it had in flight may be stored or not.
     #[error("this producer was shut out by a later one with the same id")]
     Fenced,
+    /// A later holder of the producer's lock was seen: nothing more is stored under this fence.
+    #[error(
+        "not stored: the fence is stale, the lock was granted again with token {highest}; whoever holds it \
+         now goes on"
+    )]
+    StaleFence {
+        /// The highest token that was seen.
+        highest: u64,
+    },
     /// The record fits no batch.
     #[error("not stored: {0}")]
     TooLarge(Arc<str>),
@@ -215,6 +234,11 @@ impl SendError {
     pub fn is_definite(&self) -> bool {
         !matches!(self, Self::OutcomeUnknown { .. } | Self::Fenced)
     }
+}
+
+/// What a refusal because of a stale fence is to a producer; `None` where it is another.
+pub(crate) fn stale_fence(refusal: &ServerError) -> Option<SendError> {
+    refusal.stale_fence().map(|highest| SendError::StaleFence { highest })
 }
 
 /// Why a producer or consumer could not be made.

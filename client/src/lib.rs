@@ -216,9 +216,10 @@ pub use lock::{
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
     AckLevel, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpQueueInfo, AmqpQueueName,
-    AmqpUserInfo, ConfigChange, Durability, Isolation, MessageExplanation, MessageStanding,
-    NodeInfo, NodeState, PartitionInfo, QueueConfigError, QueueInfo, QueueMode, QueueOverflow,
-    QueueSettings, QueueStanding, StartPosition, TopicConfig, TopicInfo, VhostInfo,
+    AmqpUserInfo, CompactionInfo, ConfigChange, Durability, Fence, FenceError, Isolation,
+    MessageExplanation, MessageStanding, NodeInfo, NodeState, PartitionInfo, QueueConfigError,
+    QueueInfo, QueueMode, QueueOverflow, QueueSettings, QueueStanding, StartPosition, TopicConfig,
+    TopicInfo, VhostInfo,
 };
 pub use plimsoll_protocol::api::{
     AssignedPartitions, GroupDescription, GroupInfo, GroupMember, GroupOffset, GroupPhase,

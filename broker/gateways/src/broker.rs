@@ -31,6 +31,7 @@ use crate::counters::Counters;
 use crate::groups::Coordinators;
 use crate::join_token::JoinToken;
 use crate::limits::Limits;
+use crate::locks::LockKeepers;
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
@@ -70,6 +71,7 @@ pub struct Broker {
     queues: Registry,
     leader_links: LeaderLinks,
     coordinators: Coordinators,
+    lock_keepers: LockKeepers,
     letters: Letters,
     expiring: ExpiringQueues,
     /// Whether the copy of the catalog was made as new as the cluster's, and since when it is.
@@ -165,6 +167,7 @@ impl Broker {
             queues: Registry::default(),
             leader_links: LeaderLinks::default(),
             coordinators: Coordinators::default(),
+            lock_keepers: LockKeepers::default(),
             letters,
             expiring: ExpiringQueues::default(),
             caught_up: Mutex::new(None),
@@ -290,6 +293,11 @@ impl Broker {
     /// Streams to nodes that lead queues which are consumed here.
     pub(crate) fn leader_links(&self) -> &LeaderLinks {
         &self.leader_links
+    }
+
+    /// The keepers of locks that are at work here.
+    pub(crate) fn lock_keepers(&self) -> &LockKeepers {
+        &self.lock_keepers
     }
 
     /// The coordinators of consumer groups that are at work here.
@@ -446,6 +454,22 @@ impl Broker {
         match planning::raise_level(&catalog, version) {
             Some(command) => self.command(command).await.map(drop),
             None => Ok(()),
+        }
+    }
+
+    /// Sees to it that the cluster is at a level.
+    ///
+    /// # Errors
+    /// Where it is not, because not every node is known to be able to.
+    pub(crate) async fn need_level(&self, needed: u16) -> Result<(), ErrorResponse> {
+        if self.catalog().level() < needed {
+            self.raise_level().await?;
+            self.catch_up().await;
+        }
+        let now = self.catalog().level();
+        match now < needed {
+            true => Err(refusals::catalog(&CatalogRefusal::LevelTooLow { needed, now })),
+            false => Ok(()),
         }
     }
 

@@ -24,6 +24,7 @@ mod groups;
 mod join_token;
 mod led;
 mod limits;
+mod locks;
 mod maintenance;
 mod memory;
 pub mod native;

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Broker, group_options};
 use crate::groups::{groups_topic, keep_coordinators};
+use crate::locks::keep_locks;
 use crate::memory;
 use crate::queues::keep_queues;
 
@@ -39,7 +40,9 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
     // Beside each other: to remove a large topic takes long, and nothing else is to wait for it.
     let queues = keep_queues(Arc::clone(&broker));
     let groups = keep_coordinators(Arc::clone(&broker));
-    tokio::join!(keep_to_catalog(&broker), keep_house(&broker, &*clock, config), queues, groups);
+    let locks = keep_locks(Arc::clone(&broker));
+    let house = keep_house(&broker, &*clock, config);
+    tokio::join!(keep_to_catalog(&broker), house, queues, groups, locks);
 }
 
 /// Has what is stored here be as the catalog says, whenever it changes.

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use plimsoll_protocol::api::Request;
 use plimsoll_protocol::batch::BatchLimits;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, NodeId, PartitionIndex, TopicName};
 use plimsoll_replication::{Group, GroupKind, Role};
 use plimsoll_state::catalog::TopicMeta;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker::{Broker, Partition, group_options};
+use crate::native::Answer;
 use crate::queues::QueueLimits;
 use crate::refusals;
 
@@ -18,6 +20,11 @@ use crate::refusals;
 const SEARCH_WAIT: Duration = Duration::from_secs(1);
 /// A leader that hears no majority for so long is not waited for: the others may have elected one.
 pub(crate) const CUT_OFF_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a partition is looked for that has no leader: several elections.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// After which pause.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Who may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +86,55 @@ impl Broker {
             queue: QueueLimits::of(&meta),
             batch_limits: BatchLimits { batch_bytes_max, ..limits.batch.clone() },
         })
+    }
+
+    /// Asks the leader of a partition: this node, by `here`, or the one that leads in its place. Again while
+    /// there is none, for several elections.
+    ///
+    /// # Errors
+    /// The leader's own, or that none was found.
+    pub(crate) async fn ask_leader<R, F>(
+        self: &Arc<Self>,
+        request: &R,
+        here: impl Fn() -> F,
+    ) -> Result<Answer<R>, ErrorResponse>
+    where
+        R: Request,
+        F: Future<Output = Result<Answer<R>, ErrorResponse>>,
+    {
+        let begun = Instant::now();
+        loop {
+            let error = match self.ask_once(request, here()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let is_over = begun.elapsed() >= LEADER_WAIT || self.is_stopping();
+            if is_over || !error.code.is_retriable() {
+                return Err(error);
+            }
+            sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+
+    /// The same, once.
+    ///
+    /// # Errors
+    /// As [`Broker::ask_leader`].
+    pub(crate) async fn ask_once<R: Request>(
+        self: &Arc<Self>,
+        request: &R,
+        here: impl Future<Output = Result<Answer<R>, ErrorResponse>>,
+    ) -> Result<Answer<R>, ErrorResponse> {
+        let mut error = match here.await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let me = self.identity().node_id;
+        let Some(leader) = error.leader.take().filter(|leader| leader.node != me) else {
+            return Err(error);
+        };
+        let (response, payload) = self.leader_link(leader.node).await?.ask(request).await?;
+        Ok((response, vec![payload]))
     }
 
     /// Sends the peer to another node where this one has no replica, or is not the one to ask.

@@ -54,6 +54,7 @@ impl Broker {
             segments: 0,
             condition: PartitionCondition::Asleep,
             replicas: replicas.unwrap_or_default(),
+            compaction: None,
         }
     }
 

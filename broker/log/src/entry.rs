@@ -1,5 +1,6 @@
 //! What a group's log is made of: entries, votes, and the marks kept beside the entries.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -127,7 +128,7 @@ impl Marks {
             }
             Change::Install(install) => self.apply_install(install),
             Change::Create(options) | Change::Options(options) => self.options = *options,
-            Change::Delete => {}
+            Change::Delete | Change::Compacted(_) | Change::Roll => {}
         }
     }
 
@@ -188,6 +189,10 @@ pub(crate) enum Change {
     Start(Start),
     Reset(Reset),
     Install(Arc<Install>),
+    /// Segments were replaced by one with fewer records.
+    Compacted(Arc<Swap>),
+    /// The segment that is appended to is closed. Not journaled: replay may close it elsewhere.
+    Roll,
 }
 
 /// The end of the log was taken away.
@@ -246,6 +251,36 @@ pub(crate) struct Install {
     pub(crate) state: Option<InstalledState>,
 }
 
+/// Neighbouring segments were replaced by one that stands for the same entries and offsets, and holds fewer
+/// records. It is on stable storage with its name before the journal speaks of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Swap {
+    /// The segments that go, in the order of the log.
+    pub(crate) replaced: Vec<SegmentId>,
+    /// What stands in their place. Sealed and compacted.
+    pub(crate) segment: SegmentInfo,
+}
+
+impl Swap {
+    /// Where in the list of segments those lie that it replaces; `None` where they are not there one behind
+    /// the other, or are other ones than it stands for.
+    pub(crate) fn place(&self, segments: &[&SegmentInfo]) -> Option<Range<usize>> {
+        let first = self.replaced.first()?;
+        let from = segments.iter().position(|info| info.id == *first)?;
+        let found = segments.get(from..from + self.replaced.len())?;
+        let (begin, end) = (found.first()?, found.last()?);
+        let new = &self.segment;
+        let fits = found.iter().map(|info| info.id).eq(self.replaced.iter().copied())
+            && found.iter().all(|info| info.sealed)
+            && new.sealed
+            && new.compacted.is_some()
+            && (new.base_index, new.base_offset) == (begin.base_index, begin.base_offset)
+            && new.previous == begin.previous
+            && (new.last, new.end_offset) == (end.last, end.end_offset);
+        fits.then_some(from..from + found.len())
+    }
+}
+
 /// The folded state that came with a log, in a file of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InstalledState {
@@ -301,5 +336,79 @@ impl Change {
             Self::Entries(entries) => entries.iter().all(|e| e.header.kind != EntryKind::Records),
             _ => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_protocol::ids::GroupId;
+
+    use super::*;
+    use crate::segment::header::SegmentHeader;
+    use crate::segment::{Compacted, SegmentName};
+
+    /// Three closed segments of ten entries, and ten records, each.
+    fn segments() -> Vec<SegmentInfo> {
+        let mut all: Vec<SegmentInfo> = Vec::new();
+        for number in 0..3 {
+            let header = SegmentHeader {
+                name: SegmentName { group: GroupId(1), id: SegmentId(number) },
+                base_index: LogIndex(number * 10),
+                base_offset: Offset(number * 10),
+                previous: all.last().and_then(|info| info.last),
+                branch: 0,
+                salt: Salt(number),
+            };
+            let last = Some(LogId::new(Term(1), LogIndex(number * 10 + 9)));
+            let end_offset = Offset(number * 10 + 10);
+            all.push(SegmentInfo { last, end_offset, sealed: true, ..header.info() });
+        }
+        all
+    }
+
+    fn swap(from: usize, upto: usize) -> Swap {
+        let replaced = &segments()[from..=upto];
+        let clean_to = replaced[replaced.len() - 1].end_offset;
+        let segment = SegmentInfo {
+            id: SegmentId(99),
+            last: replaced[replaced.len() - 1].last,
+            end_offset: clean_to,
+            compacted: Some(Compacted { at_ms: 0, horizon_ms: None, clean_to }),
+            ..replaced[0]
+        };
+        Swap { replaced: replaced.iter().map(|info| info.id).collect(), segment }
+    }
+
+    fn place(swap: &Swap, segments: &[SegmentInfo]) -> Option<Range<usize>> {
+        swap.place(&segments.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn swap_fits_the_segments_that_it_stands_for_only() {
+        let all = segments();
+        for (from, upto) in [(0, 0), (0, 1), (1, 2), (0, 2)] {
+            assert_eq!(place(&swap(from, upto), &all), Some(from..upto + 1));
+        }
+        let good = swap(0, 1);
+        assert_eq!(place(&good, &all[1..]), None, "the first one is gone");
+        assert_eq!(place(&good, &all[..1]), None, "the last one is gone");
+        let mut open = all.clone();
+        open[1].sealed = false;
+        assert_eq!(place(&good, &open), None, "it may still grow");
+        let wrong: [fn(&mut SegmentInfo); 6] = [
+            |info| info.base_index.0 += 1,
+            |info| info.base_offset.0 += 1,
+            |info| info.previous = Some(LogId::new(Term(1), LogIndex(7))),
+            |info| info.last = None,
+            |info| info.end_offset.0 += 1,
+            |info| info.compacted = None,
+        ];
+        for spoil in wrong {
+            let mut bad = good.clone();
+            spoil(&mut bad.segment);
+            assert_eq!(place(&bad, &all), None, "{:?}", bad.segment);
+        }
+        let others = Swap { replaced: vec![SegmentId(0), SegmentId(2)], ..swap(0, 2) };
+        assert_eq!(place(&others, &all), None, "one between them is left out");
     }
 }

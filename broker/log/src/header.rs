@@ -20,7 +20,7 @@ use crate::disk::BLOCK_BYTES;
 use crate::fields::{FieldError, FieldReader, FieldWriter};
 
 /// Format version of every file that this build writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Bytes that a header takes at the start of a file.
 pub(crate) const HEADER_BYTES: usize = BLOCK_BYTES;
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_newer_version_is_told_apart() {
         let mut bytes = encode(MAGIC, &OWN, |_| {});
-        bytes[8] = 3;
-        assert_eq!(decode(MAGIC, &bytes).unwrap_err(), HeaderError::Newer { found: 3 });
+        bytes[8] = 4;
+        assert_eq!(decode(MAGIC, &bytes).unwrap_err(), HeaderError::Newer { found: 4 });
     }
 }

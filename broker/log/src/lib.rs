@@ -30,6 +30,7 @@
 
 mod boot;
 mod checkpoint;
+mod compaction;
 mod config;
 pub mod disk;
 mod entry;
@@ -48,6 +49,8 @@ mod segment;
 mod store;
 mod transfer;
 
+pub use compaction::status::{CompactionRun, CompactionStatus};
+pub use compaction::{CompactError, Compaction, CompactionPolicy, CompactionStep};
 pub use config::{ConfigError, Driver, Durability, GroupOptions, SEGMENT_BYTES_MIN, StoreConfig};
 pub use entry::{LogEntry, Vote};
 pub use fatal::{Completion, FatalError};
@@ -59,6 +62,7 @@ pub use group::{GroupLog, LogBounds};
 pub use header::{FORMAT_VERSION, HeaderError, Identity};
 pub use journal::record::{RecordError, RecordKind};
 pub use journal::replay::ReplayError;
+pub use segment::Compacted;
 pub use segment::scan::{Damage, Fault};
 pub use store::open::{OpenError, stored_identity};
 pub use store::space::SpaceState;

@@ -1,5 +1,6 @@
 //! One group: its log for readers, its Raft instance, while it is awake, for writers.
 
+mod decided;
 mod fences;
 mod lacking;
 mod lead;
@@ -20,6 +21,7 @@ use plimsoll_state::producers::Verdict;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, RwLock, watch};
 use tokio::time::timeout;
 
+pub use self::decided::DecidedError;
 pub use self::fences::{FencePass, PassError};
 use self::lead::Led;
 pub(crate) use self::overtaken::{TakenBack, abandon};
@@ -161,6 +163,12 @@ impl Group {
         self.published.role.subscribe()
     }
 
+    /// Whether this node leads the group.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(*self.published.role.borrow(), Role::Leader { .. })
+    }
+
     /// Whether this node's replica was taken away, because it is no longer wanted here: whoever reads it
     /// must go to another node.
     #[must_use]
@@ -209,9 +217,11 @@ impl Group {
     pub async fn produce(
         self: &Arc<Self>,
         batch: Bytes,
-        mut header: BatchHeader,
+        header: BatchHeader,
     ) -> Result<PendingProduce, ProduceError> {
         assert_eq!(self.kind, GroupKind::Partition, "batches go to partitions");
+        #[cfg(feature = "planted")]
+        let mut header = header;
         #[cfg(feature = "planted")]
         if plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::StoreTwice) {
             header.producer_id = plimsoll_protocol::ids::ProducerId::NONE;
@@ -229,13 +239,20 @@ impl Group {
                 begin => break (Led { awake, term }, begin),
             }
         };
-        let group = awake.as_ref().expect("lead() returned");
-        match begin {
-            Begin::Propose => {}
-            Begin::InFlight(outcome) => return Ok(PendingProduce::retry(outcome)),
-            Begin::Verdict(verdict) => return verdict_to_outcome(verdict),
-            Begin::Doubtful => unreachable!("that was waited for"),
+        if let Some(known) = known(begin) {
+            return known;
         }
+        self.send(Led { awake, term }, batch, header).await
+    }
+
+    /// Proposes a batch that was just admitted.
+    async fn send(
+        self: &Arc<Self>,
+        Led { awake, term }: Led,
+        batch: Bytes,
+        mut header: BatchHeader,
+    ) -> Result<PendingProduce, ProduceError> {
+        let group = awake.as_ref().expect("whoever leads is awake");
         // From here on the reply must be over, whatever happens: nothing may come in between.
         let (reply, outcome) = Reply::new(group.shared.clone());
         header.kind = EntryKind::Records;
@@ -586,6 +603,16 @@ impl Instance {
             standing: awake.standing.clone(),
             nudge: awake.nudge.clone(),
         }
+    }
+}
+
+/// What is known of a batch without a proposal; none, where it is to be proposed.
+fn known(begin: Begin) -> Option<Result<PendingProduce, ProduceError>> {
+    match begin {
+        Begin::Propose(_) => None,
+        Begin::InFlight(outcome) => Some(Ok(PendingProduce::retry(outcome))),
+        Begin::Verdict(verdict) => Some(verdict_to_outcome(verdict)),
+        Begin::Doubtful => unreachable!("that was waited for"),
     }
 }
 

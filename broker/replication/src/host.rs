@@ -572,7 +572,9 @@ impl Host {
     }
 
     /// Every group that is awake or held by somebody.
-    pub(crate) fn all_held(&self) -> Vec<Arc<Group>> {
+    /// Every group that is awake or held by somebody.
+    #[must_use]
+    pub fn all_held(&self) -> Vec<Arc<Group>> {
         self.groups().held.values().cloned().collect()
     }
 

@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use plimsoll_delivery::state::Queues;
 use plimsoll_groups::state::Groups;
 use plimsoll_locks::fence::{Fence, FenceError, Judgement};
+use plimsoll_locks::ids::NamespaceId;
 use plimsoll_locks::state::Locks;
 use plimsoll_log::{GroupLog, LogEntry, StateSource};
 use plimsoll_protocol::batch::BatchHeader;
@@ -35,6 +36,20 @@ pub(crate) struct Published {
     pub(crate) high_watermark: watch::Sender<Offset>,
     pub(crate) catalog: watch::Sender<Arc<Catalog>>,
     pub(crate) role: watch::Sender<Role>,
+    /// How many runs of proposals there were: see [`Tip::run`].
+    runs: Arc<AtomicU64>,
+}
+
+/// Where the log will end once everything that was proposed is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tip {
+    /// The offset behind the last record that is in the log or was proposed. Where a proposal was refused
+    /// it is too large, until the next run.
+    pub end: Offset,
+    /// Counts how often this node began anew to reckon so: with a term, and when it was found out what
+    /// became of proposals whose outcome was not known. In between, records get into the log only by
+    /// proposals of this group, one behind the other. No two are alike while the node runs.
+    pub run: u64,
 }
 
 impl Published {
@@ -43,6 +58,7 @@ impl Published {
             high_watermark: watch::Sender::new(Offset(0)),
             catalog: watch::Sender::new(Arc::default()),
             role: watch::Sender::new(Role::Asleep),
+            runs: Arc::default(),
         }
     }
 
@@ -65,8 +81,9 @@ pub(crate) struct CannotApply {
 
 /// What becomes of a batch that wants to be proposed.
 pub(crate) enum Begin {
-    /// Propose it now. It counts as outstanding until its [`crate::reply::Reply`] is over.
-    Propose,
+    /// Propose it now: it comes behind this. It counts as outstanding until its
+    /// [`crate::reply::Reply`] is over.
+    Propose(Tip),
     /// The same batch is in flight: this is its outcome.
     InFlight(oneshot::Receiver<Applied>),
     /// It is judged without a proposal.
@@ -94,6 +111,8 @@ struct State {
     doubtful: bool,
     /// The last term that this node began to lead in.
     begun: Option<Term>,
+    /// Kept while this node leads.
+    tip: Tip,
     /// Up to here readers see what is folded. The fold may be ahead of it: it is published piece by
     /// piece.
     shown: Option<LogId>,
@@ -101,6 +120,24 @@ struct State {
     catalog_changed: bool,
     /// Retries that wait for a batch in flight.
     waiting: BTreeMap<ProposalToken, Vec<oneshot::Sender<Applied>>>,
+}
+
+impl State {
+    fn judge(&mut self, header: &BatchHeader) -> Begin {
+        if self.doubtful {
+            return Begin::Doubtful;
+        }
+        let producers = self.fold.producers().expect("only partitions take batches");
+        match self.admission.admit(producers, header) {
+            Admitted::Verdict(Verdict::Accept) => Begin::Propose(self.tip),
+            Admitted::Verdict(verdict) => Begin::Verdict(verdict),
+            Admitted::InFlightDuplicate(token) => {
+                let (sender, receiver) = oneshot::channel();
+                self.waiting.entry(token).or_default().push(sender);
+                Begin::InFlight(receiver)
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -117,6 +154,7 @@ impl Shared {
                 admission: Admission::new(),
                 doubtful: false,
                 begun: None,
+                tip: Tip { end: Offset(0), run: 0 },
                 shown: None,
                 catalog_changed: true,
                 waiting: BTreeMap::new(),
@@ -181,6 +219,12 @@ impl Shared {
         self.state().fold.floors().expect("only partitions have floors").check(fence)
     }
 
+    /// The namespaces of which the partition keeps floors.
+    pub(crate) fn floor_namespaces(&self) -> Vec<NamespaceId> {
+        let state = self.state();
+        state.fold.floors().map_or_else(Vec::new, |floors| floors.namespaces().collect())
+    }
+
     /// The fold as bytes, with its progress.
     pub(crate) fn encode(&self) -> (Progress, Bytes) {
         let state = self.state();
@@ -207,28 +251,50 @@ impl Shared {
         state.admission.reset();
         state.doubtful = false;
         state.waiting.clear();
+        self.begin_run(&mut state);
+    }
+
+    /// Everything that the log holds is folded, and nothing is on its way.
+    fn begin_run(&self, state: &mut State) {
+        let run = self.published.runs.fetch_add(1, Ordering::Relaxed) + 1;
+        state.tip = Tip { end: state.fold.progress().high_watermark, run };
     }
 
     /// Judges a batch and, when it is to be proposed, counts it as outstanding and in flight.
     pub(crate) fn begin(&self, header: &BatchHeader) -> Begin {
+        self.begin_in(&mut self.state(), header)
+    }
+
+    /// As [`Shared::begin`], where the batch still comes behind `tip`.
+    pub(crate) fn begin_at(&self, tip: Tip, header: &BatchHeader) -> Option<Begin> {
         let mut state = self.state();
-        if state.doubtful {
-            return Begin::Doubtful;
+        (state.tip == tip).then(|| self.begin_in(&mut state, header))
+    }
+
+    fn begin_in(&self, state: &mut State, header: &BatchHeader) -> Begin {
+        let begin = state.judge(header);
+        if let Begin::Propose(_) = begin {
+            state.admission.proposed(header);
+            let end = state.tip.end.0.saturating_add(u64::from(header.record_count));
+            state.tip.end = Offset(end);
+            self.outstanding.fetch_add(1, Ordering::Relaxed);
         }
-        let State { fold, admission, waiting, .. } = &mut *state;
-        let producers = fold.producers().expect("only partitions take batches");
-        match admission.admit(producers, header) {
-            Admitted::Verdict(Verdict::Accept) => {
-                admission.proposed(header);
-                self.outstanding.fetch_add(1, Ordering::Relaxed);
-                Begin::Propose
+        begin
+    }
+
+    /// As [`Shared::begin`], and counts nothing.
+    pub(crate) fn judge(&self, header: &BatchHeader) -> Begin {
+        self.state().judge(header)
+    }
+
+    /// Waits until a proposal's outcome is unknown.
+    pub(crate) async fn doubt(&self) {
+        loop {
+            let moved = self.moved.notified();
+            if self.state().doubtful {
+                return;
             }
-            Admitted::Verdict(verdict) => Begin::Verdict(verdict),
-            Admitted::InFlightDuplicate(token) => {
-                let (sender, receiver) = oneshot::channel();
-                waiting.entry(token).or_default().push(sender);
-                Begin::InFlight(receiver)
-            }
+            moved.await;
         }
     }
 
@@ -310,6 +376,7 @@ impl Shared {
                 if state.fold.progress().applied >= last {
                     state.admission.reset();
                     state.doubtful = false;
+                    self.begin_run(&mut state);
                     return;
                 }
             }

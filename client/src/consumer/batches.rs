@@ -11,6 +11,9 @@ pub(crate) struct Batches {
     pub(crate) from: Offset,
     /// The offset after the last one that is.
     pub(crate) until: Offset,
+    /// Where reading goes on when all were taken: behind the last record, and behind the offsets at the end
+    /// that have none any more, because they were compacted.
+    pub(crate) next: Offset,
     opened: Option<(RecordIter, i64)>,
 }
 
@@ -22,8 +25,8 @@ pub(crate) struct TakenRecord {
 }
 
 impl Batches {
-    pub(crate) fn new(payload: Bytes, from: Offset, until: Offset) -> Self {
-        Self { rest: payload, from, until, opened: None }
+    pub(crate) fn new(payload: Bytes, from: Offset, until: Offset, next: Offset) -> Self {
+        Self { rest: payload, from, until, next, opened: None }
     }
 
     /// The next record that is wanted; `None` when all were taken. Nothing is to be taken after an error:

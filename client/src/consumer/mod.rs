@@ -292,7 +292,10 @@ impl Consumer {
                         let ended = self.end_damaged(partition, from, &error);
                         return Poll::Ready(Some(Err(ended)));
                     }
-                    None => {}
+                    None => {
+                        let next = batches.next;
+                        self.left(partition, next);
+                    }
                 }
             }
             match ready!(self.poll_frame(context)) {
@@ -316,10 +319,13 @@ impl Consumer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<ConsumedBatch, ConsumeError>>> {
         loop {
-            if let Some(Current { partition, batches }) = &mut self.current
-                && let Some(parsed) = batches.next_batch()
-            {
+            if let Some(Current { partition, batches }) = &mut self.current {
                 let (partition, from, until) = (*partition, batches.from, batches.until);
+                let Some(parsed) = batches.next_batch() else {
+                    let next = batches.next;
+                    self.left(partition, next);
+                    continue;
+                };
                 return Poll::Ready(Some(match parsed {
                     Ok(batch) => {
                         self.moved(partition, batch.header.end_offset().min(until));
@@ -352,9 +358,9 @@ impl Consumer {
                 self.saw_high_watermark(partition, high_watermark);
                 Ok(())
             }
-            Event::Batches { partition, payload, from, until, high_watermark } => {
+            Event::Batches { partition, payload, from, until, next, high_watermark } => {
                 self.saw_high_watermark(partition, high_watermark);
-                let batches = Batches::new(payload, from, until);
+                let batches = Batches::new(payload, from, until, next);
                 self.current = Some(Current { partition, batches });
                 Ok(())
             }
@@ -369,6 +375,12 @@ impl Consumer {
 
     fn moved(&mut self, partition: u32, position: Offset) {
         self.place(partition).position = Some(position);
+    }
+
+    /// A frame was handed out whole.
+    fn left(&mut self, partition: u32, next: Offset) {
+        self.current = None;
+        self.moved(partition, next);
     }
 
     fn saw_high_watermark(&mut self, partition: u32, high_watermark: Offset) {

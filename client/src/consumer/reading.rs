@@ -9,10 +9,17 @@ pub(crate) struct Reading {
     pub(crate) max_staleness_ms: Option<u32>,
     /// `Some`: from the nearest replica, of this rack if it is named. `None`: from the leader.
     pub(crate) nearest: Option<Option<String>>,
+    /// Nothing may have gone by compaction from the start on: who must see each change.
+    pub(crate) whole: bool,
 }
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { isolation: Isolation::Committed, max_staleness_ms: None, nearest: None }
+        Self {
+            isolation: Isolation::Committed,
+            max_staleness_ms: None,
+            nearest: None,
+            whole: false,
+        }
     }
 }

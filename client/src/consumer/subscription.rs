@@ -33,8 +33,16 @@ use crate::trouble::{Told, Trouble};
 pub(crate) enum Event {
     /// The subscription stands.
     Began { partition: u32, start: Offset, high_watermark: Offset },
-    /// Whole batches, checked; records in `from..until` are wanted. Empty: caught up.
-    Batches { partition: u32, payload: Bytes, from: Offset, until: Offset, high_watermark: Offset },
+    /// Whole batches, checked; records in `from..until` are wanted. Empty: caught up. `next` is where reading
+    /// goes on behind them.
+    Batches {
+        partition: u32,
+        payload: Bytes,
+        from: Offset,
+        until: Offset,
+        next: Offset,
+        high_watermark: Offset,
+    },
     /// The partition has ended with this.
     Failed(ConsumeError),
 }
@@ -274,15 +282,16 @@ impl Subscription {
             return Err(lost(format!("damaged batch: {error}")));
         }
         let until = place.end.unwrap_or(Offset(u64::MAX));
+        let moved = delivery.next_offset.max(next);
         self.tell(Event::Batches {
             partition: self.partition.0,
             payload: frame.payload,
             from: next,
             until,
+            next: moved.min(until),
             high_watermark: delivery.high_watermark,
         })
         .await?;
-        let moved = delivery.next_offset.max(next);
         place.next = Some(moved);
         place.start = StartPosition::Offset(moved);
         place.owed += bytes;
@@ -311,7 +320,7 @@ impl Subscription {
             isolation: self.reading.isolation,
             max_staleness_ms: self.reading.max_staleness_ms,
             any_replica: self.reading.nearest.is_some(),
-            whole: false,
+            whole: self.reading.whole,
         };
         let channel = match link.subscription_carrier().await? {
             SubscriptionCarrier::Own(mut halves, place) => {

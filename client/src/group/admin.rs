@@ -60,7 +60,7 @@ impl GroupAdmin {
     /// When the group has members, a topic or partition is unknown, or nobody answers.
     pub async fn commit(&self, offsets: Vec<OffsetCommit>) -> Result<(), RequestError> {
         let home = self.shared.home(&self.group).await?;
-        self.shared.commit_offsets(&home, &self.group, None, offsets).await.map(drop)
+        self.shared.commit_offsets(&home, &self.group, None, offsets, None).await.map(drop)
     }
 
     /// Sets offsets, or takes them away. `forced`: also while the group has members, which go on from where

@@ -149,15 +149,18 @@ impl GroupConsumer {
                         let source = ConsumeError::Damaged { partition, offset, reason };
                         return Poll::Ready(Some(Err(GroupError::Partition { topic, source })));
                     }
-                    None => self.current = None,
+                    None => {
+                        self.sharing.passed(*grant, batches.next);
+                        self.current = None;
+                    }
                 }
                 continue;
             }
             match ready!(self.receiver.poll_recv(context)) {
                 Some((grant, Event::Began { start, .. })) => self.sharing.began(grant, start),
-                Some((grant, Event::Batches { payload, from, until, .. })) => {
+                Some((grant, Event::Batches { payload, from, until, next, .. })) => {
                     if self.sharing.is_live(grant) {
-                        self.current = Some((grant, Batches::new(payload, from, until)));
+                        self.current = Some((grant, Batches::new(payload, from, until, next)));
                     }
                 }
                 Some((grant, Event::Failed(source))) => {

@@ -51,12 +51,30 @@ pub enum CommitError {
     /// others read on from there.
     #[error("the session was over before the commit was answered: whether it counts is not known")]
     SessionOver,
+    /// A later holder of the consumer's lock was seen: nothing is committed under this fence.
+    #[error("not committed: the fence is stale, the lock was granted again with token {highest}")]
+    StaleFence {
+        /// The highest token that was seen.
+        highest: u64,
+    },
     /// The group refused it, or gave no answer.
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Request(RequestError),
     /// The consumer has ended.
     #[error("not committed: the consumer has ended")]
     Ended,
+}
+
+impl From<RequestError> for CommitError {
+    fn from(error: RequestError) -> Self {
+        match &error {
+            RequestError::Refused(refusal) => match refusal.stale_fence() {
+                Some(highest) => Self::StaleFence { highest },
+                None => Self::Request(error),
+            },
+            _ => Self::Request(error),
+        }
+    }
 }
 
 fn list(partitions: &[(TopicName, u32)]) -> String {

@@ -359,7 +359,8 @@ impl Member {
             let by = GroupCommitter { member: self.id, epoch: self.holdings.epoch() };
             let (shared, home) = (Arc::clone(&self.shared), self.home.clone());
             let group = self.options.group.clone();
-            let committing = commit(shared, home, group, by, job.offsets.clone());
+            let (offsets, fence) = (job.offsets.clone(), self.options.fence.clone());
+            let committing = commit(shared, home, group, by, offsets, fence);
             self.committing = Some((job, committing));
         }
     }

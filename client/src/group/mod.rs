@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use plimsoll_protocol::api::StartPosition;
+use plimsoll_protocol::api::{Fence, StartPosition};
 use plimsoll_protocol::batch::BatchLimits;
 use plimsoll_protocol::ids::TopicName;
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +53,8 @@ struct Options {
     frame_bytes: u32,
     credit_bytes: u64,
     auto_commit: Option<Duration>,
+    /// The lock under which it commits.
+    fence: Option<Fence>,
 }
 
 /// Configures a [`GroupConsumer`].
@@ -68,6 +70,7 @@ pub struct GroupConsumerBuilder {
     start: StartPosition,
     buffer_bytes: usize,
     auto_commit: Option<Duration>,
+    fence: Option<Fence>,
 }
 
 impl GroupConsumerBuilder {
@@ -84,6 +87,7 @@ impl GroupConsumerBuilder {
             start: StartPosition::Earliest,
             buffer_bytes: 64 << 20,
             auto_commit: Some(Duration::from_secs(5)),
+            fence: None,
         }
     }
 
@@ -158,6 +162,14 @@ impl GroupConsumerBuilder {
         self
     }
 
+    /// The lock under which it commits: once a later holder was seen, commits are refused
+    /// ([`CommitError::StaleFence`]).
+    #[must_use]
+    pub fn fence(mut self, fence: Fence) -> Self {
+        self.fence = Some(fence);
+        self
+    }
+
     /// Looks the topics up and joins the group. It is a member when this returns, and learns what it owns
     /// soon after.
     ///
@@ -189,6 +201,7 @@ impl GroupConsumerBuilder {
             frame_bytes: u32::try_from(frame_bytes).expect("at most 1 MiB"),
             credit_bytes: credit_bytes as u64,
             auto_commit: self.auto_commit,
+            fence: self.fence,
         };
         let sharing = Arc::new(Sharing::new(self.auto_commit.is_none()));
         let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use plimsoll_protocol::api::{
-    CommitOffsetsRequest, FindGroupsRequest, GroupCommitter, GroupCursor, GroupOffset,
+    CommitOffsetsRequest, Fence, FindGroupsRequest, GroupCommitter, GroupCursor, GroupOffset,
     GroupOffsetsRequest, GroupPartition, OffsetCommit, group_home,
 };
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
@@ -56,6 +56,7 @@ impl Shared {
         group: &str,
         by: Option<GroupCommitter>,
         offsets: Vec<OffsetCommit>,
+        fence: Option<&Fence>,
     ) -> Result<Vec<GroupPartition>, RequestError> {
         let mut not_owned = Vec::new();
         for offsets in portions(offsets) {
@@ -63,7 +64,7 @@ impl Shared {
                 group: group.to_owned(),
                 by: by.clone(),
                 offsets,
-                fence: None,
+                fence: fence.cloned(),
             };
             let asked = self.request_leader(&home.topic, home.partition, request, Owed::Answer);
             not_owned.extend(asked.await?.0.not_owned);
@@ -119,11 +120,13 @@ pub(super) fn commit(
     group: String,
     by: GroupCommitter,
     offsets: Vec<OffsetCommit>,
+    fence: Option<Fence>,
 ) -> BoxFuture<'static, Committed> {
     async move {
         let mut backoff = shared.backoff();
         loop {
-            let once = shared.commit_offsets(&home, &group, Some(by.clone()), offsets.clone());
+            let (by, offsets) = (Some(by.clone()), offsets.clone());
+            let once = shared.commit_offsets(&home, &group, by, offsets, fence.as_ref());
             match once.await {
                 Err(error) if error.is_retriable() => {
                     tracing::debug!(group, %error, "a commit got no answer, committing again");

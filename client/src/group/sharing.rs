@@ -113,6 +113,15 @@ impl Sharing {
         }
     }
 
+    /// Everything up to `next` was handed out and is processed, also the offsets that have no record any more.
+    pub(super) fn passed(&self, grant: Grant, next: Offset) {
+        if let Some(handing) = self.state().grants.get_mut(&grant)
+            && handing.is_live()
+        {
+            handing.position = handing.position.max(Some(next));
+        }
+    }
+
     /// A record is to be handed out, `next` is behind it: its place, or `None` when it must not be.
     pub(super) fn hand_out(
         &self,

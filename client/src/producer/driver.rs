@@ -8,7 +8,7 @@
 //!   driver goes on under a new epoch, and what may be stored is reported as unknown.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +25,7 @@ use super::lane::{Answer, Lane, OpenBatch};
 use super::options::ProducerOptions;
 use crate::channel::{Channel, ChannelClosed, NotWritten, Waiter, decode_answer};
 use crate::client::Shared;
-use crate::error::{RequestError, SendError};
+use crate::error::{RequestError, SendError, ServerError, stale_fence};
 use crate::link::Link;
 use crate::metadata::Interest;
 use crate::requests::Repeat;
@@ -58,6 +58,8 @@ pub(crate) struct Driver {
     /// Keeps the topic's partitions known until the last record has its outcome.
     _interest: Arc<Interest>,
     trouble: Trouble,
+    /// Why the whole producer is refused, once its fence was.
+    stale: Arc<OnceLock<SendError>>,
     answers: Vec<Answer>,
 }
 
@@ -84,6 +86,7 @@ impl Driver {
         identity: ProducerIdentity,
         interest: Arc<Interest>,
         told: Told,
+        stale: Arc<OnceLock<SendError>>,
     ) {
         let route = Route::new(Arc::clone(&shared), topic.clone(), lane.partition);
         let driver = Self {
@@ -102,6 +105,7 @@ impl Driver {
             moved: false,
             _interest: interest,
             trouble: Trouble::none(told),
+            stale,
             answers: Vec::new(),
         };
         tokio::spawn(driver.run());
@@ -274,7 +278,7 @@ impl Driver {
             topic: self.topic.clone(),
             partition: PartitionIndex(self.lane.partition),
             acks: self.options.acks,
-            fence: None,
+            fence: self.options.fence.clone(),
         };
         let batch = &mut self.in_flight[place];
         batch.awaiting = Some((attempt, Instant::now()));
@@ -374,6 +378,7 @@ impl Driver {
             self.miss(&error);
         }
         let refusal = match error {
+            RequestError::Refused(refusal) if self.is_stale(&refusal) => return self.give_up_all(),
             RequestError::Refused(refusal) => refusal,
             _ => {
                 self.in_flight[place].maybe_stored = true;
@@ -425,6 +430,35 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Whether the producer's fence is refused, now or before.
+    fn is_stale(&self, refusal: &ServerError) -> bool {
+        if let Some(stale) = stale_fence(refusal) {
+            // What another partition's leader said first stands.
+            let _ = self.stale.set(stale);
+        }
+        self.stale.get().is_some()
+    }
+
+    /// Nothing is stored any more under this fence. What may be stored of what was sent before is unknown,
+    /// but for what has an answer yet to come.
+    fn give_up_all(&mut self) {
+        let Some(stale) = self.stale.get().cloned() else { return };
+        for batch in self.lane.refuse(stale.clone()) {
+            batch.completion.complete(Err(stale.clone()));
+            self.lane.resolve(1, Some(stale.clone()));
+        }
+        for batch in self.in_flight.iter().filter(|batch| batch.awaiting.is_none()) {
+            let outcome = match batch.maybe_stored {
+                true => {
+                    given_up(true, &format!("sent again after a lost answer and refused: {stale}"))
+                }
+                false => stale.clone(),
+            };
+            batch.completion.complete(Err(outcome));
+        }
+        (self.resend, self.renew) = (false, false);
     }
 
     fn fenced(&mut self) {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use plimsoll_protocol::api::{AckLevel, InitProducerRequest, ProducerIdentity};
+use plimsoll_protocol::api::{AckLevel, Fence, InitProducerRequest, ProducerIdentity};
 use plimsoll_protocol::batch::{BatchBuilder, BatchLimits, Compression, Record, RecordView};
 use plimsoll_protocol::ids::TopicName;
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -91,6 +91,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// See [`ProducerOptions::fence`].
+    #[must_use]
+    pub fn fence(mut self, fence: Fence) -> Self {
+        self.options.fence = Some(fence);
+        self
+    }
+
     /// Looks the topic up and gets a producer id.
     ///
     /// # Errors
@@ -132,6 +139,7 @@ impl ProducerBuilder {
                 room,
                 closed: AtomicBool::new(false),
                 told: Told::default(),
+                stale: Arc::default(),
             }),
         })
     }
@@ -161,6 +169,8 @@ struct Inner {
     room: Arc<Semaphore>,
     closed: AtomicBool,
     told: Told,
+    /// Set for good when its fence was refused, by any partition.
+    stale: Arc<OnceLock<SendError>>,
 }
 
 impl Producer {
@@ -329,6 +339,9 @@ impl Producer {
         if inner.closed.load(Ordering::Acquire) {
             return Err(SendError::Closed);
         }
+        if let Some(stale) = inner.stale.get() {
+            return Err(stale.clone());
+        }
         Ok(lane.get_or_init(|| {
             let lane = Lane::new(
                 partition,
@@ -345,6 +358,7 @@ impl Producer {
                 inner.identity.clone(),
                 Arc::clone(&inner.interest),
                 Arc::clone(&inner.told),
+                Arc::clone(&inner.stale),
             );
             lane
         }))
@@ -372,7 +386,8 @@ impl std::fmt::Debug for Producer {
     }
 }
 
-fn unix_ms() -> i64 {
+/// The time of this machine, in milliseconds since 1970 (UTC).
+pub(crate) fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

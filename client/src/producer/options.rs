@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use plimsoll_protocol::api::AckLevel;
+use plimsoll_protocol::api::{AckLevel, Fence};
 use plimsoll_protocol::batch::Compression;
 
 use crate::error::BuildError;
@@ -36,6 +36,9 @@ pub struct ProducerOptions {
     pub buffer_bytes: usize,
     /// How long a record is tried before it is given up, from when it was sent. Default 120 s.
     pub delivery_timeout: Duration,
+    /// The lock under which it writes. Once a later holder of the lock was seen, what it sends is refused, and
+    /// it stays refused. Default none.
+    pub fence: Option<Fence>,
 }
 
 impl Default for ProducerOptions {
@@ -51,6 +54,7 @@ impl Default for ProducerOptions {
             eager_in_flight: 2,
             buffer_bytes: 64 << 20,
             delivery_timeout: Duration::from_secs(120),
+            fence: None,
         }
     }
 }

@@ -114,6 +114,13 @@ pub enum SettleError {
          is not, the message is delivered again"
     )]
     Unknown,
+    /// A later holder of the consumer's lock was seen: the settlement does not count. The message is delivered
+    /// again when its lease is over.
+    #[error("not settled: the fence is stale, the lock was granted again with token {highest}")]
+    StaleFence {
+        /// The highest token that was seen.
+        highest: u64,
+    },
     /// The node refused.
     #[error("not settled: {0}")]
     Refused(ServerError),

@@ -16,6 +16,7 @@ mod session;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use plimsoll_protocol::api::Fence;
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use tokio::sync::{mpsc, watch};
 
@@ -47,6 +48,7 @@ impl QueueConsumerBuilder {
             priority: 0,
             exclusive: false,
             settles_itself: false,
+            fence: None,
         };
         Self { shared, topic, subscription: String::new(), partitions: None, wish }
     }
@@ -99,6 +101,14 @@ impl QueueConsumerBuilder {
     #[must_use]
     pub fn settles_itself(mut self) -> Self {
         self.wish.settles_itself = true;
+        self
+    }
+
+    /// The lock under which it settles: once a later holder was seen, settlements are refused
+    /// ([`SettleError::StaleFence`]).
+    #[must_use]
+    pub fn fence(mut self, fence: Fence) -> Self {
+        self.wish.fence = Some(fence);
         self
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use plimsoll_protocol::api::{
-    AttachRequest, AttachResponse, ExtendRequest, QueueDelivery, RetireRequest, SettleOutcome,
-    SettleRequest, SettleResponse, Settlement, UnsubscribeRequest,
+    AttachRequest, AttachResponse, ExtendRequest, Fence, QueueDelivery, RetireRequest,
+    SettleOutcome, SettleRequest, SettleResponse, Settlement, UnsubscribeRequest,
 };
 use plimsoll_protocol::batch::Record;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
@@ -57,6 +57,8 @@ pub(super) struct Wish {
     pub(super) priority: i64,
     pub(super) exclusive: bool,
     pub(super) settles_itself: bool,
+    /// The lock under which it settles.
+    pub(super) fence: Option<Fence>,
 }
 
 /// See the module.
@@ -195,8 +197,9 @@ impl Session {
             while under_way.len() < REQUESTS_MAX
                 && let Some(gathered) = gather(&mut waiting)
             {
-                under_way
-                    .push(settle(&attachment.channel, attachment.correlation, gathered).await?);
+                let fence = self.wish.fence.clone();
+                let (channel, consumer) = (&attachment.channel, attachment.correlation);
+                under_way.push(settle(channel, consumer, gathered, fence).await?);
             }
             tokio::select! {
                 biased;
@@ -204,7 +207,8 @@ impl Session {
                     while let Ok(something) = said.try_recv() {
                         waiting.push_back(something);
                     }
-                    let last = last_words(&attachment, waiting, under_way);
+                    let fence = &self.wish.fence;
+                    let last = last_words(&attachment, waiting, under_way, fence);
                     // Beyond, those who wait see that it is not known.
                     let _ = timeout(LAST_WORDS, last).await;
                     return Err(Ended::Unwanted);
@@ -332,9 +336,11 @@ async fn last_words(
     attachment: &Attachment,
     mut waiting: VecDeque<Said>,
     mut under_way: FuturesUnordered<impl Future<Output = ()>>,
+    fence: &Option<Fence>,
 ) {
     while let Some(gathered) = gather(&mut waiting) {
-        let sent = settle(&attachment.channel, attachment.correlation, gathered).await;
+        let (channel, consumer) = (&attachment.channel, attachment.correlation);
+        let sent = settle(channel, consumer, gathered, fence.clone()).await;
         let Ok(answer) = sent else { break };
         answer.await;
     }
@@ -372,6 +378,7 @@ async fn settle(
     channel: &Arc<Channel>,
     consumer: CorrelationId,
     gathered: Gathered,
+    fence: Option<Fence>,
 ) -> Result<impl Future<Output = ()> + use<>, ChannelClosed> {
     let Gathered { what, items, replies } = gathered;
     let offsets: Vec<Offset> = items.iter().map(|item| item.offset).collect();
@@ -379,7 +386,7 @@ async fn settle(
     let waiter = Waiter::Once(Box::new(move |result| drop(done.send(result))));
     match what {
         Kind::Settle => {
-            let request = SettleRequest { consumer, items, fence: None };
+            let request = SettleRequest { consumer, items, fence };
             channel.send(&request, &[], waiter, Owed::Answer).await?;
         }
         Kind::Extend(lease_ms) => {
@@ -401,6 +408,11 @@ async fn settle(
             Ok(SettleResponse { refused }) => refused,
             Err(error) => {
                 let told = match error {
+                    RequestError::Refused(refusal) if refusal.stale_fence().is_some() => {
+                        SettleError::StaleFence {
+                            highest: refusal.stale_fence().unwrap_or_default(),
+                        }
+                    }
                     RequestError::Refused(refusal) if !refusal.code.is_retriable() => {
                         SettleError::Refused(refusal)
                     }

@@ -7,6 +7,7 @@
 mod amqp;
 mod cluster;
 mod consume;
+mod fence_text;
 mod groups;
 mod hello;
 mod kv;
@@ -38,6 +39,7 @@ pub use consume::{
     CreditRequest, Delivery, FetchRequest, FetchResponse, Isolation, ListOffsetsRequest,
     ListOffsetsResponse, StartPosition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
 };
+pub use fence_text::FenceError;
 pub use groups::{
     AssignedPartitions, CommitOffsetsRequest, CommitOffsetsResponse, DeleteGroupRequest,
     DescribeGroupRequest, FindGroupsRequest, FindGroupsResponse, GROUPS_TOPIC, GroupAssignment,

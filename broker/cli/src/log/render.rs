@@ -554,6 +554,7 @@ fn record_kind(kind: Option<RecordKind>) -> &'static str {
         Some(RecordKind::Start) => "start",
         Some(RecordKind::Reset) => "reset",
         Some(RecordKind::Install) => "install",
+        Some(RecordKind::Compacted) => "compacted",
         Some(RecordKind::Create) => "create",
         Some(RecordKind::Options) => "options",
         Some(RecordKind::Delete) => "delete",

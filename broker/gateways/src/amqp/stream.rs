@@ -16,22 +16,20 @@ use plimsoll_amqp_gateway::catalog::QueueEntry;
 use plimsoll_amqp_gateway::inbox::{ConsumerPort, Detached};
 use plimsoll_amqp_gateway::message::Stored;
 use plimsoll_protocol::api::{
-    FetchRequest, FetchResponse, Isolation, ListOffsetsRequest, Request, StartPosition,
+    FetchRequest, FetchResponse, Isolation, ListOffsetsRequest, StartPosition,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex, TopicName};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::backend::{queue_error, topic_of};
 use crate::broker::Broker;
-use crate::native::{Answer, fetch_here, offsets_here};
+use crate::native::{fetch_here, offsets_here};
 use crate::queues::{DECOMPRESSED_BYTES_MAX, batches};
 use crate::refusals;
 
 const PARTITION: PartitionIndex = PartitionIndex(0);
-/// How long a leader is looked for before a client is told that there is none.
-const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How long a reader waits after a failure, at first and at most.
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
@@ -70,24 +68,6 @@ pub(super) async fn length(broker: &Arc<Broker>, queue: &QueueEntry) -> Result<u
     Ok(end.0 - first.0)
 }
 
-/// Asks this node, by `here`, and where another leads that one.
-async fn ask<R: Request>(
-    broker: &Arc<Broker>,
-    request: &R,
-    here: impl Future<Output = Result<Answer<R>, ErrorResponse>>,
-) -> Result<Answer<R>, ErrorResponse> {
-    let mut error = match here.await {
-        Ok(answer) => return Ok(answer),
-        Err(error) => error,
-    };
-    let me = broker.identity().node_id;
-    let Some(leader) = error.leader.take().filter(|leader| leader.node != me) else {
-        return Err(error);
-    };
-    let (response, payload) = broker.leader_link(leader.node).await?.ask(request).await?;
-    Ok((response, vec![payload]))
-}
-
 /// The offsets of positions, as the leader knows them.
 async fn offsets(
     broker: &Arc<Broker>,
@@ -96,19 +76,8 @@ async fn offsets(
 ) -> Result<Vec<Offset>, ErrorResponse> {
     let positions = positions.to_vec();
     let request = ListOffsetsRequest { topic: topic.clone(), partition: PARTITION, positions };
-    let begun = Instant::now();
-    loop {
-        match ask(broker, &request, offsets_here(broker, &request)).await {
-            Ok((response, _)) => return Ok(response.offsets),
-            Err(error) => {
-                let is_over = begun.elapsed() >= LEADER_WAIT || broker.is_stopping();
-                if is_over || !error.code.is_retriable() {
-                    return Err(error);
-                }
-            }
-        }
-        sleep(AGAIN).await;
-    }
+    let (response, _) = broker.ask_leader(&request, || offsets_here(broker, &request)).await?;
+    Ok(response.offsets)
 }
 
 /// The first offset that can be read, and the one behind the last.
@@ -208,7 +177,7 @@ impl Reader {
             max_staleness_ms: None,
             any_replica: !self.prefers_leader,
         };
-        ask(&self.broker, &request, fetch_here(&self.broker, &request)).await
+        self.broker.ask_once(&request, fetch_here(&self.broker, &request)).await
     }
 
     /// What has gone below the start of the log is passed over, as in RabbitMQ. Where a replica does not have

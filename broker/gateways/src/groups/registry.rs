@@ -9,7 +9,7 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{GroupId, PartitionIndex, TopicName};
 use plimsoll_replication::{Group, Role};
 use plimsoll_state::catalog::amqp::LEVEL_QUEUES;
-use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogRefusal, CatalogReply, planning};
+use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, planning};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -55,15 +55,7 @@ impl Broker {
         if let Some(meta) = self.catalog().topic(&topic) {
             return partitions(meta.partitions.len());
         }
-        self.raise_level().await?;
-        self.catch_up().await;
-        let now = self.catalog().level();
-        if now < LEVEL_QUEUES {
-            return Err(refusals::catalog(&CatalogRefusal::LevelTooLow {
-                needed: LEVEL_QUEUES,
-                now,
-            }));
-        }
+        self.need_level(LEVEL_QUEUES).await?;
         let make = |catalog: &Catalog| {
             let (replicas, placed) = planning::replica_counts(catalog, 0);
             let down = self.down_nodes(catalog);

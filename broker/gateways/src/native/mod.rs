@@ -15,6 +15,7 @@ mod access;
 mod attach;
 mod cluster;
 mod groups;
+mod locks;
 mod metadata;
 mod outbox;
 mod produce;
@@ -28,4 +29,4 @@ mod topics;
 
 pub(crate) use read::{Chunk, fetch_here, offsets_here, step};
 pub use session::{serve, serve_node};
-pub(crate) use stream::Answer;
+pub(crate) use stream::{Answer, done};

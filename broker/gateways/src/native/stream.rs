@@ -16,21 +16,25 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use plimsoll_delivery::dispatch::{ConsumerId, Outcome, SettleError};
 use plimsoll_protocol::api::{
-    AlterTopicRequest, ApiKey, AttachRequest, CancelMessageRequest, ClearAmqpPermissionsRequest,
-    ClusterPlanRequest, ClusterStatusRequest, CommitOffsetsRequest, Counter, CreateQueueRequest,
-    CreateTopicRequest, CreateVhostRequest, CreditRequest, DeleteAmqpUserRequest,
-    DeleteGroupRequest, DeleteSubscriptionRequest, DeleteTopicRequest, DeleteVhostRequest,
-    DescribeGroupRequest, DescribeQueueRequest, DescribeTopicRequest, Done, DrainNodeRequest,
-    ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest, GroupOffsetsRequest,
-    HeartbeatRequest, InitProducerRequest, JoinGroupRequest, JoinTokenRequest, LeaveGroupRequest,
+    AcquireLockRequest, AlterTopicRequest, ApiKey, AttachRequest, CancelLockRequest,
+    CancelMessageRequest, CheckFenceRequest, ClearAmqpPermissionsRequest, CloseLockSessionRequest,
+    ClusterPlanRequest, ClusterStatusRequest, CommitOffsetsRequest, Counter,
+    CreateNamespaceRequest, CreateQueueRequest, CreateTopicRequest, CreateVhostRequest,
+    CreditRequest, DeleteAmqpUserRequest, DeleteGroupRequest, DeleteLockRequest,
+    DeleteNamespaceRequest, DeleteSubscriptionRequest, DeleteTopicRequest, DeleteVhostRequest,
+    DescribeGroupRequest, DescribeLockRequest, DescribeQueueRequest, DescribeTopicRequest, Done,
+    DrainNodeRequest, ExplainMessageRequest, ExtendRequest, FetchRequest, FindGroupsRequest,
+    ForceReleaseLockRequest, GroupOffsetsRequest, HeartbeatRequest, InitProducerRequest,
+    JoinGroupRequest, JoinTokenRequest, KeepLockSessionRequest, LeaveGroupRequest,
     ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest, ListGroupsRequest,
-    ListOffsetsRequest, ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest,
-    NodeStatusRequest, NodeStatusResponse, PeekQueueRequest, PingRequest, PullMessageRequest,
-    PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest,
-    RebalanceRequest, RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
-    SetAmqpPermissionsRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse,
-    Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest,
-    check_api,
+    ListLocksRequest, ListNamespacesRequest, ListOffsetsRequest, ListQueuesRequest,
+    ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest, NodeStatusResponse,
+    OpenLockSessionRequest, PeekQueueRequest, PingRequest, PullMessageRequest, PullMessageResponse,
+    PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest, RaiseFloorRequest,
+    RebalanceRequest, ReleaseLockRequest, RemoveNodeRequest, Request, ResetGroupRequest,
+    RetireRequest, RetireResponse, SetAmqpPermissionsRequest, SetLockValueRequest, SettleOutcome,
+    SettleRefusal, SettleRequest, SettleResponse, Settlement, SubscribeRequest,
+    TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -45,7 +49,7 @@ use super::outbox::{OutFrame, Outbox, StreamGone, outbox, write};
 use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
-use super::{access, attach, cluster, groups, metadata, produce, queues, read, topics};
+use super::{access, attach, cluster, groups, locks, metadata, produce, queues, read, topics};
 use crate::queues::{QueueGone, QueueHandle, Settling};
 use crate::refusals;
 
@@ -60,6 +64,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// others, and what a node asks is bounded by what its own clients may.
 const NODE_REQUESTS_MAX: usize = 1 << 20;
 
+/// Requests of a stream that wait for locks.
+const LONG_REQUESTS_MAX: usize = 16_384;
+
 /// The reading side of one stream.
 pub(super) struct Stream {
     pub(super) session: Arc<Session>,
@@ -68,6 +75,8 @@ pub(super) struct Stream {
     /// Requests and subscriptions of this stream; they end with it.
     pub(super) tasks: JoinSet<()>,
     requests: Arc<Semaphore>,
+    /// Places of requests that may wait very long.
+    long_requests: Arc<Semaphore>,
     subscriptions: BTreeMap<CorrelationId, SubscriptionHandle>,
     /// Those of the subscriptions that are consumers of queues.
     consumers: BTreeMap<CorrelationId, attach::Place>,
@@ -92,6 +101,7 @@ pub(super) async fn serve(
             None => session.broker.limits().requests_per_stream_max,
             Some(_) => NODE_REQUESTS_MAX,
         })),
+        long_requests: Arc::new(Semaphore::new(LONG_REQUESTS_MAX)),
         subscriptions: BTreeMap::new(),
         consumers: BTreeMap::new(),
         session: Arc::clone(&session),
@@ -338,6 +348,42 @@ impl Stream {
             ApiKey::ListAmqpQueues => {
                 self.run::<ListAmqpQueuesRequest, _>(frame, access::list_queues).await
             }
+            ApiKey::CreateNamespace => {
+                self.run::<CreateNamespaceRequest, _>(frame, locks::create_namespace).await
+            }
+            ApiKey::DeleteNamespace => {
+                self.run::<DeleteNamespaceRequest, _>(frame, locks::delete_namespace).await
+            }
+            ApiKey::ListNamespaces => {
+                self.run::<ListNamespacesRequest, _>(frame, locks::list_namespaces).await
+            }
+            ApiKey::OpenLockSession => {
+                self.run::<OpenLockSessionRequest, _>(frame, locks::open).await
+            }
+            ApiKey::KeepLockSession => {
+                self.run::<KeepLockSessionRequest, _>(frame, locks::keep_alive).await
+            }
+            ApiKey::CloseLockSession => {
+                self.run::<CloseLockSessionRequest, _>(frame, locks::close).await
+            }
+            ApiKey::AcquireLock => {
+                self.run_long::<AcquireLockRequest, _>(frame, locks::acquire).await
+            }
+            ApiKey::CancelLock => self.run::<CancelLockRequest, _>(frame, locks::cancel).await,
+            ApiKey::ReleaseLock => self.run::<ReleaseLockRequest, _>(frame, locks::release).await,
+            ApiKey::ForceReleaseLock => {
+                self.run::<ForceReleaseLockRequest, _>(frame, locks::force_release).await
+            }
+            ApiKey::SetLockValue => {
+                self.run::<SetLockValueRequest, _>(frame, locks::set_value).await
+            }
+            ApiKey::DeleteLock => self.run::<DeleteLockRequest, _>(frame, locks::delete).await,
+            ApiKey::ListLocks => self.run::<ListLocksRequest, _>(frame, locks::list).await,
+            ApiKey::DescribeLock => {
+                self.run::<DescribeLockRequest, _>(frame, locks::describe).await
+            }
+            ApiKey::CheckFence => self.run::<CheckFenceRequest, _>(frame, locks::check_fence).await,
+            ApiKey::RaiseFloor => self.run::<RaiseFloorRequest, _>(frame, locks::raise_floor).await,
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
             ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
@@ -384,8 +430,50 @@ impl Stream {
             Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
         };
         let permit = self.permit().await;
+        self.answer::<R>(header, permit, work(Arc::clone(&self.session), request));
+        Ok(())
+    }
+
+    /// As [`Stream::run`], for what may wait very long: it keeps no other request from being read. There are
+    /// places of its own for it, and who finds none is refused.
+    async fn run_long<R, F>(
+        &mut self,
+        frame: Frame,
+        work: impl FnOnce(Arc<Session>, R) -> F,
+    ) -> Result<(), Stop>
+    where
+        R: Request + Send + 'static,
+        R::Response: Send,
+        F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
+    {
+        let header = frame.header;
+        let request = match frame.decode_body::<R>() {
+            Ok(request) => request,
+            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
+        };
+        let Ok(permit) = Arc::clone(&self.long_requests).try_acquire_owned() else {
+            let message = format!(
+                "{LONG_REQUESTS_MAX} requests of this stream wait for locks; wait for some of them, or use \
+                 another connection"
+            );
+            let error = ErrorResponse::new(ErrorCode::TooManyInFlight, message);
+            return Ok(self.refuse(&header, &error).await?);
+        };
+        self.answer::<R>(header, permit, work(Arc::clone(&self.session), request));
+        Ok(())
+    }
+
+    /// Works on a request in a task of its own.
+    fn answer<R: Request + 'static>(
+        &mut self,
+        header: FrameHeader,
+        permit: OwnedSemaphorePermit,
+        work: impl Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
+    ) where
+        R::Response: Send,
+    {
         let (session, outbox) = (Arc::clone(&self.session), self.outbox.clone());
-        let work = Box::pin(work(Arc::clone(&session), request));
+        let work = Box::pin(work);
         self.spawn(async move {
             // A peer that is gone needs no answer.
             let _ = match work.await {
@@ -398,7 +486,6 @@ impl Stream {
                 Err(error) => refuse(&session, &outbox, &header, &error).await,
             };
         });
-        Ok(())
     }
 
     /// Spawns a task of this stream; should it panic, the connection ends.
@@ -682,7 +769,7 @@ fn unknown_settlement(session: &Session) -> ErrorResponse {
 pub(crate) type Answer<R> = (<R as Request>::Response, Vec<Bytes>);
 
 /// An answer without payload.
-pub(super) fn done<T>(response: T) -> Result<(T, Vec<Bytes>), ErrorResponse> {
+pub(crate) fn done<T>(response: T) -> Result<(T, Vec<Bytes>), ErrorResponse> {
     Ok((response, Vec::new()))
 }
 

@@ -40,9 +40,9 @@ pub(super) fn replicas_now(meta: &TopicMeta) -> u16 {
 /// What an answer in pages holds at most, besides its head; less where frames are small.
 const PAGE_BYTES_MAX: u32 = 256 << 10;
 /// No [`TopicInfo`] takes more.
-const TOPIC_INFO_BYTES_MAX: u32 = 384;
+const TOPIC_INFO_BYTES_MAX: u32 = 400;
 /// No [`PartitionInfo`] takes more.
-const PARTITION_INFO_BYTES_MAX: u32 = 160;
+const PARTITION_INFO_BYTES_MAX: u32 = 224;
 
 /// How many items of at most `bytes_max` each one page may hold.
 fn page(session: &Session, bytes_max: u32) -> usize {
@@ -206,7 +206,10 @@ fn check_partitions(asked: u32, limit: u32) -> Result<(), ErrorResponse> {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_protocol::api::{Durability, PartitionCondition, PartitionInfo, TopicConfig};
+    use plimsoll_protocol::api::{
+        Cleanup, CompactionInfo, Durability, PartitionCondition, PartitionInfo, TopicConfig,
+        TopicRules,
+    };
     use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
     use plimsoll_protocol::wire::Encode;
 
@@ -231,6 +234,12 @@ mod tests {
                 retention_bytes: Some(u64::MAX),
                 segment_bytes: u32::MAX,
                 batch_bytes_max: u32::MAX,
+                rules: TopicRules {
+                    cleanup: Cleanup::CompactAndDelete,
+                    compaction_lag_ms: u64::MAX,
+                    tombstone_ms: u64::MAX,
+                    require_fence: true,
+                },
             },
             created_ms: i64::MAX,
         };
@@ -247,6 +256,15 @@ mod tests {
             segments: u32::MAX,
             condition: PartitionCondition::Quarantined,
             replicas: vec![NodeId(u64::MAX); 9],
+            compaction: Some(CompactionInfo {
+                compacted_to: Offset(u64::MAX),
+                compacted_bytes: u64::MAX,
+                waiting_bytes: u64::MAX,
+                last_ms: Some(i64::MAX),
+                last_bytes_before: u64::MAX,
+                last_bytes_after: u64::MAX,
+                running: true,
+            }),
         };
         assert!(encoded_bytes(&partition) <= PARTITION_INFO_BYTES_MAX as usize);
     }

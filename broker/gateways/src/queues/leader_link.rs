@@ -329,7 +329,7 @@ async fn write(
 
 /// Its answer repeats the consumer's number: nobody waits for one.
 fn settle_frame(consumer: CorrelationId, items: &[Settlement]) -> BytesMut {
-    encode_request(consumer, &SettleRequest { consumer, items: items.to_vec() }, 0)
+    encode_request(consumer, &SettleRequest { consumer, items: items.to_vec(), fence: None }, 0)
 }
 
 /// A consumer of a queue that another node leads.
@@ -356,9 +356,9 @@ impl RemoteConsumer {
     ) -> impl Future<Output = Result<(), ErrorResponse>> + Send + use<> {
         let items: Vec<_> = items.iter().map(settlement).collect();
         let consumer = self.correlation;
-        let said = items
-            .chunks(SETTLEMENTS_MAX)
-            .map(|items| self.link.ask(&SettleRequest { consumer, items: items.to_vec() }));
+        let said = items.chunks(SETTLEMENTS_MAX).map(|items| {
+            self.link.ask(&SettleRequest { consumer, items: items.to_vec(), fence: None })
+        });
         let said: Vec<_> = said.collect();
         async move {
             for answer in said {

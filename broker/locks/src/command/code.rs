@@ -42,9 +42,10 @@ impl LockCommand {
                 session.encode(out);
                 request.encode(out);
             }
-            Self::Release { session, lock, token } => {
+            Self::Release { session, request, lock, token } => {
                 out.put_u8(6);
                 session.encode(out);
+                request.encode(out);
                 lock.encode(out);
                 token.encode(out);
             }
@@ -103,6 +104,7 @@ impl LockCommand {
             },
             6 => Self::Release {
                 session: SessionId::decode(reader)?,
+                request: RequestId::decode(reader)?,
                 lock: LockName::decode(reader)?,
                 token: Token::decode(reader)?,
             },

@@ -148,6 +148,10 @@ pub enum LockCommand {
     Release {
         /// Who.
         session: SessionId,
+        /// What was granted: this acquire. The token alone does not say so: who reads, stops, and reads
+        /// again in the same phase has the same token twice, and a late copy of its first release would
+        /// end its second reading.
+        request: RequestId,
         /// Which lock.
         lock: LockName,
         /// Which grant of it.

@@ -237,6 +237,11 @@ impl Floors {
         self.by_namespace.get(&namespace)?.get(name).copied()
     }
 
+    /// Every namespace of which there is a floor.
+    pub fn namespaces(&self) -> impl Iterator<Item = NamespaceId> {
+        self.by_namespace.keys().copied()
+    }
+
     /// All floors, by namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = (NamespaceId, &FenceName, Token)> {
         self.by_namespace.iter().flat_map(|(&namespace, floors)| {

@@ -117,20 +117,19 @@ impl Keeper {
         Ok(self.ask(LockCommand::CancelWait { session, request }))
     }
 
-    /// A holder gives a lock back.
+    /// A holder gives back what it was granted by this acquire.
     ///
     /// # Errors
     /// When there is no such session, or too much waits to be written.
     pub fn release(
         &mut self,
         state: &Locks,
-        session: SessionId,
-        lock: LockName,
-        token: Token,
+        (session, request): (SessionId, RequestId),
+        (lock, token): (LockName, Token),
         now: Monotonic,
     ) -> Result<Ticket, AskError> {
         self.speaks(state, session, now)?;
-        Ok(self.ask(LockCommand::Release { session, lock, token }))
+        Ok(self.ask(LockCommand::Release { session, request, lock, token }))
     }
 
     /// The leader of an election changes its value.

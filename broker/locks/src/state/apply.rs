@@ -24,9 +24,11 @@ use crate::time::UnixMs;
 pub struct Lost {
     /// Who.
     pub session: SessionId,
+    /// What was granted: this acquire.
+    pub request: RequestId,
     /// Which lock.
     pub lock: LockName,
-    /// Which grant of it.
+    /// Under which token.
     pub token: Token,
     /// Why: [`What::Expired`] or [`What::Forced`].
     pub why: What,
@@ -114,8 +116,8 @@ impl Fold<'_> {
             },
             LockCommand::Acquire(acquire) => return self.acquire(acquire),
             LockCommand::CancelWait { session, request } => self.cancel(*session, *request)?,
-            LockCommand::Release { session, lock, token } => {
-                self.release(*session, lock, *token)?
+            LockCommand::Release { session, request, lock, token } => {
+                self.release(*session, *request, lock, *token)?
             }
             LockCommand::ForceRelease { lock, whose, by } => {
                 self.force(lock, *whose, by);
@@ -275,13 +277,19 @@ impl Fold<'_> {
         }
     }
 
-    fn release(&mut self, id: SessionId, lock: &LockName, token: Token) -> Result<Answer, Refusal> {
-        let session = self.speaks(id)?;
-        let before = |ended: &Ended| matches!(ended, Ended::Released { lock: l, token: t } if l == lock && *t == token);
-        if session.ended.values().any(before) {
+    fn release(
+        &mut self,
+        id: SessionId,
+        request: RequestId,
+        lock: &LockName,
+        token: Token,
+    ) -> Result<Answer, Refusal> {
+        if let Some(Ended::Released) = self.speaks(id)?.ended.get(&request) {
             return Ok(Answer::Released);
         }
-        let request = self.holds(id, lock, token)?;
+        if self.holds(id, lock, token)? != request {
+            return Err(self.not_holder(lock, token));
+        }
         self.end_claim(id, request, End { what: What::Released, by: None });
         Ok(Answer::Released)
     }
@@ -361,8 +369,13 @@ impl Fold<'_> {
         if let Some(holder) = holder.filter(|holder| holder.token == token) {
             return Ok(holder.request);
         }
+        Err(self.not_holder(name, token))
+    }
+
+    fn not_holder(&self, name: &LockName, token: Token) -> Refusal {
+        let lock = self.state.locks.get(name);
         let holder = lock.and_then(|lock| self.occupant(lock));
-        Err(Refusal::NotHolder { lock: name.clone(), token, holder })
+        Refusal::NotHolder { lock: name.clone(), token, holder }
     }
 
     /// One of those who hold a lock.
@@ -383,14 +396,14 @@ impl Fold<'_> {
         }
         self.state.claims -= 1;
         let ended = match (end.what, held) {
-            (What::Released, Some((token, _))) => Ended::Released { lock: name.clone(), token },
+            (What::Released, _) => Ended::Released,
             (What::Cancelled, _) => Ended::Cancelled,
             _ => Ended::Forced,
         };
         self.session(id).end(request, ended);
         self.applied.changed.push((id, request));
         if let (Some((token, _)), What::Expired | What::Forced) = (held, end.what) {
-            let lost = Lost { session: id, lock: name.clone(), token, why: end.what };
+            let lost = Lost { session: id, request, lock: name.clone(), token, why: end.what };
             self.applied.lost.push(lost);
         }
         let (token, slot) = held.map_or((None, None), |(token, slot)| (Some(token), slot));

@@ -99,7 +99,7 @@ impl Session {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Ended {
     Taken(Occupant),
-    Released { lock: LockName, token: Token },
+    Released,
     Cancelled,
     Forced,
     Refused,
@@ -213,10 +213,12 @@ impl Locks {
         self.sessions.iter().map(|(&id, session)| (id, session))
     }
 
-    /// What a session holds: each lock, and the grant of it.
-    pub fn held_by(&self, id: SessionId) -> impl Iterator<Item = (&LockName, Grant)> {
-        let claims = self.session(id).into_iter().flat_map(|session| session.claims.values());
-        claims.filter_map(move |name| Some((name, self.locks.get(name)?.holders.get(&id)?.grant())))
+    /// What a session holds: by which acquire which lock, and the grant of it.
+    pub fn held_by(&self, id: SessionId) -> impl Iterator<Item = (RequestId, &LockName, Grant)> {
+        let claims = self.session(id).into_iter().flat_map(Session::claims);
+        claims.filter_map(move |(request, name)| {
+            Some((request, name, self.locks.get(name)?.holders.get(&id)?.grant()))
+        })
     }
 
     /// What an acquire has come to: the answer to it, now.
@@ -236,7 +238,7 @@ impl Locks {
         let over = |how| Answer::Refused(Refusal::RequestOver { request, how });
         match session.ended.get(&request) {
             Some(Ended::Taken(by)) => Answer::Taken(by.clone()),
-            Some(Ended::Released { .. }) => over(EndedHow::Released),
+            Some(Ended::Released) => over(EndedHow::Released),
             Some(Ended::Cancelled) => over(EndedHow::Cancelled),
             Some(Ended::Forced) => over(EndedHow::Forced),
             Some(Ended::Refused) => over(EndedHow::Refused),

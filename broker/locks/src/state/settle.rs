@@ -13,6 +13,7 @@ use crate::command::{Kind, Want};
 use crate::ids::{LockName, Token};
 
 /// What a lock has to give.
+#[derive(Clone, Copy)]
 pub(super) struct Room {
     /// Which permit, of a semaphore.
     pub(super) slot: Option<u32>,

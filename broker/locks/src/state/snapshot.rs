@@ -233,11 +233,7 @@ fn encode_session(session: &Session, out: &mut BytesMut) {
                 by.session.encode(out);
                 by.token.encode(out);
             }
-            Ended::Released { lock, token } => {
-                out.put_u8(2);
-                lock.encode(out);
-                token.encode(out);
-            }
+            Ended::Released => out.put_u8(2),
             Ended::Cancelled => out.put_u8(3),
             Ended::Forced => out.put_u8(4),
             Ended::Refused => out.put_u8(5),
@@ -268,7 +264,7 @@ fn decode_session(reader: &mut Reader<'_>) -> Result<Session, DecodeLocksError> 
                 session: SessionNumber::decode(reader)?,
                 token: Token::decode(reader)?,
             }),
-            2 => Ended::Released { lock: LockName::decode(reader)?, token: Token::decode(reader)? },
+            2 => Ended::Released,
             3 => Ended::Cancelled,
             4 => Ended::Forced,
             5 => Ended::Refused,

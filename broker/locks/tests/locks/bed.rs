@@ -65,8 +65,9 @@ pub(crate) fn guarding(session: u128, request: u64, lock: &str, topics: &[&str])
     Acquire { guards, ..asks(session, request, lock, Want::Exclusive) }
 }
 
-pub(crate) fn release(session: u128, lock: &str, token: u64) -> LockCommand {
-    LockCommand::Release { session: SessionId(session), lock: name(lock), token: Token(token) }
+pub(crate) fn release(session: u128, request: u64, lock: &str, token: u64) -> LockCommand {
+    let (session, request) = (SessionId(session), RequestId(request));
+    LockCommand::Release { session, request, lock: name(lock), token: Token(token) }
 }
 
 pub(crate) fn granted(token: u64) -> Answer {

@@ -19,7 +19,7 @@ fn token_is_the_index_of_the_entry_that_granted() {
     let mut bed = Bed::new(2);
     assert_eq!(bed.one(acquire(1, 1, "a", Want::Exclusive)), granted(2));
     assert_eq!(bed.one(acquire(2, 1, "a", Want::Exclusive)), waiting(0));
-    assert_eq!(bed.one(release(1, "a", 2)), Answer::Released);
+    assert_eq!(bed.one(release(1, 1, "a", 2)), Answer::Released);
     assert_eq!(bed.outcome(2, 1), granted(4));
     let what = |event: &(String, What, u64)| (event.1, event.2);
     let news: Vec<_> = bed.news().iter().map(what).collect();
@@ -35,7 +35,7 @@ fn thousand_waiters_cost_one_entry_each() {
     let answers = bed.apply(all.collect()).answers;
     assert_eq!((&answers[0], &answers[999]), (&granted(2), &waiting(998)));
     for session in 1..1_000 {
-        bed.apply(vec![release(session, "a", session as u64 + 1)]);
+        bed.apply(vec![release(session, 1, "a", session as u64 + 1)]);
         bed.state.published(u64::MAX);
         assert_eq!(bed.outcome(session + 1, 1), granted(session as u64 + 2));
     }
@@ -48,7 +48,7 @@ fn session_that_ends_in_an_entry_is_granted_nothing_in_it() {
     for session in 1..=3 {
         bed.one(acquire(session, 1, "a", Want::Exclusive));
     }
-    let answers = bed.all(vec![release(1, "a", 2), close(2)]);
+    let answers = bed.all(vec![release(1, 1, "a", 2), close(2)]);
     assert_eq!(answers, [Answer::Released, Answer::Done]);
     assert_eq!(bed.outcome(3, 1), granted(5));
     assert_eq!(bed.outcome(2, 1), gone());
@@ -63,7 +63,7 @@ fn acquire_that_is_asked_again_has_the_same_answer() {
     let Answer::Taken(by) = &taken else { panic!("{taken:?}") };
     let by = (by.label.as_str(), by.session, by.token);
     assert_eq!(by, ("client-1", SessionNumber(1), Token(2)));
-    bed.one(release(1, "a", 2));
+    bed.one(release(1, 1, "a", 2));
     assert_eq!(bed.one(tries(2, 7, "a", Want::Exclusive)), taken, "also when it is free again");
     // A copy that was on its way for long is not carried out.
     let over = Refusal::RequestOver { request: RequestId(1), how: EndedHow::Released };
@@ -77,7 +77,7 @@ fn acquire_that_is_forgotten_is_refused() {
     for request in 1..=40 {
         bed.one(acquire(1, request, "a", Want::Exclusive));
         let token = bed.index;
-        bed.one(release(1, "a", token));
+        bed.one(release(1, request, "a", token));
     }
     let refusal = bed.refused(acquire(1, 1, "a", Want::Exclusive));
     let forgotten = Refusal::RequestForgotten { request: RequestId(1), oldest: RequestId(9) };
@@ -92,16 +92,16 @@ fn release_by_a_non_holder_names_the_holder() {
     let mut bed = Bed::new(2);
     bed.one(acquire(1, 1, "a", Want::Exclusive));
     let before = bed.state.encode().len();
-    let text = bed.refused(release(2, "a", 2)).to_string();
+    let text = bed.refused(release(2, 1, "a", 2)).to_string();
     assert_eq!(
         text,
         "the session does not hold lock a under token 2; client-1 does (session 1), under token 2"
     );
-    assert!(bed.refused(release(1, "a", 9)).to_string().contains("under token 2"));
+    assert!(bed.refused(release(1, 1, "a", 9)).to_string().contains("under token 2"));
     assert_eq!(bed.state.encode().len(), before);
-    assert_eq!(bed.one(release(1, "a", 2)), Answer::Released);
-    assert_eq!(bed.one(release(1, "a", 2)), Answer::Released, "asked again");
-    assert!(bed.refused(release(2, "a", 2)).to_string().contains("nobody does"));
+    assert_eq!(bed.one(release(1, 1, "a", 2)), Answer::Released);
+    assert_eq!(bed.one(release(1, 1, "a", 2)), Answer::Released, "asked again");
+    assert!(bed.refused(release(2, 1, "a", 2)).to_string().contains("nobody does"));
 }
 
 #[test]
@@ -130,10 +130,25 @@ fn readers_share_the_token_of_their_phase() {
     assert_eq!(bed.one(acquire(4, 1, "a", Want::Read)), waiting(1), "not before the writer");
     assert!(matches!(bed.one(tries(5, 1, "a", Want::Read)), Answer::Taken(_)));
     bed.one(acquire(5, 2, "a", Want::Read));
-    bed.all(vec![release(1, "a", 2), release(2, "a", 2)]);
+    bed.all(vec![release(1, 1, "a", 2), release(2, 1, "a", 2)]);
     assert_eq!(bed.outcome(3, 1), granted(8));
-    bed.one(release(3, "a", 8));
+    bed.one(release(3, 1, "a", 8));
     assert_eq!((bed.outcome(4, 1), bed.outcome(5, 2)), (granted(9), granted(9)), "together");
+}
+
+/// A session that reads, stops, and reads again while others read has one token twice. The release of its
+/// second reading was taken for a copy of the first one's, and the lock never became free.
+#[test]
+fn each_reading_of_a_phase_is_released_by_itself() {
+    let mut bed = Bed::new(3);
+    bed.all(vec![acquire(1, 1, "a", Want::Read), acquire(2, 1, "a", Want::Read)]);
+    assert_eq!(bed.one(release(1, 1, "a", 2)), Answer::Released);
+    assert_eq!(bed.one(acquire(1, 2, "a", Want::Read)), granted(2));
+    assert_eq!(bed.one(release(1, 1, "a", 2)), Answer::Released, "a late copy");
+    assert_eq!(bed.outcome(1, 2), granted(2), "it reads on");
+    assert!(matches!(bed.refused(release(1, 7, "a", 2)), Refusal::NotHolder { .. }));
+    bed.all(vec![release(1, 2, "a", 2), release(2, 1, "a", 2)]);
+    assert_eq!(bed.one(acquire(3, 1, "a", Want::Write)), granted(8));
 }
 
 #[test]
@@ -143,9 +158,9 @@ fn permits_are_slots_with_tokens_of_their_own() {
     let mut bed = Bed::new(5);
     let all = (1..=4).map(|session| acquire(session, 1, "a", permit(2))).collect();
     assert_eq!(bed.all(all), [slot(2, 0), slot(2, 1), waiting(0), waiting(1)]);
-    bed.one(release(2, "a", 2));
+    bed.one(release(2, 1, "a", 2));
     assert_eq!(bed.outcome(3, 1), slot(3, 1));
-    bed.all(vec![release(1, "a", 2), release(3, "a", 3), acquire(5, 1, "a", permit(2))]);
+    bed.all(vec![release(1, 1, "a", 2), release(3, 1, "a", 3), acquire(5, 1, "a", permit(2))]);
     assert_eq!((bed.outcome(4, 1), bed.outcome(5, 1)), (slot(4, 0), slot(4, 1)));
 }
 
@@ -197,7 +212,7 @@ fn session_that_ends_releases_everything() {
     let expired = ["a", "b", "c"].map(|lock| of(lock, What::Expired, 1));
     assert_eq!(news, [&expired[..], &[of("a", What::Granted, 2)]].concat());
     assert_eq!(bed.one(acquire(1, 9, "a", Want::Exclusive)), gone());
-    assert_eq!(bed.one(release(1, "a", 2)), gone());
+    assert_eq!(bed.one(release(1, 1, "a", 2)), gone());
     let Answer::Opened { session } = bed.one(open(1)) else { panic!("it opens") };
     assert_eq!(session, SessionNumber(3), "another session than before");
 }
@@ -211,7 +226,7 @@ fn cancelled_acquire_is_never_granted() {
     bed.one(acquire(2, 1, "a", Want::Exclusive));
     assert_eq!(bed.one(cancel(1)), Answer::Cancelled);
     assert_eq!(bed.one(cancel(1)), Answer::Cancelled);
-    bed.one(release(1, "a", 2));
+    bed.one(release(1, 1, "a", 2));
     let over = Refusal::RequestOver { request: RequestId(1), how: EndedHow::Cancelled };
     assert_eq!(bed.refused(acquire(2, 1, "a", Want::Exclusive)), over);
     assert_eq!(bed.one(cancel(2)), Answer::Cancelled, "before it came");
@@ -234,7 +249,7 @@ fn operator_takes_a_lock_and_deletes_it() {
     assert_eq!(bed.outcome(1, 1), granted(2));
     bed.one(force(None));
     assert_eq!(bed.outcome(3, 1), granted(6));
-    assert!(matches!(bed.refused(release(1, "a", 2)), Refusal::NotHolder { .. }));
+    assert!(matches!(bed.refused(release(1, 1, "a", 2)), Refusal::NotHolder { .. }));
     let in_use = Refusal::InUse { lock: name("a"), holders: 1, waiters: 0 };
     assert_eq!(bed.refused(delete(false)), in_use);
     bed.one(delete(true));
@@ -263,7 +278,7 @@ fn grant_is_ready_once_the_floors_of_what_it_guards_are_raised() {
     assert_eq!(bed.one(raised(1, &["u"])), Answer::Ignored, "of another grant");
     bed.one(raised(2, &["u"]));
     assert_eq!(bed.outcome(1, 1), granted(2));
-    bed.one(release(1, "a", 2));
+    bed.one(release(1, 1, "a", 2));
     // It guards them still, for whoever comes.
     assert_eq!(bed.state.guarded_topics().len(), 2);
     assert!(
@@ -318,7 +333,7 @@ fn nothing_new_begins_while_too_many_events_wait() {
         request += 1;
         bed.apply(vec![acquire(1, request, "a", Want::Exclusive)]);
         let token = bed.index;
-        bed.apply(vec![release(1, "a", token)]);
+        bed.apply(vec![release(1, request, "a", token)]);
     }
     assert_eq!(bed.refused(acquire(2, 1, "a", Want::Exclusive)), Refusal::Busy);
     bed.state.published(2);

@@ -42,7 +42,7 @@ fn command() -> impl Strategy<Value = LockCommand> {
             session: SessionId(session), request: RequestId(request)
         }),
         // The token is made one that is held before the entry is folded.
-        10 => (session(), lock()).prop_map(|(session, lock)| release(session, lock, 0)),
+        10 => (session(), lock()).prop_map(|(session, lock)| release(session, 0, lock, 0)),
         1 => (lock(), any::<bool>()).prop_map(|(lock, all)| LockCommand::ForceRelease {
             lock: name(lock), whose: (!all).then_some(SessionNumber(2)), by: label("alice")
         }),
@@ -67,11 +67,14 @@ struct Witness {
     next_event: u64,
 }
 
+/// Who, since which entry: a session may go and come again in one entry.
+type Waits = (SessionNumber, UnixMs);
+
 /// Who holds and who waits, in line.
-fn line(state: &Locks, lock: &str) -> (Vec<SessionNumber>, Vec<SessionNumber>) {
+fn line(state: &Locks, lock: &str) -> (Vec<SessionNumber>, Vec<Waits>) {
     let Some(it) = state.describe(&name(lock), usize::MAX) else { return Default::default() };
     let holders = it.holders.iter().map(|it| it.session).collect();
-    (holders, it.waiters.iter().map(|it| it.session).collect())
+    (holders, it.waiters.iter().map(|it| (it.session, it.since)).collect())
 }
 
 fn holders_are_those_that_the_kind_allows(state: &Locks, lock: &str) {
@@ -117,7 +120,7 @@ impl Witness {
 }
 
 /// Nobody who came later is granted while somebody who came before waits.
-fn served_in_order(state: &Locks, lock: &str, before: &(Vec<SessionNumber>, Vec<SessionNumber>)) {
+fn served_in_order(state: &Locks, lock: &str, before: &(Vec<SessionNumber>, Vec<Waits>)) {
     let (held, waited) = before;
     let (holds, waits) = line(state, lock);
     let still: Vec<_> = waited.iter().filter(|it| waits.contains(it)).copied().collect();
@@ -125,17 +128,17 @@ fn served_in_order(state: &Locks, lock: &str, before: &(Vec<SessionNumber>, Vec<
     let Some(first) = still.first() else { return };
     let first = waited.iter().position(|it| it == first).unwrap();
     for granted in holds.iter().filter(|it| !held.contains(it)) {
-        let was = waited.iter().position(|it| it == granted);
+        let was = waited.iter().position(|it| it.0 == *granted);
         assert!(was.is_some_and(|was| was < first), "{granted} overtook in lock {lock}");
     }
 }
 
 fn with_tokens(entry: LocksEntry, state: &Locks) -> LocksEntry {
     let known = |command| match command {
-        LockCommand::Release { session, lock, token } => {
-            let held = state.held_by(session).find(|(held, _)| **held == lock);
-            let token = held.map_or(token, |(_, grant)| grant.token);
-            LockCommand::Release { session, lock, token }
+        LockCommand::Release { session, request, lock, token } => {
+            let held = state.held_by(session).find(|(_, held, _)| **held == lock);
+            let (request, token) = held.map_or((request, token), |it| (it.0, it.2.token));
+            LockCommand::Release { session, request, lock, token }
         }
         LockCommand::Expire { session, seen } => {
             let odd = seen.0 % 2 == 1;

@@ -180,7 +180,8 @@ impl World {
                 (ticket, Asked::Acquire(session, request))
             }
             Claim::Releasing { lock, token } => {
-                let ticket = self.keeper.release(&self.state, session, lock, token, self.now);
+                let ticket =
+                    self.keeper.release(&self.state, (session, request), (lock, token), self.now);
                 (ticket, Asked::Release(session, request))
             }
             Claim::Holding { .. } => return,
@@ -439,10 +440,13 @@ impl World {
     /// Whoever believes that it holds a lock, by its own clock, does so in the log.
     fn check(&mut self) {
         for client in &self.clients {
-            for claim in client.claims.values().filter(|_| client.open && self.now < client.ends) {
+            let believes = client.open && self.now < client.ends;
+            for (request, claim) in client.claims.iter().filter(|_| believes) {
                 if let Claim::Holding { lock, token } = claim {
                     let mut held = self.state.held_by(client.session);
-                    let holds = held.any(|(held, grant)| held == lock && grant.token == *token);
+                    let holds = held.any(|(by, held, grant)| {
+                        by == *request && held == lock && grant.token == *token
+                    });
                     assert!(holds, "a client believes that it holds {lock} under {token}");
                 }
             }

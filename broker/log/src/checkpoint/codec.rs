@@ -22,14 +22,20 @@ use crate::header::{self, HeaderError, Identity};
 use crate::journal::record::{put_options, put_vote, read_options, read_vote};
 use crate::journal::{BlockSeq, FileSeq, JournalPosition};
 use crate::random::Salt;
-use crate::segment::{SegmentId, SegmentInfo};
+use crate::segment::{Compacted, SegmentId, SegmentInfo};
 
 const MAGIC: [u8; 8] = *b"PLMCKPT1";
 const PIECE_HEADER_BYTES: usize = 16;
 /// Smallest encoding of a segment, to check a count before it is believed.
 const SEGMENT_BYTES_MIN: usize = 75;
 /// Largest encoding of a segment.
-pub(crate) const SEGMENT_BYTES_MAX: usize = SEGMENT_BYTES_MIN + 2 * 16;
+pub(crate) const SEGMENT_BYTES_MAX: usize = SEGMENT_BYTES_MIN + 2 * 16 + COMPACTED_BYTES_MAX;
+/// What a compacted segment adds.
+pub(crate) const COMPACTED_BYTES_MAX: usize = 8 + 9 + 8;
+
+/// Bits of a segment's flags.
+const SEALED: u8 = 1;
+const COMPACTED: u8 = 2;
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +199,25 @@ pub(crate) fn put_segment(out: &mut Vec<u8>, info: &SegmentInfo) {
     out.put_u64(info.end_offset.0);
     out.put_i64(info.max_timestamp_ms);
     out.put_i64(info.max_append_ms);
-    out.put_u8(u8::from(info.sealed));
+    let compacted = if info.compacted.is_some() { COMPACTED } else { 0 };
+    out.put_u8(if info.sealed { SEALED } else { 0 } | compacted);
+    if let Some(compacted) = &info.compacted {
+        put_compacted(out, compacted);
+    }
+}
+
+pub(crate) fn put_compacted(out: &mut Vec<u8>, compacted: &Compacted) {
+    out.put_i64(compacted.at_ms);
+    out.put_option(compacted.horizon_ms, Vec::put_i64);
+    out.put_u64(compacted.clean_to.0);
+}
+
+pub(crate) fn read_compacted(reader: &mut FieldReader<'_>) -> Result<Compacted, FieldError> {
+    Ok(Compacted {
+        at_ms: reader.i64("compacted")?,
+        horizon_ms: reader.option("horizon", |r| r.i64("horizon"))?,
+        clean_to: reader.offset("clean to")?,
+    })
 }
 
 /// Reads a count and so many segments.
@@ -205,8 +229,8 @@ pub(crate) fn read_segments(reader: &mut FieldReader<'_>) -> Result<Vec<SegmentI
     (0..count).map(|_| read_segment(reader)).collect()
 }
 
-fn read_segment(reader: &mut FieldReader<'_>) -> Result<SegmentInfo, FieldError> {
-    Ok(SegmentInfo {
+pub(crate) fn read_segment(reader: &mut FieldReader<'_>) -> Result<SegmentInfo, FieldError> {
+    let mut info = SegmentInfo {
         id: SegmentId(reader.u64("segment")?),
         base_index: LogIndex(reader.u64("base index")?),
         base_offset: reader.offset("base offset")?,
@@ -218,8 +242,20 @@ fn read_segment(reader: &mut FieldReader<'_>) -> Result<SegmentInfo, FieldError>
         end_offset: reader.offset("end offset")?,
         max_timestamp_ms: reader.i64("max timestamp")?,
         max_append_ms: reader.i64("max append time")?,
-        sealed: reader.flag("sealed")?,
-    })
+        sealed: false,
+        compacted: None,
+    };
+    // Before format version 3 this was one flag, and a piece of that time is carried over as it is.
+    let at = reader.error("flags");
+    let flags = reader.u8("flags")?;
+    if flags & !(SEALED | COMPACTED) != 0 {
+        return Err(at);
+    }
+    info.sealed = flags & SEALED != 0;
+    if flags & COMPACTED != 0 {
+        info.compacted = Some(read_compacted(reader)?);
+    }
+    Ok(info)
 }
 
 #[cfg(test)]
@@ -254,6 +290,11 @@ mod tests {
                 max_timestamp_ms: b.1,
                 max_append_ms: b.2,
                 sealed: b.3,
+                compacted: b.3.then_some(Compacted {
+                    at_ms: b.1,
+                    horizon_ms: (b.2 > 0).then_some(b.2),
+                    clean_to: Offset(a.1),
+                }),
             })
     }
 

@@ -6,7 +6,7 @@
 
 use plimsoll_protocol::ids::GroupId;
 
-use crate::entry::Marks;
+use crate::entry::{Marks, Swap};
 use crate::segment::{SegmentId, SegmentInfo};
 
 pub(crate) mod codec;
@@ -25,4 +25,16 @@ pub(crate) struct GroupRecord {
     pub(crate) marks: Marks,
     pub(crate) next_segment: SegmentId,
     pub(crate) segments: Vec<SegmentInfo>,
+}
+
+impl GroupRecord {
+    /// Puts a compacted segment in the place of those that it replaces; false where they are not there.
+    pub(crate) fn swap(&mut self, swap: &Swap) -> bool {
+        let place = swap.place(&self.segments.iter().collect::<Vec<_>>());
+        match place {
+            Some(place) => drop(self.segments.splice(place, [swap.segment])),
+            None => return false,
+        }
+        true
+    }
 }

@@ -2,11 +2,13 @@
 //! materialised. Only the materialiser changes it, with one exception: a segment is opened by whoever
 //! needs it first.
 
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset};
 
-use crate::entry::Marks;
+use crate::checkpoint::CheckpointSeq;
+use crate::entry::{Marks, Swap};
 use crate::segment::file::{Segment, SegmentError};
 use crate::segment::{SegmentId, SegmentInfo, SegmentName};
 use crate::store::shared::Shared;
@@ -19,11 +21,16 @@ pub(crate) struct Slot {
     /// It was begun by a placement of this life. Only into such a one may entries be placed: replay makes
     /// any other one anew.
     pub(crate) placed: bool,
+    /// The first checkpoint that names it as closed.
+    pub(crate) sealed_in: Option<CheckpointSeq>,
+    /// Append time of its first records; after an opening, of the last ones that there were.
+    pub(crate) first_append_ms: Option<i64>,
 }
 
 impl Slot {
     pub(crate) fn new(info: SegmentInfo, open: Weak<Segment>) -> Self {
-        Self { info, open, placed: false }
+        let first_append_ms = (info.max_append_ms > i64::MIN).then_some(info.max_append_ms);
+        Self { info, open, placed: false, sealed_in: None, first_append_ms }
     }
 }
 
@@ -37,6 +44,8 @@ pub(crate) struct Back {
     pub(crate) deleted: bool,
     /// Counts the installations.
     pub(crate) installs: u64,
+    /// Counts what [`Front::generation`](super::front::Front::generation) counts.
+    pub(crate) generation: u64,
 }
 
 impl Back {
@@ -46,7 +55,7 @@ impl Back {
         next_segment: SegmentId,
     ) -> Self {
         let segments = segments.into_iter().map(|info| Slot::new(info, Weak::new())).collect();
-        Self { marks, segments, next_segment, deleted: false, installs: 0 }
+        Self { marks, segments, next_segment, deleted: false, installs: 0, generation: 0 }
     }
 
     /// The segment that is appended to.
@@ -65,6 +74,24 @@ impl Back {
     pub(crate) fn slot_of_offset(&self, offset: Offset) -> Option<usize> {
         let at = self.segments.partition_point(|slot| slot.info.end_offset <= offset);
         self.segments.get(at).filter(|slot| slot.info.has_offset(offset)).map(|_| at)
+    }
+
+    /// Where the segments lie that a compaction replaces; `None` where the log has others.
+    pub(crate) fn place_of(&self, swap: &Swap) -> Option<Range<usize>> {
+        let infos: Vec<&SegmentInfo> = self.segments.iter().map(|slot| &slot.info).collect();
+        swap.place(&infos)
+    }
+
+    /// Notes which segments a checkpoint names as closed.
+    pub(crate) fn note_checkpoint(&mut self, seq: CheckpointSeq, named: &[SegmentInfo]) {
+        let waiting = |slot: &&mut Slot| slot.info.sealed && slot.sealed_in.is_none();
+        for slot in self.segments.iter_mut().filter(waiting) {
+            let at = named.partition_point(|info| info.base_index < slot.info.base_index);
+            let mut same = named[at..].iter();
+            if same.any(|info| *info == slot.info) {
+                slot.sealed_in = Some(seq);
+            }
+        }
     }
 
     /// The open segment of a slot; opens it where needed.

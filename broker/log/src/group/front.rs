@@ -35,6 +35,10 @@ pub(crate) struct Front {
     pub(crate) installed: Option<Arc<Mutex<Back>>>,
     /// Counts the installations.
     pub(crate) installs: u64,
+    /// Counts the changes that put other segments in the place of those that were there: installations,
+    /// resets, compactions, the deletion. Where the back has counted as many, its segments are those of this
+    /// log.
+    pub(crate) generation: u64,
     /// The states before installations that the newest checkpoint may not hold yet, each with the count that
     /// it belongs to: a log and the state of another one must never meet in a checkpoint.
     pub(crate) states_before: Vec<(u64, StateSlot)>,
@@ -85,6 +89,7 @@ impl Front {
             deleted: false,
             installed: None,
             installs: 0,
+            generation: 0,
             states_before: Vec::new(),
         }
     }
@@ -158,6 +163,7 @@ impl Front {
     }
 
     pub(crate) fn reset(&mut self, reset: &Reset) {
+        self.generation += 1;
         self.marks.apply(&Change::Reset(*reset));
         self.cache = VecDeque::new();
         self.cached_bytes = 0;
@@ -174,6 +180,7 @@ impl Front {
         self.state_before = StateSlot::None;
         self.journaled = LogIndex(0);
         self.installs += 1;
+        self.generation += 1;
         self.marks.apply_install(install);
         self.cache = VecDeque::new();
         self.cached_bytes = 0;
@@ -191,6 +198,7 @@ impl Front {
     /// The group was deleted. Its log is an empty one from now on, which begins where it ended: that
     /// is what readers find, whether the segments are gone yet or not.
     pub(crate) fn delete(&mut self) {
+        self.generation += 1;
         self.deleted = true;
         self.marks.start_offset = self.marks.end_offset;
         self.marks.start_index = self.marks.next_index();

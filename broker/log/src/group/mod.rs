@@ -16,10 +16,12 @@ use std::sync::{Arc, MutexGuard, Weak};
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, Offset, Term};
 
+use crate::compaction::status::CompactionRecord;
 use crate::config::{Durability, GroupOptions};
 use crate::entry::{Change, Cut, Install, LogEntry, Marks, Reset, Vote};
 use crate::fatal::{Completion, FatalError};
 use crate::parking::Mutex;
+use crate::segment::SegmentInfo;
 use crate::segment::scan::check_header;
 use crate::store::queue::Item;
 use crate::store::shared::Shared;
@@ -86,6 +88,7 @@ pub struct GroupLog {
     /// Size of the back, for those who must not wait for its lock.
     stored_bytes: AtomicU64,
     stored_segments: AtomicU32,
+    pub(crate) compaction: CompactionRecord,
 }
 
 impl GroupLog {
@@ -107,21 +110,23 @@ impl GroupLog {
             listed: AtomicBool::new(false),
             stored_bytes: AtomicU64::new(0),
             stored_segments: AtomicU32::new(0),
+            compaction: CompactionRecord::default(),
         })
     }
 
     /// Lets the front begin where the back ended up after recovery.
     pub(crate) fn restart(&self) {
         self.note_size();
-        let (marks, installs) = {
+        let (marks, installs, generation) = {
             let back = self.back.lock();
-            (back.marks, back.installs)
+            (back.marks, back.installs, back.generation)
         };
         let mut front = self.front.lock();
         let quarantined = front.quarantined.take();
         let state = std::mem::replace(&mut front.state, StateSlot::None);
         *front = Front::new(marks, state);
         front.installs = installs;
+        front.generation = generation;
         front.quarantined = quarantined;
     }
 
@@ -193,7 +198,12 @@ impl GroupLog {
     }
 
     /// Puts a change that the front already shows into the store's queue.
-    fn push(&self, front: MutexGuard<'_, Front>, change: Change, done: Option<Completion>) {
+    pub(crate) fn push(
+        &self,
+        front: MutexGuard<'_, Front>,
+        change: Change,
+        done: Option<Completion>,
+    ) {
         let durability = front.marks.options.durability;
         self.push_as(durability, front, change, done);
     }
@@ -361,6 +371,16 @@ impl GroupLog {
                 _ => Err(ReadError::Purged { index, first: marks.start_index }),
             };
         }
+        // The last entry of a segment is known also where compaction took it away.
+        let end_of_segment = {
+            let back = self.readable();
+            let back = back.lock();
+            let at = back.slot_of_index(index);
+            at.map(|at| back.segments[at].info).filter(|info| info.end_index().0 == index.0 + 1)
+        };
+        if let Some(SegmentInfo { last: Some(last), end_offset, .. }) = end_of_segment {
+            return Ok(Some((last, end_offset)));
+        }
         let header = self.stored_header(index)?;
         Ok(Some((header.log_id(), header.end_offset())))
     }
@@ -373,6 +393,7 @@ impl GroupLog {
             let first = back.marks.start_index;
             let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
             let info = back.segments[at].info;
+            of_single_entries(&info, index)?;
             (back.open(&self.shared, self.id, at), info)
         };
         let interval = self.shared.config.index_interval_bytes;
@@ -579,6 +600,7 @@ impl GroupLog {
             let mut back = back.lock();
             let (index, first) = (range.start, back.marks.start_index);
             let at = back.slot_of_index(index).ok_or(ReadError::Purged { index, first })?;
+            of_single_entries(&back.segments[at].info, index)?;
             (back.open(&self.shared, self.id, at)?, back.segments[at].info)
         };
         let end = info.end_bytes;
@@ -690,12 +712,22 @@ impl GroupLog {
         let back = self.back.lock();
         self.stored_bytes.store(back.bytes(), Ordering::Relaxed);
         self.stored_segments.store(back.segments.len() as u32, Ordering::Relaxed);
+        self.compaction.note(&back);
     }
 
     /// Bytes of entries in the tail cache.
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
         self.front.lock().cached_bytes()
+    }
+}
+
+/// Refuses to look for an entry where a batch may stand for several: whoever asks for one was told before
+/// that it was purged.
+fn of_single_entries(info: &SegmentInfo, index: LogIndex) -> Result<(), ReadError> {
+    match info.compacted {
+        None => Ok(()),
+        Some(_) => Err(ReadError::Purged { index, first: info.end_index() }),
     }
 }
 

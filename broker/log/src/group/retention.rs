@@ -83,7 +83,7 @@ impl GroupLog {
 
     fn back_as_it_is(&self) -> (Vec<SegmentInfo>, u64) {
         let back = self.back.lock();
-        (back.segments.iter().map(|slot| slot.info).collect(), back.installs)
+        (back.segments.iter().map(|slot| slot.info).collect(), back.generation)
     }
 
     /// First index whose entry is still kept, purged or not.
@@ -96,15 +96,15 @@ impl GroupLog {
 /// What retention takes, and where the log begins then.
 fn plan(
     front: &Front,
-    (segments, installs): (Vec<SegmentInfo>, u64),
+    (segments, generation): (Vec<SegmentInfo>, u64),
     policy: &Retention,
     now_ms: i64,
     limit: RetainLimit,
 ) -> (RetainOutcome, Option<Start>) {
     let mut outcome =
         RetainOutcome { log_start_offset: front.marks.start_offset, ..Default::default() };
-    // A log that is being installed has other segments.
-    if front.quarantined.is_some() || front.deleted || front.installs != installs {
+    // A log that is being installed, emptied or compacted has other segments.
+    if front.quarantined.is_some() || front.deleted || front.generation != generation {
         return (outcome, None);
     }
     let oldest_ms =

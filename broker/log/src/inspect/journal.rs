@@ -237,6 +237,7 @@ fn apply(block: &ReadBlock, report: &mut Report) {
             (Change::Delete, Some(_)) => {
                 report.groups.remove(&id);
                 report.installed.remove(&id);
+                report.swaps.retain(|(group, _)| *group != id);
             }
             (Change::Install(install), Some(group)) => {
                 if let Err(problem) = install.check() {
@@ -249,6 +250,18 @@ fn apply(block: &ReadBlock, report: &mut Report) {
                 report.installed.insert(id, record);
                 // What lay in the log before is not part of it.
                 report.placed.retain(|check| check.group != id);
+                report.swaps.retain(|(group, _)| *group != id);
+            }
+            (Change::Compacted(swap), Some(group)) => {
+                group.apply_swap(swap);
+                let done = report.installed.get_mut(&id).map(|record| record.swap(swap));
+                match done {
+                    Some(true) => {}
+                    Some(false) => report.damaged.push(misfit(format!(
+                        "replaces segments of group {id} that are not there"
+                    ))),
+                    None => report.swaps.push((id, swap.clone())),
+                }
             }
             (Change::Create(_), Some(_)) => {
                 report.damaged.push(misfit(format!("creates group {id}, which is there")));

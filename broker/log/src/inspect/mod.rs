@@ -139,6 +139,15 @@ impl Inspector {
         }
         let start = newest.map(|newest| newest.file.header.position);
         journal::look(&disk, &identity, start, &mut report)?;
+        for (id, swap) in std::mem::take(&mut report.swaps) {
+            let record: Option<&mut GroupRecord> = records.get_mut(&id);
+            // Of groups that were made after the checkpoint no segment is known.
+            if record.is_some_and(|record| !record.swap(&swap)) {
+                let what = format!("it replaces segments of group {id} that are not there");
+                let path = crate::journal::file::DIRECTORY.to_owned();
+                report.damaged.push(DamagedPlace::new(path, None, what));
+            }
+        }
         records.extend(std::mem::take(&mut report.installed));
         Ok(Self { disk, identity, records, report })
     }

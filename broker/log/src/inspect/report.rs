@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, NodeId, Offset};
@@ -12,9 +13,9 @@ use crate::checkpoint::GroupRecord;
 use crate::checkpoint::codec::CheckpointHeader;
 use crate::checkpoint::file::CheckpointError;
 use crate::config::GroupOptions;
-use crate::entry::{Change, Marks, Placed, Vote};
+use crate::entry::{Change, Marks, Placed, Swap, Vote};
 use crate::header::{FORMAT_VERSION, Identity};
-use crate::segment::{SegmentInfo, SegmentName};
+use crate::segment::{Compacted, SegmentId, SegmentInfo, SegmentName};
 
 /// Everything but the batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Report {
     pub(super) placed: Vec<PlacedCheck>,
     /// Groups whose log was replaced after the newest checkpoint, as they were then.
     pub(super) installed: BTreeMap<GroupId, GroupRecord>,
+    /// Segments that were replaced after the newest checkpoint, in logs that were not.
+    pub(super) swaps: Vec<(GroupId, Arc<Swap>)>,
 }
 
 /// Entries after the newest checkpoint that lie in a segment, and what they follow.
@@ -138,6 +141,8 @@ pub struct SegmentReport {
     pub max_timestamp_ms: Option<i64>,
     /// Largest append time; `None` where it is empty.
     pub max_append_ms: Option<i64>,
+    /// What compaction has to say of it; `None` where no records were taken out of it.
+    pub compacted: Option<Compacted>,
 }
 
 /// One batch in a segment.
@@ -177,6 +182,7 @@ impl Report {
             damaged: Vec::new(),
             placed: Vec::new(),
             installed: BTreeMap::new(),
+            swaps: Vec::new(),
         }
     }
 }
@@ -254,6 +260,15 @@ impl GroupReport {
         }
     }
 
+    /// Shows a compacted segment in the place of those that it replaces.
+    pub(super) fn apply_swap(&mut self, swap: &Swap) {
+        let new = SegmentReport::of(self.group, &swap.segment);
+        let is_replaced = |s: &SegmentReport| swap.replaced.contains(&SegmentId(s.segment));
+        let at = self.segments.iter().position(is_replaced).unwrap_or(self.segments.len());
+        self.segments.retain(|segment| !is_replaced(segment));
+        self.segments.insert(at, new);
+    }
+
     /// Takes in entries that lie in a segment.
     pub(super) fn apply_placed(&mut self, placed: &Placed) {
         self.replayed_entries += u64::from(placed.entries);
@@ -288,6 +303,7 @@ impl SegmentReport {
             sealed: info.sealed,
             max_timestamp_ms: known(info.max_timestamp_ms),
             max_append_ms: known(info.max_append_ms),
+            compacted: info.compacted,
         }
     }
 }

@@ -325,9 +325,8 @@ impl Expected {
 
     fn fault(&self, header: &BatchHeader) -> Option<Fault> {
         let before = self.last.or(self.info.previous);
-        let follows = header.index == self.info.end_index()
-            && header.base_offset == self.info.end_offset
-            && before.is_none_or(|before| header.term >= before.term);
+        let follows =
+            self.info.is_next(header) && before.is_none_or(|before| header.term >= before.term);
         (!follows).then(|| Fault::Sequence {
             found: header.log_id(),
             offset: header.base_offset,

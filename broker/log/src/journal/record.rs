@@ -8,9 +8,11 @@ use plimsoll_protocol::ids::{LogIndex, NodeId, Term};
 use thiserror::Error;
 
 use super::block::{BLOCK_HEADER_BYTES, BlockBuilder, RECORD_HEADER_BYTES};
-use crate::checkpoint::codec::{SEGMENT_BYTES_MAX, put_segment, read_segments};
+use crate::checkpoint::codec::{SEGMENT_BYTES_MAX, put_segment, read_segment, read_segments};
 use crate::config::{Durability, GroupOptions};
-use crate::entry::{Change, Cut, Install, InstalledState, LogEntry, Placed, Reset, Start, Vote};
+use crate::entry::{
+    Change, Cut, Install, InstalledState, LogEntry, Placed, Reset, Start, Swap, Vote,
+};
 use crate::fields::{FieldError, FieldReader, FieldWriter};
 use crate::random::Salt;
 use crate::segment::SegmentId;
@@ -43,6 +45,8 @@ pub enum RecordKind {
     Placed = 11,
     /// A log was replaced as a whole.
     Install = 12,
+    /// Segments were replaced by a compacted one.
+    Compacted = 13,
 }
 
 impl RecordKind {
@@ -62,6 +66,7 @@ impl RecordKind {
             10 => Self::Delete,
             11 => Self::Placed,
             12 => Self::Install,
+            13 => Self::Compacted,
             _ => return None,
         })
     }
@@ -180,6 +185,27 @@ fn read_install(reader: &mut FieldReader<'_>) -> Result<Install, FieldError> {
     })
 }
 
+fn put_swap(out: &mut Vec<u8>, swap: &Swap) {
+    out.put_u32(swap.replaced.len() as u32);
+    swap.replaced.iter().for_each(|id| out.put_u64(id.0));
+    put_segment(out, &swap.segment);
+}
+
+fn read_swap(reader: &mut FieldReader<'_>) -> Result<Swap, FieldError> {
+    let at = reader.error("replaced");
+    let count = reader.u32("replaced")? as usize;
+    if count == 0 || count > reader.remaining() / 8 {
+        return Err(at);
+    }
+    let replaced = (0..count).map(|_| reader.u64("replaced").map(SegmentId));
+    Ok(Swap { replaced: replaced.collect::<Result<_, _>>()?, segment: read_segment(reader)? })
+}
+
+/// Bytes of the payload that replaces so many segments by one, at most.
+pub(crate) fn swap_bytes_max(replaced: usize) -> u64 {
+    (4 + 8 * replaced + SEGMENT_BYTES_MAX) as u64
+}
+
 /// Bytes of the payload that replaces a log by one of so many segments, at most.
 pub(crate) fn install_bytes_max(segments: usize) -> u64 {
     let segments = segments as u64 * SEGMENT_BYTES_MAX as u64;
@@ -248,6 +274,11 @@ pub(crate) fn encode_small(change: &Change, out: &mut Vec<u8>) -> RecordKind {
             put_install(out, install);
             RecordKind::Install
         }
+        Change::Compacted(swap) => {
+            put_swap(out, swap);
+            RecordKind::Compacted
+        }
+        Change::Roll => unreachable!("it is not journaled"),
     }
 }
 
@@ -314,6 +345,7 @@ pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Record, RecordError> {
             branch: reader.u64("branch")?,
         }),
         RecordKind::Install => Change::Install(Arc::new(read_install(&mut reader)?)),
+        RecordKind::Compacted => Change::Compacted(Arc::new(read_swap(&mut reader)?)),
         RecordKind::Create => Change::Create(read_options(&mut reader)?),
         RecordKind::Options => Change::Options(read_options(&mut reader)?),
         RecordKind::Delete => Change::Delete,
@@ -334,7 +366,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::segment::SegmentInfo;
+    use crate::segment::{Compacted, SegmentInfo};
 
     fn log_id() -> impl Strategy<Value = LogId> {
         (any::<u64>(), any::<u64>()).prop_map(|(t, i)| LogId::new(Term(t), LogIndex(i)))
@@ -361,6 +393,7 @@ mod tests {
             }),
             log_id().prop_map(Change::Purge),
             install().prop_map(|install| Change::Install(Arc::new(install))),
+            swap().prop_map(|swap| Change::Compacted(Arc::new(swap))),
             (any::<u64>(), log_id())
                 .prop_map(|(o, dropped)| Change::Start(Start { offset: Offset(o), dropped })),
             (any::<u64>(), log_id()).prop_map(|(o, last)| Change::Reset(Reset {
@@ -371,9 +404,16 @@ mod tests {
         ]
     }
 
-    fn install() -> impl Strategy<Value = Install> {
+    fn swap() -> impl Strategy<Value = Swap> {
+        (prop::collection::vec(any::<u64>(), 1..5), info()).prop_map(|(ids, segment)| Swap {
+            replaced: ids.into_iter().map(SegmentId).collect(),
+            segment,
+        })
+    }
+
+    fn info() -> impl Strategy<Value = SegmentInfo> {
         let info = (any::<[u64; 6]>(), prop::option::of(log_id()), log_id(), any::<i64>());
-        let info = info.prop_map(|(n, previous, last, ms)| SegmentInfo {
+        info.prop_map(|(n, previous, last, ms)| SegmentInfo {
             id: SegmentId(n[0]),
             base_index: LogIndex(n[1]),
             base_offset: Offset(n[2]),
@@ -386,7 +426,15 @@ mod tests {
             max_timestamp_ms: ms,
             max_append_ms: ms,
             sealed: true,
-        });
+            compacted: (n[0] % 2 == 0).then_some(Compacted {
+                at_ms: ms,
+                horizon_ms: (n[1] % 2 == 0).then_some(ms),
+                clean_to: Offset(n[3]),
+            }),
+        })
+    }
+
+    fn install() -> impl Strategy<Value = Install> {
         let state = (any::<u64>(), log_id(), any::<u64>(), any::<u32>());
         let state = state.prop_map(|(number, applied, bytes, crc)| InstalledState {
             number: SegmentId(number),
@@ -395,7 +443,7 @@ mod tests {
             crc,
         });
         let ids = prop::array::uniform3(prop::option::of(log_id()));
-        (ids, any::<[u64; 5]>(), prop::collection::vec(info, 0..4), prop::option::of(state))
+        (ids, any::<[u64; 5]>(), prop::collection::vec(info(), 0..4), prop::option::of(state))
             .prop_map(|(ids, n, segments, state)| Install {
                 last: ids[0],
                 committed: ids[1],
@@ -434,6 +482,9 @@ mod tests {
             let kind = encode_small(&change, &mut bytes);
             if let Change::Install(install) = &change {
                 prop_assert!(bytes.len() as u64 <= install_bytes_max(install.segments.len()));
+            }
+            if let Change::Compacted(swap) = &change {
+                prop_assert!(bytes.len() as u64 <= swap_bytes_max(swap.replaced.len()));
             }
             prop_assert_eq!(decode(kind as u8, &Bytes::from(bytes)), Ok(Record::Change(change)));
         }

@@ -115,6 +115,7 @@ impl SegmentHeader {
             max_timestamp_ms: i64::MIN,
             max_append_ms: i64::MIN,
             sealed: false,
+            compacted: None,
         }
     }
 

@@ -35,6 +35,29 @@ pub(crate) struct SegmentName {
 /// for a part of the log before.
 pub(crate) const IMPORT_GAP: u64 = 1 << 32;
 
+/// Segments that compaction writes have numbers from here on, drawn at random: none is ever met by the
+/// numbers that count upwards, or drawn again. Where they stand in the log says their place in the list of
+/// segments, not their number.
+pub(crate) const COMPACTED_FROM: u64 = 1 << 63;
+
+impl SegmentId {
+    /// Whether it is the number of a segment that compaction wrote. One that was imported has another one.
+    pub(crate) fn is_of_compaction(self) -> bool {
+        self.0 >= COMPACTED_FROM
+    }
+}
+
+/// What is known of a segment in which records may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// When it was written, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// From when on the first of its tombstones may go, in milliseconds since 1970; `None` where it has none.
+    pub horizon_ms: Option<i64>,
+    /// Of its records before this offset the newest of each key is known, in this segment and before it.
+    pub clean_to: Offset,
+}
+
 /// A file that is no part of a log any more, or never was one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retired {
@@ -71,9 +94,34 @@ pub(crate) struct SegmentInfo {
     pub(crate) max_append_ms: i64,
     /// Nothing is appended to it any more.
     pub(crate) sealed: bool,
+    /// Set where compaction wrote it: a batch may then stand for several entries, and others are gone. Its
+    /// offsets are without gaps all the same, and its last batch has the identity of its last entry.
+    pub(crate) compacted: Option<Compacted>,
 }
 
 impl SegmentInfo {
+    /// Whether a batch may stand where this segment ends now.
+    #[must_use]
+    pub(crate) fn is_next(&self, header: &BatchHeader) -> bool {
+        let follows = match self.compacted {
+            None => header.index == self.end_index(),
+            Some(_) => header.index >= self.end_index(),
+        };
+        follows && header.base_offset == self.end_offset
+    }
+
+    /// Records from this offset on were not looked at by compaction yet.
+    #[must_use]
+    pub(crate) fn clean_to(&self) -> Offset {
+        self.compacted.map_or(self.base_offset, |compacted| compacted.clean_to.min(self.end_offset))
+    }
+
+    /// Whether compaction has records of it to look at.
+    #[must_use]
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.clean_to() < self.end_offset || self.compacted.is_none()
+    }
+
     /// Index after its last entry.
     #[must_use]
     pub(crate) fn end_index(&self) -> LogIndex {
@@ -94,8 +142,7 @@ impl SegmentInfo {
 
     /// Takes in an entry written at `end_bytes`.
     pub(crate) fn appended(&mut self, header: &BatchHeader) {
-        debug_assert_eq!(header.index, self.end_index());
-        debug_assert_eq!(header.base_offset, self.end_offset);
+        debug_assert!(self.is_next(header), "{header:?} does not continue {self:?}");
         self.end_bytes += u64::from(header.batch_length);
         self.last = Some(header.log_id());
         self.end_offset = header.end_offset();

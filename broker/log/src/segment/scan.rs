@@ -59,6 +59,9 @@ pub enum Fault {
         /// End of what was written.
         end: u64,
     },
+    /// The checksums are right, and the records cannot be read.
+    #[error("records: {0}")]
+    Records(BatchError),
     /// The body's checksum is wrong.
     #[error("the checksum of the batch body is wrong")]
     BodyChecksum,
@@ -166,16 +169,28 @@ pub(crate) fn check_placed(
     base_offset: Offset,
 ) -> Result<Vec<BatchHeader>, SegmentError> {
     let mut headers = Vec::new();
-    check_batches(segment, placed, previous, base_offset, |header| headers.push(*header))?;
+    let keep = |header: &BatchHeader| headers.push(*header);
+    check_batches(segment, placed, Density::Full, previous, base_offset, keep)?;
     Ok(headers)
+}
+
+/// Whether entries may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Density {
+    /// Each batch is the entry after the one before.
+    Full,
+    /// Compaction was here: a batch may stand for several entries, and has the identity of the last one.
+    /// Offsets are without gaps all the same.
+    Compacted,
 }
 
 /// Checks every byte of entries that lie one behind the other: checksums of headers and bodies, that they
 /// follow `previous` and each other, and that they end as `placed` says. Shows their headers to `visit`.
-/// Blocks on the disk.
+/// How many there are is checked where none may be missing. Blocks on the disk.
 pub(crate) fn check_batches(
     segment: &Segment,
     placed: &Placed,
+    density: Density,
     previous: Option<LogId>,
     base_offset: Offset,
     mut visit: impl FnMut(&BatchHeader),
@@ -211,7 +226,11 @@ pub(crate) fn check_batches(
         }
         let header = check_header(&need(HEADER_BYTES)?, segment.crc_start(), position, end)
             .map_err(|fault| damage(position, fault))?;
-        let follows = header.index == next
+        let is_next = match density {
+            Density::Full => header.index == next,
+            Density::Compacted => header.index >= next && header.index <= placed.last.index,
+        };
+        let follows = is_next
             && header.base_offset == offset
             && last.is_none_or(|last| header.term >= last.term);
         if !follows {
@@ -229,7 +248,8 @@ pub(crate) fn check_batches(
         visit(&header);
         found += 1;
     }
-    if found != placed.entries || last != Some(placed.last) || offset != placed.end_offset {
+    let is_complete = found == placed.entries || density == Density::Compacted;
+    if !is_complete || last != Some(placed.last) || offset != placed.end_offset {
         let (expected, expected_last) = (placed.entries, placed.last);
         return Err(damage(position, Fault::Placed { found, last, expected, expected_last }));
     }

@@ -92,6 +92,7 @@ impl Checkpointer {
     pub(crate) fn has_work(&self) -> bool {
         !self.retired.is_empty()
             || !self.leftover.retired.is_empty()
+            || self.shared.kept.is_one_wanted()
             || self.sent.iter().any(|&name| !self.shared.pins.holds(name))
             || !self.shared.changed.lock().is_empty()
     }
@@ -246,7 +247,10 @@ impl Checkpointer {
         self.next_seq = CheckpointSeq(header.seq.0 + 1);
         *shared.checkpoint.write() = Some(Arc::new(written));
         shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-        for CapturedGroup { group, installs, .. } in changed {
+        for CapturedGroup { group, record, installs } in changed {
+            if let Some(record) = &record {
+                group.back.lock().note_checkpoint(header.seq, &record.segments);
+            }
             group.log_stored(installs);
             if let Some(State::New(applied, bytes)) = states.get(&group.id()) {
                 group.state_stored(installs, *applied, bytes);
@@ -262,6 +266,9 @@ impl Checkpointer {
         shared.journal_files.needed(newest, older);
         let oldest_kept = self.kept[0].0;
         let two_kept = self.kept.len() == KEPT;
+        if two_kept {
+            shared.kept.set_older(oldest_kept);
+        }
         for name in std::mem::take(&mut self.leftover.retired) {
             self.retired.push_back((header.seq, name));
         }

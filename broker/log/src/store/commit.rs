@@ -438,7 +438,9 @@ fn journaled_upto(item: &Item, extents: &[Extent]) -> Option<LogIndex> {
         | Change::Vote(_)
         | Change::Committed(_)
         | Change::Purge(_)
-        | Change::Start(_) => None,
+        | Change::Start(_)
+        | Change::Compacted(_)
+        | Change::Roll => None,
     }
 }
 

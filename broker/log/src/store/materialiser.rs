@@ -16,7 +16,7 @@ use super::queue::{Block, Item};
 use super::shared::Shared;
 use crate::checkpoint::GroupRecord;
 use crate::disk::BLOCK_BYTES;
-use crate::entry::{Change, Cut, Install, LogEntry, Placed, Reset, Start};
+use crate::entry::{Change, Cut, Install, LogEntry, Placed, Reset, Start, Swap};
 use crate::fatal::FatalError;
 use crate::group::GroupLog;
 use crate::group::back::{Back, Slot};
@@ -215,6 +215,8 @@ impl Materialiser {
                 self.install(group, install);
                 next = Some(install.end_index());
             }
+            Change::Compacted(swap) => self.swap(group, swap),
+            Change::Roll => self.roll(group),
             Change::Delete => self.delete(group),
             Change::Create(_)
             | Change::Options(_)
@@ -345,7 +347,8 @@ impl Materialiser {
         let names = self.shared.disk.list(DIRECTORY);
         let names = names.map_err(|error| halt("listing", DIRECTORY, error))?;
         let ids = names.iter().filter_map(|name| SegmentName::parse(name, EXTENSION));
-        let ids = ids.filter(|name| name.group == group).map(|name| name.id.0 + 1);
+        let ids = ids.filter(|name| name.group == group && !name.id.is_of_compaction());
+        let ids = ids.map(|name| name.id.0 + 1);
         Ok(SegmentId(ids.max().unwrap_or(0)))
     }
 
@@ -398,6 +401,9 @@ impl Materialiser {
             for header in &sealed {
                 back.marks.appended(header);
             }
+            let slot = back.segments.last_mut().expect("it was just appended to");
+            let records = sealed.iter().find(|header| header.record_count > 0);
+            slot.first_append_ms = slot.first_append_ms.or(records.map(|h| h.append_time_ms));
         }
         if !segment.mark_unsynced() {
             self.unsynced.push(segment.clone());
@@ -500,6 +506,28 @@ impl Materialiser {
             self.retire(SegmentName { group: group.id(), id: slot.info.id });
         }
         back.marks.apply(&Change::Reset(*reset));
+        back.generation += 1;
+    }
+
+    /// Puts a compacted segment in the place of those whose records it holds. Readers that have one of them
+    /// open read on in it.
+    fn swap(&mut self, group: &Arc<GroupLog>, swap: &Swap) {
+        let mut back = group.back.lock();
+        let place =
+            back.place_of(swap).expect("it was checked when it was journaled, or read back");
+        let new = Slot::new(swap.segment, Weak::new());
+        for gone in back.segments.splice(place, [new]).collect::<Vec<_>>() {
+            self.retire(SegmentName { group: group.id(), id: gone.info.id });
+        }
+        back.generation += 1;
+    }
+
+    /// Closes the segment that is being appended to, where it holds anything.
+    fn roll(&mut self, group: &Arc<GroupLog>) {
+        let mut back = group.back.lock();
+        if back.active().is_some_and(|at| back.segments[at].info.last.is_some()) {
+            self.seal_last(group, &mut back);
+        }
     }
 
     /// Replaces the whole log by one whose segments are there.
@@ -515,6 +543,7 @@ impl Materialiser {
             back.next_segment = back.next_segment.max(install.next_segment);
             back.marks.apply_install(install);
             back.installs += 1;
+            back.generation += 1;
             back.installs
         };
         // Needed while the journal is replayed from before: as long as a segment that went is.
@@ -530,6 +559,7 @@ impl Materialiser {
     fn delete(&mut self, group: &Arc<GroupLog>) {
         let mut back = group.back.lock();
         back.deleted = true;
+        back.generation += 1;
         for slot in std::mem::take(&mut back.segments) {
             self.retire(SegmentName { group: group.id(), id: slot.info.id });
         }

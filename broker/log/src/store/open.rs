@@ -17,7 +17,7 @@ use super::checkpointer::Checkpointer;
 use super::materialiser::Materialiser;
 use super::queue::{MaterialQueue, Queue};
 use super::recovery::Recovery;
-use super::shared::{CheckpointRequests, Counters, Shared};
+use super::shared::{CheckpointRequests, Counters, KeptCheckpoints, Shared};
 use super::space::Space;
 use crate::boot::{self, Boot, Opening};
 use crate::checkpoint::CheckpointSeq;
@@ -360,7 +360,9 @@ fn recover(
     recovery.read_on.iter().for_each(|group| group.begin_branch());
     // Files behind the gap may be those of a log that was not brought in to its end.
     let of_deleted = retired.iter().filter_map(|file| match file {
-        Retired::Segment(name) => (name.id.0 < IMPORT_GAP).then_some(name.group),
+        Retired::Segment(name) => {
+            (name.id.0 < IMPORT_GAP || name.id.is_of_compaction()).then_some(name.group)
+        }
         Retired::State(_) => None,
     });
     let deleted = of_deleted.filter(|id| !groups.contains_key(id)).collect();
@@ -370,7 +372,8 @@ fn recover(
 
 /// Whether a segment may be of a log that was not brought in to its end: nothing need speak of it.
 fn is_behind_gap(name: &str) -> bool {
-    SegmentName::parse(name, segment_header::EXTENSION).is_some_and(|name| name.id.0 >= IMPORT_GAP)
+    SegmentName::parse(name, segment_header::EXTENSION)
+        .is_some_and(|name| name.id.0 >= IMPORT_GAP && !name.id.is_of_compaction())
 }
 
 /// Whether the journal was never used again: where it is empty then, nothing was ever written.
@@ -425,6 +428,7 @@ fn new_shared(
         pins: Pins::default(),
         changed: Mutex::new(Vec::new()),
         checkpoint: RwLock::new(None),
+        kept: KeptCheckpoints::default(),
         requests: CheckpointRequests::default(),
         space: Space::default(),
         counters: Counters::default(),

@@ -32,10 +32,14 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Whether it is written to the journal: everything but what a memory group says of its entries.
+    /// Whether it is written to the journal: everything but what a memory group says of its entries, and
+    /// where a segment ends.
     /// A committed mark says less than they do, and one that was journaled would make the entries
     /// behind it wait for the disk.
     pub(crate) fn is_journaled(&self) -> bool {
+        if matches!(self.change, Change::Roll) {
+            return false;
+        }
         self.durability == Durability::Durable
             || !matches!(self.change, Change::Entries(_) | Change::Committed(_))
     }

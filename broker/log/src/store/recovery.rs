@@ -95,8 +95,9 @@ impl Recovery {
                 Some((applied, _)) => StateSlot::Stored(applied),
             };
             let record = &piece.record;
-            let back =
+            let mut back =
                 Back::new(record.marks, record.segments.iter().copied(), record.next_segment);
+            back.note_checkpoint(checkpoint.file.header.seq, &record.segments);
             let shared = self.shared.clone();
             let group = GroupLog::new(record.group, shared, record.marks, back, state);
             self.groups.insert(record.group, group);
@@ -192,6 +193,11 @@ impl Recovery {
             }
             self.deferred.entry(id).or_default().push(change);
             return Ok(());
+        }
+        if let Change::Compacted(swap) = &change
+            && group.back.lock().place_of(swap).is_none()
+        {
+            return Err(misfit("replaces segments that are not there"));
         }
         if let Change::Entries(entries) = &change {
             let marks = group.back.lock().marks;
@@ -380,7 +386,10 @@ impl Recovery {
             match &change {
                 Change::Reset(_) | Change::Cut(_) | Change::Install(_) => {}
                 // Of the log that was replaced, and so gone with it.
-                Change::Start(_) | Change::Purge(_) | Change::Committed(_)
+                Change::Start(_)
+                | Change::Purge(_)
+                | Change::Committed(_)
+                | Change::Compacted(_)
                     if last_reset.is_some_and(|reset| at < reset) => {}
                 Change::Start(start) => {
                     let lost = {
@@ -394,6 +403,15 @@ impl Recovery {
                         self.materialiser.reset(group, &Reset { last, offset, branch });
                     } else {
                         self.materialiser.start(group, start);
+                    }
+                }
+                Change::Compacted(swap) => {
+                    let place = group.back.lock().place_of(swap);
+                    match place {
+                        Some(_) => self.apply(group, change)?,
+                        None => group.set_quarantined(
+                            "the journal replaces segments by a compacted one that are not there",
+                        ),
                     }
                 }
                 _ => group.back.lock().marks.apply(&change),
@@ -536,7 +554,9 @@ impl Recovery {
                 let back = group.back.lock();
                 let is_state = matches!(retirable, Some(Retired::State(_)));
                 let named = back.segments.iter().any(|slot| slot.info.id == name.id);
-                (named && !is_state, name.id >= back.next_segment)
+                // A compacted one may be named by the checkpoint before; its number does not say.
+                let is_new = name.id >= back.next_segment && !name.id.is_of_compaction();
+                (named && !is_state, is_new)
             });
             match known {
                 Some((true, _)) => {}

@@ -13,7 +13,7 @@ use super::checkpointer::Outcome;
 use super::materialiser::Capture;
 use super::queue::{MaterialQueue, Queue, Work};
 use super::space::Space;
-use crate::checkpoint::CheckpointFile;
+use crate::checkpoint::{CheckpointFile, CheckpointSeq};
 use crate::config::StoreConfig;
 use crate::disk::Disk;
 use crate::fatal::{FatalError, FatalState};
@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) changed: Mutex<Vec<Arc<GroupLog>>>,
     /// The newest checkpoint, for states that are read back.
     pub(crate) checkpoint: RwLock<Option<Arc<CheckpointFile>>>,
+    pub(crate) kept: KeptCheckpoints,
     pub(crate) requests: CheckpointRequests,
     pub(crate) space: Space,
     pub(crate) counters: Counters,
@@ -55,6 +56,36 @@ pub(crate) struct Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// Which checkpoints a recovery may begin with.
+#[derive(Debug, Default)]
+pub(crate) struct KeptCheckpoints {
+    /// The older one of two; 0 while there are not two that this life knows.
+    older: AtomicU64,
+    /// Somebody waits until the older one is at least this one.
+    wanted: AtomicU64,
+}
+
+impl KeptCheckpoints {
+    pub(crate) fn set_older(&self, seq: CheckpointSeq) {
+        self.older.store(seq.0, Ordering::Relaxed);
+    }
+
+    /// Whether every recovery begins with this checkpoint or a later one.
+    pub(crate) fn are_since(&self, seq: CheckpointSeq) -> bool {
+        seq.0 <= self.older.load(Ordering::Relaxed)
+    }
+
+    /// Has checkpoints made, also where nothing changes, until every recovery begins with this one or a
+    /// later one.
+    pub(crate) fn want(&self, seq: CheckpointSeq) {
+        self.wanted.fetch_max(seq.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_one_wanted(&self) -> bool {
+        self.older.load(Ordering::Relaxed) < self.wanted.load(Ordering::Relaxed)
     }
 }
 

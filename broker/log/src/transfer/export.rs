@@ -24,7 +24,7 @@ pub enum ExportError {
         /// The entry.
         upto: LogId,
     },
-    /// The log has another entry there, or none.
+    /// The log has another entry there, or none, or the entry lies inside a compacted segment.
     #[error("the log does not hold entry {upto}")]
     Unknown {
         /// The entry.
@@ -143,6 +143,10 @@ impl GroupLog {
         upto: LogId,
     ) -> Result<SegmentInfo, ExportError> {
         let interval = self.shared.config.index_interval_bytes;
+        if info.compacted.is_some() {
+            // Its entries cannot be told apart any more.
+            return Err(ExportError::Unknown { upto });
+        }
         let (position, header): (u64, BatchHeader) = segment
             .find_index(upto.index, info.end_bytes, interval)
             .map_err(|error| self.failed(error.into()))?;

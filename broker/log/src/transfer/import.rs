@@ -362,7 +362,8 @@ impl Import {
             let of = |extension| SegmentName::parse(name, extension);
             of(EXTENSION).or_else(|| of(STATE_EXTENSION))
         });
-        let taken = of_group.filter(|name| name.group == self.group).map(|name| name.id.0 + 1);
+        let counted = |name: &SegmentName| name.group == self.group && !name.id.is_of_compaction();
+        let taken = of_group.filter(counted).map(|name| name.id.0 + 1);
         let taken = taken.chain(self.parts.iter().map(|part| part.name.id.0 + 1));
         let taken = taken.max().unwrap_or(0);
         // What is installed and not yet in the back counts, too: what is appended then follows its numbers.

@@ -3,16 +3,18 @@
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset};
 use thiserror::Error;
 
-use crate::checkpoint::codec::SEGMENT_BYTES_MAX;
+use crate::checkpoint::codec::{SEGMENT_BYTES_MAX, put_compacted, read_compacted};
 use crate::fields::{FieldError, FieldReader, FieldWriter};
-use crate::segment::SegmentInfo;
 use crate::segment::header::FIRST_BATCH_AT;
+use crate::segment::{Compacted, SegmentInfo};
 
 /// Most segments that one manifest may have; a group of 128 TiB in segments of the default size.
 pub const MANIFEST_SEGMENTS_MAX: usize = 1 << 20;
 
 /// Smallest encoding of a segment, to check a count before it is believed.
 const SEGMENT_ENCODED_MIN: usize = 8 + 8 + 1 + 16 + 8 + 8 + 8;
+/// The same of what is said of a compacted segment behind them.
+const COMPACTED_ENCODED_MIN: usize = 4 + 8 + 1 + 8;
 
 /// One segment: batches back to back, the last one ending with `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct SegmentManifest {
     pub salt: u64,
     /// Bytes of its batches.
     pub bytes: u64,
+    /// Set where records may be missing: a batch may then stand for several entries.
+    pub compacted: Option<Compacted>,
 }
 
 /// A whole log, up to one entry.
@@ -104,6 +108,9 @@ impl LogManifest {
                 && segment.last.index.0 < u64::MAX
                 && last.is_none_or(|last| segment.last.term >= last.term)
                 && segment.end_offset >= segment.base_offset
+                && segment.compacted.is_none_or(|compacted| {
+                    (segment.base_offset..=segment.end_offset).contains(&compacted.clean_to)
+                })
                 && segment.bytes > 0
                 && segment.bytes < u64::MAX - FIRST_BATCH_AT;
             if !follows {
@@ -137,6 +144,17 @@ impl LogManifest {
             out.put_u64(segment.salt);
             out.put_u64(segment.bytes);
         }
+        // A node that knows of no compacted segments refuses these bytes, as it would have to refuse the
+        // segments; one without them is as it always was.
+        let compacted = self.segments.iter().enumerate();
+        let compacted = compacted.filter_map(|(at, segment)| Some((at, segment.compacted?)));
+        if compacted.clone().next().is_some() {
+            out.put_u32(compacted.clone().count() as u32);
+            for (at, compacted) in compacted {
+                out.put_u32(at as u32);
+                put_compacted(&mut out, &compacted);
+            }
+        }
         out
     }
 
@@ -153,13 +171,38 @@ impl LogManifest {
         if count > reader.remaining() / SEGMENT_ENCODED_MIN {
             return Err(reader.error("segments").into());
         }
-        let segments =
-            (0..count).map(|_| read_segment(&mut reader)).collect::<Result<_, FieldError>>()?;
+        let mut segments = (0..count)
+            .map(|_| read_segment(&mut reader))
+            .collect::<Result<Vec<_>, FieldError>>()?;
+        if reader.remaining() > 0 {
+            read_all_compacted(&mut reader, &mut segments)?;
+        }
         reader.end()?;
         let manifest = Self { segments, start_offset, last, end_offset };
         manifest.check()?;
         Ok(manifest)
     }
+}
+
+/// Reads which segments are compacted, ascending.
+fn read_all_compacted(
+    reader: &mut FieldReader<'_>,
+    segments: &mut [SegmentManifest],
+) -> Result<(), FieldError> {
+    let at = reader.error("compacted segments");
+    let count = reader.u32("compacted segments")? as usize;
+    if count == 0 || count > reader.remaining() / COMPACTED_ENCODED_MIN {
+        return Err(at);
+    }
+    let mut next = 0;
+    for _ in 0..count {
+        let at = reader.error("compacted segment");
+        let number = reader.u32("compacted segment")? as usize;
+        let segment = segments.get_mut(number).filter(|_| number >= next).ok_or(at)?;
+        segment.compacted = Some(read_compacted(reader)?);
+        next = number + 1;
+    }
+    Ok(())
 }
 
 fn read_segment(reader: &mut FieldReader<'_>) -> Result<SegmentManifest, FieldError> {
@@ -171,6 +214,7 @@ fn read_segment(reader: &mut FieldReader<'_>) -> Result<SegmentManifest, FieldEr
         end_offset: reader.offset("end offset")?,
         salt: reader.u64("salt")?,
         bytes: reader.u64("bytes")?,
+        compacted: None,
     })
 }
 
@@ -185,10 +229,11 @@ impl SegmentManifest {
             end_offset: info.end_offset,
             salt: info.salt.0,
             bytes: info.end_bytes - FIRST_BATCH_AT,
+            compacted: info.compacted,
         }
     }
 
-    /// How many entries it has.
+    /// How many entries it has, or stands for.
     pub(crate) fn entries(&self) -> u64 {
         self.last.index.0 - self.base_index.0 + 1
     }
@@ -228,6 +273,11 @@ mod tests {
                     end_offset: Offset(offset.0 + records),
                     salt,
                     bytes,
+                    compacted: (salt % 2 == 0).then_some(Compacted {
+                        at_ms: salt as i64,
+                        horizon_ms: (salt % 4 == 0).then_some(bytes as i64),
+                        clean_to: Offset(offset.0 + records),
+                    }),
                 });
                 last = Some(end);
                 offset = Offset(offset.0 + records);

@@ -24,7 +24,7 @@ use plimsoll_protocol::batch::BatchHeader;
 use crate::entry::Placed;
 use crate::segment::file::{Segment, SegmentError};
 use crate::segment::header::FIRST_BATCH_AT;
-use crate::segment::scan::check_batches;
+use crate::segment::scan::{Density, check_batches};
 
 /// Checks every byte of a segment: it is what its manifest says. Blocks on the disk.
 pub(crate) fn walk(
@@ -43,5 +43,9 @@ pub(crate) fn walk(
         last: manifest.last,
         end_offset: manifest.end_offset,
     };
-    check_batches(segment, &expected, manifest.previous, manifest.base_offset, visit)
+    let density = match manifest.compacted {
+        None => Density::Full,
+        Some(_) => Density::Compacted,
+    };
+    check_batches(segment, &expected, density, manifest.previous, manifest.base_offset, visit)
 }

@@ -93,7 +93,7 @@ impl Part {
         let end = FIRST_BATCH_AT + manifest.bytes;
         let opened = Segment::over(header, file.clone(), end)
             .map_err(ImportError::medium("opening", &path))?;
-        let mut info = header.info();
+        let mut info = SegmentInfo { compacted: manifest.compacted, ..header.info() };
         let mut index = SparseIndex::default();
         let interval = shared.config.index_interval_bytes;
         walk(&opened, &manifest, |found| {

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod basics;
+mod compaction;
+mod compaction_crash;
 mod damage;
 mod deletion;
 mod dropping;
@@ -12,6 +14,7 @@ mod failures;
 mod full_disk;
 mod inspection;
 mod journal;
+mod keyed;
 mod lives;
 mod many_groups;
 mod memory;

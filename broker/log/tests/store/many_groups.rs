@@ -62,5 +62,5 @@ fn a_thousand_groups_share_the_journal_and_keep_few_files_open() {
 fn an_idle_group_takes_little_memory() {
     // What one takes beside its allocations is its own size; nothing is cached, nothing is open.
     let bytes = size_of::<plimsoll_log::GroupLog>();
-    assert!(bytes <= 704, "{bytes} bytes");
+    assert!(bytes <= 736, "{bytes} bytes");
 }

@@ -33,7 +33,7 @@ fn make_old(directory: &Path) -> usize {
 
 #[test]
 fn directory_of_version_1_is_read() {
-    assert_eq!(FORMAT_VERSION, 2);
+    assert_eq!(FORMAT_VERSION, 3);
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let group = store.create_group(GROUP, small_segments()).unwrap();

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use plimsoll_locks::fence::{Fence, FenceError, FloorChange, FloorEntry, Judgement};
+use plimsoll_locks::ids::NamespaceId;
 use plimsoll_protocol::ids::Term;
 use thiserror::Error;
 use tokio::sync::OwnedRwLockReadGuard;
@@ -52,6 +53,12 @@ impl Group {
             Judgement::Known => Ok(FencePass { term: led.term, _held: held }),
             Judgement::Rises => Err(PassError::Rises),
         }
+    }
+
+    /// The namespaces of which floors are kept here; none while the group sleeps.
+    #[must_use]
+    pub fn floor_namespaces(&self) -> Vec<NamespaceId> {
+        self.instance().map_or_else(Vec::new, |instance| instance.shared.floor_namespaces())
     }
 
     /// Changes the floors, once every write that was let pass has its place in the log, and waits until

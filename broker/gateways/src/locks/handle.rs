@@ -1,0 +1,187 @@
+//! What sessions ask a namespace's task for.
+
+use plimsoll_locks::command::Acquire;
+use plimsoll_locks::ids::{
+    Label, LeaseMs, LockName, RequestId, SessionId, SessionNumber, Token, Value,
+};
+use plimsoll_locks::keeper::Patience;
+use plimsoll_locks::state::{LockDescription, LockSummary, TokenState};
+use plimsoll_protocol::error::ErrorResponse;
+use plimsoll_protocol::ids::Term;
+use plimsoll_replication::{Group, Role};
+use tokio::sync::{mpsc, oneshot};
+
+/// Where the outcome of a request goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, ErrorResponse>>;
+
+/// A grant, as its holder is told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) token: Token,
+    pub(crate) slot: Option<u32>,
+}
+
+/// A lock as it is, and how long the sessions of its holders live unheard, in milliseconds, in their order.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) lock: LockDescription,
+    pub(crate) leases_left_ms: Vec<u64>,
+}
+
+/// What a task is asked for. A task that ends answers nothing.
+pub(super) enum Command {
+    Open { session: SessionId, lease: LeaseMs, label: Label, reply: Reply<()> },
+    KeepAlive { session: SessionId, reply: Reply<u64> },
+    Close { session: SessionId, reply: Reply<()> },
+    Acquire { acquire: Box<Acquire>, patience: Patience, reply: Reply<Grant> },
+    Cancel { session: SessionId, request: RequestId, reply: Reply<Option<Grant>> },
+    Release { session: SessionId, lock: LockName, token: Token, reply: Reply<()> },
+    ForceRelease { lock: LockName, token: Option<Token>, by: Label, reply: Reply<()> },
+    SetValue { session: SessionId, lock: LockName, token: Token, value: Value, reply: Reply<()> },
+    Delete { lock: LockName, forced: bool, by: Label, reply: Reply<()> },
+    List { after: Option<LockName>, count: usize, reply: oneshot::Sender<Vec<LockSummary>> },
+    Describe { lock: LockName, waiters: usize, reply: oneshot::Sender<Option<Described>> },
+    Check { lock: LockName, slot: Option<u32>, token: Token, reply: oneshot::Sender<TokenState> },
+}
+
+/// Of which grant an operator speaks, among the holders of a lock.
+pub(super) fn holder_of(lock: &LockDescription, token: Token) -> Option<SessionNumber> {
+    lock.holders.iter().find(|holder| holder.token == token).map(|holder| holder.session)
+}
+
+/// The task has ended: this node leads the namespace no more, or stops. Whether something that was asked for
+/// is so is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeeperGone;
+
+/// A namespace's task. Cheap to clone; the task goes on without handles.
+#[derive(Debug, Clone)]
+pub(crate) struct KeeperHandle {
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    /// In which this node leads the partition.
+    pub(super) term: Term,
+}
+
+type Asked<T> = Result<Result<T, ErrorResponse>, KeeperGone>;
+
+impl KeeperHandle {
+    /// Whether this node leads `home` in the term of the task still: with a read that was linearizable before,
+    /// it has led from that read's begin on.
+    pub(crate) fn leads(&self, home: &Group) -> bool {
+        *home.role().borrow() == Role::Leader { term: self.term }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, KeeperGone> {
+        let (reply, answer) = oneshot::channel();
+        // A task that has ended drops what it is sent, and with it the other end of the answer.
+        let _ = self.commands.send(command(reply));
+        answer.await.map_err(|_| KeeperGone)
+    }
+
+    /// See [`plimsoll_locks::keeper::Keeper::open`].
+    pub(crate) async fn open(&self, session: SessionId, lease: LeaseMs, label: Label) -> Asked<()> {
+        self.ask(|reply| Command::Open { session, lease, label, reply }).await
+    }
+
+    /// Hears a session at once. Nobody may be told so before it is certain that this node led after this call.
+    pub(crate) fn keep_alive(
+        &self,
+        session: SessionId,
+    ) -> impl Future<Output = Asked<u64>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        // As for every other one.
+        let _ = self.commands.send(Command::KeepAlive { session, reply });
+        async { answer.await.map_err(|_| KeeperGone) }
+    }
+
+    /// See [`plimsoll_locks::keeper::Keeper::close`].
+    pub(crate) async fn close(&self, session: SessionId) -> Asked<()> {
+        self.ask(|reply| Command::Close { session, reply }).await
+    }
+
+    /// Answers when the lock is held, or it is certain that it is not.
+    pub(crate) async fn acquire(&self, acquire: Acquire, patience: Patience) -> Asked<Grant> {
+        let acquire = Box::new(acquire);
+        self.ask(|reply| Command::Acquire { acquire, patience, reply }).await
+    }
+
+    /// Ends a wait; answers with the grant where it was granted before, which stays.
+    pub(crate) async fn cancel(
+        &self,
+        session: SessionId,
+        request: RequestId,
+    ) -> Asked<Option<Grant>> {
+        self.ask(|reply| Command::Cancel { session, request, reply }).await
+    }
+
+    /// See [`plimsoll_locks::keeper::Keeper::release`].
+    pub(crate) async fn release(
+        &self,
+        session: SessionId,
+        lock: LockName,
+        token: Token,
+    ) -> Asked<()> {
+        self.ask(|reply| Command::Release { session, lock, token, reply }).await
+    }
+
+    /// Takes a lock away from all who hold it, or from who holds it under `token`.
+    pub(crate) async fn force_release(
+        &self,
+        lock: LockName,
+        token: Option<Token>,
+        by: Label,
+    ) -> Asked<()> {
+        self.ask(|reply| Command::ForceRelease { lock, token, by, reply }).await
+    }
+
+    /// See [`plimsoll_locks::keeper::Keeper::set_value`].
+    pub(crate) async fn set_value(
+        &self,
+        session: SessionId,
+        lock: LockName,
+        token: Token,
+        value: Value,
+    ) -> Asked<()> {
+        self.ask(|reply| Command::SetValue { session, lock, token, value, reply }).await
+    }
+
+    /// See [`plimsoll_locks::keeper::Keeper::delete`].
+    pub(crate) async fn delete(&self, lock: LockName, forced: bool, by: Label) -> Asked<()> {
+        self.ask(|reply| Command::Delete { lock, forced, by, reply }).await
+    }
+
+    /// At most `count` locks behind `after`, by name.
+    pub(crate) async fn list(
+        &self,
+        after: Option<LockName>,
+        count: usize,
+    ) -> Result<Vec<LockSummary>, KeeperGone> {
+        self.ask(|reply| Command::List { after, count, reply }).await
+    }
+
+    /// All there is to say about a lock, with at most `waiters` who wait.
+    pub(crate) async fn describe(
+        &self,
+        lock: LockName,
+        waiters: usize,
+    ) -> Result<Option<Described>, KeeperGone> {
+        self.ask(|reply| Command::Describe { lock, waiters, reply }).await
+    }
+
+    /// What is known of a token.
+    pub(crate) async fn check(
+        &self,
+        lock: LockName,
+        slot: Option<u32>,
+        token: Token,
+    ) -> Result<TokenState, KeeperGone> {
+        self.ask(|reply| Command::Check { lock, slot, token, reply }).await
+    }
+}

@@ -1,0 +1,127 @@
+//! Which namespaces' tasks are at work on this node.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use plimsoll_protocol::api::{LOCKS_PREFIX, namespace_topic};
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::{GroupId, PartitionIndex, TopicName};
+use plimsoll_replication::{Group, Role};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::handle::KeeperHandle;
+use super::refused;
+use super::runner::{self, Begin};
+use crate::broker::Broker;
+use crate::led::End;
+use crate::routing::Access;
+
+/// The one partition of a namespace.
+pub(super) const HOME: PartitionIndex = PartitionIndex(0);
+/// How often namespaces are looked at that nobody asks for: leases end also where nobody is left to ask.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct LockKeepers {
+    running: Mutex<BTreeMap<GroupId, KeeperHandle>>,
+}
+
+impl LockKeepers {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<GroupId, KeeperHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The topic of a namespace, from what a client says.
+pub(crate) fn topic_of(namespace: &str) -> Result<TopicName, ErrorResponse> {
+    namespace_topic(namespace).map_err(|error| refused::invalid(&error))
+}
+
+/// No namespace has this name.
+pub(crate) fn unknown_namespace(namespace: &str) -> ErrorResponse {
+    let message = format!(
+        "there is no namespace of locks {namespace:?}: `plimsoll lock namespace list` lists those that \
+         are, `plimsoll lock namespace create {namespace}` makes it"
+    );
+    ErrorResponse::new(ErrorCode::UnknownNamespace, message)
+}
+
+impl Broker {
+    /// The keeper of the locks of a namespace, at work on this node.
+    ///
+    /// # Errors
+    /// Where another node leads the namespace, it cannot be woken, or there is none.
+    pub(crate) async fn lock_keeper(
+        self: &Arc<Self>,
+        namespace: &str,
+    ) -> Result<(KeeperHandle, Arc<Group>), ErrorResponse> {
+        let topic = topic_of(namespace)?;
+        let found = self.partition(&topic, HOME, Access::Leader).await;
+        let found = found.map_err(|error| match error.code {
+            ErrorCode::UnknownTopic => unknown_namespace(namespace),
+            _ => error,
+        })?;
+        let handle = self.run_keeper(&found.group, found.topic_id);
+        Ok((handle.ok_or_else(|| self.not_leader(None))?, found.group))
+    }
+
+    /// The task, which is begun where it does not run; none where this node does not lead.
+    fn run_keeper(self: &Arc<Self>, group: &Arc<Group>, namespace_id: u64) -> Option<KeeperHandle> {
+        let id = group.id();
+        let mut running = self.lock_keepers().running();
+        if let Some(handle) = running.get(&id).filter(|handle| !handle.is_over()) {
+            return Some(handle.clone());
+        }
+        let Role::Leader { term } = *group.role().borrow() else { return None };
+        let (commands, received) = mpsc::unbounded_channel();
+        let handle = KeeperHandle { commands, term };
+        running.insert(id, handle.clone());
+        drop(running);
+        let (broker, group) = (Arc::clone(self), Arc::clone(group));
+        tokio::spawn(async move {
+            let begin = Begin { broker: Arc::clone(&broker), group, namespace_id, term };
+            // Its commands are dropped with it: who waits for an answer sees the end.
+            match runner::run(begin, received).await {
+                End::Failed(error) => {
+                    tracing::warn!(group = %id, %error, "a keeper of locks stopped");
+                }
+                end => tracing::debug!(group = %id, ?end, "a keeper of locks ended"),
+            }
+            let mut running = broker.lock_keepers().running();
+            if running.get(&id).is_some_and(KeeperHandle::is_over) {
+                running.remove(&id);
+            }
+        });
+        Some(handle)
+    }
+}
+
+/// Sees to namespaces whose sessions may all be silent: a new leader counts their leases too. Has partitions
+/// forget the floors of namespaces that are gone. Until the broker stops.
+pub(crate) async fn keep_locks(broker: Arc<Broker>) {
+    let mut stopping = broker.stopping();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.wait() => return,
+            _ = look.tick() => {}
+        }
+        let catalog = broker.catalog();
+        for (_, meta) in catalog.topics_with_prefix(LOCKS_PREFIX, None) {
+            for group in meta.partitions.iter().filter_map(|&id| broker.host().held(id)) {
+                let has_sessions = group.with_locks(|locks, _| {
+                    locks.sessions().next().is_some() || locks.unpublished().len() > 0
+                });
+                if has_sessions == Some(true) {
+                    broker.run_keeper(&group, meta.topic_id);
+                }
+            }
+        }
+        broker.forget_floors(&catalog).await;
+    }
+}
