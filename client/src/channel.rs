@@ -324,12 +324,26 @@ impl Channel {
     where
         R: Request + Send + Sync + 'static,
     {
+        self.request_with(request, Bytes::new(), owed).await
+    }
+
+    /// As [`Self::request_owed`], with a payload behind the request.
+    pub(crate) async fn request_with<R>(
+        self: &Arc<Self>,
+        request: R,
+        payload: Bytes,
+        owed: Owed,
+    ) -> Result<(R::Response, Bytes), RequestError>
+    where
+        R: Request + Send + Sync + 'static,
+    {
         let (done, answer) = oneshot::channel();
         let channel = Arc::clone(self);
         tokio::spawn(async move {
             let waiter = Waiter::Once(Box::new(move |result| drop(done.send(result))));
             // A failure reaches the waiter, or drops it: both end the wait below.
-            drop(channel.send(&request, &[], waiter, owed).await);
+            let payload = if payload.is_empty() { &[][..] } else { std::slice::from_ref(&payload) };
+            drop(channel.send(&request, payload, waiter, owed).await);
         });
         match answer.await {
             Ok(Ok(frame)) => decode_answer::<R>(frame),

@@ -15,6 +15,7 @@ use crate::config::ClientConfig;
 use crate::consumer::ConsumerBuilder;
 use crate::error::{ConnectError, RequestError};
 use crate::group::GroupConsumerBuilder;
+use crate::kv::Kv;
 use crate::link::Dialer;
 use crate::links::Links;
 use crate::lock::{BootClock, LeaseClock};
@@ -94,8 +95,15 @@ impl Client {
         GroupConsumerBuilder::new(Arc::clone(&self.shared), group.into())
     }
 
+<<<<<<< HEAD
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+=======
+    /// A compacted topic as a map of keys and values. Nothing is asked of the cluster before it is used. Make one
+    /// and clone it: each of its own has producer ids of its own.
+    pub fn kv(&self, topic: impl Into<String>) -> Kv {
+        Kv::new(Arc::clone(&self.shared), topic.into())
+>>>>>>> h6
     }
 
     /// Topics, offsets, status.

@@ -80,6 +80,7 @@
 //! # }
 //! ```
 //!
+<<<<<<< HEAD
 //! # Locks
 //! ```no_run
 //! use plimsoll_client::Client;
@@ -101,6 +102,33 @@
 //! # Ok(())
 //! # }
 //! # async fn nightly(_: plimsoll_client::Fence) -> Result<(), std::io::Error> { Ok(()) }
+=======
+//! # Keys and values
+//! ```no_run
+//! use plimsoll_client::{Client, Kv, KvError, WatchFrom};
+//!
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! // A topic made with cleanup=compact: the last record of each key is its value.
+//! let settings: Kv = client.kv("settings");
+//! let revision = settings.put("colour", "blue").await?;
+//! // Only where nobody was faster.
+//! match settings.compare_and_set("colour", "red", revision).await {
+//!     Ok(_) => {}
+//!     Err(KvError::Conflict { revision }) => println!("it has {revision:?} now"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//! if let Some(entry) = settings.get("colour").await? {
+//!     println!("{:?}, revision {}", entry.value, entry.revision);
+//! }
+//! // What is there, and then every change.
+//! let mut watch = settings.watch("", WatchFrom::Present).await?;
+//! while let Some(event) = watch.next().await {
+//!     let event = event?;
+//!     println!("{:?} is {:?}", event.key, event.value);
+//! }
+//! # Ok(())
+//! # }
+>>>>>>> h6
 //! ```
 //!
 //! # Values of your own types
@@ -183,6 +211,7 @@ mod dial;
 mod error;
 mod fence;
 mod group;
+mod kv;
 mod link;
 mod links;
 mod lock;
@@ -208,10 +237,16 @@ pub use fence::Fence;
 pub use group::{
     CommitError, GroupAdmin, GroupConsumer, GroupConsumerBuilder, GroupError, GroupRecord,
 };
+<<<<<<< HEAD
 pub use lock::{
     ElectionLeader, ElectionObserver, LeaseClock, LeaseTime, Lock, LockAdmin, LockError, LockEvent,
     LockEventError, LockEventHolder, LockEventKind, LockGuard, LockInputError, LockLost, LockWatch,
     Locks, LossCause, NewLockNamespace,
+=======
+pub use kv::{
+    Cached, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision, Scan,
+    Watch, WatchFrom, WhenStale,
+>>>>>>> h6
 };
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{

@@ -107,7 +107,8 @@ impl Pulse {
         self.heard_us.store(us, Ordering::Relaxed);
     }
 
-    fn heard_at(&self) -> Instant {
+    /// When the last frame came; when the link was made, before the first.
+    pub(crate) fn heard_at(&self) -> Instant {
         self.began + Duration::from_micros(self.heard_us.load(Ordering::Relaxed))
     }
 

@@ -92,6 +92,28 @@ impl Shared {
         self.converse(request, Repeat::Freely, leader, owed).await
     }
 
+    /// Sends one request to any replica of a partition: one that is connected and near, else the leader. One
+    /// that fails is left for another.
+    pub(crate) async fn request_replica<R>(
+        &self,
+        topic: &TopicName,
+        partition: PartitionIndex,
+        request: R,
+        owed: Owed,
+    ) -> Result<(R::Response, Bytes), RequestError>
+    where
+        R: Request + Clone + Send + Sync + 'static,
+    {
+        let view = self.cluster.view();
+        let place = view.partition(topic.as_str(), partition.0);
+        let replicas = place.map_or(&[][..], |place| &place.replicas);
+        let alive = replicas.iter().filter(|node| !view.is_suspect(**node));
+        let near = alive.filter_map(|node| self.links.existing(*node));
+        let near = near.min_by_key(|link| link.round_trip()).map(|link| link.node());
+        let leader = place.and_then(|place| place.target(&view, None));
+        self.converse(request, Repeat::Freely, near.or(leader), owed).await
+    }
+
     async fn converse<R>(
         &self,
         request: R,

@@ -25,6 +25,7 @@ use crate::demo::DemoArgs;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::failure::{Failure, note};
 use crate::group::GroupArgs;
+use crate::kv::KvArgs;
 use crate::log::LogArgs;
 use crate::produce::ProduceArgs;
 use crate::queue::QueueArgs;
@@ -40,7 +41,8 @@ First steps:
   plimsoll consume orders --count 5
   plimsoll topic describe orders
   plimsoll queue create jobs                          messages that are settled one by one
-  plimsoll consume orders --group billing             one of several readers that share a topic";
+  plimsoll consume orders --group billing             one of several readers that share a topic
+  plimsoll topic create settings --compact            keys and values: plimsoll kv --help";
 
 const DEMO_HELP: &str = "\
 Examples:
@@ -57,6 +59,8 @@ Environment:
                         as an option of a command, such as PLIMSOLL_PRODUCE_ACKS=leader or
                         PLIMSOLL_TOPIC_CREATE_PARTITIONS=12; `bench` takes those of the connection
                         only so: PLIMSOLL_BENCH_CONNECT
+  PLIMSOLL_FENCE        the grant of a lock, NAMESPACE/LOCK/TOKEN, under which produce, consume --group, queue
+                        receive and kv write
   PLIMSOLL_AMQP_PASSWORD
                         the password for `plimsoll amqp user create` and `passwd`
   PLIMSOLL_<SETTING>    a node's settings (plimsoll config reference)
@@ -86,6 +90,7 @@ pub(crate) enum Command {
     Topic(TopicArgs),
     Queue(QueueArgs),
     Group(GroupArgs),
+    Kv(KvArgs),
     Produce(Box<ProduceArgs>),
     Consume(Box<ConsumeArgs>),
     Status(StatusArgs),
@@ -143,6 +148,7 @@ impl Command {
             Self::Topic(args) => block_on(args.run()),
             Self::Queue(args) => block_on(args.run()),
             Self::Group(args) => block_on(args.run()),
+            Self::Kv(args) => block_on(args.run()),
             Self::Produce(args) => block_on(args.run()),
             Self::Consume(args) => block_on(args.run()),
             Self::Status(args) => block_on(args.run()),

@@ -12,7 +12,7 @@ pub(crate) enum Exit {
     /// The command line cannot be understood; nothing was tried. The parser of arguments uses the
     /// same number.
     Usage = 2,
-    /// A topic, partition, node, user, virtual host, context, file or directory does not exist.
+    /// A topic, partition, key, node, user, virtual host, context, file or directory does not exist.
     NotFound = 3,
     /// Some of it was done and some was not; the message says which.
     Partly = 4,
@@ -34,7 +34,7 @@ Exit codes:
   0  done; also when whoever reads the output closed it (plimsoll consume orders | head)
   1  failed
   2  the command line cannot be understood; nothing was tried
-  3  a topic, partition, node, user, virtual host, context, file or directory does not exist
+  3  a topic, partition, key, node, user, virtual host, context, file or directory does not exist
   4  partly done: some records or topics, not all; the message says which
   5  `log verify` found damage
   6  no node answered, or its certificate is not trusted";

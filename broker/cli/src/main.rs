@@ -4,7 +4,7 @@
 //!  cli           the commands, the variables of their options
 //!  connection    which node, whom to trust      request   refusals in words
 //!  serve config  a node, its settings           log       its data directory, offline
-//!  topic produce consume status cluster amqp    talk to nodes through plimsoll-client
+//!  topic produce consume kv status cluster amqp  talk to nodes through plimsoll-client
 //!  context       saved addresses                completions
 //!  demo bench    what it promises, shown and measured
 //!  exit failure output progress table confirm   what a person or a script sees of it
@@ -29,8 +29,10 @@ mod context;
 mod demo;
 mod exit;
 mod failure;
+mod fence;
 mod group;
 mod interrupt;
+mod kv;
 mod log;
 mod logging;
 mod output;

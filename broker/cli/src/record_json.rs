@@ -66,7 +66,7 @@ struct HeaderJson<'a> {
 }
 
 /// The text of some bytes, or their base64.
-fn text_or_base64(bytes: Option<&[u8]>) -> (Option<&str>, Option<String>) {
+pub(crate) fn text_or_base64(bytes: Option<&[u8]>) -> (Option<&str>, Option<String>) {
     match bytes.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
         None => (None, None),
         Some((Ok(text), _)) => (Some(text), None),

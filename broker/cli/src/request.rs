@@ -110,6 +110,25 @@ pub(crate) fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::Quarantined => {
             "stop the node and run `plimsoll log verify DIR` on its data directory to see the damage"
         }
+        ErrorCode::StaleFence => {
+            "another holder has the lock now, and what it does counts: stop, or take the lock again"
+        }
+        ErrorCode::UnknownFence => {
+            "--fence or PLIMSOLL_FENCE names a grant that the lock does not know"
+        }
+        ErrorCode::FenceRequired => {
+            "--fence or PLIMSOLL_FENCE names the lock that is held: NAMESPACE/LOCK/TOKEN"
+        }
+        ErrorCode::NotCompacted => {
+            "`plimsoll topic create NAME --compact` makes a topic for keys and values, `plimsoll topic \
+             alter NAME --config cleanup=compact` turns this one into it"
+        }
+        ErrorCode::OffsetCompacted => {
+            "without --from what is there is read first, and nothing is missed"
+        }
+        ErrorCode::KeyRequired => {
+            "the topic is compacted: --key or --key-separator gives records a key"
+        }
         ErrorCode::UnsupportedVersion => "use a client and a node of the same version",
         ErrorCode::Internal => "please report it with what the node logged at that moment",
         _ => return None,

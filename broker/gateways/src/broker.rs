@@ -128,6 +128,8 @@ pub(crate) struct Partition {
     pub(crate) batch_limits: BatchLimits,
     /// Where the topic is a queue: what it takes.
     pub(crate) queue: Option<QueueLimits>,
+    /// Nothing is written without a fence.
+    pub(crate) require_fence: bool,
 }
 
 impl Broker {

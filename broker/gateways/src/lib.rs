@@ -19,6 +19,7 @@
 
 pub mod amqp;
 mod broker;
+mod compaction;
 mod counters;
 mod groups;
 mod join_token;

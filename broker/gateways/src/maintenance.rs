@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_log::Retention;
+use plimsoll_log::{Compaction, Retention};
 use plimsoll_replication::Clock;
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Broker, group_options};
+use crate::compaction::{COMPACTIONS_DUE_MAX, compaction_policy, keep_compacting};
 use crate::groups::{groups_topic, keep_coordinators};
 use crate::locks::keep_locks;
 use crate::memory;
@@ -27,11 +29,18 @@ pub struct MaintenanceConfig {
     pub sleep_after: Duration,
     /// How often retention looks for old segments. Default 30 s.
     pub retention_interval: Duration,
+    /// How much compaction reads and writes in a second, in bytes, on the whole node. Default 64 MiB. Larger:
+    /// compacted topics take less disk while much is written to them; smaller: others have more of it.
+    pub compaction_bytes_per_s: u64,
 }
 
 impl Default for MaintenanceConfig {
     fn default() -> Self {
-        Self { sleep_after: Duration::from_secs(30), retention_interval: Duration::from_secs(30) }
+        Self {
+            sleep_after: Duration::from_secs(30),
+            retention_interval: Duration::from_secs(30),
+            compaction_bytes_per_s: 64 << 20,
+        }
     }
 }
 
@@ -41,8 +50,10 @@ pub async fn maintain(broker: Arc<Broker>, clock: Arc<dyn Clock>, config: Mainte
     let queues = keep_queues(Arc::clone(&broker));
     let groups = keep_coordinators(Arc::clone(&broker));
     let locks = keep_locks(Arc::clone(&broker));
-    let house = keep_house(&broker, &*clock, config);
-    tokio::join!(keep_to_catalog(&broker), house, queues, groups, locks);
+    let (due, compactions) = mpsc::channel(COMPACTIONS_DUE_MAX);
+    let house = keep_house(&broker, &*clock, config, due);
+    let compacting = keep_compacting(&broker, compactions, config.compaction_bytes_per_s);
+    tokio::join!(keep_to_catalog(&broker), house, queues, groups, locks, compacting);
 }
 
 /// Has what is stored here be as the catalog says, whenever it changes.
@@ -66,7 +77,12 @@ async fn keep_to_catalog(broker: &Broker) {
 }
 
 /// Puts idle groups to sleep, and drops what retention lets go.
-async fn keep_house(broker: &Broker, clock: &dyn Clock, config: MaintenanceConfig) {
+async fn keep_house(
+    broker: &Broker,
+    clock: &dyn Clock,
+    config: MaintenanceConfig,
+    due: mpsc::Sender<Compaction>,
+) {
     let mut stopping = broker.stopping();
     // A quarter of the time: a group sleeps at most that much later than configured.
     let mut sleep = ticker(config.sleep_after / 4);
@@ -89,7 +105,7 @@ async fn keep_house(broker: &Broker, clock: &dyn Clock, config: MaintenanceConfi
                     broker.host().blocking().run(memory::give_back).await;
                 }
             }
-            _ = retention.tick() => retain_all(broker, clock).await,
+            _ = retention.tick() => retain_all(broker, clock, &due).await,
         }
     }
 }
@@ -103,7 +119,7 @@ fn ticker(period: Duration) -> tokio::time::Interval {
 /// Applies every topic's retention to its partitions.
 /// What may be dropped is what earlier checkpoints hold: one is made after each look, so that a node
 /// at rest gets on with it too.
-async fn retain_all(broker: &Broker, clock: &dyn Clock) {
+async fn retain_all(broker: &Broker, clock: &dyn Clock, due: &mpsc::Sender<Compaction>) {
     let catalog = broker.catalog();
     let homes = groups_topic();
     let mut looked_at = 0;
@@ -112,13 +128,16 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
         // that counts.
         let policy = if meta.is_queue() || *name == homes {
             Retention { max_age_ms: Some(0), max_bytes: None }
-        } else {
+        } else if meta.config.rules.cleanup.deletes() {
             Retention {
                 max_age_ms: meta.config.retention_ms,
                 max_bytes: meta.config.retention_bytes,
             }
+        } else {
+            Retention::default()
         };
-        if policy == Retention::default() {
+        let compaction = compaction_policy(&meta.config.rules);
+        if policy == Retention::default() && compaction.is_none() {
             continue;
         }
         for &group in &meta.partitions {
@@ -132,8 +151,17 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock) {
             }
             // The host drops only what every kept checkpoint's state has folded: a crash right after
             // never needs an entry that is gone.
-            let outcome = match broker.host().retain(group, &policy, clock.unix_ms()) {
-                Ok(outcome) => outcome,
+            // Those that find no place are due the next time.
+            let compaction = compaction.as_ref().filter(|_| due.capacity() > 0);
+            let tidied = broker.host().tidy(group, &policy, compaction, clock.unix_ms());
+            let outcome = match tidied {
+                Ok(tidied) => {
+                    if let Some(compaction) = tidied.compaction {
+                        // A receiver that is gone says that the broker stops.
+                        let _ = due.try_send(compaction);
+                    }
+                    tidied.retained
+                }
                 Err(error) => {
                     tracing::warn!(topic = %name, %group, %error, "retention left a partition alone");
                     continue;

@@ -235,6 +235,15 @@ pub(crate) fn transfer(error: &TransferError) -> ErrorResponse {
     ErrorResponse::new(code, error.to_string())
 }
 
+/// The topic takes nothing without a fence.
+pub(crate) fn fence_required(topic: &TopicName) -> ErrorResponse {
+    let message = format!(
+        "topic {topic} takes nothing without a fence (require-fence=true): write under a lock, and show the \
+         token of its grant"
+    );
+    ErrorResponse::new(ErrorCode::FenceRequired, message)
+}
+
 /// Why a batch was not stored.
 pub(crate) fn produce(
     error: &ProduceError,

@@ -84,6 +84,7 @@ impl Broker {
             topic_id: meta.topic_id,
             durability: meta.config.durability,
             queue: QueueLimits::of(&meta),
+            require_fence: meta.config.rules.require_fence,
             batch_limits: BatchLimits { batch_bytes_max, ..limits.batch.clone() },
         })
     }

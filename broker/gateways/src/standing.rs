@@ -7,6 +7,7 @@ use plimsoll_protocol::api::{PartitionCondition, PartitionInfo};
 use plimsoll_protocol::ids::{GroupId, Offset, PartitionIndex, Term};
 use plimsoll_protocol::peer::{GroupReport, ReplicaCondition};
 
+use crate::compaction::compaction_info;
 use crate::broker::Broker;
 
 impl Broker {
@@ -75,6 +76,10 @@ impl Broker {
         };
         info.bytes = bounds.bytes;
         info.segments = bounds.segments;
+        if self.catalog().locate(info.group_id).is_some_and(|at| at.topic.config.rules.cleanup.compacts())
+        {
+            info.compaction = Some(compaction_info(&log));
+        }
         if let Some(group) = self.host().held(info.group_id) {
             let status = group.status().await;
             (info.leader, info.term) = (status.leader, status.term);

@@ -23,6 +23,10 @@
 //!   everything above reaches the medium through disk/ only
 //! ```
 //!
+//! Beside that, [`Compaction`] rewrites closed segments when its caller says so (compaction/), and
+//! [`Import`] brings whole logs in (transfer/): each makes files under names that nothing uses, and one
+//! change in the queue puts them in place.
+//!
 //! What an outcome means: a completion is called once the change, *and every change of any group that
 //! was made before it*, is durable (entries of a [`Durability::Memory`] group: in the page cache).
 //! Opening a store is: newest valid checkpoint, then the journal after it through the very same write

@@ -165,6 +165,7 @@ impl Node {
         let maintenance = MaintenanceConfig {
             sleep_after: config.sleep_after,
             retention_interval: config.retention_interval,
+            compaction_bytes_per_s: config.compaction_bytes_per_s.0,
         };
         let maintaining = maintain(Arc::clone(&broker), clock, maintenance);
         let mut spawn = |what, work| {

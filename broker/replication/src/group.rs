@@ -219,6 +219,22 @@ impl Group {
         batch: Bytes,
         header: BatchHeader,
     ) -> Result<PendingProduce, ProduceError> {
+        self.produce_under(batch, header, None).await
+    }
+
+    /// As [`Group::produce`], for a batch that was let pass under a lock: only in the term of the pass.
+    ///
+    /// # Errors
+    /// As [`Group::produce`]; in another term `NotLeader`: it is to be let pass anew.
+    ///
+    /// # Panics
+    /// When the group is not a partition.
+    pub async fn produce_under(
+        self: &Arc<Self>,
+        batch: Bytes,
+        header: BatchHeader,
+        pass: Option<&FencePass>,
+    ) -> Result<PendingProduce, ProduceError> {
         assert_eq!(self.kind, GroupKind::Partition, "batches go to partitions");
         #[cfg(feature = "planted")]
         let mut header = header;
@@ -229,6 +245,9 @@ impl Group {
         }
         let (Led { awake, term }, begin) = loop {
             let Led { awake, term } = self.lead().await?;
+            if pass.is_some_and(|pass| pass.term != term) {
+                return Err(self.not_leader().into());
+            }
             let group = awake.as_ref().expect("lead() returned");
             match group.shared.begin(&header) {
                 Begin::Doubtful => {

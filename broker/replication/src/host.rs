@@ -130,6 +130,15 @@ struct Groups {
     deleted: DeletedGroups,
 }
 
+/// What [`Host::tidy`] did, and what is to be done.
+#[derive(Debug, Default)]
+pub struct Tidied {
+    /// What retention took.
+    pub retained: RetainOutcome,
+    /// The compaction that is due.
+    pub compaction: Option<Compaction>,
+}
+
 impl Host {
     /// The host of `store`'s groups. Nothing is woken yet.
     ///
@@ -483,7 +492,22 @@ impl Host {
         policy: &Retention,
         now_ms: i64,
     ) -> Result<RetainOutcome, OpenGroupError> {
-        let Some(log) = self.store.group(id) else { return Ok(RetainOutcome::default()) };
+        self.tidy(id, policy, None, now_ms).map(|tidied| tidied.retained)
+    }
+
+    /// As [`Host::retain`], and says which compaction of what is kept is due by `compaction`: whoever asked
+    /// carries it out, step by step. It takes nothing that a live member lacks, either.
+    ///
+    /// # Errors
+    /// As [`Host::retain`].
+    pub fn tidy(
+        &self,
+        id: GroupId,
+        policy: &Retention,
+        compaction: Option<&CompactionPolicy>,
+        now_ms: i64,
+    ) -> Result<Tidied, OpenGroupError> {
+        let Some(log) = self.store.group(id) else { return Ok(Tidied::default()) };
         let held = self.held(id);
         let present = || -> Result<Option<Given>, OpenGroupError> {
             let given = match held.as_ref().and_then(|group| group.store_state()) {
@@ -496,7 +520,8 @@ impl Host {
         let checkpoints = self.store.stats().checkpoints;
         let Some(safe) = self.safety.take(id, checkpoints, present)? else {
             let log_start_offset = log.bounds().log_start_offset;
-            return Ok(RetainOutcome { log_start_offset, ..RetainOutcome::default() });
+            let retained = RetainOutcome { log_start_offset, ..RetainOutcome::default() };
+            return Ok(Tidied { retained, compaction: None });
         };
         let asleep = held.as_ref().is_none_or(|group| !group.is_awake());
         let bounds = log.bounds();
@@ -510,15 +535,23 @@ impl Host {
             log.purge(safe.applied, unawaited());
         }
         let limit = held.as_ref().map_or_else(|| safe.limit(), |group| group.retainable(safe));
-        let nothing =
-            RetainOutcome { log_start_offset: bounds.log_start_offset, ..RetainOutcome::default() };
-        let Some((end, upto)) = log.retention_end(policy, now_ms, limit) else {
-            return Ok(nothing);
-        };
-        match held.is_none_or(|group| group.may_drop(end)) {
-            true => Ok(log.retain(policy, now_ms, upto)),
-            false => Ok(nothing),
+        let may_drop = |end| held.as_ref().is_none_or(|group| group.may_drop(end));
+        let mut tidied = Tidied::default();
+        tidied.retained.log_start_offset = bounds.log_start_offset;
+        if let Some((end, upto)) = log.retention_end(policy, now_ms, limit)
+            && may_drop(end)
+        {
+            tidied.retained = log.retain(policy, now_ms, upto);
         }
+        // What is compacted cannot be resent entry by entry, like what is dropped.
+        let all = Retention { max_age_ms: Some(0), max_bytes: None };
+        if let Some(policy) = compaction
+            && let Some((end, upto)) = log.retention_end(&all, now_ms, limit)
+            && may_drop(end)
+        {
+            tidied.compaction = log.plan_compaction(policy, now_ms, upto);
+        }
+        Ok(tidied)
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those

@@ -21,7 +21,7 @@ async fn accepted(group: &Arc<Group>, batch: &Bytes) -> (Produced, Option<Tip>) 
         ready(Ok::<_, ()>(()))
     };
     let header = BatchHeader::parse(batch).unwrap();
-    let pending = group.produce_decided(batch.clone(), header, decide).await.unwrap();
+    let pending = group.produce_decided(batch.clone(), header, None, decide).await.unwrap();
     let produced = pending.await.unwrap();
     (produced, told.into_inner().unwrap())
 }
@@ -62,7 +62,7 @@ async fn what_was_proposed_before_is_applied_while_a_batch_is_decided() {
             Ok::<_, ()>(())
         }
     };
-    let pending = group.produce_decided(batch, header, decide).await.unwrap();
+    let pending = group.produce_decided(batch, header, None, decide).await.unwrap();
     assert_eq!(pending.await.unwrap().base_offset, Offset(3));
     earlier.await.unwrap();
 }
@@ -75,7 +75,7 @@ async fn what_is_decided_against_is_not_stored_and_uses_no_sequence() {
     let again = producer.clone();
     let batch = producer.batch(&["a"]);
     let header = BatchHeader::parse(&batch).unwrap();
-    let outcome = group.produce_decided(batch, header, |_| ready(Err("no"))).await;
+    let outcome = group.produce_decided(batch, header, None, |_| ready(Err("no"))).await;
     assert!(matches!(outcome, Err(DecidedError::Decided("no"))), "{outcome:?}");
     assert!(values(&group).is_empty());
     let (produced, _) = accepted(&group, &again.clone().batch(&["b"])).await;
@@ -92,7 +92,7 @@ async fn a_retry_is_answered_as_the_first_time_and_not_decided_again() {
     for _ in 0..2 {
         let group = node.partition().await;
         let header = BatchHeader::parse(&batch).unwrap();
-        let pending = group.produce_decided(batch.clone(), header, |_| ready(Err(()))).await;
+        let pending = group.produce_decided(batch.clone(), header, None, |_| ready(Err(()))).await;
         assert_eq!(pending.unwrap().await.unwrap(), Produced { duplicate: true, ..first });
         drop(group);
         node = node.restart().await;

@@ -3,8 +3,10 @@
 pub(crate) mod batches;
 mod nearest;
 pub(crate) mod reading;
+pub(crate) mod standing;
 pub(crate) mod subscription;
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::error::{BuildError, ConsumeError};
 use crate::trouble::Told;
 use batches::{Batches, TakenRecord};
 use reading::Reading;
+use standing::Standing;
 use subscription::{Event, Outlet, Subscription};
 
 /// Frames that wait between the partitions' tasks and the consumer's caller.
@@ -38,6 +41,8 @@ pub struct ConsumerBuilder {
     shared: Arc<Shared>,
     topic: String,
     start: StartPosition,
+    /// Partitions that begin elsewhere.
+    starts: BTreeMap<u32, StartPosition>,
     partitions: Option<Vec<u32>>,
     buffer_bytes: usize,
     bounded: bool,
@@ -48,7 +53,16 @@ impl ConsumerBuilder {
     pub(crate) fn new(shared: Arc<Shared>, topic: String) -> Self {
         let (start, buffer_bytes) = (StartPosition::Earliest, 64 << 20);
         let reading = Reading::default();
-        Self { shared, topic, start, partitions: None, buffer_bytes, bounded: false, reading }
+        Self {
+            shared,
+            topic,
+            start,
+            starts: BTreeMap::new(),
+            partitions: None,
+            buffer_bytes,
+            bounded: false,
+            reading,
+        }
     }
 
     /// Where each partition begins. Default: earliest.
@@ -62,6 +76,22 @@ impl ConsumerBuilder {
     #[must_use]
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
         self.partitions = Some(partitions.into_iter().collect());
+        self
+    }
+
+    /// Where some partitions begin, whatever [`ConsumerBuilder::from`] says of the others.
+    #[must_use]
+    pub fn starts(mut self, starts: impl IntoIterator<Item = (u32, Offset)>) -> Self {
+        let at = |(partition, offset)| (partition, StartPosition::Offset(offset));
+        self.starts = starts.into_iter().map(at).collect();
+        self
+    }
+
+    /// Ends a partition with [`ErrorCode::OffsetCompacted`](crate::ErrorCode::OffsetCompacted) where a record
+    /// from its begin on may be gone by compaction: for who must see each change and not only what is left.
+    #[must_use]
+    pub fn every_change(mut self) -> Self {
+        self.reading.whole = true;
         self
     }
 
@@ -135,13 +165,16 @@ impl ConsumerBuilder {
         let (frame_bytes, credit_bytes) = shares(self.buffer_bytes, partitions.len());
         let interest = self.shared.take_interest(&topic).await;
         let (events, receiver) = mpsc::channel(FRAMES_WAITING_MAX);
-        let (mut tasks, told) = (JoinSet::new(), Told::default());
+        let (mut tasks, told, mut standings) = (JoinSet::new(), Told::default(), Vec::new());
         for partition in &partitions {
+            let standing = Standing::new();
+            standings.push(Arc::clone(&standing));
+            let start = self.starts.get(partition).copied().unwrap_or(self.start);
             let subscription = Subscription {
                 shared: Arc::clone(&self.shared),
                 topic: topic.clone(),
                 partition: PartitionIndex(*partition),
-                start: self.start,
+                start,
                 frame_bytes: u32::try_from(frame_bytes).expect("at most 1 MiB"),
                 credit_bytes: credit_bytes as u64,
                 bounded: self.bounded,
@@ -150,6 +183,7 @@ impl ConsumerBuilder {
                 events: Outlet { sender: events.clone(), mark: 0 },
                 fallback: None,
                 told: Arc::clone(&told),
+                standing,
             };
             tasks.spawn(subscription.run());
         }
@@ -161,6 +195,7 @@ impl ConsumerBuilder {
             progress: partitions.into_iter().map(Progress::new).collect(),
             decompressed_max,
             ended: Vec::new(),
+            standings,
             _tasks: tasks,
         })
     }
@@ -232,6 +267,7 @@ pub struct Consumer {
     decompressed_max: usize,
     /// Partitions that ended with an error found here; what still comes of them is dropped.
     ended: Vec<u32>,
+    standings: Vec<Arc<Standing>>,
     /// Aborted when the consumer is dropped.
     _tasks: JoinSet<()>,
 }
@@ -267,6 +303,11 @@ impl Consumer {
     /// How far each partition is.
     pub fn progress(&self) -> &[Progress] {
         &self.progress
+    }
+
+    /// Whether each partition's subscription stands.
+    pub(crate) fn standings(&self) -> &[Arc<Standing>] {
+        &self.standings
     }
 
     /// Whether everything that is known to be stored was handed out.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::nearest::Nearest;
 use super::reading::Reading;
+use super::standing::Standing;
 use crate::channel::{Channel, ChannelClosed, Waiter, decode_answer};
 use crate::client::Shared;
 use crate::error::{ConsumeError, RequestError, ServerError};
@@ -78,6 +79,8 @@ pub(crate) struct Subscription {
     /// and takes it away when it is gone.
     pub(crate) fallback: Option<StartPosition>,
     pub(crate) told: Told,
+    /// Where it shows whether it stands.
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// Correlation id of a subscription that has a stream to itself.
@@ -138,7 +141,7 @@ enum Source {
         frames: mpsc::UnboundedReceiver<Result<Frame, ChannelClosed>>,
         channel: Arc<Channel>,
         correlation: CorrelationId,
-        _link: Arc<Link>,
+        link: Arc<Link>,
     },
 }
 
@@ -163,6 +166,7 @@ impl Subscription {
             let ended = match self.attempt(&mut place, &mut route, nearest.as_mut()).await {
                 Ok(ended) | Err(ended) => ended,
             };
+            self.standing.fell();
             if place.next != before || began.elapsed() >= STOOD {
                 route.succeeded();
             }
@@ -229,6 +233,7 @@ impl Subscription {
             .map_err(|error| self.ended_by(error, place))?;
         let began: SubscribeResponse = began;
         place.trouble.over();
+        self.standing.stands(source.link());
         place.behind = None;
         let next = place.next.unwrap_or(began.start_offset);
         place.next = Some(next);
@@ -340,7 +345,7 @@ impl Subscription {
             frames,
             channel: Arc::clone(&channel),
             correlation,
-            _link: Arc::clone(link),
+            link: Arc::clone(link),
         };
         channel.write(&request, correlation, &[]).await?;
         Ok(source)
@@ -435,6 +440,12 @@ fn check(payload: &Bytes) -> Result<(), BatchError> {
 }
 
 impl Source {
+    fn link(&self) -> &Arc<Link> {
+        match self {
+            Self::Stream { link, .. } | Self::Shared { link, .. } => link,
+        }
+    }
+
     async fn next(&mut self) -> Result<Frame, Ended> {
         match self {
             Self::Stream { halves, link, .. } => match halves.1.recv().await {

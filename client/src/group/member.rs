@@ -31,6 +31,7 @@ use super::speaker::{Answer, Speaker, Words};
 use crate::client::Shared;
 use crate::cluster::ClusterView;
 use crate::consumer::reading::Reading;
+use crate::consumer::standing::Standing;
 use crate::consumer::subscription::{Event, Outlet, Subscription};
 use crate::error::RequestError;
 use crate::metadata::Interest;
@@ -439,6 +440,7 @@ impl Member {
                 events: Outlet { sender: self.events.clone(), mark: grant },
                 fallback: Some(self.options.start),
                 told: Arc::clone(&self.told),
+                standing: Standing::new(),
             };
             let task = tokio::spawn(subscription.run());
             self.readers.insert(grant, Reader(task.abort_handle()));

@@ -100,9 +100,16 @@ pub struct ElectionLeader {
 #[derive(Debug)]
 pub struct ElectionObserver {
     watch: LockWatch,
-    seen: Option<Option<ElectionLeader>>,
+    seen: Seen,
     /// Who leads now is still to be told.
     is_first: bool,
+}
+
+/// Who leads, as far as is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Seen {
+    leader: Option<ElectionLeader>,
+    /// The highest token that was told of.
     token: u64,
 }
 
@@ -114,7 +121,9 @@ impl ElectionObserver {
     pub async fn next(&mut self) -> Option<Result<Option<ElectionLeader>, LockEventError>> {
         StreamExt::next(self).await
     }
+}
 
+impl Seen {
     /// Takes news of who holds it after something happened under `token`. Whether it is news.
     fn learn(&mut self, holder: Option<LockEventHolder>, token: Option<u64>) -> bool {
         let known = holder.as_ref().map(|holder| holder.token).or(token).unwrap_or(self.token);
@@ -127,8 +136,8 @@ impl ElectionObserver {
             token,
             value: value.unwrap_or_default(),
         });
-        let is_news = self.seen.as_ref() != Some(&leader);
-        self.seen = Some(leader);
+        let is_news = self.leader != leader;
+        self.leader = leader;
         is_news
     }
 }
@@ -143,13 +152,13 @@ impl Stream for ElectionObserver {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(event)) => {
-                    if observer.learn(event.holder, event.token) {
+                    if observer.seen.learn(event.holder, event.token) {
                         break;
                     }
                 }
             }
         }
-        Poll::Ready(Some(Ok(observer.seen.clone().flatten())))
+        Poll::Ready(Some(Ok(observer.seen.leader.clone())))
     }
 }
 
@@ -191,7 +200,7 @@ impl Locks {
         let leader = self.leader(&lock).await?;
         let watch = self.watch_from(Which::One(lock), StartPosition::Offset(start)).await?;
         let token = leader.as_ref().map_or(0, |leader| leader.token);
-        Ok(ElectionObserver { watch, seen: Some(leader), is_first: true, token })
+        Ok(ElectionObserver { watch, seen: Seen { leader, token }, is_first: true })
     }
 
     async fn end(&self) -> Result<Offset, LockError> {
@@ -220,5 +229,43 @@ impl Locks {
         let value = String::from_utf8_lossy(&described.value).into_owned();
         let leads = described.holders.into_iter().find(|holder| holder.mode == LockMode::Lead);
         Ok(leads.map(|holder| ElectionLeader { label: holder.label, token: holder.token, value }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(token: u64, value: &str) -> Option<LockEventHolder> {
+        let (label, value) = ("web".to_owned(), Some(value.to_owned()));
+        Some(LockEventHolder { label, session: 1, token, value })
+    }
+
+    #[test]
+    fn observers_learn_of_leaders_values_and_vacancies_once() {
+        let mut seen = Seen::default();
+        assert!(seen.learn(holder(5, "a"), Some(5)));
+        assert!(!seen.learn(holder(5, "a"), None), "somebody waits");
+        assert!(seen.learn(holder(5, "b"), Some(5)));
+        assert!(seen.learn(None, Some(5)));
+        assert!(!seen.learn(None, None));
+        assert!(seen.learn(holder(9, "a"), Some(9)));
+    }
+
+    #[test]
+    fn what_comes_late_of_former_leaders_is_no_news() {
+        let mut seen = Seen::default();
+        seen.learn(holder(9, "c"), Some(9));
+        let known = seen.clone();
+        assert!(!seen.learn(holder(5, "a"), Some(5)));
+        assert!(!seen.learn(None, Some(5)));
+        assert_eq!(seen, known);
+    }
+
+    #[test]
+    fn locks_are_picked_by_name_or_by_beginning() {
+        assert!(Which::One("a".to_owned()).is("a") && !Which::One("a".to_owned()).is("ab"));
+        let prefix = Which::Prefix("a/".to_owned());
+        assert!(prefix.is("a/b") && !prefix.is("ab") && Which::Prefix(String::new()).is("x"));
     }
 }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use plimsoll_client::{
-    Client, CommitError, ConsumeError, GroupConsumer, GroupError, GroupRecord, StartPosition,
+    Client, CommitError, ConsumeError, ErrorCode, GroupConsumer, GroupError, GroupRecord,
+    StartPosition,
 };
 
 use super::render::Renderer;
@@ -57,6 +58,9 @@ impl ConsumeArgs {
         if let Some(instance) = &self.instance {
             builder = builder.instance(instance);
         }
+        if let Some(fence) = &self.fence.fence {
+            builder = builder.fence(fence.clone());
+        }
         let doing = format!("consume {} as a member of group {group}", self.topic);
         let consumer = builder.build().await.map_err(|error| build_failure(&doing, &error))?;
         let mut membership = Membership {
@@ -84,7 +88,7 @@ impl Membership<'_> {
                 Some(next) => next,
                 None => {
                     self.output.flush()?;
-                    self.commit_if_due().await;
+                    self.commit_if_due().await?;
                     let due = self.is_dirty.then_some(self.committed_at + COMMIT_EVERY);
                     let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
                     tokio::select! {
@@ -127,30 +131,37 @@ impl Membership<'_> {
         self.is_dirty = true;
         if self.records.is_multiple_of(4_096) && self.committed_at.elapsed() >= COMMIT_EVERY {
             self.output.flush()?;
-            self.commit_if_due().await;
+            self.commit_if_due().await?;
         }
         Ok(())
     }
 
     /// Commits what is printed; what fails now is committed later, or printed again by somebody.
-    async fn commit_if_due(&mut self) {
+    async fn commit_if_due(&mut self) -> Result<(), Failure> {
         if self.is_dirty && self.committed_at.elapsed() >= COMMIT_EVERY {
             if let Err(error) = self.consumer.commit().await {
-                self.tell(&error);
+                self.tell(&error)?;
             }
             (self.is_dirty, self.committed_at) = (false, Instant::now());
         }
+        Ok(())
     }
 
-    fn tell(&self, error: &CommitError) {
+    /// Whoever has lost the lock goes on no more.
+    fn tell(&self, error: &CommitError) -> Result<(), Failure> {
+        if let CommitError::StaleFence { .. } = error {
+            return Err(Failure::new(Exit::Failed, error.to_string())
+                .maybe_hint(hint_for(ErrorCode::StaleFence)));
+        }
         note(&format!("{error}; records may be printed again by another member"));
+        Ok(())
     }
 
     async fn end(mut self, began: Instant) -> Result<Exit, Failure> {
         if self.is_dirty
             && let Err(error) = self.consumer.commit().await
         {
-            self.tell(&error);
+            self.tell(&error)?;
         }
         // A member with an instance name stays one, to be back.
         if let Err(error) = self.consumer.close().await {

@@ -17,6 +17,7 @@ use plimsoll_protocol::ids::TopicName;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
+use crate::fence::FenceArgs;
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::produce::build_failure;
@@ -140,6 +141,9 @@ pub(crate) struct ConsumeArgs {
     /// A name that outlives this process, one for each: it finds its partitions when it is back
     #[arg(long, value_name = "NAME", requires = "group")]
     instance: Option<String>,
+
+    #[command(flatten)]
+    fence: FenceArgs,
 
     /// No progress bar and no summary; errors are still told
     #[arg(long, short)]

@@ -152,18 +152,38 @@ pub(super) fn batch_line(batch: &BatchReport) -> String {
     let verdict = verdict(&batch.verdict);
     let Some(header) = &batch.header else { return format!("?  {place}  {verdict}") };
     format!(
-        "{}  {}  {}..{}  {}  {} B  {}  {}.{}@{}  {place}  {verdict}",
+        "{}  {}  {}..{}  {}  {} B  {}  {}  {place}  {verdict}",
         header.log_id(),
-        entry_kind(header.kind),
+        entry_text(header),
         header.base_offset,
         header.end_offset(),
-        header.record_count,
+        records_text(header),
         header.batch_length,
         compression(header.compression),
-        header.producer_id,
-        header.producer_epoch,
-        header.base_sequence,
+        producer_text(header),
     )
+}
+
+fn entry_text(header: &BatchHeader) -> &'static str {
+    if header.compacted { "compacted" } else { entry_kind(header.kind) }
+}
+
+/// How many records; of a compacted batch the header says only how many there are at most.
+fn records_text(header: &BatchHeader) -> String {
+    let most = if header.compacted { "<=" } else { "" };
+    format!("{most}{}", header.record_count)
+}
+
+/// Who made the batch; of a compacted one, from when on its tombstones may go.
+fn producer_text(header: &BatchHeader) -> String {
+    if !header.compacted {
+        let BatchHeader { producer_id, producer_epoch, base_sequence, .. } = header;
+        return format!("{producer_id}.{producer_epoch}@{base_sequence}");
+    }
+    match header.tombstone_horizon_ms() {
+        Some(horizon_ms) => format!("tombstones-until={}", time_text(horizon_ms)),
+        None => "-".to_owned(),
+    }
 }
 
 /// One journal block on one line.
@@ -470,13 +490,23 @@ struct HeaderJson {
     index: u64,
     base_offset: u64,
     end_offset: u64,
-    records: u32,
+    /// Of a compacted batch not in its header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records: Option<u32>,
+    offsets: u32,
+    compacted: bool,
     bytes: u32,
     records_bytes: u32,
     compression: &'static str,
-    producer_id: u64,
-    producer_epoch: u32,
-    base_sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer_id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer_epoch: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_sequence: Option<u64>,
+    /// From when on tombstones of a compacted batch may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tombstone_horizon_ms: Option<i64>,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
     append_time_ms: i64,
@@ -500,19 +530,23 @@ impl<'a> BatchJson<'a> {
 
 impl HeaderJson {
     fn of(header: &BatchHeader) -> Self {
+        let is_as_made = !header.compacted;
         Self {
             entry: entry_kind(header.kind),
             term: header.term.0,
             index: header.index.0,
             base_offset: header.base_offset.0,
             end_offset: header.end_offset().0,
-            records: header.record_count,
+            records: is_as_made.then_some(header.record_count),
+            offsets: header.record_count,
+            compacted: header.compacted,
             bytes: header.batch_length,
             records_bytes: header.records_bytes,
             compression: compression(header.compression),
-            producer_id: header.producer_id.0,
-            producer_epoch: header.producer_epoch,
-            base_sequence: header.base_sequence,
+            producer_id: is_as_made.then_some(header.producer_id.0),
+            producer_epoch: is_as_made.then_some(header.producer_epoch),
+            base_sequence: is_as_made.then_some(header.base_sequence),
+            tombstone_horizon_ms: header.tombstone_horizon_ms(),
             base_timestamp_ms: header.base_timestamp_ms,
             max_timestamp_ms: header.max_timestamp_ms,
             append_time_ms: header.append_time_ms,
@@ -613,6 +647,30 @@ mod tests {
             ..batch()
         };
         assert_eq!(batch_line(&unreadable), "?  segments/7-0.segment:4096  not a header");
+    }
+
+    #[test]
+    fn compacted_batch_shows_no_count_of_records_and_no_sequence() {
+        let header = BatchHeader {
+            compacted: true,
+            producer_id: ProducerId(0),
+            base_sequence: 1_795_250_000_250,
+            ..batch().header.unwrap()
+        };
+        let compacted = BatchReport { header: Some(header), ..batch() };
+        assert_eq!(
+            batch_line(&compacted),
+            "2.5  compacted  10..13  <=3  200 B  none  tombstones-until=2026-11-21T08:33:20.250Z  \
+             segments/7-0.segment:4096  right"
+        );
+        let json = serde_json::to_value(BatchJson::of(GroupId(7), &compacted)).unwrap();
+        assert_eq!((json.get("records"), json.get("base_sequence")), (None, None));
+        assert_eq!((&json["offsets"], &json["compacted"]), (&3.into(), &true.into()));
+        assert_eq!(json["tombstone_horizon_ms"], 1_795_250_000_250_i64);
+        let none = BatchHeader { base_sequence: 0, ..header };
+        assert!(
+            batch_line(&BatchReport { header: Some(none), ..batch() }).contains("  -  segments")
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use plimsoll_protocol::ids::TopicName;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
+use crate::fence::FenceArgs;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::quantity::{parse_bytes, parse_duration};
@@ -133,6 +134,9 @@ pub(crate) struct ProduceArgs {
     /// Print the summary as a JSON object on standard output
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    fence: FenceArgs,
 
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -262,16 +266,18 @@ impl ProduceArgs {
     }
 
     async fn producer(&self, client: &Client) -> Result<Producer, Failure> {
-        client
+        let mut builder = client
             .producer(self.topic.as_str())
             .acks(self.acks.into())
             .compression(self.compression.into())
             .partitioner(self.partitioner.clone())
             .linger(self.linger)
-            .batch_bytes(usize::try_from(self.batch_bytes).unwrap_or(usize::MAX))
-            .build()
-            .await
-            .map_err(|error| build_failure(&format!("produce to {}", self.topic), &error))
+            .batch_bytes(usize::try_from(self.batch_bytes).unwrap_or(usize::MAX));
+        if let Some(fence) = &self.fence.fence {
+            builder = builder.fence(fence.clone());
+        }
+        let building = builder.build().await;
+        building.map_err(|error| build_failure(&format!("produce to {}", self.topic), &error))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use plimsoll_client::SendError;
+use plimsoll_client::{ErrorCode, SendError};
 use serde::Serialize;
 
 use super::delivery::Tally;
@@ -161,6 +161,9 @@ fn with_advice(text: String, error: Option<&SendError>) -> Failure {
             Failure::new(Exit::Failed, text).hint(
                 "consume the end of the topic to see what is stored before sending the rest again",
             )
+        }
+        Some(SendError::StaleFence { .. }) => {
+            Failure::new(Exit::Failed, text).maybe_hint(hint_for(ErrorCode::StaleFence))
         }
         Some(_) => Failure::new(Exit::Failed, text),
     }

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use plimsoll_client::{Client, ConsumeError, Message, QueueConsumer, SettleError, Settlement};
+use plimsoll_client::{
+    Client, ConsumeError, ErrorCode, Message, QueueConsumer, SettleError, Settlement,
+};
 use plimsoll_protocol::ids::TopicName;
 use tokio::time::timeout;
 
@@ -13,6 +15,7 @@ use super::{SubscriptionArgs, queue_build_failure};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
+use crate::fence::FenceArgs;
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::quantity::{parse_bytes, parse_duration};
@@ -71,6 +74,8 @@ pub(super) struct ReceiveArgs {
     /// Bytes beyond which no more are held; the last message may reach over it
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_bytes)]
     prefetch_bytes: u64,
+    #[command(flatten)]
+    fence: FenceArgs,
     /// Print a JSON object per message, with its id and attempt
     #[arg(long)]
     json: bool,
@@ -128,13 +133,16 @@ impl ReceiveArgs {
         output: &mut Output,
     ) -> Result<Window, Failure> {
         let prefetch = self.prefetch.max(1).min(u32::try_from(most).unwrap_or(u32::MAX));
-        let building = client
+        let mut builder = client
             .queue_consumer(self.queue.as_str())
             .subscription(&*self.subscription.subscription)
             .prefetch(prefetch)
-            .prefetch_bytes(self.prefetch_bytes)
-            .build();
-        let mut consumer = building
+            .prefetch_bytes(self.prefetch_bytes);
+        if let Some(fence) = &self.fence.fence {
+            builder = builder.fence(fence.clone());
+        }
+        let mut consumer = builder
+            .build()
             .await
             .map_err(|error| queue_build_failure(&format!("use queue {}", self.queue), &error))?;
         let (mut held, mut settlements) = (Vec::new(), VecDeque::new());
@@ -228,6 +236,10 @@ async fn outcome(settlement: Settlement) -> Result<u64, Failure> {
         Ok(()) => Ok(0),
         Err(SettleError::Refused(error)) => {
             Err(Failure::new(Exit::Failed, format!("not settled: {error}")))
+        }
+        Err(error @ SettleError::StaleFence { .. }) => {
+            Err(Failure::new(Exit::Failed, error.to_string())
+                .maybe_hint(queue_hint_for(ErrorCode::StaleFence)))
         }
         Err(SettleError::NotHeld | SettleError::Unknown) => Ok(1),
     }

@@ -62,6 +62,9 @@ struct CreateArgs {
     /// A setting; may be given several times
     #[arg(long, short, value_name = "KEY=VALUE")]
     config: Vec<String>,
+    /// Keep the last record of each key, and no other: --config cleanup=compact
+    #[arg(long)]
+    compact: bool,
     /// Succeed when the topic exists already, and leave it as it is
     #[arg(long)]
     if_not_exists: bool,
@@ -129,7 +132,8 @@ fn create_help() -> String {
     format!(
         "{}\n\nExamples:\n  plimsoll topic create orders --partitions 12 --replicas 3\n  \
          plimsoll topic create clicks -p 4 -c durability=memory -c retention-ms=1h\n  \
-         plimsoll topic create audit --config retention-ms=none --if-not-exists",
+         plimsoll topic create audit --config retention-ms=none --if-not-exists\n  \
+         plimsoll topic create settings --compact",
         settings_help()
     )
 }
@@ -157,8 +161,10 @@ impl TopicArgs {
 
 impl CreateArgs {
     async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
-        let config = TopicConfig::from_pairs(self.config.iter().map(String::as_str))
-            .map_err(|error| usage(&error))?;
+        let compact = self.compact.then_some("cleanup=compact");
+        // What is said by --config is more exact.
+        let pairs = compact.into_iter().chain(self.config.iter().map(String::as_str));
+        let config = TopicConfig::from_pairs(pairs).map_err(|error| usage(&error))?;
         let topic = NewTopic {
             name: self.topic.to_string(),
             partitions: self.partitions,

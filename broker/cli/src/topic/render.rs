@@ -1,6 +1,6 @@
 //! Topics and partitions as tables for people and JSON for scripts.
 
-use plimsoll_protocol::api::{DescribeTopicResponse, PartitionInfo, TopicInfo};
+use plimsoll_protocol::api::{CompactionInfo, DescribeTopicResponse, PartitionInfo, TopicInfo};
 use serde::{Serialize, Serializer};
 
 use crate::clock::time_text;
@@ -32,6 +32,10 @@ struct ConfigJson {
     retention_bytes: Option<u64>,
     segment_bytes: u32,
     batch_bytes_max: u32,
+    cleanup: &'static str,
+    compaction_lag_ms: u64,
+    tombstone_ms: u64,
+    require_fence: bool,
 }
 
 impl<'a> TopicJson<'a> {
@@ -47,6 +51,10 @@ impl<'a> TopicJson<'a> {
                 retention_bytes: topic.config.retention_bytes,
                 segment_bytes: topic.config.segment_bytes,
                 batch_bytes_max: topic.config.batch_bytes_max,
+                cleanup: topic.config.rules.cleanup.as_str(),
+                compaction_lag_ms: topic.config.rules.compaction_lag_ms,
+                tombstone_ms: topic.config.rules.tombstone_ms,
+                require_fence: topic.config.rules.require_fence,
             },
             created_ms: topic.created_ms,
             created: time_text(topic.created_ms),
@@ -81,6 +89,50 @@ struct PartitionJson {
     segments: u32,
     condition: &'static str,
     replicas: Vec<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compaction: Option<CompactionJson>,
+}
+
+/// How far a partition is compacted on the node that answered.
+#[derive(Debug, Serialize)]
+struct CompactionJson {
+    compacted_to: u64,
+    compacted_bytes: u64,
+    waiting_bytes: u64,
+    progress: f64,
+    ratio: Option<f64>,
+    last_ms: Option<i64>,
+    last: Option<String>,
+    running: bool,
+}
+
+impl CompactionJson {
+    fn of(info: &CompactionInfo) -> Self {
+        Self {
+            compacted_to: info.compacted_to.0,
+            compacted_bytes: info.compacted_bytes,
+            waiting_bytes: info.waiting_bytes,
+            progress: progress(info),
+            ratio: ratio(info),
+            last_ms: info.last_ms,
+            last: info.last_ms.map(time_text),
+            running: info.running,
+        }
+    }
+}
+
+/// Which part of the partition's bytes is compacted, 0 to 1; an empty one is.
+fn progress(info: &CompactionInfo) -> f64 {
+    match info.compacted_bytes + info.waiting_bytes {
+        0 => 1.0,
+        all => info.compacted_bytes as f64 / all as f64,
+    }
+}
+
+/// What the last compaction left of what it read, 0 to 1; none where it read nothing.
+fn ratio(info: &CompactionInfo) -> Option<f64> {
+    let read = info.last_bytes_before;
+    (read > 0).then(|| info.last_bytes_after as f64 / read as f64)
 }
 
 fn partitions<S: Serializer>(
@@ -99,6 +151,7 @@ fn partitions<S: Serializer>(
         segments: partition.segments,
         condition: partition.condition.as_str(),
         replicas: partition.replicas.iter().map(|node| node.0).collect(),
+        compaction: partition.compaction.as_ref().map(CompactionJson::of),
     }))
 }
 
@@ -198,7 +251,34 @@ pub(super) fn described(described: &DescribeTopicResponse) -> Vec<String> {
         ]);
     }
     lines.extend(table.lines());
+    let compaction = compaction(&described.partitions);
+    if !compaction.is_empty() {
+        lines.push(String::new());
+        lines.extend(compaction.lines());
+    }
     lines
+}
+
+/// A row per partition that is compacted.
+fn compaction(partitions: &[PartitionInfo]) -> Table {
+    let titles =
+        [">PARTITION", ">COMPACTED TO", ">DONE", ">COMPACTED", ">WAITING", ">LAST LEFT", "LAST"];
+    let mut table = Table::new(&titles);
+    let percent = |share: f64| format!("{:.0}%", share * 100.0);
+    for partition in partitions {
+        let Some(info) = &partition.compaction else { continue };
+        let last = info.last_ms.map_or_else(|| "-".to_owned(), seconds_text);
+        table.row(vec![
+            partition.partition.to_string(),
+            info.compacted_to.to_string(),
+            percent(progress(info)),
+            bytes_text(info.compacted_bytes),
+            bytes_text(info.waiting_bytes),
+            ratio(info).map_or_else(|| "-".to_owned(), percent),
+            if info.running { "running".to_owned() } else { last },
+        ]);
+    }
+    table
 }
 
 /// A time to the second, which is enough to know when a topic was made.
@@ -238,6 +318,7 @@ mod tests {
                 segments: 1,
                 condition: PartitionCondition::Awake,
                 replicas: vec![NodeId(1), NodeId(3), NodeId(2)],
+                compaction: None,
             }],
         }
     }
@@ -267,6 +348,32 @@ mod tests {
         assert_eq!(json["partitions"][0]["high_watermark"], 1_510);
         assert_eq!(json["partitions"][0]["condition"], "awake");
         assert_eq!(json["partitions"][0]["replicas"], serde_json::json!([1, 3, 2]));
+    }
+
+    #[test]
+    fn compaction_is_shown_where_a_partition_is_compacted() {
+        let mut example = example();
+        assert!(!described(&example).join("\n").contains("COMPACTED"));
+        example.partitions[0].compaction = Some(CompactionInfo {
+            compacted_to: Offset(1_000),
+            compacted_bytes: 750_000,
+            waiting_bytes: 250_000,
+            last_ms: Some(1_795_250_000_250),
+            last_bytes_before: 1_000_000,
+            last_bytes_after: 400_000,
+            running: false,
+        });
+        let text = described(&example).join("\n");
+        for part in ["COMPACTED TO", "1000", "75%", "250 kB", "40%", "2026-11-21T08:33:20Z"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        let json = serde_json::to_value(DescribedJson::of(&example)).unwrap();
+        let compaction = &json["partitions"][0]["compaction"];
+        assert_eq!(
+            (&compaction["waiting_bytes"], &compaction["progress"]),
+            (&250_000.into(), &0.75.into())
+        );
+        assert_eq!(compaction["ratio"], 0.4);
     }
 
     #[test]

@@ -9,12 +9,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use plimsoll_delivery::dispatch::{ConsumerId, ConsumerSpec};
 use plimsoll_protocol::api::{
-    ApiKey, AttachRequest, AttachResponse, DeliveredMessage, QueueDelivery, Request as _,
+    ApiKey, AttachRequest, AttachResponse, DeliveredMessage, Fence, QueueDelivery, Request as _,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{
     FrameFlags, FrameHeader, encode_error, encode_frame, encode_response,
 };
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use plimsoll_replication::FencePass;
 use tokio::sync::Semaphore;
 
 use super::outbox::{OutFrame, Outbox};
@@ -22,6 +24,7 @@ use super::session::Session;
 use super::subscribe::Control;
 use crate::queues::{Attached, Delivered, QueueHandle, subscription_of};
 use crate::refusals;
+use crate::routing::Access;
 
 /// Frames of one consumer that may wait to be written.
 const FRAMES_WAITING_MAX: usize = 2;
@@ -35,7 +38,46 @@ const PREFETCH_BYTES_MAX: u64 = 256 << 20;
 const NAME_BYTES_MAX: usize = 255;
 
 /// Where settlements of a consumer go, once it is attached.
-pub(super) type Place = Arc<OnceLock<(QueueHandle, ConsumerId)>>;
+pub(super) type Place = Arc<OnceLock<Attachment>>;
+
+/// A consumer that is attached.
+#[derive(Debug, Clone)]
+pub(super) struct Attachment {
+    pub(super) queue: QueueHandle,
+    pub(super) consumer: ConsumerId,
+    pub(super) topic: TopicName,
+    pub(super) partition: PartitionIndex,
+}
+
+impl Attachment {
+    /// Lets settlements pass under the lock that they are made under, where they are.
+    ///
+    /// # Errors
+    /// Where the lock is lost, or one is required.
+    pub(super) async fn pass(
+        &self,
+        session: &Session,
+        fence: Option<&Fence>,
+    ) -> Result<Option<FencePass>, ErrorResponse> {
+        let broker = &session.broker;
+        match fence {
+            Some(fence) => {
+                let found = broker.partition(&self.topic, self.partition, Access::Leader).await?;
+                broker.fence_pass(&found.group, fence).await.map(Some)
+            }
+            // Another node speaks for clients of AMQP, whose settlements show none.
+            None if session.node.is_none() && self.requires_fence(session) => {
+                Err(refusals::fence_required(&self.topic))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn requires_fence(&self, session: &Session) -> bool {
+        let catalog = session.broker.catalog();
+        catalog.topic(&self.topic).is_some_and(|meta| meta.config.rules.require_fence)
+    }
+}
 
 /// Runs a consumer to its end. Everything, refusals too, is told by the outbox.
 pub(super) async fn run(
@@ -59,7 +101,12 @@ pub(super) async fn run(
             }
         };
         // It is set here only.
-        let _ = place.set((attached.queue().clone(), attached.consumer));
+        let _ = place.set(Attachment {
+            queue: attached.queue().clone(),
+            consumer: attached.consumer,
+            topic: request.topic.clone(),
+            partition: request.partition,
+        });
         let correlation = header.correlation;
         let response = AttachResponse { lease_ms: attached.lease_ms };
         let head = encode_response::<AttachRequest>(correlation, &response, 0).freeze();

@@ -206,7 +206,7 @@ pub(super) async fn commit(
     request: CommitOffsetsRequest,
 ) -> Result<Answer<CommitOffsetsRequest>, ErrorResponse> {
     let broker = &session.broker;
-    let (name, coordinator, _) = coordinator(broker, &request.group).await?;
+    let (name, coordinator, home) = coordinator(broker, &request.group).await?;
     if let Some(named) = request.offsets.iter().find(|item| item.topic_id.is_none()) {
         see_names_as_they_are(broker, &named.topic).await?;
     }
@@ -223,13 +223,32 @@ pub(super) async fn commit(
         let metadata = item.metadata.map(Arc::from);
         offsets.push(OffsetCommit { at, offset: item.offset, metadata });
     }
+    let pass = match &request.fence {
+        // The floors of the topics that a lock guards are not those of the group's home: its namespace is
+        // asked each time.
+        Some(fence) => {
+            broker.confirm_fence(fence).await?;
+            Some(broker.fence_pass(&home, fence).await?)
+        }
+        None => None,
+    };
+    if pass.is_none()
+        && let Some(topic) = names.values().find(|name| requires_fence(broker, name))
+    {
+        return Err(refusals::fence_required(topic));
+    }
     let by = request.by;
     let by = by.map(|by| Committer { member: MemberId(by.member), epoch: Epoch(by.epoch) });
     let not_owned = coordinator.commit(name, by, offsets).await.map_err(gone(broker))??;
+    drop(pass);
     let named = not_owned.into_iter().filter_map(|at| {
         Some(GroupPartition { topic: names.get(&at.topic)?.clone(), partition: at.partition })
     });
     done(CommitOffsetsResponse { not_owned: named.collect() })
+}
+
+fn requires_fence(broker: &Broker, topic: &TopicName) -> bool {
+    broker.catalog().topic(topic).is_some_and(|meta| meta.config.rules.require_fence)
 }
 
 /// An offset is of a partition that the topic has: nothing else would ever take it away again.

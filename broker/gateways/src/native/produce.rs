@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_protocol::api::{
-    AckLevel, InitProducerRequest, ProduceRequest, ProduceResponse, ProducerIdentity,
+    AckLevel, Fence, InitProducerRequest, LOCKS_PREFIX, ProduceRequest, ProduceResponse,
+    ProducerIdentity,
 };
 use plimsoll_protocol::batch::{
     BatchHeader, BatchLimits, Compression, RecordBatch, validate_produced,
@@ -14,7 +15,7 @@ use plimsoll_protocol::batch::{
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::{CorrelationId, Offset, PartitionIndex, TopicName};
-use plimsoll_replication::{PendingProduce, ProduceError, Produced};
+use plimsoll_replication::{FencePass, PendingProduce, ProduceError, Produced};
 use plimsoll_state::catalog::Catalog;
 use plimsoll_transport::HeldRoom;
 use tokio::sync::watch;
@@ -159,10 +160,42 @@ async fn admit(
             broker.admit_to_queue(topic, index, &partition, messages, || has_delayed(&batch));
         admitted = admitting.await?;
     }
-    match partition.group.produce(batch, header).await {
+    let pass = pass(&broker, topic, &partition, &header, request.fence.as_ref()).await?;
+    match partition.group.produce_under(batch, header, pass.as_ref()).await {
         Ok(pending) => Ok((header, partition, pending, admitted)),
         Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
+}
+
+/// Lets a batch pass under the lock that it is written under, where it is. One that was stored before is
+/// answered as the first time, whoever holds the lock now.
+///
+/// # Errors
+/// Where the lock is lost, or one is required.
+async fn pass(
+    broker: &Arc<Broker>,
+    topic: &TopicName,
+    partition: &Partition,
+    header: &BatchHeader,
+    fence: Option<&Fence>,
+) -> Result<Option<FencePass>, ErrorResponse> {
+    check_writable(topic)?;
+    match fence {
+        None if partition.require_fence => Err(refusals::fence_required(topic)),
+        None => Ok(None),
+        Some(_) if partition.group.is_known(header) => Ok(None),
+        Some(fence) => broker.fence_pass(&partition.group, fence).await.map(Some),
+    }
+}
+
+/// What happened to locks only their keeper writes.
+fn check_writable(topic: &TopicName) -> Result<(), ErrorResponse> {
+    if topic.as_str().starts_with(LOCKS_PREFIX) {
+        let message =
+            format!("{topic} tells what happened to locks: it can be read, and not written");
+        return Err(ErrorResponse::new(ErrorCode::InvalidTopicName, message));
+    }
+    Ok(())
 }
 
 /// Whether some record of a batch waits for its time. Of a batch that cannot be read none does: it is

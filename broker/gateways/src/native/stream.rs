@@ -384,6 +384,7 @@ impl Stream {
             }
             ApiKey::CheckFence => self.run::<CheckFenceRequest, _>(frame, locks::check_fence).await,
             ApiKey::RaiseFloor => self.run::<RaiseFloorRequest, _>(frame, locks::raise_floor).await,
+            ApiKey::KvGet | ApiKey::KvPut | ApiKey::KvScan => Ok(()), // TMP
             ApiKey::Credit => self.credit(&frame).await,
             ApiKey::Unsubscribe => self.unsubscribe(&frame).await,
             ApiKey::Metadata => self.run::<MetadataRequest, _>(frame, metadata::metadata).await,
@@ -566,14 +567,18 @@ impl Stream {
             Ok(request) => request,
             Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
         };
-        let consumer = self.consumers.get(&request.consumer).and_then(|place| place.get());
-        let Some((queue, consumer)) = consumer else {
+        let attached = self.consumers.get(&request.consumer).and_then(|place| place.get());
+        let Some(attached) = attached else {
             let refused = request.items.iter().map(not_held).collect();
             return Ok(self.settled::<SettleRequest>(&header, refused).await?);
         };
+        let pass = match attached.pass(&self.session, request.fence.as_ref()).await {
+            Ok(pass) => pass,
+            Err(error) => return Ok(self.refuse(&header, &error).await?),
+        };
         let items = request.items.iter().map(settling).collect();
         // Taken now, in the order of the frames; answered when it is written.
-        let settled = queue.settle(*consumer, items);
+        let settled = attached.queue.settle(attached.consumer, items);
         let permit = self.permit().await;
         let session = Arc::clone(&self.session);
         let reply = Box::pin(async move {
@@ -585,6 +590,8 @@ impl Stream {
                 }
                 Err(QueueGone) => encode_error(&header, &unknown_settlement(&session)),
             };
+            // It is written, or never will be here: floors may rise again.
+            drop(pass);
             OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
         });
         Ok(self.outbox.send_when_ready(reply)?)
@@ -597,12 +604,12 @@ impl Stream {
             Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
         };
         let consumer = self.consumers.get(&request.consumer).and_then(|place| place.get());
-        let Some((queue, consumer)) = consumer else {
+        let Some(attached) = consumer else {
             let refused = request.items.iter().map(not_held).collect();
             return Ok(self.settled::<ExtendRequest>(&header, refused).await?);
         };
         let items = request.items.iter().map(|item| (item.offset, item.attempt)).collect();
-        let (queue, consumer) = (queue.clone(), *consumer);
+        let (queue, consumer) = (attached.queue.clone(), attached.consumer);
         let permit = self.permit().await;
         let reply = Box::pin(async move {
             let extended = queue.extend(consumer, items, request.lease_ms);
@@ -685,7 +692,7 @@ impl Stream {
         attached: CorrelationId,
     ) -> Result<(QueueHandle, ConsumerId), ErrorResponse> {
         let place = self.consumers.get(&attached).and_then(|place| place.get());
-        place.cloned().ok_or_else(|| {
+        place.map(|it| (it.queue.clone(), it.consumer)).ok_or_else(|| {
             let message = "no consumer was attached with this correlation id on this stream";
             ErrorResponse::new(ErrorCode::InvalidArgument, message)
         })

@@ -162,8 +162,7 @@ impl Keeper {
         Ok(self.ask(LockCommand::ForceRelease { lock, whose, by }))
     }
 
-    /// A lock is to be forgotten. What it guards is to be read before ([`Locks::describe`]), and its
-    /// floors to be pruned there behind the reply.
+    /// A lock is to be forgotten. The reply says where its floors are to be pruned.
     ///
     /// # Errors
     /// When too much waits to be written.

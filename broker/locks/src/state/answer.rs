@@ -1,5 +1,8 @@
 //! What a command came to.
 
+use std::collections::BTreeSet;
+
+use plimsoll_protocol::ids::TopicName;
 use thiserror::Error;
 
 use super::{CLAIMS_MAX, CLAIMS_PER_SESSION_MAX, EVENTS_MAX, LOCKS_MAX, SESSIONS_MAX, WAITERS_MAX};
@@ -50,6 +53,12 @@ pub enum Answer {
     Released,
     /// The acquire waits no longer, and will never be granted.
     Cancelled,
+    /// The lock is forgotten.
+    Deleted {
+        /// What it guarded: its floors are to be pruned there. Empty when it was forgotten before, also
+        /// when a deletion without an answer is asked for again.
+        guards: BTreeSet<TopicName>,
+    },
     /// It is so.
     Done,
     /// Nothing was to be done: what the leader said is of the past.

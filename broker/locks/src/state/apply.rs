@@ -342,9 +342,9 @@ impl Fold<'_> {
             // A forgotten lock may still have its key in the topic.
             self.may_add_events()?;
         }
-        self.state.locks.remove(name);
+        let guards = self.state.locks.remove(name).map(|lock| lock.guards).unwrap_or_default();
         self.note(name, What::Deleted, None, Some(by));
-        Ok(Answer::Done)
+        Ok(Answer::Deleted { guards })
     }
 
     /// The session, which has just said something.

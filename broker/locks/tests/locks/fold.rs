@@ -255,8 +255,10 @@ fn operator_takes_a_lock_and_deletes_it() {
     bed.one(delete(true));
     let last = bed.state.unpublished().last().unwrap().clone();
     assert_eq!((last.what, last.key(), last.value()), (What::Deleted, "a", None));
-    assert_eq!(bed.one(delete(false)), Answer::Done, "again");
-    assert_eq!(bed.one(acquire(1, 2, "a", Want::Exclusive)), granted(bed.index));
+    assert_eq!(bed.one(delete(false)), Answer::Deleted { guards: [].into() }, "again");
+    bed.one(LockCommand::Acquire(Box::new(guarding(1, 5, "a", &["t"]))));
+    assert_eq!(bed.one(delete(true)), Answer::Deleted { guards: [topic("t")].into() });
+    assert_eq!(bed.one(acquire(1, 6, "a", Want::Exclusive)), granted(bed.index));
 }
 
 #[test]

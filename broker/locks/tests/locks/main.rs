@@ -1,5 +1,7 @@
 //! Locks, their keeper and fences, from outside.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod bed;
 mod bytes;
 mod fences;

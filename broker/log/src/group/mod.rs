@@ -371,18 +371,20 @@ impl GroupLog {
                 _ => Err(ReadError::Purged { index, first: marks.start_index }),
             };
         }
-        // The last entry of a segment is known also where compaction took it away.
-        let end_of_segment = {
-            let back = self.readable();
-            let back = back.lock();
-            let at = back.slot_of_index(index);
-            at.map(|at| back.segments[at].info).filter(|info| info.end_index().0 == index.0 + 1)
-        };
-        if let Some(SegmentInfo { last: Some(last), end_offset, .. }) = end_of_segment {
-            return Ok(Some((last, end_offset)));
+        if let Some(end) = self.end_of_segment(index) {
+            return Ok(Some(end));
         }
         let header = self.stored_header(index)?;
         Ok(Some((header.log_id(), header.end_offset())))
+    }
+
+    /// Identity of an entry that is the last one of its segment, and the offset after it: known also where
+    /// compaction took the entry away.
+    fn end_of_segment(&self, index: LogIndex) -> Option<(LogId, Offset)> {
+        let back = self.readable();
+        let back = back.lock();
+        let info = &back.segments[back.slot_of_index(index)?].info;
+        info.last.filter(|last| last.index == index).map(|last| (last, info.end_offset))
     }
 
     /// The header of an entry in a segment. Blocks.
@@ -529,7 +531,12 @@ impl GroupLog {
         };
         known(marks.last).or_else(|| known(marks.purged)).or_else(|| {
             let there = index >= marks.start_index && index < marks.next_index();
-            if there { self.stored_header(index).ok().map(|header| header.term) } else { None }
+            let end = there.then(|| self.end_of_segment(index)).flatten();
+            match end {
+                Some((last, _)) => Some(last.term),
+                None if there => self.stored_header(index).ok().map(|header| header.term),
+                None => None,
+            }
         })
     }
 

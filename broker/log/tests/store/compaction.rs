@@ -8,7 +8,7 @@ use plimsoll_log::{
     RecordKind, Retention,
 };
 use plimsoll_protocol::batch::Compression;
-use plimsoll_protocol::ids::{LogIndex, Offset};
+use plimsoll_protocol::ids::{LogIndex, Offset, Term};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -132,6 +132,9 @@ fn only_what_is_old_purged_and_below_the_limit_is_touched() {
     assert_eq!(group.read_entries(31..33, 1 << 20).unwrap().len(), 2);
     assert!(matches!(group.read_entries(3..5, 1), Err(ReadError::Purged { .. })));
     assert_eq!(group.term_at(LogIndex(3)), None);
+    let upto = group.compaction_status().compacted_upto.0;
+    let end = keyed.twin.entry_ends.iter().rposition(|&end| end == upto).unwrap();
+    assert_eq!(group.term_at(LogIndex(end as u64)), Some(Term(1)), "the end of a segment is known");
     assert_eq!(group.is_quarantined(), None);
     keyed.settle();
     assert!(group.plan_compaction(&policy, keyed.now_ms, Offset(end)).is_none(), "the limit");
@@ -566,6 +569,28 @@ fn large_batches_are_copied_and_small_ones_put_together() {
     assert!(all.len() <= 5, "{} batches", all.len());
     assert_eq!(all.last().map(|header| header.log_id()), last);
     assert!(all.iter().any(|header| header.compression == Compression::Zstd));
+}
+
+#[test]
+fn segment_of_several_megabytes_is_read_piece_by_piece() {
+    let mut keyed = Keyed::new(22, Durability::Durable, 8 << 20);
+    for number in 0..120u64 {
+        let length = 20_000 + (number * 7919 % 25_000) as usize;
+        let key = format!("key {}", number % 50);
+        keyed.append(&[put(&key, &vec![number as u8; length])], Compression::None);
+        keyed.run();
+    }
+    keyed.store.checkpoint_now();
+    let mut keyed = keyed.on(keyed.disk.kill_process());
+    let last = keyed.group().bounds().last.unwrap();
+    keyed.group().applied(last);
+    keyed.now_ms += 1;
+    let run = keyed.compact(&EAGER).unwrap().unwrap();
+    assert_eq!(run.records_removed, 70);
+    assert!(run.bytes_before > 3 << 20, "{run:?}");
+    assert_eq!(keyed.disk.stats().cold_touches, 0, "pages were touched before they were populated");
+    keyed.check();
+    assert_eq!(keyed.disk.stats().cold_touches, 0);
 }
 
 /// On a real disk, with the store's threads, while records are appended and read.

@@ -346,6 +346,10 @@ settings! {
     /// longer.
     retention_interval: Duration = Duration::from_secs(30), in 100..=DAY;
 
+    /// How much compaction of topics with `cleanup=compact` reads and writes in a second. Smaller: such topics
+    /// take more disk while much is written to them; larger: less of the disk is left for others meanwhile.
+    compaction_bytes_per_s: ByteSize = ByteSize(64 * MIB), in MIB..=1024 * GIB;
+
     /// How long a graceful shutdown waits for requests that are being worked on. Shorter: producers
     /// see unknown outcomes and repeat; longer: a stuck client holds up the end.
     shutdown_timeout: Duration = Duration::from_secs(10), in 0..=10 * MINUTE;

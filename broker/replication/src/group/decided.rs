@@ -6,7 +6,7 @@ use bytes::Bytes;
 use plimsoll_protocol::batch::BatchHeader;
 
 use super::lead::Led;
-use super::{Group, known};
+use super::{FencePass, Group, known};
 use crate::error::ProduceError;
 use crate::fold::GroupKind;
 use crate::pending::PendingProduce;
@@ -33,7 +33,7 @@ impl Group {
     /// are not applied yet included. Records are applied meanwhile, and nothing else is: others who want to
     /// propose wait for it, so it is to be short. It is asked again where proposals before it fail.
     ///
-    /// A batch that is stored or in flight already is answered without being decided.
+    /// With a `pass`, only in its term. A batch that is stored or in flight already is answered without being decided.
     ///
     /// # Errors
     /// [`DecidedError::Decided`] with what `decide` said; as [`Group::produce`] else. Nothing was proposed.
@@ -44,6 +44,7 @@ impl Group {
         self: &Arc<Self>,
         batch: Bytes,
         header: BatchHeader,
+        pass: Option<&FencePass>,
         mut decide: impl FnMut(Tip) -> F,
     ) -> Result<PendingProduce, DecidedError<E>>
     where
@@ -52,6 +53,9 @@ impl Group {
         assert_eq!(self.kind(), GroupKind::Partition, "batches go to partitions");
         loop {
             let Led { awake, term } = self.lead().await.map_err(ProduceError::from)?;
+            if pass.is_some_and(|pass| pass.term != term) {
+                return Err(ProduceError::from(self.not_leader()).into());
+            }
             let group = awake.as_ref().expect("lead() returned");
             let tip = match group.shared.judge(&header) {
                 Begin::Propose(tip) => tip,

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_log::{
-    GroupLog, GroupOptions, Import, ImportError, LogManifest, SegmentManifest, Store,
+    Compacted, GroupLog, GroupOptions, Import, ImportError, LogManifest, SegmentManifest, Store,
 };
 use plimsoll_protocol::frame::{Frame, FrameFlags};
-use plimsoll_protocol::ids::{GroupId, LogId, NodeId};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset};
 use plimsoll_protocol::peer::{
     PeerApi, PeerFailure, PeerFailureCode, SeedBegin, SeedEnd, SeedHeld, SeedInstalled, SeedPiece,
     SeedTaken,
@@ -279,6 +279,15 @@ fn manifest(begin: SeedBegin) -> LogManifest {
         end_offset: segment.end_offset,
         salt: segment.salt,
         bytes: segment.bytes,
+<<<<<<< HEAD
+        compacted: segment.compacted.map(|compacted| Compacted {
+            at_ms: compacted.at_ms,
+            horizon_ms: compacted.horizon_ms,
+            clean_to: compacted.clean_to,
+        }),
+=======
+        compacted: compacted(segment.clean_to, segment.horizon_ms),
+>>>>>>> h2
     });
     LogManifest {
         segments: segments.collect(),
@@ -286,6 +295,13 @@ fn manifest(begin: SeedBegin) -> LogManifest {
         last: begin.last,
         end_offset: begin.end_offset,
     }
+}
+
+/// A compacted segment covers offsets, so none is clean up to offset 0.
+fn compacted(clean_to: Offset, horizon_ms: i64) -> Option<Compacted> {
+    let horizon_ms = (horizon_ms != 0).then_some(horizon_ms);
+    // When it was written is the sender's business.
+    (clean_to > Offset(0)).then_some(Compacted { at_ms: 0, horizon_ms, clean_to })
 }
 
 fn import_failure(error: &ImportError) -> PeerFailure {

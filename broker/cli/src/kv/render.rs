@@ -1,0 +1,161 @@
+//! Keys, values and changes in JSON, and changes as lines.
+//!
+//! As in `consume`: bytes that are UTF-8 stand as text (`key`, `value`), others as base64 (`key_base64`,
+//! `value_base64`).
+
+use plimsoll_client::{Entry, KvEvent};
+use serde::Serialize;
+
+use crate::clock::time_text;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::record_json::text_or_base64;
+
+/// A change that is stored.
+#[derive(Debug, Serialize)]
+pub(super) struct ChangedJson<'a> {
+    pub(super) key: &'a str,
+    pub(super) revision: u64,
+}
+
+/// A key with its value.
+#[derive(Debug, Serialize)]
+pub(super) struct EntryJson<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+    revision: u64,
+    written_ms: i64,
+    written: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_left_ms: Option<u64>,
+}
+
+impl<'a> EntryJson<'a> {
+    pub(super) fn of(entry: &'a Entry, with_value: bool) -> Self {
+        let (key, key_base64) = text_or_base64(Some(&entry.key));
+        let (value, value_base64) = text_or_base64(with_value.then_some(&*entry.value));
+        Self {
+            key,
+            key_base64,
+            value,
+            value_base64,
+            revision: entry.revision.0,
+            written_ms: entry.written_ms,
+            written: time_text(entry.written_ms),
+            ttl_left_ms: entry.ttl_left.map(ms),
+        }
+    }
+}
+
+/// What has become of a key.
+#[derive(Debug, Serialize)]
+pub(super) struct EventJson<'a> {
+    event: &'static str,
+    partition: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+    revision: u64,
+    written_ms: i64,
+    written: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_left_ms: Option<u64>,
+}
+
+impl<'a> EventJson<'a> {
+    pub(super) fn of(event: &'a KvEvent) -> Self {
+        let (key, key_base64) = text_or_base64(Some(&event.key));
+        let (value, value_base64) = text_or_base64(event.value.as_deref());
+        Self {
+            event: word(event),
+            partition: event.partition,
+            key,
+            key_base64,
+            value,
+            value_base64,
+            revision: event.revision.0,
+            written_ms: event.written_ms,
+            written: time_text(event.written_ms),
+            ttl_left_ms: event.ttl_left.map(ms),
+        }
+    }
+}
+
+fn ms(left: std::time::Duration) -> u64 {
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn word(event: &KvEvent) -> &'static str {
+    match &event.value {
+        Some(_) if event.is_present => "present",
+        Some(_) => "put",
+        None => "deleted",
+    }
+}
+
+/// `17  put  colour  blue`, with tabs between.
+pub(super) fn print_event(event: &KvEvent, json: bool, output: &mut Output) -> Result<(), Failure> {
+    if json {
+        return output.json(&EventJson::of(event));
+    }
+    output.bytes(format!("{}\t{}\t", event.revision, word(event)).as_bytes())?;
+    output.bytes(&event.key)?;
+    if let Some(value) = &event.value {
+        output.bytes(b"\t")?;
+        output.bytes(value)?;
+    }
+    output.bytes(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_client::Revision;
+
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_base64() {
+        let entry = Entry {
+            key: "k".into(),
+            value: vec![0xff, 0].into(),
+            revision: Revision(3),
+            written_ms: 0,
+            ttl_left: Some(std::time::Duration::from_millis(1500)),
+        };
+        let json = serde_json::to_value(EntryJson::of(&entry, true)).unwrap();
+        assert_eq!(json["key"], "k");
+        assert_eq!(json["value_base64"], "/wA=");
+        assert_eq!(json.get("value"), None);
+        assert_eq!((&json["revision"], &json["ttl_left_ms"]), (&3.into(), &1500.into()));
+        let json = serde_json::to_value(EntryJson::of(&entry, false)).unwrap();
+        assert_eq!(json.get("value_base64"), None);
+    }
+
+    #[test]
+    fn a_deletion_is_an_event_without_a_value() {
+        let event = KvEvent {
+            partition: 2,
+            key: "k".into(),
+            value: None,
+            revision: Revision(3),
+            written_ms: 0,
+            ttl_left: None,
+            is_present: false,
+        };
+        let json = serde_json::to_value(EventJson::of(&event)).unwrap();
+        assert_eq!((&json["event"], json.get("value")), (&"deleted".into(), None));
+        let put = KvEvent { value: Some("v".into()), ..event };
+        assert_eq!(serde_json::to_value(EventJson::of(&put)).unwrap()["event"], "put");
+    }
+}
