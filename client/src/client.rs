@@ -95,15 +95,14 @@ impl Client {
         GroupConsumerBuilder::new(Arc::clone(&self.shared), group.into())
     }
 
-<<<<<<< HEAD
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
-=======
+    }
+
     /// A compacted topic as a map of keys and values. Nothing is asked of the cluster before it is used. Make one
     /// and clone it: each of its own has producer ids of its own.
     pub fn kv(&self, topic: impl Into<String>) -> Kv {
         Kv::new(Arc::clone(&self.shared), topic.into())
->>>>>>> h6
     }
 
     /// Topics, offsets, status.

@@ -80,7 +80,6 @@
 //! # }
 //! ```
 //!
-<<<<<<< HEAD
 //! # Locks
 //! ```no_run
 //! use plimsoll_client::Client;
@@ -102,7 +101,8 @@
 //! # Ok(())
 //! # }
 //! # async fn nightly(_: plimsoll_client::Fence) -> Result<(), std::io::Error> { Ok(()) }
-=======
+//! ```
+//!
 //! # Keys and values
 //! ```no_run
 //! use plimsoll_client::{Client, Kv, KvError, WatchFrom};
@@ -128,7 +128,6 @@
 //! }
 //! # Ok(())
 //! # }
->>>>>>> h6
 //! ```
 //!
 //! # Values of your own types
@@ -237,21 +236,19 @@ pub use fence::Fence;
 pub use group::{
     CommitError, GroupAdmin, GroupConsumer, GroupConsumerBuilder, GroupError, GroupRecord,
 };
-<<<<<<< HEAD
+pub use kv::{
+    Cached, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision, Scan,
+    Watch, WatchFrom, WhenStale,
+};
 pub use lock::{
     ElectionLeader, ElectionObserver, LeaseClock, LeaseTime, Lock, LockAdmin, LockError, LockEvent,
     LockEventError, LockEventHolder, LockEventKind, LockGuard, LockInputError, LockLost, LockWatch,
     Locks, LossCause, NewLockNamespace,
-=======
-pub use kv::{
-    Cached, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision, Scan,
-    Watch, WatchFrom, WhenStale,
->>>>>>> h6
 };
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
     AckLevel, AmqpGrant, AmqpGrantName, AmqpPermissions, AmqpQueueInfo, AmqpQueueName,
-    AmqpUserInfo, CompactionInfo, ConfigChange, Durability, Fence, FenceError, Isolation,
+    AmqpUserInfo, CompactionInfo, ConfigChange, Durability, FenceError, Isolation,
     MessageExplanation, MessageStanding, NodeInfo, NodeState, PartitionInfo, QueueConfigError,
     QueueInfo, QueueMode, QueueOverflow, QueueSettings, QueueStanding, StartPosition, TopicConfig,
     TopicInfo, VhostInfo,

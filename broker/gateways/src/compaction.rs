@@ -84,7 +84,8 @@ async fn carry_out(broker: &Broker, mut compaction: Compaction, bytes_per_s: u64
         match step {
             Ok(step) if step.done => break,
             Ok(step) => {
-                let micros = (step.read + step.written).saturating_mul(1_000_000) / bytes_per_s.max(1);
+                let micros =
+                    (step.read + step.written).saturating_mul(1_000_000) / bytes_per_s.max(1);
                 sleep_until(begun + Duration::from_micros(micros)).await;
             }
             Err(CompactError::Overtaken | CompactError::Stopped) => return,

@@ -7,8 +7,8 @@ use plimsoll_protocol::api::{PartitionCondition, PartitionInfo};
 use plimsoll_protocol::ids::{GroupId, Offset, PartitionIndex, Term};
 use plimsoll_protocol::peer::{GroupReport, ReplicaCondition};
 
-use crate::compaction::compaction_info;
 use crate::broker::Broker;
+use crate::compaction::compaction_info;
 
 impl Broker {
     /// Where partitions stand, in their order.
@@ -76,7 +76,10 @@ impl Broker {
         };
         info.bytes = bounds.bytes;
         info.segments = bounds.segments;
-        if self.catalog().locate(info.group_id).is_some_and(|at| at.topic.config.rules.cleanup.compacts())
+        if self
+            .catalog()
+            .locate(info.group_id)
+            .is_some_and(|at| at.topic.config.rules.cleanup.compacts())
         {
             info.compaction = Some(compaction_info(&log));
         }

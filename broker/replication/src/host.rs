@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use plimsoll_log::{Durability, GroupLog, GroupOptions, RetainOutcome, Retention, Store};
+use plimsoll_log::{Compaction, CompactionPolicy, Durability, GroupLog, GroupOptions, RetainOutcome, Retention, Store};
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;

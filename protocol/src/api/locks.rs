@@ -223,6 +223,8 @@ wire_struct! {
         pub namespace: String,
         /// The session.
         pub session: u128,
+        /// The request that was granted: one session may hold one token twice, as a reader.
+        pub request: u64,
         /// The lock.
         pub lock: String,
         /// The token of the grant.

@@ -21,7 +21,7 @@ macro_rules! for_each_peer_body {
             GroupStatus, GroupStatusReply, GroupReport, GroupMembers, ReplicaMatch,
             ReadIndex, ReadIndexReply, ReadMark, CommitOf, CommitOfReply, CommitMark,
             Forward, ForwardReply, Step, MemberStep, StepReply, DropReplica, StoreBatch, BatchStored,
-            SeedBegin, SeedSegment, SeedCompacted, SeedHeld, SeedPiece, SeedTaken, SeedEnd, SeedInstalled,
+            SeedBegin, SeedSegment, SeedHeld, SeedPiece, SeedTaken, SeedEnd, SeedInstalled,
             Join, JoinAnswer, Joined, JoinRefusal, MemberAddress,
             PeerFailure, PeerFailureCode
         }

@@ -716,6 +716,7 @@ samples! {
     ReleaseLockRequest = ReleaseLockRequest {
         namespace: "deploy".into(),
         session: 7 << 70,
+        request: 12,
         lock: "leader".into(),
         token: 1234,
     };

@@ -42,7 +42,7 @@ pub use messages::{
     AnyPeerMessage, AnyPeerRequest, AnyPeerResponse, PeerFailure, PeerFailureCode, PeerMessage,
     PeerRequest,
 };
-pub use seed::{SeedBegin, SeedCompacted, SeedEnd, SeedHeld, SeedInstalled, SeedPiece, SeedSegment, SeedTaken};
+pub use seed::{SeedBegin, SeedEnd, SeedHeld, SeedInstalled, SeedPiece, SeedSegment, SeedTaken};
 pub use vote::{PreVote, RaftVote, TransferLeader, TransferLeaderReply, Vote, VoteReply};
 
 /// The largest frame between nodes, in bytes: a batch of the largest size beside a full read of the

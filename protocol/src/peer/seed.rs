@@ -42,26 +42,6 @@ wire_struct! {
         pub salt: u64,
         /// Its batches, in bytes.
         pub bytes: u64,
-<<<<<<< HEAD
-        /// The largest timestamp of any record, in milliseconds since 1970 (UTC).
-        pub max_timestamp_ms: i64,
-        /// The largest append time, in milliseconds since 1970 (UTC).
-        pub max_append_ms: i64,
-        /// Set where records may be missing in it.
-        pub compacted: Option<SeedCompacted>,
-    }
-}
-
-wire_struct! {
-    /// What is known of a compacted segment.
-    pub struct SeedCompacted {
-        /// When it was written, in milliseconds since 1970 (UTC).
-        pub at_ms: i64,
-        /// From when on the first of its tombstones may go, in milliseconds since 1970 (UTC).
-        pub horizon_ms: Option<i64>,
-        /// Before this offset the newest record of each key is known.
-        pub clean_to: Offset,
-=======
         /// Where compaction wrote it: records before this offset were compared by key. A batch may then stand
         /// for several entries. 0 where every entry is there, which is what nodes send that know of no
         /// compaction.
@@ -69,7 +49,6 @@ wire_struct! {
         /// Where compaction wrote it: from when on its first tombstone may go, in milliseconds since 1970
         /// (UTC); 0 where it has none.
         pub horizon_ms: i64,
->>>>>>> h2
     }
 }
 

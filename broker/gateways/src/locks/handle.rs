@@ -1,5 +1,7 @@
 //! What sessions ask a namespace's task for.
 
+use std::collections::BTreeSet;
+
 use plimsoll_locks::command::Acquire;
 use plimsoll_locks::ids::{
     Label, LeaseMs, LockName, RequestId, SessionId, SessionNumber, Token, Value,
@@ -7,7 +9,7 @@ use plimsoll_locks::ids::{
 use plimsoll_locks::keeper::Patience;
 use plimsoll_locks::state::{LockDescription, LockSummary, TokenState};
 use plimsoll_protocol::error::ErrorResponse;
-use plimsoll_protocol::ids::Term;
+use plimsoll_protocol::ids::{Term, TopicName};
 use plimsoll_replication::{Group, Role};
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,10 +37,10 @@ pub(super) enum Command {
     Close { session: SessionId, reply: Reply<()> },
     Acquire { acquire: Box<Acquire>, patience: Patience, reply: Reply<Grant> },
     Cancel { session: SessionId, request: RequestId, reply: Reply<Option<Grant>> },
-    Release { session: SessionId, lock: LockName, token: Token, reply: Reply<()> },
+    Release { who: (SessionId, RequestId), grant: (LockName, Token), reply: Reply<()> },
     ForceRelease { lock: LockName, token: Option<Token>, by: Label, reply: Reply<()> },
     SetValue { session: SessionId, lock: LockName, token: Token, value: Value, reply: Reply<()> },
-    Delete { lock: LockName, forced: bool, by: Label, reply: Reply<()> },
+    Delete { lock: LockName, forced: bool, by: Label, reply: Reply<BTreeSet<TopicName>> },
     List { after: Option<LockName>, count: usize, reply: oneshot::Sender<Vec<LockSummary>> },
     Describe { lock: LockName, waiters: usize, reply: oneshot::Sender<Option<Described>> },
     Check { lock: LockName, slot: Option<u32>, token: Token, reply: oneshot::Sender<TokenState> },
@@ -124,11 +126,10 @@ impl KeeperHandle {
     /// See [`plimsoll_locks::keeper::Keeper::release`].
     pub(crate) async fn release(
         &self,
-        session: SessionId,
-        lock: LockName,
-        token: Token,
+        who: (SessionId, RequestId),
+        grant: (LockName, Token),
     ) -> Asked<()> {
-        self.ask(|reply| Command::Release { session, lock, token, reply }).await
+        self.ask(|reply| Command::Release { who, grant, reply }).await
     }
 
     /// Takes a lock away from all who hold it, or from who holds it under `token`.
@@ -152,8 +153,13 @@ impl KeeperHandle {
         self.ask(|reply| Command::SetValue { session, lock, token, value, reply }).await
     }
 
-    /// See [`plimsoll_locks::keeper::Keeper::delete`].
-    pub(crate) async fn delete(&self, lock: LockName, forced: bool, by: Label) -> Asked<()> {
+    /// Answers with the topics that the lock guarded. See [`plimsoll_locks::keeper::Keeper::delete`].
+    pub(crate) async fn delete(
+        &self,
+        lock: LockName,
+        forced: bool,
+        by: Label,
+    ) -> Asked<BTreeSet<TopicName>> {
         self.ask(|reply| Command::Delete { lock, forced, by, reply }).await
     }
 

@@ -1,6 +1,6 @@
 //! The task of one namespace: it owns the keeper, and writes what that wants written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use plimsoll_locks::keeper::{AskError, GuardWork, Keeper, Reply as Outcome, Tick
 use plimsoll_locks::state::{Answer, Event, Locks};
 use plimsoll_locks::time::Monotonic;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::Term;
+use plimsoll_protocol::ids::{Term, TopicName};
 use plimsoll_replication::{Group, ProduceError, ProposeError};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -41,6 +41,7 @@ enum Waiter {
     Done(Reply<()>),
     Granted(Reply<Grant>),
     Cancelled(Reply<Option<Grant>>),
+    Deleted(Reply<BTreeSet<TopicName>>),
 }
 
 impl Waiter {
@@ -58,6 +59,11 @@ impl Waiter {
                 Outcome::Answer(Answer::Opened { .. } | Answer::Released | Answer::Done) => Ok(()),
                 // It has ended already, which is what was asked for.
                 Outcome::Answer(Answer::Ignored) => Ok(()),
+                Outcome::Answer(answer) => Err(other(answer)),
+                Outcome::TimedOut | Outcome::Superseded => Err(refusals::bug("nobody waits")),
+            })),
+            Self::Deleted(reply) => drop(reply.send(match &outcome {
+                Outcome::Answer(Answer::Deleted { guards }) => Ok(guards.clone()),
                 Outcome::Answer(answer) => Err(other(answer)),
                 Outcome::TimedOut | Outcome::Superseded => Err(refusals::bug("nobody waits")),
             })),
@@ -332,6 +338,7 @@ impl Runner {
                     Waiter::Done(reply) => drop(reply.send(Err(error))),
                     Waiter::Granted(reply) => drop(reply.send(Err(error))),
                     Waiter::Cancelled(reply) => drop(reply.send(Err(error))),
+                    Waiter::Deleted(reply) => drop(reply.send(Err(error))),
                 }
             }
         }
@@ -364,9 +371,8 @@ impl Runner {
                     self.with(|keeper, locks| keeper.cancel(locks, session, request, now))?;
                 self.wait(asked, Waiter::Cancelled(reply));
             }
-            Command::Release { session, lock, token, reply } => {
-                let asked =
-                    self.with(|keeper, locks| keeper.release(locks, session, lock, token, now))?;
+            Command::Release { who, grant, reply } => {
+                let asked = self.with(|keeper, locks| keeper.release(locks, who, grant, now))?;
                 self.wait(asked, Waiter::Done(reply));
             }
             Command::ForceRelease { lock, token, by, reply } => {
@@ -396,7 +402,7 @@ impl Runner {
             }
             Command::Delete { lock, forced, by, reply } => {
                 let asked = self.keeper.delete(lock, forced, by);
-                self.wait(asked.map_err(AskError::from), Waiter::Done(reply));
+                self.wait(asked.map_err(AskError::from), Waiter::Deleted(reply));
             }
             Command::List { after, count, reply } => {
                 let listed = self.with(|_, locks| locks.list(after.as_ref(), count))?;

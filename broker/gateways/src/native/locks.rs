@@ -1,7 +1,6 @@
 //! Requests about locks: each goes to the keeper of the lock's namespace, which must be led here. Requests
 //! about namespaces any node takes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use plimsoll_locks::command::{Acquire, Kind, Want};
@@ -302,10 +301,10 @@ pub(super) async fn cancel(
     let lock = lock_name(&request.lock)?;
     let (keeper, _) = broker.lock_keeper(&request.namespace).await?;
     let owner = SessionId(request.session);
-    let cancelled =
-        keeper.cancel(owner, RequestId(request.request)).await.map_err(gone(broker))??;
+    let asked = RequestId(request.request);
+    let cancelled = keeper.cancel(owner, asked).await.map_err(gone(broker))??;
     if let Some(Grant { token, .. }) = cancelled {
-        keeper.release(owner, lock, token).await.map_err(gone(broker))??;
+        keeper.release((owner, asked), (lock, token)).await.map_err(gone(broker))??;
     }
     done(Done {})
 }
@@ -318,7 +317,8 @@ pub(super) async fn release(
     let broker = &session.broker;
     let lock = lock_name(&request.lock)?;
     let (keeper, _) = broker.lock_keeper(&request.namespace).await?;
-    let released = keeper.release(SessionId(request.session), lock, Token(request.token)).await;
+    let who = (SessionId(request.session), RequestId(request.request));
+    let released = keeper.release(who, (lock, Token(request.token))).await;
     released.map_err(gone(broker))??;
     done(Done {})
 }
@@ -362,8 +362,9 @@ pub(super) async fn delete(
     let Some(before) = before else { return Err(unknown_lock(lock.as_str())) };
     let by = label("an operator")?;
     let deleted = keeper.delete(lock.clone(), request.forced, by).await;
-    deleted.map_err(gone(broker))??;
-    let guards: BTreeSet<TopicName> = before.lock.guards.into_iter().collect();
+    let mut guards = deleted.map_err(gone(broker))??;
+    // Also where an earlier leader deleted it, and did not come to this.
+    guards.extend(before.lock.guards);
     if !guards.is_empty() {
         let namespace_id = broker.namespace_id(&request.namespace).await?;
         if let Err(error) = broker.forget_guards(namespace_id, &lock, &guards).await {

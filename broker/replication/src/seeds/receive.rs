@@ -279,15 +279,7 @@ fn manifest(begin: SeedBegin) -> LogManifest {
         end_offset: segment.end_offset,
         salt: segment.salt,
         bytes: segment.bytes,
-<<<<<<< HEAD
-        compacted: segment.compacted.map(|compacted| Compacted {
-            at_ms: compacted.at_ms,
-            horizon_ms: compacted.horizon_ms,
-            clean_to: compacted.clean_to,
-        }),
-=======
         compacted: compacted(segment.clean_to, segment.horizon_ms),
->>>>>>> h2
     });
     LogManifest {
         segments: segments.collect(),

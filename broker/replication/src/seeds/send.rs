@@ -9,7 +9,7 @@ use plimsoll_log::{ExportError, GroupLog, LogExport};
 use plimsoll_protocol::frame::FrameFlags;
 use plimsoll_protocol::ids::{LogId, NodeId, Offset};
 use plimsoll_protocol::peer::{
-    PeerApi, PeerFailureCode, SeedBegin, SeedCompacted, SeedEnd, SeedHeld, SeedInstalled, SeedPiece, SeedSegment,
+    PeerApi, PeerFailureCode, SeedBegin, SeedEnd, SeedHeld, SeedInstalled, SeedPiece, SeedSegment,
     SeedTaken,
 };
 use tokio::time::{Instant, sleep};
@@ -132,19 +132,8 @@ impl Seed<'_> {
             end_offset: segment.end_offset,
             salt: segment.salt,
             bytes: segment.bytes,
-<<<<<<< HEAD
-            // The receiver finds them in the batches.
-            max_timestamp_ms: 0,
-            max_append_ms: 0,
-            compacted: segment.compacted.map(|compacted| SeedCompacted {
-                at_ms: compacted.at_ms,
-                horizon_ms: compacted.horizon_ms,
-                clean_to: compacted.clean_to,
-            }),
-=======
             clean_to: segment.compacted.map_or(Offset(0), |compacted| compacted.clean_to),
             horizon_ms: segment.compacted.and_then(|c| c.horizon_ms).unwrap_or(0),
->>>>>>> h2
         });
         SeedBegin {
             group: self.log.id(),
