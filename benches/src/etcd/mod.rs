@@ -9,6 +9,8 @@
 //! ([`Way::Service`]). Neither is always faster, so a measurement tries both. A client has one lease for the
 //! whole run, as a session of ours does.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod grpc;
 mod message;
 mod wire;
@@ -183,4 +185,76 @@ pub(crate) async fn close(clients: Vec<EtcdClient>) -> anyhow::Result<()> {
         outcome = outcome.and(closed?);
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::{FakeEtcd, VERSION};
+    use super::*;
+
+    /// Every way, with a connection each and with one for all, at whatever is at the URL.
+    async fn every_way(url: &str) {
+        let etcd = Etcd::at(url).await.unwrap();
+        for one_connection in [true, false] {
+            let clients = etcd.clients(2, one_connection).await.unwrap();
+            for way in Way::ALL {
+                for (index, client) in clients.iter().enumerate() {
+                    let name = format!("plimsoll-bench/test-{index}");
+                    for _ in 0..3 {
+                        let key = client.lock(way, &name).await.unwrap();
+                        assert!(key.starts_with(name.as_bytes()), "{key:?}");
+                        client.unlock(way, &key).await.unwrap();
+                    }
+                }
+            }
+            close(clients).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn locks_are_taken_in_every_way_and_nothing_is_left() {
+        let (fake, url) = FakeEtcd::start().await;
+        every_way(&url).await;
+        assert_eq!(fake.left(), (0, 0));
+        assert_eq!(Etcd::at(&url).await.unwrap().version, VERSION);
+    }
+
+    /// `PLIMSOLL_ETCD_URL=http://127.0.0.1:2379 cargo test -p plimsoll-bench etcd`
+    #[tokio::test]
+    async fn locks_of_a_real_etcd_are_taken_in_every_way() {
+        if let Ok(url) = std::env::var("PLIMSOLL_ETCD_URL") {
+            every_way(&url).await;
+            let etcd = Etcd::at(&url).await.unwrap();
+            assert!(etcd.version.starts_with("3."), "{}", etcd.version);
+            let client = etcd.clients(1, true).await.unwrap().remove(0);
+            let lease = client.lease;
+            let kept = client.channel.call(path::LEASE_KEEP_ALIVE, &message::lease(lease));
+            assert_eq!(message::kept_ttl(&kept.await.unwrap()), Ok(LEASE_TTL_S));
+            let channel = client.channel.clone();
+            client.close().await.unwrap();
+            let refused = channel.call(path::LEASE_REVOKE, &message::lease(lease)).await;
+            let told = refused.unwrap_err().to_string();
+            assert!(told.contains("lease not found"), "{told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_another_has_is_not_taken() {
+        let (_fake, url) = FakeEtcd::start().await;
+        let clients = Etcd::at(&url).await.unwrap().clients(2, false).await.unwrap();
+        let key = clients[0].lock(Way::Transaction, "a").await.unwrap();
+        let told = clients[1].lock(Way::Transaction, "a").await.unwrap_err().to_string();
+        assert_eq!(told, "somebody else holds a");
+        clients[0].unlock(Way::Transaction, &key).await.unwrap();
+        let told = clients[0].unlock(Way::Transaction, &key).await.unwrap_err().to_string();
+        assert_eq!(told, "a lock was lost while it was held");
+    }
+
+    #[tokio::test]
+    async fn where_no_etcd_is_the_address_is_told() {
+        let told = Etcd::at("http://127.0.0.1:1").await.unwrap_err().to_string();
+        assert_eq!(told, "no etcd at 127.0.0.1:1");
+        let told = Etcd::at("127.0.0.1:2379").await.unwrap_err().to_string();
+        assert_eq!(told, "127.0.0.1:2379 is no http://HOST:PORT");
+    }
 }

@@ -278,3 +278,32 @@ impl EtcdSide {
         etcd::close(self.side.lockers.into_iter().map(|lock| lock.client).collect()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::fake::{FakeEtcd, VERSION};
+
+    #[tokio::test]
+    async fn etcd_is_tried_in_each_way_and_only_the_fastest_is_kept() {
+        let (fake, url) = FakeEtcd::start().await;
+        let mut etcd = EtcdSide::prepare(&url, 3, 9, &|_| {}).await.unwrap();
+        assert_eq!(fake.left(), (3, 0), "the leases of the others have ended");
+        assert_eq!(etcd.side.latencies.samples(), 0, "what warms up does not count");
+        etcd.side.run(10).await.unwrap();
+        let figures = etcd.figures();
+        assert_eq!((figures.version.as_str(), etcd.side.latencies.samples()), (VERSION, 10));
+        assert!(figures.connections == 1 || figures.connections == 3, "{figures:?}");
+        assert!(figures.pairs_per_s > 0.0);
+        etcd.end().await.unwrap();
+        assert_eq!(fake.left(), (0, 0));
+    }
+
+    #[test]
+    fn a_pair_is_compared_with_two_writes() {
+        let pair = Percentiles { p50: 250.0, p99: 1.0, p999: 1.0, max: 1.0 };
+        let write = JournalWrite { p50: 50.0, p99: 1.0 };
+        assert_eq!(of_two_writes(Some(pair), Some(write)), Some(2.5));
+        assert_eq!(of_two_writes(Some(pair), None), None);
+    }
+}
