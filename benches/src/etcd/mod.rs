@@ -227,12 +227,11 @@ mod tests {
             let etcd = Etcd::at(&url).await.unwrap();
             assert!(etcd.version.starts_with("3."), "{}", etcd.version);
             let client = etcd.clients(1, true).await.unwrap().remove(0);
-            let lease = client.lease;
-            let kept = client.channel.call(path::LEASE_KEEP_ALIVE, &message::lease(lease));
-            assert_eq!(message::kept_ttl(&kept.await.unwrap()), Ok(LEASE_TTL_S));
-            let channel = client.channel.clone();
+            let (channel, lease) = (client.channel.clone(), message::lease(client.lease));
+            let kept = channel.call(path::LEASE_KEEP_ALIVE, &lease).await.unwrap();
+            assert_eq!(message::kept_ttl(&kept), Ok(LEASE_TTL_S));
             client.close().await.unwrap();
-            let refused = channel.call(path::LEASE_REVOKE, &message::lease(lease)).await;
+            let refused = channel.call(path::LEASE_REVOKE, &lease).await;
             let told = refused.unwrap_err().to_string();
             assert!(told.contains("lease not found"), "{told}");
         }

@@ -90,10 +90,7 @@ fn benches_of_locks_and_compaction_say_their_figures_as_json() {
             "lock --handover --waiters 10 --records 50",
             ["/handover_us/p99", "/produce_us/p50", "/ratio_to_produce"],
         ),
-        (
-            "compaction --records 20000 --keys 100",
-            ["/disk_ratio", "/append_ratio", "/live_bytes"],
-        ),
+        ("compaction --records 20000 --keys 100", ["/disk_ratio", "/append_ratio", "/live_bytes"]),
     ] {
         let objects = user.run(&format!("bench {line} --json --data-dir .")).objects();
         let [object] = &objects[..] else { panic!("one object was expected: {objects:?}") };
