@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use plimsoll_client::{
-    Client, ClientConfig, NewQueue, NewTopic, StartPosition, TopicConfig, Trust,
+    Client, ClientConfig, NewLockNamespace, NewQueue, NewTopic, StartPosition, TopicConfig, Trust,
 };
 use plimsoll_node::Node;
 use plimsoll_node::config::NodeConfig;
+use plimsoll_protocol::api::TopicRules;
 use plimsoll_transport::TransportKind;
 
 use crate::options::{Options, Plan};
@@ -117,7 +118,17 @@ impl<'a> Bed<'a> {
 
     /// Makes a topic with the plan's partitions and durability.
     pub(crate) async fn create_topic(&self, name: &str) -> anyhow::Result<()> {
-        let config = TopicConfig { durability: self.plan.durability, ..TopicConfig::default() };
+        self.create_topic_with(name, TopicRules::default()).await
+    }
+
+    /// As [`Bed::create_topic`], of other than the default rules.
+    pub(crate) async fn create_topic_with(
+        &self,
+        name: &str,
+        rules: TopicRules,
+    ) -> anyhow::Result<()> {
+        let durability = self.plan.durability;
+        let config = TopicConfig { durability, rules, ..TopicConfig::default() };
         let replicas = u16::try_from(self.replicas).context("--replicas is above 65,535")?;
         let topic = NewTopic { replicas, ..NewTopic::new(name) };
         let topic = topic.partitions(self.plan.partitions).config(config);
@@ -132,6 +143,19 @@ impl<'a> Bed<'a> {
         let queue = NewQueue { replicas, config, ..NewQueue::new(name) };
         self.client().await?.admin().create_queue(queue).await?;
         Ok(())
+    }
+
+    /// Makes a namespace of locks.
+    pub(crate) async fn create_lock_namespace(&self, name: &str) -> anyhow::Result<()> {
+        let replicas = u16::try_from(self.replicas).context("--replicas is above 65,535")?;
+        let namespace = NewLockNamespace { replicas, ..NewLockNamespace::new(name) };
+        self.client().await?.admin().create_lock_namespace(namespace).await?;
+        Ok(())
+    }
+
+    /// Removes a namespace of locks, with its locks.
+    pub(crate) async fn delete_lock_namespace(&self, name: &str) -> anyhow::Result<()> {
+        Ok(self.client().await?.admin().delete_lock_namespace(name, true).await?)
     }
 
     /// Removes a topic.

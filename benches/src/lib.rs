@@ -4,11 +4,13 @@
 //! ```text
 //!  options      what was asked, the defaults of each workload, the command that repeats it
 //!  workload/*   produce, consume, end-to-end, latency, partitions, restart, transport, singles, idle,
-//!               failover, rebalance, queue, delay, amqp
+//!               failover, rebalance, queue, delay, amqp, group, lock, compaction
 //!  bed          an embedded or a running node, or a cluster, under load
 //!  served       a node in its own process     serve_process, serve_cluster   the processes
 //!  amqp_broker  a broker under AMQP: nodes in their processes, or one at a URL
+//!  etcd         etcd's locks: a client that is no framework
 //!  load         producers of whole batches    steady   single records, whatever happens
+//!  keys         keys of updates, and what of them is live
 //!  pacer        a schedule kept to 10 us
 //!  warm_memory  memory that the host has given
 //!  raw_stream   the same socket code without a broker         journal_write   the raw 4 KiB write
@@ -38,6 +40,8 @@ pub mod values;
 
 mod amqp_broker;
 mod bed;
+mod etcd;
+mod keys;
 mod load;
 mod pacer;
 mod raw_stream;
@@ -150,6 +154,9 @@ fn peak_bytes(plan: &Plan) -> u64 {
         Workload::Produce | Workload::Partitions | Workload::EndToEnd | Workload::Singles => {
             plan.value_bytes()
         }
+        // The topic that is not compacted, until its files are gone, and what small records take beside
+        // their values.
+        Workload::Compaction => plan.value_bytes().saturating_mul(2),
         Workload::Restart => RESTART_LOAD_BYTES,
         _ => 0,
     };

@@ -7,10 +7,11 @@ use bytes::BufMut as _;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use plimsoll_client::{AckFuture, Producer, ProducerOptions};
-use plimsoll_protocol::batch::BatchBuilder;
+use plimsoll_protocol::batch::{BatchBuilder, RecordView};
 use tokio::task::JoinSet;
 
 use crate::bed::Bed;
+use crate::keys::Keys;
 use crate::options::Plan;
 use crate::percentiles::Latencies;
 use crate::report::Throughput;
@@ -34,6 +35,8 @@ struct LoadProducer {
     /// The partitions it sends to, in turn.
     partitions: Vec<u32>,
     values: Values,
+    /// Of a load whose records have keys.
+    keys: Option<Keys>,
     batch_records: u32,
 }
 
@@ -54,6 +57,22 @@ impl<'a> Load<'a> {
     /// Connects the producers and wakes every partition with one small batch: what a partition
     /// costs once is not part of a rate. Returns with the number of records that are stored now.
     pub(crate) async fn prepare(bed: &'a Bed<'a>, topic: &str) -> anyhow::Result<(Self, u64)> {
+        Self::prepare_with(bed, topic, false).await
+    }
+
+    /// As [`Load::prepare`]; each record has one of the plan's keys.
+    pub(crate) async fn prepare_keyed(
+        bed: &'a Bed<'a>,
+        topic: &str,
+    ) -> anyhow::Result<(Self, u64)> {
+        Self::prepare_with(bed, topic, true).await
+    }
+
+    async fn prepare_with(
+        bed: &'a Bed<'a>,
+        topic: &str,
+        has_keys: bool,
+    ) -> anyhow::Result<(Self, u64)> {
         let plan = bed.plan;
         let mut producers = Vec::new();
         for index in 0..plan.producers {
@@ -67,6 +86,7 @@ impl<'a> Load<'a> {
                 producer,
                 partitions: partitions_of(index, plan.producers, plan.partitions),
                 values: Values::new(plan.record_bytes, u64::from(index) + 1),
+                keys: has_keys.then(|| Keys::new(plan.keys, plan.partitions, u64::from(index) + 1)),
                 batch_records: plan.batch_records,
             });
         }
@@ -138,6 +158,16 @@ impl<'a> Load<'a> {
         Ok(all)
     }
 
+    /// Size of the last record of each key, as encoded in its batch, over all keys. Of a load whose keys have
+    /// one producer each.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.producers
+            .iter()
+            .filter_map(|producer| producer.keys.as_ref())
+            .map(Keys::live_bytes)
+            .sum()
+    }
+
     /// Flushes and ends the producers.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
         for producer in self.producers {
@@ -166,8 +196,8 @@ impl LoadProducer {
                 due += interval;
             }
             let since = interval.map_or_else(Instant::now, |interval| due - interval);
-            let batch = self.batch(count, stamp)?;
             let partition = self.partitions[turn % self.partitions.len()];
+            let batch = self.batch(partition, count, stamp)?;
             let ack = self.producer.enqueue_batch(partition, batch).await?;
             in_flight.push(timed(ack, since));
             (left, turn) = (left - u64::from(count), turn + 1);
@@ -184,8 +214,21 @@ impl LoadProducer {
         Ok(latencies)
     }
 
-    fn batch(&mut self, count: u32, stamp: Stamp) -> anyhow::Result<BatchBuilder> {
+    fn batch(&mut self, partition: u32, count: u32, stamp: Stamp) -> anyhow::Result<BatchBuilder> {
         let mut batch = self.producer.batch_builder(self.values.batch_bytes(count));
+        if let Some(keys) = &mut self.keys {
+            let timestamp_ms = values::unix_ms();
+            for _ in 0..count {
+                let key = keys.next_key(partition);
+                let bytes = key.bytes();
+                let value = RecordView::new(self.values.next_value());
+                let before = batch.bytes();
+                let record = RecordView { key: Some(&bytes), timestamp_ms, ..value };
+                values::push_record(&mut batch, record)?;
+                keys.sent(key, batch.bytes() - before);
+            }
+            return Ok(batch);
+        }
         match stamp {
             Stamp::None => self.values.fill(&mut batch, count)?,
             Stamp::SentAfter(epoch) => {
@@ -228,7 +271,8 @@ pub(crate) fn partitions_of(index: u32, producers: u32, partitions: u32) -> Vec<
     (index..partitions).step_by(producers as usize).collect()
 }
 
-fn share(records: u64, index: u64, producers: u64) -> u64 {
+/// What of a load is that of producer `index`.
+pub(crate) fn share(records: u64, index: u64, producers: u64) -> u64 {
     records / producers + u64::from(index < records % producers)
 }
 

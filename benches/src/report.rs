@@ -50,7 +50,7 @@ pub struct Report {
     /// against a node whose disk is not here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_mb_per_s: Option<f64>,
-    /// `latency`: one 4 KiB journal write, measured before and after in the same run. `null`
+    /// `latency` and `lock`: one 4 KiB journal write, measured in turns with it in the same run. `null`
     /// against a node whose disk is not here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub journal_write_us: Option<Option<JournalWrite>>,
@@ -87,6 +87,80 @@ pub struct Report {
     /// What only `group` has.
     #[serde(flatten)]
     pub group: GroupFigures,
+    /// What only `lock` has.
+    #[serde(flatten)]
+    pub lock: LockFigures,
+    /// What only `compaction` has.
+    #[serde(flatten)]
+    pub compaction: Option<CompactionFigures>,
+}
+
+/// Figures of `lock`; each is left out elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct LockFigures {
+    /// Clients, each with a connection, a session and a lock of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clients: Option<u32>,
+    /// Locks that were taken and given back, per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs_per_s: Option<f64>,
+    /// `latency_us.p50 / (2 * journal_write_us.p50)`: a pair is two entries of the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_two_writes: Option<f64>,
+    /// The same load on etcd's locks, in turns with ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdFigures>,
+    /// `pairs_per_s / etcd.pairs_per_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_etcd: Option<f64>,
+    /// Who waited for the one lock, all the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiters: Option<u32>,
+    /// From the begin of the holder's release to the grant of the next who waits, both in this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handover_us: Option<Percentiles>,
+    /// One durable produce, at the same pace, before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub produce_us: Option<Percentiles>,
+    /// `handover_us.p99 / produce_us.p50`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_produce: Option<f64>,
+}
+
+/// What etcd did with the load of `lock`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EtcdFigures {
+    /// Its version, as it says itself.
+    pub version: String,
+    /// How its locks were taken: `transaction` or `lock-service`, whichever was faster before.
+    pub way: &'static str,
+    /// Connections of its clients: one each or one for all, whichever was faster before.
+    pub connections: u32,
+    /// Locks that were taken and given back, per second.
+    pub pairs_per_s: f64,
+    /// An acquire and its release.
+    pub latency_us: Option<Percentiles>,
+}
+
+/// What only `compaction` has.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CompactionFigures {
+    /// Keys that were updated.
+    pub keys: u32,
+    /// `disk_bytes / live_bytes`.
+    pub disk_ratio: f64,
+    /// `mb_per_s / uncompacted_mb_per_s`.
+    pub append_ratio: f64,
+    /// The same load into a topic that is not compacted: the mean of before and after.
+    pub uncompacted_mb_per_s: f64,
+    /// The last records of all keys, as they are encoded in a batch.
+    pub live_bytes: u64,
+    /// The segments of the compacted topic, when nothing changes any more; of a cluster on one node.
+    pub disk_bytes: u64,
+    /// The same when the last append was acknowledged.
+    pub disk_bytes_before: u64,
+    /// From the last acknowledgement until the last change.
+    pub settled_s: f64,
 }
 
 /// Figures of `group`; each is left out elsewhere.
@@ -286,6 +360,8 @@ impl Report {
             amqp: None,
             cluster: ClusterFigures::default(),
             group: GroupFigures::default(),
+            lock: LockFigures::default(),
+            compaction: None,
         }
     }
 
@@ -398,6 +474,47 @@ mod tests {
         });
         let text = amqp.to_json();
         let expected = r#""messages_per_s":20000.0,"broker":"amqp://127.0.0.1","queues":1,"senders":4,"receivers":4,"embedded":{"messages_per_s":50000.0,"latency_us":null},"ratio":2.5}"#;
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn the_figures_of_locks_stand_beside_those_of_etcd() {
+        let mut lock = report(Workload::Lock);
+        lock.journal_write_us = Some(Some(JournalWrite { p50: 50.0, p99: 80.0 }));
+        lock.lock = LockFigures {
+            clients: Some(1),
+            pairs_per_s: Some(5_000.0),
+            ratio_to_two_writes: Some(2.0),
+            etcd: Some(EtcdFigures {
+                version: "3.4.23".to_owned(),
+                way: "transaction",
+                connections: 1,
+                pairs_per_s: 1_000.0,
+                latency_us: None,
+            }),
+            ratio_to_etcd: Some(5.0),
+            ..LockFigures::default()
+        };
+        let text = lock.to_json();
+        let expected = r#""journal_write_us":{"p50":50.0,"p99":80.0},"clients":1,"pairs_per_s":5000.0,"ratio_to_two_writes":2.0,"etcd":{"version":"3.4.23","way":"transaction","connections":1,"pairs_per_s":1000.0,"latency_us":null},"ratio_to_etcd":5.0}"#;
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn the_figures_of_a_compaction_are_one_level_deep() {
+        let mut compaction = report(Workload::Compaction);
+        compaction.compaction = Some(CompactionFigures {
+            keys: 10,
+            disk_ratio: 1.25,
+            append_ratio: 0.9,
+            uncompacted_mb_per_s: 100.0,
+            live_bytes: 1_000,
+            disk_bytes: 1_250,
+            disk_bytes_before: 9_000,
+            settled_s: 1.5,
+        });
+        let text = compaction.to_json();
+        let expected = r#""keys":10,"disk_ratio":1.25,"append_ratio":0.9,"uncompacted_mb_per_s":100.0,"live_bytes":1000,"disk_bytes":1250,"disk_bytes_before":9000,"settled_s":1.5}"#;
         assert!(text.ends_with(expected), "{text}");
     }
 

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::options::Plan;
-use crate::report::{EmbeddedFigures, Report};
+use crate::report::{EmbeddedFigures, EtcdFigures, Report};
 
 /// A column: its heading, and its cell of a report (`None` where there is nothing to say).
 type Column = (&'static str, fn(&Report) -> Option<String>);
 
-const COLUMNS: [Column; 48] = [
+const COLUMNS: [Column; 68] = [
     ("workload", |report| Some(report.workload.name().to_owned())),
     ("transport", |report| Some(report.transport.to_string())),
     ("durability", |report| report.durability.map(|found| found.to_string())),
@@ -59,7 +59,31 @@ const COLUMNS: [Column; 48] = [
     ("leave max ms", |report| report.group.gap_leave_ms.map(|found| tenths(found.max))),
     ("moved", |report| report.group.moved.map(|found| found.to_string())),
     ("settled ms", |report| report.group.settled_ms.map(tenths)),
+    ("clients", |report| report.lock.clients.map(|found| found.to_string())),
+    ("pairs/s", |report| report.lock.pairs_per_s.map(tenths)),
+    ("of two writes", |report| report.lock.ratio_to_two_writes.map(hundredths)),
+    ("etcd", |report| etcd(report).map(|found| found.version.clone())),
+    ("by", |report| etcd(report).map(|found| found.way.to_owned())),
+    ("connections", |report| etcd(report).map(|found| found.connections.to_string())),
+    ("etcd pairs/s", |report| etcd(report).map(|found| tenths(found.pairs_per_s))),
+    ("etcd p50 us", |report| etcd(report)?.latency_us.map(|found| tenths(found.p50))),
+    ("etcd p99 us", |report| etcd(report)?.latency_us.map(|found| tenths(found.p99))),
+    ("of etcd", |report| report.lock.ratio_to_etcd.map(hundredths)),
+    ("waiters", |report| report.lock.waiters.map(|found| found.to_string())),
+    ("hand-over p50 us", |report| report.lock.handover_us.map(|found| tenths(found.p50))),
+    ("hand-over p99 us", |report| report.lock.handover_us.map(|found| tenths(found.p99))),
+    ("produce p50 us", |report| report.lock.produce_us.map(|found| tenths(found.p50))),
+    ("produce p99 us", |report| report.lock.produce_us.map(|found| tenths(found.p99))),
+    ("of produce", |report| report.lock.ratio_to_produce.map(hundredths)),
+    ("plain MB/s", |report| report.compaction.map(|found| tenths(found.uncompacted_mb_per_s))),
+    ("of plain", |report| report.compaction.map(|found| hundredths(found.append_ratio))),
+    ("disk of live", |report| report.compaction.map(|found| hundredths(found.disk_ratio))),
+    ("settled s", |report| report.compaction.map(|found| tenths(found.settled_s))),
 ];
+
+fn etcd(report: &Report) -> Option<&EtcdFigures> {
+    report.lock.etcd.as_ref()
+}
 
 fn embedded(report: &Report) -> Option<&EmbeddedFigures> {
     report.amqp.as_ref()?.embedded.as_ref()
@@ -130,6 +154,10 @@ fn of_nodes(figures: &[f64]) -> String {
 
 fn tenths(figure: f64) -> String {
     format!("{figure:.1}")
+}
+
+fn hundredths(figure: f64) -> String {
+    format!("{figure:.2}")
 }
 
 #[cfg(test)]

@@ -72,7 +72,14 @@ pub fn push(
     value: &[u8],
     timestamp_ms: i64,
 ) -> Result<(), BatchTooLarge> {
-    let record = RecordView { timestamp_ms, ..RecordView::new(value) };
+    push_record(batch, RecordView { timestamp_ms, ..RecordView::new(value) })
+}
+
+/// As [`push`], with whatever else the record has.
+///
+/// # Errors
+/// When it does not fit.
+pub fn push_record(batch: &mut BatchBuilder, record: RecordView<'_>) -> Result<(), BatchTooLarge> {
     match batch.push(record) {
         Ok(PushOutcome::Added) => Ok(()),
         Ok(PushOutcome::Full) => {

@@ -92,6 +92,16 @@ pub struct Options {
     pub receivers: Option<NonZeroU32>,
     /// Members of the group of `group`, before one more joins. Default 8.
     pub members: Option<NonZeroU32>,
+    /// Clients of `lock`, each with a lock of its own. Default 1.
+    pub clients: Option<NonZeroU32>,
+    /// `lock`: one lock that goes from waiter to waiter, in place of many that nobody waits for.
+    pub handover: bool,
+    /// Who waits for that lock. Default 1,000.
+    pub waiters: Option<NonZeroU32>,
+    /// The etcd that `lock` measures beside ours, as `http://HOST:PORT`.
+    pub etcd: Option<String>,
+    /// Keys of `compaction`. Default 100,000.
+    pub keys: Option<NonZeroU32>,
     /// The AMQP broker that `amqp` measures too, before the embedded one.
     pub url: Option<String>,
     /// `amqp`: measure that one only.
@@ -139,6 +149,14 @@ const DELAY_RATE: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zer
 /// clients on two cores have a little time left.
 const GROUP_RATE: NonZeroU32 = NonZeroU32::new(8_000).expect("8,000 is not zero");
 const GROUP_MEMBERS: u32 = 8;
+/// The issue of locks names these three.
+const LOCK_WAITERS: u32 = 1_000;
+const COMPACTION_KEYS: u32 = 100_000;
+const COMPACTION_RECORDS: u64 = 10_000_000;
+/// Pairs of acquire and release: some seconds of one client.
+const LOCK_PAIRS: u64 = 10_000;
+/// A lock that is handed over is held for a moment each time.
+const LOCK_HANDOVERS: u64 = 5_000;
 const FAILOVER_ROUNDS: u32 = 20;
 /// Replicas of a topic, where there are nodes enough.
 const REPLICAS: u32 = 3;
@@ -207,6 +225,18 @@ fn defaults(workload: Workload) -> Defaults {
             batch_records: 1,
             records: 0,
         },
+        // A namespace of locks is one partition, and so is the topic that hand-overs are compared with.
+        Workload::Lock => Defaults {
+            producers: 1,
+            partitions: &[1],
+            record_bytes: 100,
+            batch_records: 1,
+            records: LOCK_PAIRS,
+        },
+        // 100 bytes: what is measured is the work for each record, not the disk.
+        Workload::Compaction => {
+            Defaults { record_bytes: 100, records: COMPACTION_RECORDS, ..whole_batches }
+        }
         Workload::Idle => Defaults {
             producers: 1,
             partitions: &[0, 10_000],
@@ -230,7 +260,9 @@ impl Options {
             }
             (None, _) => vec![TransportKind::Quic],
         };
-        let counts = if !self.partitions.is_empty() && workload != Workload::Transport {
+        let is_given = !self.partitions.is_empty()
+            && !matches!(workload, Workload::Transport | Workload::Lock);
+        let counts = if is_given {
             self.partitions.clone()
         } else if workload == Workload::Idle && self.nodes(workload) > 1 {
             IDLE_PARTITIONS_OF_A_CLUSTER.to_vec()
@@ -270,6 +302,7 @@ impl Options {
             }
             Workload::Idle => u64::from(partitions),
             Workload::Failover | Workload::Group => 0,
+            Workload::Lock if self.handover => self.records.unwrap_or(LOCK_HANDOVERS),
             _ => self.records.unwrap_or(defaults.records),
         };
         let single = workload == Workload::Singles;
@@ -278,6 +311,7 @@ impl Options {
         let queues = if settles { or(self.queues, 1) } else { 0 };
         // A hundred queues have clients enough with one each: a client has a thread per connection.
         let of_each_queue = if amqp && queues > 1 { 1 } else { 4 };
+        let lock = workload == Workload::Lock;
         let nodes = self.nodes(workload);
         Plan {
             workload,
@@ -305,6 +339,9 @@ impl Options {
             senders: if settles { or(self.senders, of_each_queue) } else { 0 },
             receivers: if settles { or(self.receivers, of_each_queue) } else { 0 },
             members: if workload == Workload::Group { or(self.members, GROUP_MEMBERS) } else { 0 },
+            clients: if lock && !self.handover { or(self.clients, 1) } else { 0 },
+            waiters: if lock && self.handover { or(self.waiters, LOCK_WAITERS) } else { 0 },
+            keys: if workload == Workload::Compaction { or(self.keys, COMPACTION_KEYS) } else { 0 },
             layout: self.layout.unwrap_or(Layout::Shared),
             nodes,
             replicas: or(self.replicas, nodes.min(REPLICAS)),
@@ -313,6 +350,7 @@ impl Options {
             node_settings: self.node_settings.clone(),
             url: if amqp { self.url.as_deref().map(without_user) } else { None },
             url_only: amqp && self.url_only,
+            etcd: self.etcd.clone().filter(|_| lock && !self.handover),
         }
     }
 
@@ -452,6 +490,38 @@ mod tests {
             command,
             "plimsoll bench group --transport quic --durability durable --members 3 \
              --partitions 64 --record-bytes 100 --rate 8000 --layout shared"
+        );
+    }
+
+    #[test]
+    fn command_repeats_the_locks() {
+        let options = Options {
+            clients: NonZeroU32::new(50),
+            nodes: NonZeroU32::new(3),
+            etcd: Some("http://127.0.0.1:2379".to_owned()),
+            ..Options::default()
+        };
+        assert_eq!(
+            options.plans(Workload::Lock)[0].command(),
+            "plimsoll bench lock --transport quic --durability durable --clients 50 \
+             --records 10000 --layout shared --nodes 3 --replicas 3 --etcd http://127.0.0.1:2379"
+        );
+        assert_eq!(options.plans(Workload::Produce)[0].etcd, None);
+        let handover = Options { handover: true, ..Options::default() };
+        assert_eq!(
+            handover.plans(Workload::Lock)[0].command(),
+            "plimsoll bench lock --transport quic --durability durable --handover --waiters 1000 \
+             --record-bytes 100 --records 5000 --layout shared"
+        );
+    }
+
+    #[test]
+    fn command_repeats_the_compaction() {
+        assert_eq!(
+            Options::default().plans(Workload::Compaction)[0].command(),
+            "plimsoll bench compaction --transport quic --durability durable --producers 2 \
+             --partitions 2 --keys 100000 --record-bytes 100 --batch-records 1000 \
+             --records 10000000 --layout shared"
         );
     }
 

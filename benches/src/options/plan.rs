@@ -46,6 +46,12 @@ pub struct Plan {
     pub receivers: u32,
     /// Members of the group of `group`; 0 elsewhere.
     pub members: u32,
+    /// Clients of `lock`, each with a lock of its own; 0 elsewhere, and where locks are handed over.
+    pub clients: u32,
+    /// Who waits for the one lock that `lock` hands over; 0 elsewhere.
+    pub waiters: u32,
+    /// Keys of `compaction`; 0 elsewhere.
+    pub keys: u32,
     /// Rounds of `failover`; 0 elsewhere.
     pub rounds: u32,
     /// How `failover` ends nodes; `None` elsewhere.
@@ -56,6 +62,8 @@ pub struct Plan {
     pub url: Option<String>,
     /// `amqp`: whether that is all that is measured.
     pub url_only: bool,
+    /// `lock`: the etcd to compare with.
+    pub etcd: Option<String>,
 }
 
 impl Plan {
@@ -80,14 +88,25 @@ impl Plan {
             words.push(format!("--queues {queues} --senders {senders} --receivers {receivers}"));
         } else if self.members > 0 {
             words.push(format!("--members {}", self.members));
+        } else if self.waiters > 0 {
+            words.push(format!("--handover --waiters {}", self.waiters));
+        } else if self.clients > 0 {
+            words.push(format!("--clients {}", self.clients));
         } else {
             words.push(format!("--producers {}", self.producers));
         }
-        if broker && self.queues == 0 {
+        let lock = self.workload == Workload::Lock;
+        if broker && self.queues == 0 && !lock {
             words.push(format!("--partitions {}", self.partitions));
         }
-        words.push(format!("--record-bytes {}", self.record_bytes));
-        if self.queues == 0 && self.members == 0 {
+        if self.keys > 0 {
+            words.push(format!("--keys {}", self.keys));
+        }
+        // Those who hand a lock over are compared with a record.
+        if self.clients == 0 {
+            words.push(format!("--record-bytes {}", self.record_bytes));
+        }
+        if self.queues == 0 && self.members == 0 && !lock {
             words.push(format!("--batch-records {}", self.batch_records));
         }
         if !matches!(self.workload, Workload::Idle | Workload::Failover | Workload::Group) {
@@ -113,6 +132,7 @@ impl Plan {
         if self.url_only {
             words.push("--url-only".to_owned());
         }
+        words.extend(self.etcd.iter().map(|etcd| format!("--etcd {etcd}")));
         if let Some(fault) = self.fault {
             words.push(format!("--rounds {} --fault {}", self.rounds, fault.name()));
         }

@@ -39,11 +39,15 @@ pub enum Workload {
     Amqp,
     /// A member joins a consumer group under load: how long partitions that stay have no record.
     Group,
+    /// Locks that are taken and given back, or handed from one waiter to the next.
+    Lock,
+    /// Many updates of few keys in a compacted topic: the disk that is left, and what appends notice.
+    Compaction,
 }
 
 impl Workload {
     /// Every workload, in the order in which `--help` names them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Produce,
         Self::Consume,
         Self::EndToEnd,
@@ -59,6 +63,8 @@ impl Workload {
         Self::Delay,
         Self::Amqp,
         Self::Group,
+        Self::Lock,
+        Self::Compaction,
     ];
 
     /// The word on the command line and in the JSON.
@@ -79,6 +85,8 @@ impl Workload {
             Self::Delay => "delay",
             Self::Amqp => "amqp",
             Self::Group => "group",
+            Self::Lock => "lock",
+            Self::Compaction => "compaction",
         }
     }
 
@@ -104,13 +112,17 @@ impl Workload {
             Self::Delay => "many messages that wait for their time: how late they are delivered",
             Self::Amqp => "publish with confirms, consume with acks by AMQP; also at any --url",
             Self::Group => "a member joins a consumer group under load: gaps of those that stay",
+            Self::Lock => "acquire and release locks, or --handover to waiters; also of any --etcd",
+            Self::Compaction => {
+                "update few keys often: disk per live data, appends beside plain ones"
+            }
         }
     }
 
     /// What the workload's latency is the latency of; `None` where it has none.
     pub fn latency_of(self) -> Option<&'static str> {
         match self {
-            Self::Produce | Self::Partitions => {
+            Self::Produce | Self::Partitions | Self::Compaction => {
                 Some("a batch, from handing it to the client to its acknowledgement")
             }
             Self::Consume => Some("a consumer's wait for its next batch"),
@@ -122,6 +134,7 @@ impl Workload {
             Self::Queue => Some("a message, from its send to its delivery"),
             Self::Delay => Some("a message, from its time to its delivery"),
             Self::Amqp => Some("a message, from its publish to its delivery"),
+            Self::Lock => Some("an acquire and its release"),
             Self::Restart | Self::Transport | Self::Idle | Self::Failover | Self::Group => None,
         }
     }

@@ -1,6 +1,7 @@
 //! The workloads, one file each.
 
 mod amqp;
+mod compaction;
 mod consume;
 mod delay;
 mod end_to_end;
@@ -9,6 +10,7 @@ mod group;
 mod idle;
 mod idle_cluster;
 mod latency;
+mod lock;
 mod produce;
 mod queue;
 mod rebalance;
@@ -60,6 +62,8 @@ pub(crate) async fn measure(
         }
         Workload::Amqp => return amqp::measure(plan, options, directory, screen).await,
         Workload::Queue | Workload::Delay | Workload::Group => {}
+        Workload::Lock => lock::check(plan)?,
+        Workload::Compaction => compaction::check(plan)?,
         _ => load::check(plan)?,
     }
     let bed = match &options.connect {
@@ -90,6 +94,9 @@ pub(crate) async fn measure(
         Workload::Queue => queue::measure(&bed, screen).await,
         Workload::Delay => delay::measure(&bed, screen).await,
         Workload::Group => group::measure(&bed, screen).await,
+        Workload::Lock if plan.waiters > 0 => lock::handover::measure(&bed, screen).await,
+        Workload::Lock => lock::pairs::measure(&bed, local, screen).await,
+        Workload::Compaction => compaction::measure(&bed, screen).await,
         _ => produce::measure(&bed, local, screen).await,
     };
     bed.stop().await?;

@@ -38,11 +38,26 @@ Examples:
   plimsoll bench idle --nodes 3 --partitions 1000,10000
   plimsoll bench group --members 8 --partitions 64
   plimsoll bench amqp --url amqp://guest:guest@127.0.0.1:5672/%2f
+  plimsoll bench lock --etcd http://127.0.0.1:2379
+  plimsoll bench lock --clients 50 --nodes 3 --etcd http://127.0.0.1:2379 --json
+  plimsoll bench lock --handover --waiters 1000
+  plimsoll bench compaction --records 10000000 --keys 100000
 
 `amqp` measures through the client library lapin: durable quorum queues, persistent messages of 1000 bytes,
 each confirmed, at most 1000 of a sender's on their way; a receiver holds 1000 at most and acknowledges 100
 at a time. With --url the figures are those of the broker there; the same load then runs on embedded nodes,
-and `ratio` is theirs to its. The queues are deleted at the end.";
+and `ratio` is theirs to its. The queues are deleted at the end.
+
+`lock` takes a lock that nobody else wants and gives it back, --records times in all; its latency is that of
+both together, and it stands beside two 4 KiB writes to a journal. With --etcd the same is done with etcd's
+locks, in turns, one lease for each client: by the transaction that `etcdctl lock` sends, or by etcd's own
+service for locks, with a connection for each client or one for all, whichever is the fastest of these in the
+warm-up. With --handover there is one lock, and --waiters wait for it all the time; each holds it for 2 ms, and
+`handover_us` is from its release to the next one's grant.
+
+`compaction` updates --keys at random, --records times, in a compacted topic, and before and after that in one
+that is not: `append_ratio` is the rate of the one to the mean of the other. `disk_ratio` is what the segments
+take when nothing is left to compact, to the encoded size of the last record of each key.";
 
 /// Measure throughput, latency, restart, memory and failover, each beside its limit
 #[derive(Debug, Args)]
@@ -66,7 +81,7 @@ pub(crate) struct BenchArgs {
     /// Records in a batch [default: 1000; for `partitions` 100]
     #[arg(long, value_name = "N")]
     batch_records: Option<NonZeroU32>,
-    /// Records in all [default: by workload]
+    /// Records in all; of `lock` pairs or hand-overs [default: by workload]
     #[arg(long, value_name = "N")]
     records: Option<u64>,
     /// With how much `restart` fills its partitions [default: 10GB]
@@ -95,6 +110,21 @@ pub(crate) struct BenchArgs {
     /// Members of the group of `group`, before one more joins [default: 8]
     #[arg(long, value_name = "N")]
     members: Option<NonZeroU32>,
+    /// Clients of `lock`, each with a connection, a session and a lock of its own [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "handover")]
+    clients: Option<NonZeroU32>,
+    /// An etcd that `lock` measures in turns with ours, such as http://127.0.0.1:2379
+    #[arg(long, value_name = "URL", value_parser = parse_etcd, conflicts_with = "handover")]
+    etcd: Option<String>,
+    /// Have `lock` hand one lock from waiter to waiter
+    #[arg(long)]
+    handover: bool,
+    /// Who waits for that lock [default: 1000]
+    #[arg(long, value_name = "N", requires = "handover")]
+    waiters: Option<NonZeroU32>,
+    /// Keys of `compaction` [default: 100000]
+    #[arg(long, value_name = "N")]
+    keys: Option<NonZeroU32>,
     /// A broker that `amqp` measures too, before embedded nodes, such as
     /// amqp://guest:guest@127.0.0.1:5672/%2f
     #[arg(long, value_name = "URL", value_parser = parse_url)]
@@ -183,6 +213,16 @@ fn parse_url(word: &str) -> Result<String, String> {
     }
 }
 
+fn parse_etcd(word: &str) -> Result<String, String> {
+    let address = word.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    match address.and_then(|address| address.rsplit_once(':')) {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Ok(word.to_owned())
+        }
+        _ => Err("write http://HOST:PORT".to_owned()),
+    }
+}
+
 /// A cluster on one machine.
 fn parse_nodes(word: &str) -> Result<NonZeroU32, String> {
     match word.parse() {
@@ -228,6 +268,11 @@ impl BenchArgs {
             senders: self.senders,
             receivers: self.receivers,
             members: self.members,
+            clients: self.clients,
+            handover: self.handover,
+            waiters: self.waiters,
+            etcd: self.etcd.clone(),
+            keys: self.keys,
             url: self.url.clone(),
             url_only: self.url_only,
             nodes: self.nodes,
@@ -364,6 +409,14 @@ mod tests {
             "amqp --url 127.0.0.1:5672",
             "amqp --url-only",
             "amqp --url amqp://a --connect a:1",
+            "lock --clients 0",
+            "lock --waiters 5",
+            "lock --handover --clients 5",
+            "lock --handover --etcd http://127.0.0.1:2379",
+            "lock --etcd 127.0.0.1:2379",
+            "lock --etcd https://127.0.0.1:2379",
+            "lock --etcd http://127.0.0.1",
+            "compaction --keys 0",
         ] {
             parse(line).unwrap_err();
         }
@@ -378,6 +431,25 @@ mod tests {
         assert_eq!(options.node_settings, ["a=1", "b=2"]);
         let plan = &options.plans(Workload::Failover)[0];
         assert_eq!((plan.nodes, plan.replicas), (5, 3));
+    }
+
+    #[test]
+    fn locks_are_of_clients_or_handed_over() {
+        let line = "lock --clients 50 --nodes 3 --etcd http://127.0.0.1:2379/";
+        let plan = &parse(line).unwrap().options().unwrap().plans(Workload::Lock)[0];
+        assert_eq!((plan.clients, plan.waiters, plan.nodes), (50, 0, 3));
+        assert_eq!(plan.etcd.as_deref(), Some("http://127.0.0.1:2379/"));
+        let line = "lock --handover --waiters 7";
+        let plan = &parse(line).unwrap().options().unwrap().plans(Workload::Lock)[0];
+        assert_eq!((plan.clients, plan.waiters), (0, 7));
+    }
+
+    #[test]
+    fn a_compaction_has_keys() {
+        let options = parse("compaction --keys 5 --records 50").unwrap().options().unwrap();
+        let plan = &options.plans(Workload::Compaction)[0];
+        assert_eq!((plan.keys, plan.records), (5, 50));
+        assert_eq!(options.plans(Workload::Produce)[0].keys, 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `bench amqp`, which no other test runs: the harness, an embedded node, and another broker at a URL.
+//! Workloads that no other test runs: queues, `bench amqp` beside another broker at a URL, locks, and compaction.
 
 use std::net::TcpListener;
 
@@ -76,4 +76,35 @@ fn benches_of_queues_say_their_figures_as_json() {
             assert!(figure(object, path) > 0.0, "{path}: {object}");
         }
     }
+}
+
+#[test]
+fn benches_of_locks_and_compaction_say_their_figures_as_json() {
+    let user = User::new();
+    for (line, figures) in [
+        (
+            "lock --clients 2 --records 100",
+            ["/pairs_per_s", "/latency_us/p50", "/journal_write_us/p50"],
+        ),
+        (
+            "lock --handover --waiters 10 --records 50",
+            ["/handover_us/p99", "/produce_us/p50", "/ratio_to_produce"],
+        ),
+        ("compaction --records 20000 --keys 100", ["/disk_ratio", "/append_ratio", "/live_bytes"]),
+    ] {
+        let objects = user.run(&format!("bench {line} --json --data-dir .")).objects();
+        let [object] = &objects[..] else { panic!("one object was expected: {objects:?}") };
+        assert_eq!(object["workload"].as_str(), line.split(' ').next(), "{object}");
+        for path in figures {
+            assert!(figure(object, path) > 0.0, "{path}: {object}");
+        }
+    }
+}
+
+#[test]
+fn bench_lock_says_where_no_etcd_listens() {
+    let user = User::new();
+    let line = "bench lock --records 10 --etcd http://127.0.0.1:1 --data-dir .";
+    let told = user.run(line).fails(1);
+    assert!(told.contains("no etcd at 127.0.0.1:1"), "{told}");
 }
