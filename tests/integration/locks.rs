@@ -12,8 +12,10 @@ use plimsoll_transport::TransportKind;
 const NAMESPACE: &str = "jobs";
 
 async fn create(client: &Client) {
-    let made = client.admin().create_lock_namespace(NewLockNamespace::new(NAMESPACE));
-    within("create", made).await.expect("a namespace");
+    let admin = client.admin();
+    within("create", admin.create_lock_namespace(NewLockNamespace::new(NAMESPACE)))
+        .await
+        .expect("a namespace");
 }
 
 async fn topic(client: &Client, name: &str) {
@@ -281,8 +283,10 @@ async fn what_is_asked_wrongly_is_refused_and_changes_nothing() {
     assert!(matches!(long, Err(LockError::Input(_))), "{long:?}");
     let guard = client.lock(NAMESPACE, "db").guards(["reports"]).acquire();
     let guard = within("a grant", guard).await.expect("granted");
-    let deleted = client.admin().delete_lock_namespace(NAMESPACE, false);
-    let refused = within("an answer", deleted).await.expect_err("it guards a topic");
+    let namespaces = client.admin();
+    let refused = within("an answer", namespaces.delete_lock_namespace(NAMESPACE, false))
+        .await
+        .expect_err("it guards a topic");
     assert_eq!(refused.code(), Some(ErrorCode::NamespaceInUse), "{refused}");
     assert!(guard.is_held());
     let admin = client.admin().locks(NAMESPACE);
@@ -290,6 +294,7 @@ async fn what_is_asked_wrongly_is_refused_and_changes_nothing() {
     assert_eq!(refused.code(), Some(ErrorCode::LockInUse), "{refused}");
     release(guard).await;
     within("delete", admin.delete("db", false)).await.expect("it is free");
-    let deleted = client.admin().delete_lock_namespace(NAMESPACE, false);
-    within("delete", deleted).await.expect("nothing uses it");
+    within("delete", namespaces.delete_lock_namespace(NAMESPACE, false))
+        .await
+        .expect("nothing uses it");
 }
