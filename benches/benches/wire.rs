@@ -15,7 +15,7 @@ fn main() {
 
 fn produce() -> ProduceRequest {
     let topic = TopicName::new("orders.europe").expect("a valid name");
-    ProduceRequest { topic, partition: PartitionIndex(7), acks: AckLevel::Quorum }
+    ProduceRequest { topic, partition: PartitionIndex(7), acks: AckLevel::Quorum, fence: None }
 }
 
 #[divan::bench]

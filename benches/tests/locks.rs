@@ -1,6 +1,7 @@
 //! `lock` and `compaction` against an embedded node, small; with `PLIMSOLL_ETCD_URL` also beside a real etcd.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::print_stderr, reason = "what it measures is shown with `--nocapture`")]
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;

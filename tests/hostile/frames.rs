@@ -40,7 +40,7 @@ pub(crate) fn valid() -> Vec<Vec<u8>> {
     let partition = PartitionIndex(1);
     for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
         let acks = AckLevel::Leader;
-        let produce = ProduceRequest { topic: topic.clone(), partition, acks };
+        let produce = ProduceRequest { topic: topic.clone(), partition, acks, fence: None };
         frames.push(request_with(&produce, &batch(compression)));
     }
     frames.extend([
@@ -70,6 +70,7 @@ pub(crate) fn valid() -> Vec<Vec<u8>> {
             isolation: Isolation::Committed,
             max_staleness_ms: None,
             any_replica: false,
+            whole: false,
         }),
         request(&CreditRequest { subscription: CorrelationId(7), bytes: u64::MAX }),
         request(&UnsubscribeRequest { subscription: CorrelationId(7) }),

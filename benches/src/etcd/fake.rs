@@ -117,9 +117,9 @@ impl FakeEtcd {
                 let owner = owner.unwrap_or_else(|| Bytes::copy_from_slice(key));
                 held.insert(Bytes::copy_from_slice(key), 1);
                 let pair = Writer::default().bytes(1, &owner);
-                let range = Writer::default().message(2, pair);
-                let put = Writer::default().message(2, Writer::default());
-                answer.message(3, put).message(3, Writer::default().message(1, range))
+                let range = Writer::default().message(2, &pair);
+                let put = Writer::default().message(2, &Writer::default());
+                answer.message(3, &put).message(3, &Writer::default().message(1, &range))
             }
             path::UNLOCK | path::DELETE_RANGE => {
                 answer.int(2, i64::from(held.remove(&bytes(1)).is_some()))

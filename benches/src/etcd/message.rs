@@ -89,13 +89,13 @@ pub(super) fn mutex(name: &str, key: &[u8], lease: i64) -> Bytes {
             .int(6, BY_CREATE_REVISION)
     };
     let (range, of_put) = (1, 2);
-    let operation = |kind, message| Writer::default().message(kind, message);
+    let operation = |kind, message| Writer::default().message(kind, &message);
     Writer::default()
-        .message(1, absent)
-        .message(2, operation(of_put, put))
-        .message(2, operation(range, owner()))
-        .message(3, operation(range, get))
-        .message(3, operation(range, owner()))
+        .message(1, &absent)
+        .message(2, &operation(of_put, put))
+        .message(2, &operation(range, owner()))
+        .message(3, &operation(range, get))
+        .message(3, &operation(range, owner()))
         .finish()
 }
 
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn answers_are_read_beside_their_headers() {
         let header = Writer::default().int(1, 99).int(3, 12);
-        let granted = Writer::default().message(1, header).int(2, 1 << 40).int(3, 60).finish();
+        let granted = Writer::default().message(1, &header).int(2, 1 << 40).int(3, 60).finish();
         assert_eq!((granted_lease(&granted), kept_ttl(&granted)), (Ok(1 << 40), Ok(60)));
         assert_eq!(kept_ttl(&[]), Ok(0), "a lease that is over has no field");
         let locked = Writer::default().bytes(2, b"a/7").finish();
@@ -153,12 +153,12 @@ mod tests {
     #[test]
     fn the_owner_is_the_first_key_of_the_last_response() {
         let pair = |key: &[u8]| Writer::default().bytes(1, key).int(2, 5);
-        let range = |key: &[u8]| Writer::default().message(2, pair(key)).int(4, 1);
-        let put = Writer::default().message(2, Writer::default());
+        let range = |key: &[u8]| Writer::default().message(2, &pair(key)).int(4, 1);
+        let put = Writer::default().message(2, &Writer::default());
         let response = Writer::default()
             .int(2, 1)
-            .message(3, put)
-            .message(3, Writer::default().message(1, range(b"a/7")))
+            .message(3, &put)
+            .message(3, &Writer::default().message(1, &range(b"a/7")))
             .finish();
         assert_eq!(owner(&response), Ok(&b"a/7"[..]));
         assert_eq!(owner(&[]), Err(Malformed));

@@ -38,7 +38,7 @@ impl Writer {
     }
 
     /// Adds a message.
-    pub(super) fn message(self, field: u32, message: Self) -> Self {
+    pub(super) fn message(self, field: u32, message: &Self) -> Self {
         self.present_bytes(field, &message.0)
     }
 
@@ -169,11 +169,11 @@ mod tests {
         // Protobuf's own examples: field 2 is "testing"; field 3 is the message of the number above.
         let text = Writer::default().bytes(2, b"testing").finish();
         assert_eq!(text[..], *b"\x12\x07testing");
-        let nested = Writer::default().message(3, Writer::default().int(1, 150)).finish();
+        let nested = Writer::default().message(3, &Writer::default().int(1, 150)).finish();
         assert_eq!(nested[..], [0x1A, 0x03, 0x08, 0x96, 0x01]);
         let inner = find(&nested, 3).unwrap().unwrap().bytes();
         assert_eq!(find(inner, 1), Ok(Some(Field::Int(150))));
-        let empty = Writer::default().message(3, Writer::default()).finish();
+        let empty = Writer::default().message(3, &Writer::default()).finish();
         assert_eq!(empty[..], [0x1A, 0x00], "an empty message is there");
     }
 

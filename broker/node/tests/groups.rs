@@ -92,7 +92,7 @@ fn commit_request(by: Option<GroupCommitter>, partition: u32, offset: u64) -> Co
         offset: Offset(offset),
         metadata: Some(format!("at {offset}")),
     };
-    CommitOffsetsRequest { group: GROUP.into(), by, offsets: vec![offset] }
+    CommitOffsetsRequest { group: GROUP.into(), by, offsets: vec![offset], fence: None }
 }
 
 async fn offsets(client: &mut Client) -> Vec<(u32, u64)> {

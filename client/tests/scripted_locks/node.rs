@@ -1,6 +1,7 @@
 //! A node of one namespace of exclusive locks, in virtual time: the rules as plainly as possible, and a plan of
 //! what it does not hear or does not say.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -363,8 +364,8 @@ impl Node {
         {
             let mut state = self.state();
             state.speaks(asked.session)?;
-            if !state.claims.contains_key(&id) {
-                state.claims.insert(id, (asked.lock.clone(), Claim::Waits));
+            if let Entry::Vacant(place) = state.claims.entry(id) {
+                place.insert((asked.lock.clone(), Claim::Waits));
                 state.lines.entry(asked.lock.clone()).or_default().push_back(id);
                 state.hand_over(&asked.lock);
             }

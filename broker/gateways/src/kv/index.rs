@@ -353,12 +353,12 @@ mod tests {
             }
             let mut expected = Vec::new();
             for key in 0..6_u8 {
-                let last = (0_u64..).zip(&log).rfind(|(_, (_, w))| w.key == Some(key));
+                let last = log.iter().enumerate().rfind(|(_, (_, w))| w.key == Some(key));
                 if let Some((offset, (time, Written { value: Some(value), life_ms, .. }))) = last
                     && life_ms.is_none_or(|life| time + i64::from(life) > now_ms)
                 {
                     let key = Bytes::from(vec![key; usize::from(key)]);
-                    expected.push((key, Offset(offset), value.len() as u32));
+                    expected.push((key, Offset(offset as u64), value.len() as u32));
                 }
             }
             expected.sort();

@@ -46,7 +46,7 @@ enum Waiter {
 
 impl Waiter {
     /// Who asked may have gone away.
-    fn answer(self, outcome: Outcome) {
+    fn answer(self, outcome: &Outcome) {
         let grant =
             |grant: plimsoll_locks::state::Grant| Grant { token: grant.token, slot: grant.slot };
         let other = |answer: &Answer| match answer {
@@ -55,19 +55,19 @@ impl Waiter {
             _ => refusals::bug("a lock answered something else"),
         };
         match self {
-            Self::Done(reply) => drop(reply.send(match &outcome {
+            Self::Done(reply) => drop(reply.send(match outcome {
                 Outcome::Answer(Answer::Opened { .. } | Answer::Released | Answer::Done) => Ok(()),
                 // It has ended already, which is what was asked for.
                 Outcome::Answer(Answer::Ignored) => Ok(()),
                 Outcome::Answer(answer) => Err(other(answer)),
                 Outcome::TimedOut | Outcome::Superseded => Err(refusals::bug("nobody waits")),
             })),
-            Self::Deleted(reply) => drop(reply.send(match &outcome {
+            Self::Deleted(reply) => drop(reply.send(match outcome {
                 Outcome::Answer(Answer::Deleted { guards }) => Ok(guards.clone()),
                 Outcome::Answer(answer) => Err(other(answer)),
                 Outcome::TimedOut | Outcome::Superseded => Err(refusals::bug("nobody waits")),
             })),
-            Self::Granted(reply) => drop(reply.send(match &outcome {
+            Self::Granted(reply) => drop(reply.send(match outcome {
                 Outcome::Answer(Answer::Granted(it)) => Ok(grant(*it)),
                 Outcome::Answer(Answer::Cancelled) => Err(ErrorResponse::new(
                     ErrorCode::LockTaken,
@@ -80,7 +80,7 @@ impl Waiter {
                     "the same acquire was asked for again since, and is answered there",
                 )),
             })),
-            Self::Cancelled(reply) => drop(reply.send(match &outcome {
+            Self::Cancelled(reply) => drop(reply.send(match outcome {
                 Outcome::Answer(Answer::Granted(it)) => Ok(Some(grant(*it))),
                 // Over, or never begun: nothing of it is held.
                 Outcome::Answer(
@@ -250,7 +250,7 @@ impl Runner {
                 });
                 for (ticket, outcome) in followed.ok_or(End::Deposed)?.ok_or(End::Unknown)? {
                     if let Some(waiter) = self.waiters.remove(&ticket) {
-                        waiter.answer(outcome);
+                        waiter.answer(&outcome);
                     }
                 }
                 Ok(())
