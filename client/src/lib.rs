@@ -87,6 +87,7 @@
 //! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
 //! let guard = client.lock("jobs", "nightly").guards(["reports"]).acquire().await?;
 //! tokio::select! {
+//!     biased;
 //!     // Whoever writes with this fence after another holder came is refused.
 //!     done = nightly(guard.fence()) => done?,
 //!     lost = guard.lost() => return Err(lost.into()),

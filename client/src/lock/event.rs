@@ -143,7 +143,10 @@ impl LockEvent {
         let (lock, offset) = (lock_of(record), record.offset.0);
         let (what, json) = match &record.record.value {
             None => (LockEventKind::Deleted, Json::default()),
-            Some(value) => match serde_json::from_slice::<Json>(value) {
+            // A list would pass for an event whose fields all are missing.
+            Some(value) => match serde_json::from_slice::<serde_json::Map<_, _>>(value)
+                .and_then(|fields| serde_json::from_value::<Json>(fields.into()))
+            {
                 Ok(mut json) => (LockEventKind::of(std::mem::take(&mut json.what)), json),
                 Err(error) => {
                     let reason = error.to_string();

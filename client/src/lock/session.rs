@@ -135,6 +135,7 @@ impl Core {
             }
             let ends = changes.borrow_and_update().ends();
             tokio::select! {
+                biased;
                 // The sender lives as long as this.
                 _ = changes.changed() => {}
                 () = self.sleep_until(ends) => {}

@@ -23,8 +23,9 @@ use crate::workload::TOPIC;
 use crate::{Event, Screen};
 
 const LOCK: &str = "lock";
-/// Sessions, each with a connection, that the waiters are shared out among.
-const SESSIONS: u32 = 10;
+/// Connections that the waiters are shared out among; each has a session of its own, which waits for a lock
+/// once.
+const CONNECTIONS: u32 = 10;
 /// How long a holder keeps the lock.
 const HOLD: Duration = Duration::from_millis(2);
 /// Records of the produce that hand-overs are compared with, before and after.
@@ -114,15 +115,17 @@ impl Line {
     /// Takes the lock, and returns with its guard when everybody else waits.
     async fn new(bed: &Bed<'_>) -> anyhow::Result<(Self, LockGuard)> {
         let plan = bed.plan;
-        let mut locks = Vec::new();
-        for _ in 0..SESSIONS.min(plan.waiters) {
-            locks.push(bed.client().await?.locks(NAMESPACE));
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS.min(plan.waiters) {
+            clients.push(bed.client().await?);
         }
+        let sessions = clients.iter().cycle().take(plan.waiters as usize + 1);
+        let locks: Vec<_> = sessions.map(|client| client.locks(NAMESPACE)).collect();
         let first = locks[0].lock(LOCK).acquire().await?;
         let turns = Arc::new(Turns::new(plan.waiters, plan.records, first.token()));
         let mut waiting = JoinSet::new();
         for waiter in 1..=plan.waiters {
-            let lock = locks[waiter as usize % locks.len()].lock(LOCK);
+            let lock = locks[waiter as usize].lock(LOCK);
             waiting.spawn(take_turns(lock, waiter, Arc::clone(&turns)));
         }
         lined_up(&bed.client().await?.admin(), plan.waiters).await?;

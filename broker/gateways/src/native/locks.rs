@@ -449,7 +449,7 @@ pub(super) async fn describe(
     let name = lock_name(&request.lock)?;
     let (keeper, home) = broker.lock_keeper(&request.namespace).await?;
     confirm(broker, &keeper, &home).await?;
-    let found = keeper.describe(name, WAITERS_SHOWN).await.map_err(gone(broker))?;
+    let found = keeper.describe(name, usize::MAX).await.map_err(gone(broker))?;
     let Some(found) = found else { return Err(unknown_lock(&request.lock)) };
     let lock = found.lock;
     let (kind_mode, _) = mode(lock.kind);
@@ -482,7 +482,7 @@ pub(super) async fn describe(
         info: lock_info(&lock, lock.waiters.len()),
         value,
         holders: holders.collect(),
-        waiters: lock.waiters.iter().map(waiter).collect(),
+        waiters: lock.waiters.iter().take(WAITERS_SHOWN).map(waiter).collect(),
     })
 }
 
