@@ -97,6 +97,8 @@ impl View {
             Err(DecidedError::Decided(error)) => return Err(error),
             Err(DecidedError::Produce(error)) => return Err(refused(&error)),
         };
+        // It has its place in the log.
+        drop(pass);
         let stored = timeout(ANSWER_MAX, pending).await.unwrap_or(Err(ProduceError::Unknown));
         let produced = stored.map_err(|error| refused(&error))?;
         let before = before.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -42,11 +42,19 @@ impl Broker {
                 Err(PassError::Refused(error)) => {
                     return Err(refused::fence(&error, &shown.namespace));
                 }
+                Err(error @ PassError::Busy { .. }) => {
+                    return Err(ErrorResponse::new(ErrorCode::NotReady, error.to_string()));
+                }
                 Err(PassError::Group(error)) => {
                     return Err(self.located(refusals::propose(&error)));
                 }
                 Err(PassError::Rises) => {
-                    self.confirm_fence(shown).await?;
+                    // A namespace that was made anew under its name has another number.
+                    if self.confirm_fence(shown).await? != namespace {
+                        let message =
+                            "the lock's namespace was made anew; nothing was written, try again";
+                        return Err(ErrorResponse::new(ErrorCode::NotReady, message));
+                    }
                     let raise = vec![FloorChange::Raise(fence.clone())];
                     let raised = group.change_floors(raise).await;
                     raised.map_err(|error| self.located(refusals::propose(&error)))?;
@@ -58,20 +66,20 @@ impl Broker {
         Err(ErrorResponse::new(ErrorCode::NotReady, message))
     }
 
-    /// Asks the lock's namespace about a token, as it is now.
+    /// Asks the lock's namespace about a token, as it is now; answers with the namespace's number.
     ///
     /// # Errors
     /// As [`Broker::fence_pass`].
     pub(crate) async fn confirm_fence(
         self: &Arc<Self>,
         shown: &Shown,
-    ) -> Result<(), ErrorResponse> {
+    ) -> Result<NamespaceId, ErrorResponse> {
         let request = CheckFenceRequest { fence: shown.clone() };
         let here = || async { done(self.check_fence(shown).await?) };
         let (asked, _) = self.ask_leader(&request, here).await?;
         let lock = format!("{}/{}", shown.namespace, shown.lock);
         match asked.standing {
-            FenceStanding::Held => Ok(()),
+            FenceStanding::Held => Ok(NamespaceId(asked.namespace_id)),
             FenceStanding::Past => Err(ErrorResponse::new(
                 ErrorCode::StaleFence,
                 format!(

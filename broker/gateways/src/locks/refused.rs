@@ -47,8 +47,8 @@ pub(super) fn refused(refusal: &Refusal) -> ErrorResponse {
         | Refusal::RequestReused { .. }
         | Refusal::NotElection { .. }
         | Refusal::TooMany { bound: Bound::Guards } => ErrorCode::InvalidArgument,
-        Refusal::TooMany { .. } => ErrorCode::LocksFull,
-        Refusal::Busy => ErrorCode::TooManyInFlight,
+        // Not to be repeated as it is: the acquire is over, and another takes another number.
+        Refusal::TooMany { .. } | Refusal::Busy => ErrorCode::LocksFull,
     };
     ErrorResponse::new(code, refusal.to_string())
 }

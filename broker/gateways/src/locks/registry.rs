@@ -1,6 +1,6 @@
 //! Which namespaces' tasks are at work on this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -105,6 +105,7 @@ pub(crate) async fn keep_locks(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut woken = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
@@ -112,7 +113,16 @@ pub(crate) async fn keep_locks(broker: Arc<Broker>) {
             _ = look.tick() => {}
         }
         let catalog = broker.catalog();
-        for (_, meta) in catalog.topics_with_prefix(LOCKS_PREFIX, None) {
+        for (topic, meta) in catalog.topics_with_prefix(LOCKS_PREFIX, None) {
+            // Of one that sleeps since before this node began nobody knows whether leases run in it.
+            if woken.insert(meta.topic_id) {
+                let (broker, topic) = (Arc::clone(&broker), topic.clone());
+                tokio::spawn(async move {
+                    let namespace = topic.as_str().strip_prefix(LOCKS_PREFIX).unwrap_or_default();
+                    // Another node that leads it does the same.
+                    let _ = broker.lock_keeper(namespace).await;
+                });
+            }
             for group in meta.partitions.iter().filter_map(|&id| broker.host().held(id)) {
                 let has_sessions = group.with_locks(|locks, _| {
                     locks.sessions().next().is_some() || locks.unpublished().len() > 0

@@ -412,7 +412,7 @@ impl Runner {
                 let described = self.with(|keeper, locks| {
                     let lock = locks.describe(&lock, waiters)?;
                     let left = |holder: &plimsoll_locks::state::HolderDescription| {
-                        keeper.lease_left_ms(locks, holder.session, now)
+                        keeper.lease_left_ms(holder.id, now)
                     };
                     let leases_left_ms = lock.holders.iter().map(left).collect();
                     Some(Described { lock, leases_left_ms })

@@ -239,8 +239,14 @@ pub(super) async fn commit(
     }
     let by = request.by;
     let by = by.map(|by| Committer { member: MemberId(by.member), epoch: Epoch(by.epoch) });
-    let not_owned = coordinator.commit(name, by, offsets).await.map_err(gone(broker))??;
-    drop(pass);
+    let committing = async move {
+        let committed = coordinator.commit(name, by, offsets).await;
+        drop(pass);
+        committed
+    };
+    // In a task: the pass is held until the commit has its outcome, also where nobody waits for that.
+    let committed = tokio::spawn(committing).await.unwrap_or(Err(CoordinatorGone));
+    let not_owned = committed.map_err(gone(broker))??;
     let named = not_owned.into_iter().filter_map(|at| {
         Some(GroupPartition { topic: names.get(&at.topic)?.clone(), partition: at.partition })
     });

@@ -14,7 +14,7 @@ use plimsoll_protocol::ids::Offset;
 use plimsoll_transport::HeldRoom;
 
 use super::outbox::OutFrame;
-use super::produce::{REQUEST_BYTES, check, pass};
+use super::produce::{Passed, REQUEST_BYTES, check, pass};
 use super::read::{access, freshen, max_payload};
 use super::session::{Broken, Session};
 use super::stream::{Answer, Stop, Stream, done};
@@ -212,7 +212,15 @@ async fn change(
     let key = only_key(&header, &batch)?;
     let gone_or = |error| broker.gone_or(topic, partition.topic_id, error);
     let turn = view.turn(key).await.map_err(gone_or)?;
-    let pass = pass(broker, topic, &partition, &header, request.fence.as_ref()).await?;
+    let pass = match pass(broker, topic, &partition, &header, request.fence.as_ref()).await? {
+        Passed::Known(outcome) => {
+            let refused = |error| broker.located(refusals::produce(&error, topic, index));
+            let produced = outcome.await.map_err(refused)?;
+            let (revision, before) = (produced.base_offset, None);
+            return Ok(KvPutResponse { revision, before, duplicate: true });
+        }
+        Passed::Write(pass) => pass,
+    };
     let condition = Condition::Asked(request.condition.clone());
     let put = Put { batch, header, condition, pass };
     let changed = view.put(broker, turn, put).await.map_err(gone_or)?;

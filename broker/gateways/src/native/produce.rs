@@ -160,15 +160,25 @@ async fn admit(
             broker.admit_to_queue(topic, index, &partition, messages, || has_delayed(&batch));
         admitted = admitting.await?;
     }
-    let pass = pass(&broker, topic, &partition, &header, request.fence.as_ref()).await?;
+    let pass = match pass(&broker, topic, &partition, &header, request.fence.as_ref()).await? {
+        Passed::Known(outcome) => return Ok((header, partition, outcome, admitted)),
+        Passed::Write(pass) => pass,
+    };
     match partition.group.produce_under(batch, header, pass.as_ref()).await {
         Ok(pending) => Ok((header, partition, pending, admitted)),
         Err(error) => Err(broker.located(refusals::produce(&error, topic, index))),
     }
 }
 
-/// Lets a batch pass under the lock that it is written under, where it is. One that was stored before is
-/// answered as the first time, whoever holds the lock now.
+/// What becomes of a batch by the lock that it is written under.
+pub(super) enum Passed {
+    /// It may be written: under this pass, where it shows a fence.
+    Write(Option<FencePass>),
+    /// The lock is lost, and it was stored before, or is in flight: its outcome is that of the first time.
+    Known(PendingProduce),
+}
+
+/// Lets a batch pass under the lock that it is written under, where it is.
 ///
 /// # Errors
 /// Where the lock is lost, or one is required.
@@ -178,13 +188,22 @@ pub(super) async fn pass(
     partition: &Partition,
     header: &BatchHeader,
     fence: Option<&Fence>,
-) -> Result<Option<FencePass>, ErrorResponse> {
+) -> Result<Passed, ErrorResponse> {
     check_writable(topic)?;
-    match fence {
-        None if partition.require_fence => Err(refusals::fence_required(topic)),
-        None => Ok(None),
-        Some(_) if partition.group.is_known(header) => Ok(None),
-        Some(fence) => broker.fence_pass(&partition.group, fence).await.map(Some),
+    let Some(fence) = fence else {
+        return match partition.require_fence {
+            true => Err(refusals::fence_required(topic)),
+            false => Ok(Passed::Write(None)),
+        };
+    };
+    match broker.fence_pass(&partition.group, fence).await {
+        Ok(pass) => Ok(Passed::Write(Some(pass))),
+        // Asked behind the refusal: by now everything that is stored is folded here.
+        Err(error) if error.code == ErrorCode::StaleFence => {
+            let outcome = partition.group.outcome_of(header).await;
+            outcome.map(Passed::Known).ok_or(error)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use plimsoll_delivery::dispatch::{ConsumerId, Outcome, SettleError};
 use plimsoll_protocol::api::{
     AcquireLockRequest, AlterTopicRequest, ApiKey, AttachRequest, CancelLockRequest,
@@ -40,6 +41,7 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
 use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_protocol::peer::CLIENT_CREDIT_BYTES;
+use plimsoll_replication::FencePass;
 use plimsoll_transport::{FrameReceiver, FrameSender, HeldRoom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -574,6 +576,8 @@ impl Stream {
             let refused = request.items.iter().map(not_held).collect();
             return Ok(self.settled::<SettleRequest>(&header, refused).await?);
         };
+        // Before the pass, which holds up others: a peer that reads no answers has none for long.
+        let permit = self.permit().await;
         let pass = match attached.pass(&self.session, request.fence.as_ref()).await {
             Ok(pass) => pass,
             Err(error) => return Ok(self.refuse(&header, &error).await?),
@@ -581,7 +585,7 @@ impl Stream {
         let items = request.items.iter().map(settling).collect();
         // Taken now, in the order of the frames; answered when it is written.
         let settled = attached.queue.settle(attached.consumer, items);
-        let permit = self.permit().await;
+        let settled = held_until(pass, settled);
         let session = Arc::clone(&self.session);
         let reply = Box::pin(async move {
             let head = match timeout(ANSWER_MAX, settled).await.unwrap_or(Err(QueueGone)) {
@@ -592,8 +596,6 @@ impl Stream {
                 }
                 Err(QueueGone) => encode_error(&header, &unknown_settlement(&session)),
             };
-            // It is written, or never will be here: floors may rise again.
-            drop(pass);
             OutFrame { head: head.freeze(), payload: Vec::new(), permit: Some(permit) }
         });
         Ok(self.outbox.send_when_ready(reply)?)
@@ -740,6 +742,21 @@ impl Stream {
         let head = encode_response::<UnsubscribeRequest>(correlation, &Done {}, 0).freeze();
         Ok(self.outbox.send(OutFrame::head(head)).await?)
     }
+}
+
+/// Holds a pass until what was let pass has its outcome, also where nobody waits for that any more: it is on
+/// its way into the log all the same.
+fn held_until<T: Send + 'static>(
+    pass: Option<FencePass>,
+    outcome: impl Future<Output = Result<T, QueueGone>> + Send + 'static,
+) -> impl Future<Output = Result<T, QueueGone>> + Send + 'static {
+    let Some(pass) = pass else { return Either::Left(outcome) };
+    let task = tokio::spawn(async move {
+        let outcome = outcome.await;
+        drop(pass);
+        outcome
+    });
+    Either::Right(async move { task.await.unwrap_or(Err(QueueGone)) })
 }
 
 fn settling(item: &Settlement) -> Settling {

@@ -2,7 +2,7 @@
 
 use super::{Keeper, Lease, SessionGone};
 use crate::command::LockCommand;
-use crate::ids::{LeaseMs, SessionId, SessionNumber};
+use crate::ids::{LeaseMs, SessionId};
 use crate::state::Locks;
 use crate::time::Monotonic;
 
@@ -31,13 +31,10 @@ impl Keeper {
         self.renew(state, id, now)
     }
 
-    /// How long the session that people see under this number lives if nothing is heard of it, in
-    /// milliseconds. Looks at all sessions.
+    /// How long a session lives if nothing is heard of it, in milliseconds.
     #[must_use]
-    pub fn lease_left_ms(&self, state: &Locks, number: SessionNumber, now: Monotonic) -> u64 {
-        let found = state.sessions().find(|(_, session)| session.number == number);
-        let lease = found.and_then(|(id, _)| self.leases.get(&id));
-        lease.map_or(0, |lease| lease.end.0.saturating_sub(now.0))
+    pub fn lease_left_ms(&self, id: SessionId, now: Monotonic) -> u64 {
+        self.leases.get(&id).map_or(0, |lease| lease.end.0.saturating_sub(now.0))
     }
 
     /// Does what time asks for: leases and waits that are over are ended by the next entry.

@@ -6,12 +6,14 @@ use plimsoll_protocol::ids::TopicName;
 
 use super::{Lock, Locks};
 use crate::command::{Kind, Want};
-use crate::ids::{Label, LockName, SessionNumber, Token, Value};
+use crate::ids::{Label, LockName, SessionId, SessionNumber, Token, Value};
 use crate::time::UnixMs;
 
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HolderDescription {
+    /// Its session: a secret, not to be shown.
+    pub id: SessionId,
     /// Whose session it is.
     pub label: Label,
     /// The session.
@@ -90,9 +92,10 @@ impl Locks {
         let mut holders: Vec<_> = lock
             .holders
             .iter()
-            .map(|(id, holder)| HolderDescription {
-                label: self.sessions[id].label.clone(),
-                session: self.sessions[id].number,
+            .map(|(&id, holder)| HolderDescription {
+                id,
+                label: self.sessions[&id].label.clone(),
+                session: self.sessions[&id].number,
                 since: holder.since,
                 token: holder.token,
                 slot: holder.slot,

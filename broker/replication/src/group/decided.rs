@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use plimsoll_protocol::batch::BatchHeader;
+use plimsoll_state::producers::Verdict;
 
 use super::lead::Led;
 use super::{FencePass, Group, known};
@@ -28,6 +29,19 @@ impl<E> From<ProduceError> for DecidedError<E> {
 }
 
 impl Group {
+    /// The outcome of a batch that is stored or in flight already, wherever it was asked for; nothing for any
+    /// other. Nothing is proposed.
+    pub async fn outcome_of(self: &Arc<Self>, header: &BatchHeader) -> Option<PendingProduce> {
+        let led = self.lead().await.ok()?;
+        let group = led.awake.as_ref().expect("lead() returned");
+        match group.shared.judge(header) {
+            begin @ (Begin::InFlight(_) | Begin::Verdict(Verdict::Duplicate { .. })) => {
+                known(begin).expect("it is not to be proposed").ok()
+            }
+            _ => None,
+        }
+    }
+
     /// As [`Group::produce`], where `decide` says yes. It is asked while nothing else can be proposed, and
     /// told where the batch comes to lie: it must look at every record before, those that were proposed and
     /// are not applied yet included. Records are applied meanwhile, and nothing else is: others who want to

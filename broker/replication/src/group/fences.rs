@@ -6,16 +6,23 @@
 //! not be repeated where records are folded, where it could only come too late: their offsets are taken.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use plimsoll_locks::fence::{Fence, FenceError, FloorChange, FloorEntry, Judgement};
 use plimsoll_locks::ids::NamespaceId;
-use plimsoll_protocol::ids::Term;
+use plimsoll_protocol::ids::{GroupId, Term};
 use thiserror::Error;
 use tokio::sync::OwnedRwLockReadGuard;
+use tokio::time::timeout;
 
 use super::Group;
 use super::lead::Led;
 use crate::error::ProposeError;
+
+/// How long a write waits for floors that rise.
+const TURN_MAX: Duration = Duration::from_secs(5);
+/// How long a floor may take to rise, the wait for writes before it included.
+const CHANGE_MAX: Duration = Duration::from_secs(5);
 
 /// Lets writes under one lock be proposed, in the term in which it was given. While it is held no floor
 /// of the partition rises: hold it until the write has its place in the log, and no longer.
@@ -35,6 +42,12 @@ pub enum PassError {
     /// floor is to be raised.
     #[error("the token was not seen here before, and must be confirmed first")]
     Rises,
+    /// A floor of the partition has been rising for long: its quorum may be lost.
+    #[error("the fences of group {group} are being changed; try again in a moment")]
+    Busy {
+        /// The group.
+        group: GroupId,
+    },
     /// The partition takes nothing here.
     #[error(transparent)]
     Group(#[from] ProposeError),
@@ -46,7 +59,8 @@ impl Group {
     /// # Errors
     /// When a later holder was seen, the token is new here, or this node does not lead the partition.
     pub async fn pass(self: &Arc<Self>, fence: &Fence) -> Result<FencePass, PassError> {
-        let held = Arc::clone(&self.fences).read_owned().await;
+        let held = timeout(TURN_MAX, Arc::clone(&self.fences).read_owned()).await;
+        let held = held.map_err(|_| PassError::Busy { group: self.id() })?;
         let led = self.lead().await.map_err(ProposeError::from)?;
         let group = led.awake.as_ref().expect("lead() returned");
         match group.shared.check_fence(fence)? {
@@ -73,6 +87,12 @@ impl Group {
         self: &Arc<Self>,
         changes: Vec<FloorChange>,
     ) -> Result<(), ProposeError> {
+        // Given up by then, so that writes under other locks get on: to change them again does no harm.
+        let changed = timeout(CHANGE_MAX, self.change_alone(changes)).await;
+        changed.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    async fn change_alone(self: &Arc<Self>, changes: Vec<FloorChange>) -> Result<(), ProposeError> {
         let _alone = self.fences.write().await;
         let (term, changes) = {
             let Led { awake, term } = self.lead().await?;
