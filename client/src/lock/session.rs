@@ -205,7 +205,10 @@ impl Core {
             }
         };
         let namespace = &self.place.namespace;
-        tracing::warn!(namespace, %why, "a session in a namespace of locks is over");
+        match why {
+            LossCause::Closed => tracing::debug!(namespace, "a session of locks was closed"),
+            why => tracing::warn!(namespace, %why, "a session in a namespace of locks is over"),
+        }
         if why == LossCause::LeaseRanOut {
             // The node may have heard more than was answered, and would keep the locks for longer.
             self.say_goodbye().await;
