@@ -20,6 +20,7 @@ mod expiry;
 mod failing;
 mod groups;
 mod joining;
+mod locks;
 mod moving;
 mod placing;
 mod queues;
