@@ -10,9 +10,12 @@ use plimsoll_protocol::api::{
     KeepLockSessionRequest, LockGrant, LockMode, OpenLockSessionRequest, ProduceRequest,
     RaiseFloorRequest, ReleaseLockRequest,
 };
+use plimsoll_protocol::batch::{Compression, Record};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::PartitionIndex;
-use support::{Client, TestNode, assert_code, batch, produce_request, sequenced, topic};
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use support::{
+    Client, NOBODY, TestNode, assert_code, batch, build, produce_request, sequenced, topic,
+};
 
 const NAMESPACE: &str = "jobs";
 
@@ -133,7 +136,7 @@ async fn the_same_acquire_and_the_same_release_have_the_same_answers() {
     }
     let other = held(&mut client, 2).await;
     assert!(other.token > grant.token);
-    let refused = client.call(&release(1, 1, other.token), Bytes::new()).await;
+    let refused = client.call(&release(1, 7, other.token), Bytes::new()).await;
     assert_code(refused, ErrorCode::NotLockHolder);
     let taken: Result<LockGrant, ErrorResponse> =
         client.call(&acquire(1, 2, Some(0)), Bytes::new()).await;
@@ -174,8 +177,11 @@ async fn what_is_out_of_bounds_or_of_another_is_refused_and_changes_nothing() {
     let check = CheckFenceRequest { fence: fence(grant.token).unwrap() };
     assert_code(client.call(&check, Bytes::new()).await, ErrorCode::InvalidArgument);
     // What happened to locks only their keeper writes.
-    let request = produce_request("__locks.jobs", 0);
-    assert_code(client.call(&request, batch(0..1)).await, ErrorCode::InvalidTopicName);
+    let internal = TopicName::internal("__locks.jobs").unwrap();
+    let request = ProduceRequest { topic: internal, ..produce_request("t", 0) };
+    let keyed = Record::new("x").with_key("db");
+    let keyed = build(std::slice::from_ref(&keyed), &NOBODY, 0, Compression::None);
+    assert_code(client.call(&request, keyed).await, ErrorCode::InvalidTopicName);
     client.call(&produce(grant.token), batch(0..1)).await.unwrap();
     let close = CloseLockSessionRequest { namespace: NAMESPACE.into(), session: 1 };
     client.call(&close, Bytes::new()).await.unwrap();
