@@ -86,12 +86,8 @@
 //!
 //! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
 //! let guard = client.lock("jobs", "nightly").guards(["reports"]).acquire().await?;
-//! tokio::select! {
-//!     biased;
-//!     // Whoever writes with this fence after another holder came is refused.
-//!     done = nightly(guard.fence()) => done?,
-//!     lost = guard.lost() => return Err(lost.into()),
-//! }
+//! // Whoever writes with this fence after another holder came is refused; `guard.lost()` tells of it.
+//! nightly(guard.fence()).await?;
 //! guard.release().await?;
 //!
 //! // Many locks of one session; permits, readers and writers, elections.
