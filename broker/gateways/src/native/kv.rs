@@ -14,9 +14,9 @@ use plimsoll_protocol::ids::Offset;
 use plimsoll_transport::HeldRoom;
 
 use super::outbox::OutFrame;
-use super::produce::{Passed, REQUEST_BYTES, check, pass};
+use super::produce::{Passed, TakenIn, check, pass, take_in};
 use super::read::{access, freshen, max_payload};
-use super::session::{Broken, Session};
+use super::session::Session;
 use super::stream::{Answer, Stop, Stream, done};
 use crate::broker::{Broker, Partition};
 use crate::kv::{Condition, Horizon, PageMax, Put, Slot, View, read_values};
@@ -161,23 +161,16 @@ pub(super) async fn put(
     frame: Frame,
     received_in: Option<HeldRoom>,
 ) -> Result<(), Stop> {
-    let header = frame.header;
-    let request = match frame.decode_body::<KvPutRequest>() {
-        Ok(request) => request,
-        Err(error) => {
-            drop((frame, received_in));
-            return Ok(stream.refuse(&header, &error.into()).await?);
-        }
-    };
-    let bytes = frame.payload.len() + REQUEST_BYTES;
-    let Ok(room) = stream.session.room(bytes, received_in).await else {
-        return Err(Stop::Broken(Broken::unread(&stream.session.broker, &header)));
+    let Some(TakenIn { header, request, payload, room }) =
+        take_in::<KvPutRequest>(stream, frame, received_in).await?
+    else {
+        return Ok(());
     };
     let permit = stream.permit().await;
     let (session, outbox) = (Arc::clone(&stream.session), stream.outbox.clone());
     stream.spawn(async move {
         let counters = session.broker.counters();
-        let head = match change(&session, &request, frame.payload).await {
+        let head = match change(&session, &request, payload).await {
             Ok(response) => {
                 counters.kv_puts.add(1);
                 encode_response::<KvPutRequest>(header.correlation, &response, 0)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use plimsoll_protocol::api::{
     AckLevel, Fence, InitProducerRequest, LOCKS_PREFIX, ProduceRequest, ProduceResponse,
-    ProducerIdentity,
+    ProducerIdentity, Request,
 };
 use plimsoll_protocol::batch::{
     BatchError, BatchHeader, BatchLimits, Compression, RecordBatch, validate_produced,
@@ -31,7 +31,7 @@ use crate::routing::Access;
 
 /// What a produce request costs of the bytes in flight besides its payload: the memory that follows
 /// it around. So tiny batches are bounded too.
-pub(super) const REQUEST_BYTES: usize = 1024;
+const REQUEST_BYTES: usize = 1024;
 /// Checking more than this, in bytes of records, takes longer than a connection's turn should.
 const CHECKED_IN_PLACE_BYTES_MAX: u32 = 2 << 20;
 /// Partitions that one stream remembers.
@@ -73,25 +73,48 @@ impl Lanes {
     }
 }
 
-/// Takes one produce request in; the answer follows by the outbox.
-pub(super) async fn produce(
-    stream: &mut Stream,
+/// A request with a batch, and the room that it takes until it is answered.
+pub(super) struct TakenIn<R> {
+    pub(super) header: FrameHeader,
+    pub(super) request: R,
+    pub(super) payload: Bytes,
+    pub(super) room: Room,
+}
+
+/// Reads a request that carries a batch, and waits for room for it; one that cannot be read is refused.
+pub(super) async fn take_in<R: Request>(
+    stream: &Stream,
     frame: Frame,
     received_in: Option<HeldRoom>,
-) -> Result<(), Stop> {
+) -> Result<Option<TakenIn<R>>, Stop> {
     let header = frame.header;
-    let request = match frame.decode_body::<ProduceRequest>() {
+    let request = match frame.decode_body::<R>() {
         Ok(request) => request,
         Err(error) => {
             drop((frame, received_in));
-            return Ok(stream.refuse(&header, &error.into()).await?);
+            stream.refuse(&header, &error.into()).await?;
+            return Ok(None);
         }
     };
     let bytes = frame.payload.len() + REQUEST_BYTES;
     let Ok(room) = stream.session.room(bytes, received_in).await else {
         return Err(Stop::Broken(Broken::unread(&stream.session.broker, &header)));
     };
-    let (batch, partition, pending, admitted) = match admit(stream, &request, frame.payload).await {
+    Ok(Some(TakenIn { header, request, payload: frame.payload, room }))
+}
+
+/// Takes one produce request in; the answer follows by the outbox.
+pub(super) async fn produce(
+    stream: &mut Stream,
+    frame: Frame,
+    received_in: Option<HeldRoom>,
+) -> Result<(), Stop> {
+    let Some(TakenIn { header, request, payload, room }) =
+        take_in::<ProduceRequest>(stream, frame, received_in).await?
+    else {
+        return Ok(());
+    };
+    let (batch, partition, pending, admitted) = match admit(stream, &request, payload).await {
         Ok(admitted) => admitted,
         Err(error) => return Ok(stream.refuse(&header, &error).await?),
     };

@@ -418,6 +418,14 @@ impl Stream {
         refuse(&self.session, &self.outbox, request, error).await
     }
 
+    /// The body of a request; one that cannot be read is refused.
+    async fn body<R: Request>(&self, frame: &Frame) -> Result<Option<R>, StreamGone> {
+        match frame.decode_body::<R>() {
+            Ok(request) => Ok(Some(request)),
+            Err(error) => self.refuse(&frame.header, &error.into()).await.map(|()| None),
+        }
+    }
+
     /// Reads a request and works on it in a task of its own; waits while there are too many.
     async fn run<R, F>(
         &mut self,
@@ -430,10 +438,8 @@ impl Stream {
         F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
     {
         let header = frame.header;
-        let request = match frame.decode_body::<R>() {
-            Ok(request) => request,
-            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
-        };
+        let Some(request) = self.body::<R>(&frame).await? else { return Ok(()) };
+        drop(frame);
         let permit = self.permit().await;
         self.answer::<R>(header, permit, work(Arc::clone(&self.session), request));
         Ok(())
@@ -452,10 +458,8 @@ impl Stream {
         F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
     {
         let header = frame.header;
-        let request = match frame.decode_body::<R>() {
-            Ok(request) => request,
-            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
-        };
+        let Some(request) = self.body::<R>(&frame).await? else { return Ok(()) };
+        drop(frame);
         let Ok(permit) = Arc::clone(&self.long_requests).try_acquire_owned() else {
             let message = format!(
                 "{LONG_REQUESTS_MAX} requests of this stream wait for locks; wait for some of them, or use \
@@ -567,10 +571,7 @@ impl Stream {
 
     async fn settle(&mut self, frame: &Frame) -> Result<(), Stop> {
         let header = frame.header;
-        let request = match frame.decode_body::<SettleRequest>() {
-            Ok(request) => request,
-            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
-        };
+        let Some(request) = self.body::<SettleRequest>(frame).await? else { return Ok(()) };
         let attached = self.consumers.get(&request.consumer).and_then(|place| place.get());
         let Some(attached) = attached else {
             let refused = request.items.iter().map(not_held).collect();
@@ -603,10 +604,7 @@ impl Stream {
 
     async fn extend(&mut self, frame: &Frame) -> Result<(), Stop> {
         let header = frame.header;
-        let request = match frame.decode_body::<ExtendRequest>() {
-            Ok(request) => request,
-            Err(error) => return Ok(self.refuse(&header, &error.into()).await?),
-        };
+        let Some(request) = self.body::<ExtendRequest>(frame).await? else { return Ok(()) };
         let consumer = self.consumers.get(&request.consumer).and_then(|place| place.get());
         let Some(attached) = consumer else {
             let refused = request.items.iter().map(not_held).collect();
@@ -730,10 +728,7 @@ impl Stream {
     }
 
     async fn unsubscribe(&mut self, frame: &Frame) -> Result<(), Stop> {
-        let request = match frame.decode_body::<UnsubscribeRequest>() {
-            Ok(request) => request,
-            Err(error) => return Ok(self.refuse(&frame.header, &error.into()).await?),
-        };
+        let Some(request) = self.body::<UnsubscribeRequest>(frame).await? else { return Ok(()) };
         self.consumers.remove(&request.subscription);
         if let Some(subscription) = self.subscriptions.remove(&request.subscription) {
             subscription.end().await;
