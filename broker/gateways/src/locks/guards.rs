@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use plimsoll_locks::fence::{Fence, FenceName, FloorChange};
 use plimsoll_locks::ids::{LockName, NamespaceId, Token};
 use plimsoll_locks::keeper::GuardWork;
-use plimsoll_protocol::api::{Done, RaiseFloorRequest};
+use plimsoll_protocol::api::{Done, LOCKS_PREFIX, RaiseFloorRequest};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{PartitionIndex, TopicName};
 use plimsoll_state::catalog::Catalog;
@@ -117,37 +117,33 @@ impl Broker {
 
     /// Has the partitions that this node leads forget the floors of namespaces that are gone.
     pub(super) async fn forget_floors(self: &Arc<Self>, catalog: &Catalog) {
+        let known = namespace_ids(catalog);
         let mut gone = Vec::new();
         for group in self.host().all_held() {
-            if !group.leads() {
-                continue;
-            }
-            let namespaces = group.floor_namespaces();
-            if namespaces.is_empty() {
-                continue;
-            }
-            let known = |id: &NamespaceId| catalog.topics().any(|(_, meta)| meta.topic_id == id.0);
-            let unknown: Vec<_> = namespaces.into_iter().filter(|id| !known(id)).collect();
-            if !unknown.is_empty() {
-                gone.push((group, unknown));
-            }
-            if gone.len() >= FORGET_AT_ONCE {
-                break;
+            if gone.len() < FORGET_AT_ONCE
+                && group.leads()
+                && group.floor_namespaces().iter().any(|id| !known.contains(id))
+            {
+                gone.push(group);
             }
         }
         // One that was made a moment ago is not gone.
         if gone.is_empty() || !self.catch_up().await {
             return;
         }
-        let catalog = self.catalog();
-        for (group, namespaces) in gone {
-            let known = |id: &NamespaceId| catalog.topics().any(|(_, meta)| meta.topic_id == id.0);
-            let changes = namespaces.into_iter().filter(|id| !known(id));
-            let changes = changes.map(|namespace| FloorChange::PruneNamespace { namespace });
+        let known = namespace_ids(&self.catalog());
+        for group in gone {
+            let unknown = group.floor_namespaces().into_iter().filter(|id| !known.contains(id));
+            let changes = unknown.map(|namespace| FloorChange::PruneNamespace { namespace });
             if let Err(error) = group.change_floors(changes.collect()).await {
                 // The next look tries again.
                 tracing::debug!(group = %group.id(), %error, "floors of a deleted namespace kept");
             }
         }
     }
+}
+
+fn namespace_ids(catalog: &Catalog) -> BTreeSet<NamespaceId> {
+    let namespaces = catalog.topics_with_prefix(LOCKS_PREFIX, None);
+    namespaces.map(|(_, meta)| NamespaceId(meta.topic_id)).collect()
 }
