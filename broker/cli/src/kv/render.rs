@@ -3,7 +3,9 @@
 //! As in `consume`: bytes that are UTF-8 stand as text (`key`, `value`), others as base64 (`key_base64`,
 //! `value_base64`).
 
-use plimsoll_client::{Entry, KvEvent};
+use std::time::Duration;
+
+use plimsoll_client::{Entry, KvEvent, Revision};
 use serde::Serialize;
 
 use crate::clock::time_text;
@@ -38,17 +40,27 @@ pub(super) struct EntryJson<'a> {
 
 impl<'a> EntryJson<'a> {
     pub(super) fn of(entry: &'a Entry, with_value: bool) -> Self {
-        let (key, key_base64) = text_or_base64(Some(&entry.key));
-        let (value, value_base64) = text_or_base64(with_value.then_some(&*entry.value));
+        let Entry { key, value, revision, written_ms, ttl_left, .. } = entry;
+        Self::new(key, with_value.then_some(&**value), (*revision, *written_ms), *ttl_left)
+    }
+
+    fn new(
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+        (revision, written_ms): (Revision, i64),
+        ttl_left: Option<Duration>,
+    ) -> Self {
+        let (key, key_base64) = text_or_base64(Some(key));
+        let (value, value_base64) = text_or_base64(value);
         Self {
             key,
             key_base64,
             value,
             value_base64,
-            revision: entry.revision.0,
-            written_ms: entry.written_ms,
-            written: time_text(entry.written_ms),
-            ttl_left_ms: entry.ttl_left.map(ms),
+            revision: revision.0,
+            written_ms,
+            written: time_text(written_ms),
+            ttl_left_ms: ttl_left.map(ms),
         }
     }
 }
@@ -58,41 +70,19 @@ impl<'a> EntryJson<'a> {
 pub(super) struct EventJson<'a> {
     event: &'static str,
     partition: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
-    revision: u64,
-    written_ms: i64,
-    written: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_left_ms: Option<u64>,
+    #[serde(flatten)]
+    entry: EntryJson<'a>,
 }
 
 impl<'a> EventJson<'a> {
     pub(super) fn of(event: &'a KvEvent) -> Self {
-        let (key, key_base64) = text_or_base64(Some(&event.key));
-        let (value, value_base64) = text_or_base64(event.value.as_deref());
-        Self {
-            event: word(event),
-            partition: event.partition,
-            key,
-            key_base64,
-            value,
-            value_base64,
-            revision: event.revision.0,
-            written_ms: event.written_ms,
-            written: time_text(event.written_ms),
-            ttl_left_ms: event.ttl_left.map(ms),
-        }
+        let at = (event.revision, event.written_ms);
+        let entry = EntryJson::new(&event.key, event.value.as_deref(), at, event.ttl_left);
+        Self { event: word(event), partition: event.partition, entry }
     }
 }
 
-fn ms(left: std::time::Duration) -> u64 {
+fn ms(left: Duration) -> u64 {
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -131,7 +121,7 @@ mod tests {
             value: vec![0xff, 0].into(),
             revision: Revision(3),
             written_ms: 0,
-            ttl_left: Some(std::time::Duration::from_millis(1500)),
+            ttl_left: Some(Duration::from_millis(1500)),
         };
         let json = serde_json::to_value(EntryJson::of(&entry, true)).unwrap();
         assert_eq!(json["key"], "k");
