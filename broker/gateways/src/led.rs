@@ -1,14 +1,16 @@
 //! What the tasks of partitions that this node leads have in common: those of queues, and those of the
 //! coordinators of consumer groups. Each owns a machine, and writes one control entry at a time.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use plimsoll_delivery::time::{Monotonic, Now, UnixMs};
 use plimsoll_protocol::error::ErrorResponse;
-use plimsoll_protocol::ids::Term;
+use plimsoll_protocol::ids::{GroupId, Term};
 use plimsoll_replication::{Group, ProposeError, Role};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
@@ -78,6 +80,100 @@ pub(crate) async fn while_led(
         _ = group.cut_off(CUT_OFF_AFTER) => End::CutOff,
         end = running => end,
     }
+}
+
+/// The task has ended: this node leads the partition no more, or stops. Whether something that was asked for
+/// is so is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TaskGone;
+
+/// A task of a partition, as sessions ask it. Cheap to clone; the task goes on without handles.
+pub(crate) struct LedTask<C> {
+    commands: mpsc::UnboundedSender<C>,
+    /// In which this node leads the partition.
+    term: Term,
+}
+
+impl<C> Clone for LedTask<C> {
+    fn clone(&self) -> Self {
+        Self { commands: self.commands.clone(), term: self.term }
+    }
+}
+
+impl<C> LedTask<C> {
+    /// Whether this node leads `home` in the term of the task still: with a read that was linearizable before,
+    /// it has led from that read's begin on.
+    pub(crate) fn leads(&self, home: &Group) -> bool {
+        *home.role().borrow() == Role::Leader { term: self.term }
+    }
+
+    fn is_over(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// Asks at once; the answer comes when it is waited for.
+    pub(crate) fn ask<T, F: FnOnce(oneshot::Sender<T>) -> C>(
+        &self,
+        command: F,
+    ) -> impl Future<Output = Result<T, TaskGone>> + use<C, T, F> {
+        let (reply, answer) = oneshot::channel();
+        // A task that has ended drops what it is sent, and with it the other end of the answer.
+        let _ = self.commands.send(command(reply));
+        async { answer.await.map_err(|_| TaskGone) }
+    }
+}
+
+/// Which tasks of one kind are at work on this node: at most one for a partition and term.
+pub(crate) struct LedTasks<C> {
+    running: Arc<Mutex<BTreeMap<GroupId, LedTask<C>>>>,
+}
+
+impl<C> Default for LedTasks<C> {
+    fn default() -> Self {
+        Self { running: Arc::default() }
+    }
+}
+
+impl<C: Send + 'static> LedTasks<C> {
+    /// The task of a partition, which is begun where it does not run; none where this node does not lead. It
+    /// ends when what `begin` made does.
+    pub(crate) fn of<F>(
+        &self,
+        group: &Arc<Group>,
+        what: &'static str,
+        begin: impl FnOnce(Term, mpsc::UnboundedReceiver<C>) -> F,
+    ) -> Option<LedTask<C>>
+    where
+        F: Future<Output = End> + Send + 'static,
+    {
+        let id = group.id();
+        let mut running = locked(&self.running);
+        if let Some(task) = running.get(&id).filter(|task| !task.is_over()) {
+            return Some(task.clone());
+        }
+        let Role::Leader { term } = *group.role().borrow() else { return None };
+        let (commands, received) = mpsc::unbounded_channel();
+        let task = LedTask { commands, term };
+        running.insert(id, task.clone());
+        drop(running);
+        let (all, work) = (Arc::clone(&self.running), begin(term, received));
+        tokio::spawn(async move {
+            // Its commands are dropped with it: who waits for an answer sees the end.
+            match work.await {
+                End::Failed(error) => tracing::warn!(group = %id, what, %error, "a task stopped"),
+                end => tracing::debug!(group = %id, what, ?end, "a task ended"),
+            }
+            let mut running = locked(&all);
+            if running.get(&id).is_some_and(LedTask::is_over) {
+                running.remove(&id);
+            }
+        });
+        Some(task)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An entry that is being written, in a task, so that it gets on while who proposed it is busy: others wait

@@ -4,9 +4,11 @@ use plimsoll_groups::command::{Committer, MemberSpec, OffsetCommit};
 use plimsoll_groups::coordinator::{Assignment, GroupDescription, GroupSummary};
 use plimsoll_groups::ids::{Epoch, GroupName, MemberId, TopicPartition};
 use plimsoll_protocol::error::ErrorResponse;
-use plimsoll_protocol::ids::{Offset, Term};
-use plimsoll_replication::{Group, Role};
-use tokio::sync::{mpsc, oneshot};
+use plimsoll_protocol::ids::Offset;
+use plimsoll_replication::Group;
+use tokio::sync::oneshot;
+
+use crate::led::{LedTask, TaskGone};
 
 /// Where the outcome of a request goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ErrorResponse>>;
@@ -60,40 +62,17 @@ pub(super) enum Command {
     },
 }
 
-/// The task has ended: this node leads the partition no more, or stops. Whether something that was asked for
-/// is so is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CoordinatorGone;
-
 /// A coordinator's task. Cheap to clone; the task goes on without handles.
-#[derive(Debug, Clone)]
-pub(crate) struct CoordinatorHandle {
-    pub(super) commands: mpsc::UnboundedSender<Command>,
-    /// In which this node leads the partition.
-    pub(super) term: Term,
-}
+#[derive(Clone)]
+pub(crate) struct CoordinatorHandle(pub(super) LedTask<Command>);
 
-type Asked<T> = Result<Result<T, ErrorResponse>, CoordinatorGone>;
+type Asked<T> = Result<Result<T, ErrorResponse>, TaskGone>;
 
 impl CoordinatorHandle {
     /// Whether this node leads `home` in the term of the task still: with a read that was linearizable before,
     /// it has led from that read's begin on.
     pub(crate) fn leads(&self, home: &Group) -> bool {
-        *home.role().borrow() == Role::Leader { term: self.term }
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.commands.is_closed()
-    }
-
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, CoordinatorGone> {
-        let (reply, answer) = oneshot::channel();
-        // A task that has ended drops what it is sent, and with it the other end of the answer.
-        let _ = self.commands.send(command(reply));
-        answer.await.map_err(|_| CoordinatorGone)
+        self.0.leads(home)
     }
 
     /// See [`plimsoll_groups::coordinator::Coordinator::join`].
@@ -103,7 +82,7 @@ impl CoordinatorHandle {
         member: MemberId,
         spec: MemberSpec,
     ) -> Asked<Assignment> {
-        self.ask(|reply| Command::Join { group, member, spec, reply }).await
+        self.0.ask(|reply| Command::Join { group, member, spec, reply }).await
     }
 
     /// Hears a member at once. The answer waits while it is what the member says already, for as long as its
@@ -115,10 +94,7 @@ impl CoordinatorHandle {
         epoch: Epoch,
         owned: Vec<TopicPartition>,
     ) -> impl Future<Output = Asked<Assignment>> + use<> {
-        let (reply, answer) = oneshot::channel();
-        // As for every other one.
-        let _ = self.commands.send(Command::Heartbeat { group, member, epoch, owned, reply });
-        async { answer.await.map_err(|_| CoordinatorGone) }
+        self.0.ask(move |reply| Command::Heartbeat { group, member, epoch, owned, reply })
     }
 
     /// See [`plimsoll_groups::coordinator::Coordinator::leave`].
@@ -128,7 +104,7 @@ impl CoordinatorHandle {
         member: MemberId,
         epoch: Epoch,
     ) -> Asked<()> {
-        self.ask(|reply| Command::Leave { group, member, epoch, reply }).await
+        self.0.ask(|reply| Command::Leave { group, member, epoch, reply }).await
     }
 
     /// Commits offsets, and answers which of them were not the committer's to commit.
@@ -138,7 +114,7 @@ impl CoordinatorHandle {
         by: Option<Committer>,
         offsets: Vec<OffsetCommit>,
     ) -> Asked<Vec<TopicPartition>> {
-        self.ask(|reply| Command::Commit { group, by, offsets, reply }).await
+        self.0.ask(|reply| Command::Commit { group, by, offsets, reply }).await
     }
 
     /// See [`plimsoll_groups::coordinator::Coordinator::reset`].
@@ -148,12 +124,12 @@ impl CoordinatorHandle {
         offsets: Vec<(TopicPartition, Option<Offset>)>,
         forced: bool,
     ) -> Asked<()> {
-        self.ask(|reply| Command::Reset { group, offsets, forced, reply }).await
+        self.0.ask(|reply| Command::Reset { group, offsets, forced, reply }).await
     }
 
     /// See [`plimsoll_groups::coordinator::Coordinator::delete`].
     pub(crate) async fn delete(&self, group: GroupName, forced: bool) -> Asked<()> {
-        self.ask(|reply| Command::Delete { group, forced, reply }).await
+        self.0.ask(|reply| Command::Delete { group, forced, reply }).await
     }
 
     /// At most `count` groups behind `after`, by name.
@@ -161,15 +137,15 @@ impl CoordinatorHandle {
         &self,
         after: Option<GroupName>,
         count: usize,
-    ) -> Result<Vec<GroupSummary>, CoordinatorGone> {
-        self.ask(|reply| Command::List { after, count, reply }).await
+    ) -> Result<Vec<GroupSummary>, TaskGone> {
+        self.0.ask(|reply| Command::List { after, count, reply }).await
     }
 
     /// All there is to say about a group, if there is one.
     pub(crate) async fn describe(
         &self,
         group: GroupName,
-    ) -> Result<Option<GroupDescription>, CoordinatorGone> {
-        self.ask(|reply| Command::Describe { group, reply }).await
+    ) -> Result<Option<GroupDescription>, TaskGone> {
+        self.0.ask(|reply| Command::Describe { group, reply }).await
     }
 }

@@ -18,5 +18,5 @@ mod refused;
 mod registry;
 mod runner;
 
-pub(crate) use handle::{CoordinatorGone, CoordinatorHandle};
+pub(crate) use handle::CoordinatorHandle;
 pub(crate) use registry::{Coordinators, groups_topic, keep_coordinators};

@@ -1,22 +1,20 @@
 //! Which coordinators are at work on this node.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_protocol::api::{GROUPS_TOPIC, TopicConfig};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{GroupId, PartitionIndex, TopicName};
-use plimsoll_replication::{Group, Role};
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use plimsoll_replication::Group;
 use plimsoll_state::catalog::amqp::LEVEL_QUEUES;
 use plimsoll_state::catalog::{Catalog, CatalogCommand, CatalogReply, planning};
-use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::handle::CoordinatorHandle;
+use super::handle::{Command, CoordinatorHandle};
 use super::runner::{self, Begin};
 use crate::broker::Broker;
-use crate::led::End;
+use crate::led::LedTasks;
 use crate::refusals;
 use crate::routing::Access;
 
@@ -26,17 +24,9 @@ const PARTITIONS: u32 = 16;
 /// How often partitions are looked at that nobody asks for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// See the module.
-#[derive(Debug, Default)]
-pub(crate) struct Coordinators {
-    running: Mutex<BTreeMap<GroupId, CoordinatorHandle>>,
-}
-
-impl Coordinators {
-    fn running(&self) -> MutexGuard<'_, BTreeMap<GroupId, CoordinatorHandle>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// The tasks that are at work here.
+#[derive(Default)]
+pub(crate) struct Coordinators(LedTasks<Command>);
 
 /// The topic whose partitions hold the groups.
 pub(crate) fn groups_topic() -> TopicName {
@@ -100,32 +90,12 @@ impl Broker {
 
     /// The task, which is begun where it does not run; none where this node does not lead.
     fn run_coordinator(self: &Arc<Self>, group: &Arc<Group>) -> Option<CoordinatorHandle> {
-        let id = group.id();
-        let mut running = self.coordinators().running();
-        if let Some(handle) = running.get(&id).filter(|handle| !handle.is_over()) {
-            return Some(handle.clone());
-        }
-        let Role::Leader { term } = *group.role().borrow() else { return None };
-        let (commands, received) = mpsc::unbounded_channel();
-        let handle = CoordinatorHandle { commands, term };
-        running.insert(id, handle.clone());
-        drop(running);
-        let begin = Begin { broker: Arc::clone(self), group: Arc::clone(group), term };
-        let broker = Arc::clone(self);
-        tokio::spawn(async move {
-            // Its commands are dropped with it: who waits for an answer sees the end.
-            match runner::run(begin, received).await {
-                End::Failed(error) => {
-                    tracing::warn!(group = %id, %error, "a coordinator of consumer groups stopped");
-                }
-                end => tracing::debug!(group = %id, ?end, "a coordinator of consumer groups ended"),
-            }
-            let mut running = broker.coordinators().running();
-            if running.get(&id).is_some_and(CoordinatorHandle::is_over) {
-                running.remove(&id);
-            }
-        });
-        Some(handle)
+        let task =
+            self.coordinators().0.of(group, "coordinator of consumer groups", |term, received| {
+                let begin = Begin { broker: Arc::clone(self), group: Arc::clone(group), term };
+                runner::run(begin, received)
+            });
+        task.map(CoordinatorHandle)
     }
 }
 

@@ -9,9 +9,11 @@ use plimsoll_locks::ids::{
 use plimsoll_locks::keeper::Patience;
 use plimsoll_locks::state::{LockDescription, LockSummary, TokenState};
 use plimsoll_protocol::error::ErrorResponse;
-use plimsoll_protocol::ids::{Term, TopicName};
-use plimsoll_replication::{Group, Role};
-use tokio::sync::{mpsc, oneshot};
+use plimsoll_protocol::ids::TopicName;
+use plimsoll_replication::Group;
+use tokio::sync::oneshot;
+
+use crate::led::{LedTask, TaskGone};
 
 /// Where the outcome of a request goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ErrorResponse>>;
@@ -51,45 +53,22 @@ pub(super) fn holder_of(lock: &LockDescription, token: Token) -> Option<SessionN
     lock.holders.iter().find(|holder| holder.token == token).map(|holder| holder.session)
 }
 
-/// The task has ended: this node leads the namespace no more, or stops. Whether something that was asked for
-/// is so is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KeeperGone;
-
 /// A namespace's task. Cheap to clone; the task goes on without handles.
-#[derive(Debug, Clone)]
-pub(crate) struct KeeperHandle {
-    pub(super) commands: mpsc::UnboundedSender<Command>,
-    /// In which this node leads the partition.
-    pub(super) term: Term,
-}
+#[derive(Clone)]
+pub(crate) struct KeeperHandle(pub(super) LedTask<Command>);
 
-type Asked<T> = Result<Result<T, ErrorResponse>, KeeperGone>;
+type Asked<T> = Result<Result<T, ErrorResponse>, TaskGone>;
 
 impl KeeperHandle {
     /// Whether this node leads `home` in the term of the task still: with a read that was linearizable before,
     /// it has led from that read's begin on.
     pub(crate) fn leads(&self, home: &Group) -> bool {
-        *home.role().borrow() == Role::Leader { term: self.term }
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.commands.is_closed()
-    }
-
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, KeeperGone> {
-        let (reply, answer) = oneshot::channel();
-        // A task that has ended drops what it is sent, and with it the other end of the answer.
-        let _ = self.commands.send(command(reply));
-        answer.await.map_err(|_| KeeperGone)
+        self.0.leads(home)
     }
 
     /// See [`plimsoll_locks::keeper::Keeper::open`].
     pub(crate) async fn open(&self, session: SessionId, lease: LeaseMs, label: Label) -> Asked<()> {
-        self.ask(|reply| Command::Open { session, lease, label, reply }).await
+        self.0.ask(|reply| Command::Open { session, lease, label, reply }).await
     }
 
     /// Hears a session at once. Nobody may be told so before it is certain that this node led after this call.
@@ -97,21 +76,18 @@ impl KeeperHandle {
         &self,
         session: SessionId,
     ) -> impl Future<Output = Asked<u64>> + use<> {
-        let (reply, answer) = oneshot::channel();
-        // As for every other one.
-        let _ = self.commands.send(Command::KeepAlive { session, reply });
-        async { answer.await.map_err(|_| KeeperGone) }
+        self.0.ask(move |reply| Command::KeepAlive { session, reply })
     }
 
     /// See [`plimsoll_locks::keeper::Keeper::close`].
     pub(crate) async fn close(&self, session: SessionId) -> Asked<()> {
-        self.ask(|reply| Command::Close { session, reply }).await
+        self.0.ask(|reply| Command::Close { session, reply }).await
     }
 
     /// Answers when the lock is held, or it is certain that it is not.
     pub(crate) async fn acquire(&self, acquire: Acquire, patience: Patience) -> Asked<Grant> {
         let acquire = Box::new(acquire);
-        self.ask(|reply| Command::Acquire { acquire, patience, reply }).await
+        self.0.ask(|reply| Command::Acquire { acquire, patience, reply }).await
     }
 
     /// Ends a wait; answers with the grant where it was granted before, which stays.
@@ -120,7 +96,7 @@ impl KeeperHandle {
         session: SessionId,
         request: RequestId,
     ) -> Asked<Option<Grant>> {
-        self.ask(|reply| Command::Cancel { session, request, reply }).await
+        self.0.ask(|reply| Command::Cancel { session, request, reply }).await
     }
 
     /// See [`plimsoll_locks::keeper::Keeper::release`].
@@ -129,7 +105,7 @@ impl KeeperHandle {
         who: (SessionId, RequestId),
         grant: (LockName, Token),
     ) -> Asked<()> {
-        self.ask(|reply| Command::Release { who, grant, reply }).await
+        self.0.ask(|reply| Command::Release { who, grant, reply }).await
     }
 
     /// Takes a lock away from all who hold it, or from who holds it under `token`.
@@ -139,7 +115,7 @@ impl KeeperHandle {
         token: Option<Token>,
         by: Label,
     ) -> Asked<()> {
-        self.ask(|reply| Command::ForceRelease { lock, token, by, reply }).await
+        self.0.ask(|reply| Command::ForceRelease { lock, token, by, reply }).await
     }
 
     /// See [`plimsoll_locks::keeper::Keeper::set_value`].
@@ -150,7 +126,7 @@ impl KeeperHandle {
         token: Token,
         value: Value,
     ) -> Asked<()> {
-        self.ask(|reply| Command::SetValue { session, lock, token, value, reply }).await
+        self.0.ask(|reply| Command::SetValue { session, lock, token, value, reply }).await
     }
 
     /// Answers with the topics that the lock guarded. See [`plimsoll_locks::keeper::Keeper::delete`].
@@ -160,7 +136,7 @@ impl KeeperHandle {
         forced: bool,
         by: Label,
     ) -> Asked<BTreeSet<TopicName>> {
-        self.ask(|reply| Command::Delete { lock, forced, by, reply }).await
+        self.0.ask(|reply| Command::Delete { lock, forced, by, reply }).await
     }
 
     /// At most `count` locks behind `after`, by name.
@@ -168,8 +144,8 @@ impl KeeperHandle {
         &self,
         after: Option<LockName>,
         count: usize,
-    ) -> Result<Vec<LockSummary>, KeeperGone> {
-        self.ask(|reply| Command::List { after, count, reply }).await
+    ) -> Result<Vec<LockSummary>, TaskGone> {
+        self.0.ask(|reply| Command::List { after, count, reply }).await
     }
 
     /// All there is to say about a lock, with at most `waiters` who wait.
@@ -177,8 +153,8 @@ impl KeeperHandle {
         &self,
         lock: LockName,
         waiters: usize,
-    ) -> Result<Option<Described>, KeeperGone> {
-        self.ask(|reply| Command::Describe { lock, waiters, reply }).await
+    ) -> Result<Option<Described>, TaskGone> {
+        self.0.ask(|reply| Command::Describe { lock, waiters, reply }).await
     }
 
     /// What is known of a token.
@@ -187,7 +163,7 @@ impl KeeperHandle {
         lock: LockName,
         slot: Option<u32>,
         token: Token,
-    ) -> Result<TokenState, KeeperGone> {
-        self.ask(|reply| Command::Check { lock, slot, token, reply }).await
+    ) -> Result<TokenState, TaskGone> {
+        self.0.ask(|reply| Command::Check { lock, slot, token, reply }).await
     }
 }

@@ -1,21 +1,20 @@
 //! Which namespaces' tasks are at work on this node.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_protocol::api::{LOCKS_PREFIX, namespace_topic};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{GroupId, PartitionIndex, TopicName};
-use plimsoll_replication::{Group, Role};
-use tokio::sync::mpsc;
+use plimsoll_protocol::ids::{PartitionIndex, TopicName};
+use plimsoll_replication::Group;
 use tokio::time::MissedTickBehavior;
 
-use super::handle::KeeperHandle;
+use super::handle::{Command, KeeperHandle};
 use super::refused;
 use super::runner::{self, Begin};
 use crate::broker::Broker;
-use crate::led::End;
+use crate::led::LedTasks;
 use crate::routing::Access;
 
 /// The one partition of a namespace.
@@ -23,17 +22,9 @@ pub(super) const HOME: PartitionIndex = PartitionIndex(0);
 /// How often namespaces are looked at that nobody asks for: leases end also where nobody is left to ask.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// See the module.
-#[derive(Debug, Default)]
-pub(crate) struct LockKeepers {
-    running: Mutex<BTreeMap<GroupId, KeeperHandle>>,
-}
-
-impl LockKeepers {
-    fn running(&self) -> MutexGuard<'_, BTreeMap<GroupId, KeeperHandle>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// The tasks that are at work here.
+#[derive(Default)]
+pub(crate) struct LockKeepers(LedTasks<Command>);
 
 /// The topic of a namespace, from what a client says.
 pub(crate) fn topic_of(namespace: &str) -> Result<TopicName, ErrorResponse> {
@@ -70,32 +61,11 @@ impl Broker {
 
     /// The task, which is begun where it does not run; none where this node does not lead.
     fn run_keeper(self: &Arc<Self>, group: &Arc<Group>, namespace_id: u64) -> Option<KeeperHandle> {
-        let id = group.id();
-        let mut running = self.lock_keepers().running();
-        if let Some(handle) = running.get(&id).filter(|handle| !handle.is_over()) {
-            return Some(handle.clone());
-        }
-        let Role::Leader { term } = *group.role().borrow() else { return None };
-        let (commands, received) = mpsc::unbounded_channel();
-        let handle = KeeperHandle { commands, term };
-        running.insert(id, handle.clone());
-        drop(running);
-        let (broker, group) = (Arc::clone(self), Arc::clone(group));
-        tokio::spawn(async move {
-            let begin = Begin { broker: Arc::clone(&broker), group, namespace_id, term };
-            // Its commands are dropped with it: who waits for an answer sees the end.
-            match runner::run(begin, received).await {
-                End::Failed(error) => {
-                    tracing::warn!(group = %id, %error, "a keeper of locks stopped");
-                }
-                end => tracing::debug!(group = %id, ?end, "a keeper of locks ended"),
-            }
-            let mut running = broker.lock_keepers().running();
-            if running.get(&id).is_some_and(KeeperHandle::is_over) {
-                running.remove(&id);
-            }
+        let task = self.lock_keepers().0.of(group, "keeper of locks", |term, received| {
+            let (broker, group) = (Arc::clone(self), Arc::clone(group));
+            runner::run(Begin { broker, group, namespace_id, term }, received)
         });
-        Some(handle)
+        task.map(KeeperHandle)
     }
 }
 

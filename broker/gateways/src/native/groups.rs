@@ -22,7 +22,8 @@ use plimsoll_state::catalog::Catalog;
 use super::session::Session;
 use super::stream::{Answer, done};
 use crate::broker::Broker;
-use crate::groups::{CoordinatorGone, CoordinatorHandle, groups_topic};
+use crate::groups::{CoordinatorHandle, groups_topic};
+use crate::led::TaskGone;
 use crate::refusals;
 
 /// What an answer in pages holds at most; less where frames are small.
@@ -42,8 +43,8 @@ async fn coordinator(
     Ok((name, handle, home))
 }
 
-fn gone(broker: &Broker) -> impl FnOnce(CoordinatorGone) -> ErrorResponse {
-    |CoordinatorGone| broker.not_leader(None)
+fn gone(broker: &Broker) -> impl FnOnce(TaskGone) -> ErrorResponse {
+    |TaskGone| broker.not_leader(None)
 }
 
 /// Waits until a majority has confirmed, later than this was called, that this node leads in the coordinator's
@@ -245,7 +246,7 @@ pub(super) async fn commit(
         committed
     };
     // In a task: the pass is held until the commit has its outcome, also where nobody waits for that.
-    let committed = tokio::spawn(committing).await.unwrap_or(Err(CoordinatorGone));
+    let committed = tokio::spawn(committing).await.unwrap_or(Err(TaskGone));
     let not_owned = committed.map_err(gone(broker))??;
     let named = not_owned.into_iter().filter_map(|at| {
         Some(GroupPartition { topic: names.get(&at.topic)?.clone(), partition: at.partition })

@@ -26,9 +26,8 @@ use super::session::Session;
 use super::stream::{Answer, done};
 use super::topics::replicas_now;
 use crate::broker::Broker;
-use crate::locks::{
-    Grant, KeeperGone, KeeperHandle, invalid, topic_of, unknown_lock, unknown_namespace,
-};
+use crate::led::TaskGone;
+use crate::locks::{Grant, KeeperHandle, invalid, topic_of, unknown_lock, unknown_namespace};
 use crate::refusals;
 
 /// Locks of one page.
@@ -42,8 +41,8 @@ const SEGMENT_BYTES: u32 = 16 << 20;
 /// Longest history of what happened, in milliseconds.
 const HISTORY_MS_MAX: u64 = 36_500 * 24 * 60 * 60 * 1000;
 
-fn gone(broker: &Broker) -> impl FnOnce(KeeperGone) -> ErrorResponse {
-    |KeeperGone| broker.not_leader(None)
+fn gone(broker: &Broker) -> impl FnOnce(TaskGone) -> ErrorResponse {
+    |TaskGone| broker.not_leader(None)
 }
 
 /// Waits until a majority has confirmed, later than this was called, that this node leads in the keeper's
