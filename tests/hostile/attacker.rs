@@ -73,7 +73,8 @@ impl Attacker {
         let dial = Connection::dial(kind, address, "127.0.0.1", tls, &config).await;
         let connection = dial.expect("the node takes connections");
         let cut = match kind {
-            TransportKind::Quic => self.random.within(0..bytes.len() as u64) as usize,
+            // The only frame may have been cut to nothing.
+            TransportKind::Quic => self.random.within(0..bytes.len() as u64 + 1) as usize,
             TransportKind::Tls | TransportKind::Tcp => 0,
         };
         let mut bytes = Bytes::from(bytes);
