@@ -200,8 +200,7 @@ pub enum SendError {
     Fenced,
     /// A later holder of the producer's lock was seen: nothing more is stored under this fence.
     #[error(
-        "not stored: the fence is stale, the lock was granted again with token {highest}; whoever holds it \
-         now goes on"
+        "not stored: the fence is stale, the lock is lost; the highest token seen of it is {highest}"
     )]
     StaleFence {
         /// The highest token that was seen.

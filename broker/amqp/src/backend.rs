@@ -217,6 +217,8 @@ pub struct Record {
     /// Not to be delivered after, in milliseconds since 1970. The time to live of the queue is the
     /// queue's own.
     pub expires_at_ms: Option<i64>,
+    /// The lock that it is published under, as the publisher wrote it: `namespace/lock/token`. Not stored.
+    pub fence: Option<Arc<str>>,
 }
 
 /// A message for a consumer.

@@ -15,7 +15,7 @@ use crate::backend::{ConsumerEnd, Delivery};
 use crate::gateway::Reply;
 
 /// What became of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Published {
     /// It is stored.
     Stored,
@@ -26,6 +26,8 @@ pub enum Published {
     Deleted,
     /// It may be stored or not: the leader went, or did not answer.
     Unknown,
+    /// It was published under a lock that is lost, or was never held: its channel ends, with these words.
+    Refused(Arc<str>),
 }
 
 #[derive(Debug)]
@@ -77,7 +79,8 @@ impl Receipt {
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        self.inbox.send(Event::Published { token: self.token, outcome: self.outcome });
+        let outcome = std::mem::replace(&mut self.outcome, Published::Unknown);
+        self.inbox.send(Event::Published { token: self.token, outcome });
     }
 }
 

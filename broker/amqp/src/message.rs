@@ -9,13 +9,18 @@
 //!  property priority        ->  priority, at most the queue's highest
 //!  property expiration      ->  expires at
 //!  header x-delay           ->  deliver at, where the exchange is of type `x-delayed-message`
+//!  header x-fence           ->  the lock that it is published under; not stored
 //!  headers, as long strings <-  the other headers, of native producers
 //!  timestamp, in seconds    <-  timestamp, of native producers
 //!  header x-delivery-count  <-  attempts before this one, where there were any
 //!  header x-stream-offset   <-  offset, of streams
 //! ```
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use plimsoll_amqp::content::Content;
+use plimsoll_amqp::error::{Fault, ReplyCode};
 use plimsoll_amqp::properties::Properties;
 use plimsoll_amqp::session::{Delivery as Delivered, MessageRef, Publish, expiration_ms};
 use plimsoll_amqp::shortstr::ShortStr;
@@ -33,6 +38,8 @@ pub const PROPERTIES_HEADER: &str = "amqp-properties";
 
 /// The message header with the number of deliveries before this one.
 const DELIVERY_COUNT: &str = "x-delivery-count";
+/// The message header with the lock that a message is published under: `namespace/lock/token`.
+const FENCE: &str = "x-fence";
 /// The message header with its place in a stream.
 const STREAM_OFFSET: &str = "x-stream-offset";
 /// Bytes of a native record's headers that are delivered; those beyond are left out, so that they fit
@@ -168,6 +175,29 @@ pub(crate) fn with_header(
         .expect("fields of a table that was read, and a flat one or one as deep as they")
 }
 
+/// Takes the lock off a message that it is published under, and the header with it: who publishes anew what was
+/// delivered does not do that under the lock of another.
+///
+/// # Errors
+/// 406 where the header is no text.
+pub(crate) fn take_fence(content: &mut Content) -> Result<Option<Arc<str>>, Fault> {
+    let Some(headers) = &content.properties.headers else { return Ok(None) };
+    let fence = match headers.find(FENCE) {
+        None => return Ok(None),
+        Some(FieldValue::LongStr(text)) => std::str::from_utf8(text).ok().map(Arc::from),
+        Some(_) => None,
+    };
+    let fence = fence.ok_or_else(|| {
+        let text = "header x-fence must be a text, NAMESPACE/LOCK/TOKEN";
+        Fault::new(ReplyCode::PreconditionFailed, text)
+    })?;
+    let others = headers.fields().iter().filter(|(name, _)| *name != FENCE.as_bytes());
+    let others = others.fold(TableBuilder::new(), |table, (name, value)| table.field(name, value));
+    content.properties.headers = Some(others.build().expect("fields of a table that was read"));
+    content.encoded = content.properties.to_bytes();
+    Ok(Some(fence))
+}
+
 /// A name that was seen last, in the form that is wanted next: most messages of a connection have the
 /// same exchange, many the same key.
 #[derive(Debug, Default)]
@@ -209,6 +239,7 @@ impl LastNames {
         publish: &Publish,
         now_ms: i64,
         delay_ms: Option<u64>,
+        fence: Option<Arc<str>>,
     ) -> Record {
         let properties = &publish.content.properties;
         let encoded = match plimsoll_amqp::routing::without_bcc(properties) {
@@ -220,6 +251,7 @@ impl LastNames {
         let body = publish.content.body.clone();
         Record {
             deliver_at_ms: delay_ms.map(|delay| later(now_ms, delay)),
+            fence,
             ..record(exchange, routing_key, encoded, body, properties, now_ms, delay_ms)
         }
     }
@@ -277,6 +309,7 @@ pub(crate) fn record(
         priority: properties.priority,
         deliver_at_ms: None,
         expires_at_ms: life_ms.map(|life| later(begins_ms, life.into())),
+        fence: None,
     }
 }
 

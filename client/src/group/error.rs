@@ -52,7 +52,9 @@ pub enum CommitError {
     #[error("the session was over before the commit was answered: whether it counts is not known")]
     SessionOver,
     /// A later holder of the consumer's lock was seen: nothing is committed under this fence.
-    #[error("not committed: the fence is stale, the lock was granted again with token {highest}")]
+    #[error(
+        "not committed: the fence is stale, the lock is lost; the highest token seen of it is {highest}"
+    )]
     StaleFence {
         /// The highest token that was seen.
         highest: u64,

@@ -18,7 +18,9 @@ pub enum KvError {
         revision: Option<Revision>,
     },
     /// A later holder of the lock was seen: the change is not stored, nor will be any other under this fence.
-    #[error("not stored: the fence is stale, the lock was granted again with token {highest}")]
+    #[error(
+        "not stored: the fence is stale, the lock is lost; the highest token seen of it is {highest}"
+    )]
     StaleFence {
         /// The highest token that was seen.
         highest: u64,

@@ -72,7 +72,7 @@ pub enum LockEventKind {
     Cancelled,
     /// The leader changed its value.
     Value,
-    /// The lock is forgotten.
+    /// An operator had it forgotten.
     Deleted,
     /// Something that this build has no name for.
     Other(String),
@@ -138,26 +138,24 @@ pub(super) fn lock_of(record: &ConsumedRecord) -> String {
 }
 
 impl LockEvent {
-    /// Reads a record of a namespace's topic.
-    pub(super) fn read(record: &ConsumedRecord) -> Result<Self, LockEventError> {
+    /// Reads a record of a namespace's topic; none where it only says that compaction may forget the lock.
+    pub(super) fn read(record: &ConsumedRecord) -> Result<Option<Self>, LockEventError> {
         let (lock, offset) = (lock_of(record), record.offset.0);
-        let (what, json) = match &record.record.value {
-            None => (LockEventKind::Deleted, Json::default()),
-            // A list would pass for an event whose fields all are missing.
-            Some(value) => match serde_json::from_slice::<serde_json::Map<_, _>>(value)
-                .and_then(|fields| serde_json::from_value::<Json>(fields.into()))
-            {
-                Ok(mut json) => (LockEventKind::of(std::mem::take(&mut json.what)), json),
-                Err(error) => {
-                    let reason = error.to_string();
-                    return Err(LockEventError::Malformed { lock, offset, reason });
-                }
-            },
+        let Some(value) = &record.record.value else { return Ok(None) };
+        // A list would pass for an event whose fields all are missing.
+        let json = match serde_json::from_slice::<serde_json::Map<_, _>>(value)
+            .and_then(|fields| serde_json::from_value::<Json>(fields.into()))
+        {
+            Ok(json) => json,
+            Err(error) => {
+                let reason = error.to_string();
+                return Err(LockEventError::Malformed { lock, offset, reason });
+            }
         };
-        Ok(Self {
+        Ok(Some(Self {
             lock,
             offset,
-            what,
+            what: LockEventKind::of(json.what),
             label: json.label,
             session: json.session,
             token: json.token,
@@ -165,7 +163,7 @@ impl LockEvent {
             by: json.by,
             time_ms: json.time_ms.unwrap_or(record.append_time_ms),
             holder: json.holder,
-        })
+        }))
     }
 }
 
@@ -188,7 +186,7 @@ mod tests {
     fn events_are_read_as_the_node_writes_them() {
         let text = r#"{"event":7,"lock":"db","what":"released","label":"web-1","session":3,"token":41,
             "time_ms":1700000000000,"holder":{"label":"web-2","session":4,"token":52,"value":"10.0.0.2:80"}}"#;
-        let event = LockEvent::read(&record(Some(text))).unwrap();
+        let event = LockEvent::read(&record(Some(text))).unwrap().unwrap();
         assert_eq!((event.lock.as_str(), event.offset), ("db", 7));
         assert_eq!((event.what, event.token), (LockEventKind::Released, Some(41)));
         let holder = event.holder.unwrap();
@@ -197,13 +195,13 @@ mod tests {
 
     #[test]
     fn what_is_new_or_missing_is_no_failure() {
-        let event = LockEvent::read(&record(Some(r#"{"what":"painted","colour":"red"}"#))).unwrap();
+        let read = |text| LockEvent::read(&record(text)).unwrap();
+        let event = read(Some(r#"{"what":"painted","colour":"red"}"#)).unwrap();
         assert_eq!(event.what, LockEventKind::Other("painted".to_owned()));
         assert_eq!((event.time_ms, event.holder), (5, None));
-        let event = LockEvent::read(&record(Some(r#"{"holder":{"session":1}}"#))).unwrap();
+        let event = read(Some(r#"{"holder":{"session":1}}"#)).unwrap();
         assert_eq!(event.holder.unwrap().token, 0);
-        let gone = LockEvent::read(&record(None)).unwrap();
-        assert_eq!(gone.what, LockEventKind::Deleted);
+        assert_eq!(read(None), None, "the lock is forgotten");
     }
 
     #[test]

@@ -76,7 +76,10 @@ impl Stream for LockWatch {
                 None => None,
                 Some(Err(error)) => Some(Err(error.into())),
                 Some(Ok(record)) if !which.is(&lock_of(&record)) => continue,
-                Some(Ok(record)) => Some(LockEvent::read(&record)),
+                Some(Ok(record)) => match LockEvent::read(&record).transpose() {
+                    Some(event) => Some(event),
+                    None => continue,
+                },
             });
         }
     }

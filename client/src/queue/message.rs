@@ -116,7 +116,9 @@ pub enum SettleError {
     Unknown,
     /// A later holder of the consumer's lock was seen: the settlement does not count. The message is delivered
     /// again when its lease is over.
-    #[error("not settled: the fence is stale, the lock was granted again with token {highest}")]
+    #[error(
+        "not settled: the fence is stale, the lock is lost; the highest token seen of it is {highest}"
+    )]
     StaleFence {
         /// The highest token that was seen.
         highest: u64,

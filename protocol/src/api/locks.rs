@@ -404,6 +404,9 @@ wire_struct! {
         pub namespace_id: u64,
         /// What it says.
         pub standing: FenceStanding,
+        /// The highest token of the lock that is known: of one that is past at least itself, 0 of one that was
+        /// never granted.
+        pub highest: u64,
     }
 }
 

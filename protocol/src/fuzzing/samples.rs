@@ -774,7 +774,7 @@ samples! {
     };
     CheckFenceRequest = CheckFenceRequest { fence: Fence::sample() };
     CheckFenceResponse =
-        CheckFenceResponse { namespace_id: 12, standing: FenceStanding::Past };
+        CheckFenceResponse { namespace_id: 12, standing: FenceStanding::Past, highest: 1234 };
     RaiseFloorRequest = RaiseFloorRequest {
         topic: topic(),
         partition: PartitionIndex(3),

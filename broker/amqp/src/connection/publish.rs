@@ -18,6 +18,7 @@ use super::Connection;
 use crate::catalog::QueueEntry;
 use crate::gateway::Reply;
 use crate::inbox::{Published, Receipt};
+use crate::message::take_fence;
 use crate::permissions::Permission;
 
 /// What a client writes into `reply-to` for direct replies.
@@ -33,6 +34,8 @@ struct InFlight {
     /// Queues that have not answered.
     waits: u32,
     refused: bool,
+    /// Why the channel is to end: a queue refused the lock that it was published under.
+    fault: Option<Arc<str>>,
     bytes: usize,
 }
 
@@ -64,10 +67,17 @@ impl Publishes {
     }
 
     /// A queue has answered; gives the publish when it was the last.
-    fn answered(&mut self, token: u32, refused: bool) -> Option<InFlight> {
+    fn answered(&mut self, token: u32, outcome: Published) -> Option<InFlight> {
         let place = &mut self.all[token as usize];
         let publish = place.as_mut().expect("a receipt tells once");
-        publish.refused |= refused;
+        match outcome {
+            Published::Stored | Published::Deleted => {}
+            Published::Full | Published::Unknown => publish.refused = true,
+            Published::Refused(why) => {
+                publish.refused = true;
+                publish.fault = Some(why);
+            }
+        }
         publish.waits -= 1;
         if publish.waits > 0 {
             return None;
@@ -138,6 +148,7 @@ impl Connection {
         mut publish: Publish,
     ) -> Result<(), Fault> {
         self.name_reply_address(key, &mut publish);
+        let fence = take_fence(&mut publish.content)?;
         let (route, replies) = self.route(&publish)?;
         let mut replied = false;
         for address in replies {
@@ -154,7 +165,7 @@ impl Connection {
             }
             return Ok(());
         }
-        self.store(key, &publish, &route);
+        self.store(key, &publish, fence, &route);
         Ok(())
     }
 
@@ -169,7 +180,13 @@ impl Connection {
         self.session.return_message(key, returned);
     }
 
-    fn store(&mut self, key: ChannelKey, publish: &Publish, route: &Route) {
+    fn store(
+        &mut self,
+        key: ChannelKey,
+        publish: &Publish,
+        fence: Option<Arc<str>>,
+        route: &Route,
+    ) {
         let headers = publish.content.properties.headers.as_ref();
         let delay_ms = match route.delayed {
             true => {
@@ -178,10 +195,11 @@ impl Connection {
             }
             false => None,
         };
-        let record = self.names.record(publish, self.backend.unix_ms(), delay_ms);
+        let record = self.names.record(publish, self.backend.unix_ms(), delay_ms, fence);
         let waits = u32::try_from(route.queues.len()).expect("queues are bounded");
         let (number, bytes) = (publish.number, publish.bytes());
-        let in_flight = InFlight { channel: key, number, waits, refused: false, bytes };
+        let in_flight =
+            InFlight { channel: key, number, waits, refused: false, fault: None, bytes };
         let token = self.publishes.begin(in_flight);
         self.channels.entry(key).or_default().in_flight += 1;
         let Some((last, others)) = route.queues.split_last() else { return };
@@ -231,12 +249,14 @@ impl Connection {
 
     /// A queue has answered a publish.
     pub(super) fn published(&mut self, token: u32, outcome: Published) {
-        let refused = matches!(outcome, Published::Full | Published::Unknown);
-        let Some(done) = self.publishes.answered(token, refused) else { return };
+        let Some(done) = self.publishes.answered(token, outcome) else { return };
         let key = done.channel;
         if let Some(number) = done.number {
             let told = if done.refused { Confirmation::Refused } else { Confirmation::Taken };
             self.session.confirm(key, number, told);
+        }
+        if let Some(why) = done.fault {
+            self.session.refuse(key, Fault::new(ReplyCode::PreconditionFailed, &*why));
         }
         let Some(channel) = self.channels.get_mut(&key) else { return };
         channel.in_flight -= 1;

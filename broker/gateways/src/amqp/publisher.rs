@@ -1,4 +1,7 @@
 //! One task per queue that is published to: records into batches, outcomes back, in order.
+//!
+//! What is published under a lock goes in batches of its own, one after the other: before each the lock's
+//! namespace is asked whether the lock is held still, because no lock can guard the topic of a queue.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,11 +14,12 @@ use plimsoll_amqp_gateway::backend::Record;
 use plimsoll_amqp_gateway::catalog::QueueEntry;
 use plimsoll_amqp_gateway::inbox::{Published, Receipt};
 use plimsoll_delivery::command::Reason;
+use plimsoll_protocol::api::{AckLevel, Fence, ProduceRequest};
 use plimsoll_protocol::batch::{
     BatchBuilder, BatchHeader, BatchLimits, Compression, HeadersView, PushOutcome,
     Record as BatchRecord, RecordBatch, RecordView,
 };
-use plimsoll_protocol::error::ErrorCode;
+use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{PartitionIndex, ProducerId, TopicName};
 use plimsoll_replication::{OpenGroupError, ProduceError};
 use tokio::sync::mpsc;
@@ -25,6 +29,7 @@ use super::backend::topic_of;
 use super::changes::is_deleted;
 use crate::broker::{Broker, Partition};
 use crate::queues::{QueueLimits, QueueName};
+use crate::refusals;
 use crate::routing::Access;
 
 /// Records of one batch.
@@ -111,7 +116,7 @@ impl Publisher {
             let idle = in_flight.is_empty();
             tokio::select! {
                 biased;
-                Some((outcome, receipts)) = in_flight.next() => tell(outcome, receipts),
+                Some((outcome, receipts)) = in_flight.next() => tell(&outcome, receipts),
                 count = items.recv_many(&mut taken, BATCH_RECORDS), if in_flight.len() < IN_FLIGHT => {
                     if count == 0 {
                         return;
@@ -140,21 +145,28 @@ impl Publisher {
         let found = self.broker.partition(&self.topic, PARTITION, Access::Leader).await;
         if found.as_ref().is_err_and(is_deleted) {
             let receipts = taken.drain(..).map(|item| item.receipt).collect();
-            return tell(Published::Deleted, receipts);
+            return tell(&Published::Deleted, receipts);
         }
         let catalog = self.broker.catalog();
         let limits = catalog.topic(&self.topic).and_then(|meta| QueueLimits::of(meta));
         let limits = limits.filter(|limits| limits.are_any());
         // Of a queue that takes so many and no more each record is looked at by itself.
         let most = if limits.is_some() { 1 } else { BATCH_RECORDS };
+        let fence = taken.first().and_then(|item| item.record.fence.clone());
         let (batch, receipts) = batch_of(taken, most);
-        let Some(batch) = batch else { return tell(Published::Unknown, receipts) };
+        let Some(batch) = batch else { return tell(&Published::Unknown, receipts) };
+        if fence.is_some() {
+            // What was published before lies before it.
+            while let Some((outcome, receipts)) = in_flight.next().await {
+                tell(&outcome, receipts);
+            }
+        }
         match found {
             Ok(partition) => {
                 let mut place = None;
                 if limits.is_some() {
                     while let Some((outcome, receipts)) = in_flight.next().await {
-                        tell(outcome, receipts);
+                        tell(&outcome, receipts);
                     }
                     let admitting =
                         self.broker.admit_to_queue(&self.topic, PARTITION, &partition, 1, || false);
@@ -168,9 +180,13 @@ impl Publisher {
                                 }
                                 _ => Published::Unknown,
                             };
-                            return tell(outcome, receipts);
+                            return tell(&outcome, receipts);
                         }
                     }
+                }
+                if let Some(fence) = fence {
+                    let outcome = self.store_under(&partition, &fence, batch).await;
+                    return tell(&outcome, receipts);
                 }
                 let sent = store(partition, batch).await;
                 in_flight.push_back(Box::pin(async move {
@@ -179,24 +195,26 @@ impl Publisher {
                     outcome
                 }));
             }
-            Err(_) => {
+            Err(error) => {
                 // Another node leads: one after the other keeps their order.
                 while let Some((outcome, receipts)) = in_flight.next().await {
-                    tell(outcome, receipts);
+                    tell(&outcome, receipts);
                 }
                 if let Some(limits) = limits
                     && !self.has_room_elsewhere(limits).await
                 {
                     self.bury(batch).await;
-                    return tell(Published::Full, receipts);
+                    return tell(&Published::Full, receipts);
                 }
-                let stored = self.broker.store_anywhere(&self.topic, 0, batch).await;
-                let outcome = match stored {
-                    Ok(_) => Published::Stored,
-                    Err(error) if is_deleted(&error) => Published::Deleted,
-                    Err(_) => Published::Unknown,
+                let outcome = match fence {
+                    Some(fence) => self.store_under_elsewhere(&error, &fence, batch).await,
+                    None => match self.broker.store_anywhere(&self.topic, 0, batch).await {
+                        Ok(_) => Published::Stored,
+                        Err(error) if is_deleted(&error) => Published::Deleted,
+                        Err(_) => Published::Unknown,
+                    },
                 };
-                tell(outcome, receipts);
+                tell(&outcome, receipts);
             }
         }
     }
@@ -219,6 +237,51 @@ impl Publisher {
         }
     }
 
+    /// Stores a batch under a lock, at this node.
+    async fn store_under(&self, partition: &Partition, shown: &str, batch: Bytes) -> Published {
+        let storing = async {
+            let fence = fence_of(shown)?;
+            self.broker.confirm_fence(&fence).await?;
+            let pass = self.broker.fence_pass(&partition.group, &fence).await?;
+            let header = BatchHeader::parse(&batch).expect("a batch that was just built");
+            let stored = partition.group.produce_under(batch, header, Some(&pass)).await;
+            drop(pass);
+            let pending = stored.map_err(|error| self.refusal(&error))?;
+            match timeout(ANSWER_MAX, pending).await {
+                Ok(outcome) => outcome.map(drop).map_err(|error| self.refusal(&error)),
+                Err(_) => Err(self.refusal(&ProduceError::Unknown)),
+            }
+        };
+        under_lock(storing.await)
+    }
+
+    /// Stores a batch under a lock at the node that leads the queue, as `error` says.
+    async fn store_under_elsewhere(
+        &self,
+        error: &ErrorResponse,
+        shown: &str,
+        batch: Bytes,
+    ) -> Published {
+        let storing = async {
+            let fence = fence_of(shown)?;
+            let leader = error.leader.as_ref().ok_or_else(|| error.clone())?;
+            self.broker.confirm_fence(&fence).await?;
+            let request = ProduceRequest {
+                topic: self.topic.clone(),
+                partition: PARTITION,
+                acks: AckLevel::Quorum,
+                fence: Some(fence),
+            };
+            let link = self.broker.leader_link(leader.node).await?;
+            link.ask_with(&request, batch).await.map(drop)
+        };
+        under_lock(storing.await)
+    }
+
+    fn refusal(&self, error: &ProduceError) -> ErrorResponse {
+        refusals::produce(error, &self.topic, PARTITION)
+    }
+
     /// Sends what the queue refused to its dead letter exchange, where it was declared so. Once at most, as
     /// in RabbitMQ: the publisher hears of the refusal, and sends again what matters to it.
     async fn bury(&self, batch: Bytes) {
@@ -234,6 +297,24 @@ impl Publisher {
     }
 }
 
+/// The lock as it was written by who published under it.
+fn fence_of(shown: &str) -> Result<Fence, ErrorResponse> {
+    let invalid =
+        |error| ErrorResponse::new(ErrorCode::InvalidArgument, format!("x-fence: {error}"));
+    Fence::parse(shown).map_err(|error| invalid(error.to_string()))
+}
+
+/// What becomes of records that were published under a lock.
+fn under_lock(stored: Result<(), ErrorResponse>) -> Published {
+    match stored {
+        Ok(()) => Published::Stored,
+        Err(error) if is_deleted(&error) => Published::Deleted,
+        Err(error) if error.code == ErrorCode::QueueFull => Published::Full,
+        Err(error) if error.code.is_retriable() => Published::Unknown,
+        Err(error) => Published::Refused(error.message.into()),
+    }
+}
+
 /// The records of a batch that was built here.
 fn records_of(batch: Bytes) -> Vec<BatchRecord> {
     let Ok((batch, _)) = RecordBatch::parse(batch) else { return Vec::new() };
@@ -241,8 +322,8 @@ fn records_of(batch: Bytes) -> Vec<BatchRecord> {
     records.filter_map(|record| Some(record.ok()?.record)).collect()
 }
 
-fn tell(outcome: Published, receipts: Vec<Receipt>) {
-    receipts.into_iter().for_each(|receipt| receipt.tell(outcome));
+fn tell(outcome: &Published, receipts: Vec<Receipt>) {
+    receipts.into_iter().for_each(|receipt| receipt.tell(outcome.clone()));
 }
 
 /// A batch that was handed to its partition, in its place among the others.
@@ -289,12 +370,15 @@ pub(super) fn limits() -> BatchLimits {
     }
 }
 
-/// Takes at most `most` records off the front into a batch; those that fit none are left without.
+/// Takes at most `most` records off the front into a batch, all under the same lock or none; those that fit
+/// none are left without.
 fn batch_of(taken: &mut Vec<Item>, most: usize) -> (Option<Bytes>, Vec<Receipt>) {
     let mut builder = BatchBuilder::new(limits());
     let mut count = 0;
+    let fence = taken.first().and_then(|item| item.record.fence.clone());
     for item in taken.iter().take(most) {
-        if !builder.is_empty() && builder.bytes() >= BATCH_BYTES {
+        let is_full = !builder.is_empty() && builder.bytes() >= BATCH_BYTES;
+        if is_full || item.record.fence != fence {
             break;
         }
         match push(&mut builder, &item.record) {

@@ -87,7 +87,8 @@ impl Broker {
                      lost, stop and acquire it again",
                     shown.token
                 ),
-            )),
+            )
+            .with_offset(asked.highest)),
             FenceStanding::NeverGranted => Err(ErrorResponse::new(
                 ErrorCode::UnknownFence,
                 format!(
@@ -116,13 +117,13 @@ impl Broker {
         if !keeper.leads(&home) {
             return Err(self.not_leader(None));
         }
-        let standing = match state {
-            TokenState::Held => FenceStanding::Held,
-            TokenState::Past => FenceStanding::Past,
-            TokenState::NeverGranted => FenceStanding::NeverGranted,
+        let (standing, highest) = match state {
+            TokenState::Held => (FenceStanding::Held, shown.token),
+            TokenState::Past { highest } => (FenceStanding::Past, highest.0),
+            TokenState::NeverGranted => (FenceStanding::NeverGranted, 0),
         };
         let namespace_id = self.namespace_id(&shown.namespace).await?;
-        Ok(CheckFenceResponse { namespace_id, standing })
+        Ok(CheckFenceResponse { namespace_id, standing, highest })
     }
 
     /// The number of a namespace, which is never used again.

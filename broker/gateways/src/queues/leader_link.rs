@@ -59,7 +59,8 @@ pub(crate) struct LeaderLink {
 
 #[derive(Debug)]
 enum Said {
-    Frame(Bytes),
+    /// A frame, and the payload behind it.
+    Frame(Bytes, Bytes),
     /// Nobody waits for its answer: several may become one frame.
     Settle(CorrelationId, Vec<Settlement>),
 }
@@ -187,9 +188,9 @@ impl LeaderLink {
     }
 
     /// What is said after the stream's end goes nowhere.
-    fn say<R: Request>(&self, correlation: CorrelationId, request: &R) {
-        let frame = encode_request(correlation, request, 0).freeze();
-        let _ = self.said.send(Said::Frame(frame));
+    fn say<R: Request>(&self, correlation: CorrelationId, request: &R, payload: Bytes) {
+        let frame = encode_request(correlation, request, payload.len()).freeze();
+        let _ = self.said.send(Said::Frame(frame, payload));
     }
 
     fn lost(&self) -> ErrorResponse {
@@ -209,9 +210,21 @@ impl LeaderLink {
         self: &Arc<Self>,
         request: &R,
     ) -> impl Future<Output = Result<(R::Response, Bytes), ErrorResponse>> + Send + use<R> {
+        self.ask_with(request, Bytes::new())
+    }
+
+    /// As [`LeaderLink::ask`], of requests with a payload.
+    ///
+    /// # Errors
+    /// The leader's own, or that it is gone.
+    pub(crate) fn ask_with<R: Request>(
+        self: &Arc<Self>,
+        request: &R,
+        payload: Bytes,
+    ) -> impl Future<Output = Result<(R::Response, Bytes), ErrorResponse>> + Send + use<R> {
         let (answer, answered) = oneshot::channel();
         let correlation = self.waiting().expect(answer);
-        self.say(correlation, request);
+        self.say(correlation, request, payload);
         let link = Arc::clone(self);
         async move { link.answer::<R>(correlation, answered).await }
     }
@@ -267,7 +280,7 @@ impl LeaderLink {
             exclusive: spec.exclusive,
             settles_itself: spec.settles_itself,
         };
-        self.say(correlation, &request);
+        self.say(correlation, &request, Bytes::new());
         self.answer::<AttachRequest>(correlation, answered).await?;
         Ok(attached)
     }
@@ -309,7 +322,7 @@ async fn write(
         let mut said = gathered.drain(..).peekable();
         while let Some(one) = said.next() {
             match one {
-                Said::Frame(frame) => sender.feed(frame, &[]),
+                Said::Frame(frame, payload) => sender.feed(frame, &[payload]),
                 Said::Settle(consumer, mut items) => {
                     while let Some(Said::Settle(_, more)) = said.next_if(
                         |next| matches!(next, Said::Settle(other, _) if *other == consumer),
@@ -429,7 +442,11 @@ impl RemoteAttached {
         if self.taken_bytes >= CLIENT_CREDIT_BYTES / 2 {
             let bytes = std::mem::take(&mut self.taken_bytes);
             let subscription = self.consumer.correlation;
-            self.consumer.link.say(subscription, &CreditRequest { subscription, bytes });
+            self.consumer.link.say(
+                subscription,
+                &CreditRequest { subscription, bytes },
+                Bytes::new(),
+            );
         }
         Some(messages)
     }
@@ -444,6 +461,6 @@ impl Drop for RemoteAttached {
             waiting.answers.remove(correlation);
         }
         // Nobody waits for the answer.
-        link.say(*correlation, &UnsubscribeRequest { subscription: *correlation });
+        link.say(*correlation, &UnsubscribeRequest { subscription: *correlation }, Bytes::new());
     }
 }

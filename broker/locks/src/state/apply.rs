@@ -344,6 +344,7 @@ impl Fold<'_> {
         }
         let guards = self.state.locks.remove(name).map(|lock| lock.guards).unwrap_or_default();
         self.note(name, What::Deleted, None, Some(by));
+        self.note(name, What::Forgotten, None, None);
         Ok(Answer::Deleted { guards })
     }
 

@@ -5,8 +5,9 @@
 //! records entry says `published`. So a new leader, once it has folded everything of its predecessors,
 //! knows which are missing and publishes each once.
 //!
-//! A record: the key is the lock's name, the value is JSON, without one (a tombstone) when the lock is
-//! deleted. Each tells who holds the lock after it, because compaction keeps the last of each lock only:
+//! A record: the key is the lock's name, the value is JSON. Each tells who holds the lock after it, because
+//! compaction keeps the last of each lock only. That of a lock that is forgotten is a tombstone, without a
+//! value: names that are used once leave nothing behind.
 //! ```text
 //! {"event":7,"lock":"db","what":"released","label":"web-1","session":3,"token":41,"time_ms":1700000000000,
 //!  "holder":{"label":"web-2","session":4,"token":52,"value":"10.0.0.2:80"}}
@@ -44,13 +45,15 @@ pub enum What {
     Cancelled = 7,
     /// The leader changed its value.
     Value = 8,
-    /// The lock is forgotten.
+    /// An operator had it forgotten.
     Deleted = 9,
+    /// Nobody holds it or waits for it, and it guards nothing: compaction may take its last record, too.
+    Forgotten = 10,
 }
 
 impl What {
     /// Everything that may happen, by number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Granted,
         Self::Waiting,
         Self::Released,
@@ -60,6 +63,7 @@ impl What {
         Self::Cancelled,
         Self::Value,
         Self::Deleted,
+        Self::Forgotten,
     ];
 }
 
@@ -114,7 +118,7 @@ pub struct Event {
     pub lock: LockName,
     /// What happened.
     pub what: What,
-    /// To whom; to nobody when the lock is deleted.
+    /// To whom; to nobody when the lock is deleted or forgotten.
     pub who: Option<Who>,
     /// By which operator.
     pub by: Option<Label>,
@@ -159,10 +163,10 @@ impl Event {
         self.lock.as_str()
     }
 
-    /// The value of the record; none, a tombstone, when the lock is deleted.
+    /// The value of the record; none, a tombstone, when the lock is forgotten.
     #[must_use]
     pub fn value(&self) -> Option<String> {
-        if self.what == What::Deleted {
+        if self.what == What::Forgotten {
             return None;
         }
         let who = self.who.as_ref();

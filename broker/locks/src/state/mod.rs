@@ -177,7 +177,10 @@ pub enum TokenState {
     /// It is of a grant that holds.
     Held,
     /// It is lower than what is, or was, granted: what it was of is over.
-    Past,
+    Past {
+        /// The highest of the lock that is known, this one at least.
+        highest: Token,
+    },
     /// Nothing was granted under it: to let it raise a floor would shut out who holds the lock.
     NeverGranted,
 }
@@ -260,7 +263,11 @@ impl Locks {
             (None, Some(lock)) if lock.highest.0 > 0 => lock.highest,
             (None, _) => Token::from(self.last),
         };
-        if token <= bound { TokenState::Past } else { TokenState::NeverGranted }
+        if token > bound {
+            return TokenState::NeverGranted;
+        }
+        let granted = holder.map(|holder| holder.token).or(known.map(|lock| lock.highest));
+        TokenState::Past { highest: granted.unwrap_or(token).max(token) }
     }
 
     /// Topics that some lock of this namespace guards: while there are any, it is not to be deleted.

@@ -71,6 +71,7 @@ impl Fold<'_> {
         }
         if self.state.locks.get(name).is_some_and(Lock::is_idle) {
             self.state.locks.remove(name);
+            self.note(name, What::Forgotten, None, None);
         }
     }
 

@@ -253,12 +253,29 @@ fn operator_takes_a_lock_and_deletes_it() {
     let in_use = Refusal::InUse { lock: name("a"), holders: 1, waiters: 0 };
     assert_eq!(bed.refused(delete(false)), in_use);
     bed.one(delete(true));
-    let last = bed.state.unpublished().last().unwrap().clone();
-    assert_eq!((last.what, last.key(), last.value()), (What::Deleted, "a", None));
+    let events: Vec<_> = bed.state.unpublished().cloned().collect();
+    let [.., deleted, last] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((deleted.what, deleted.by.as_ref()), (What::Deleted, Some(&by)));
+    assert_eq!((last.what, last.key(), last.value()), (What::Forgotten, "a", None));
     assert_eq!(bed.one(delete(false)), Answer::Deleted { guards: [].into() }, "again");
     bed.one(LockCommand::Acquire(Box::new(guarding(1, 5, "a", &["t"]))));
     assert_eq!(bed.one(delete(true)), Answer::Deleted { guards: [topic("t")].into() });
     assert_eq!(bed.one(acquire(1, 6, "a", Want::Exclusive)), granted(bed.index));
+}
+
+#[test]
+fn lock_that_nobody_wants_any_more_ends_with_a_tombstone() {
+    let mut bed = Bed::new(2);
+    let last = |bed: &Bed| bed.state.unpublished().last().map(|event| (event.what, event.value()));
+    bed.one(acquire(1, 1, "once", Want::Exclusive));
+    bed.one(acquire(2, 1, "once", Want::Exclusive));
+    bed.one(release(1, 1, "once", bed.index - 1));
+    assert_eq!(last(&bed).map(|(what, _)| what), Some(What::Granted), "another has it");
+    bed.one(release(2, 1, "once", bed.index));
+    assert_eq!(last(&bed), Some((What::Forgotten, None)));
+    bed.one(LockCommand::Acquire(Box::new(guarding(1, 2, "guard", &["t"]))));
+    bed.one(release(1, 2, "guard", bed.index));
+    assert_eq!(last(&bed).map(|(what, _)| what), Some(What::Released), "it guards a topic still");
 }
 
 #[test]
@@ -302,9 +319,9 @@ fn token_from_the_future_is_told_apart() {
     let state =
         |bed: &Bed, lock: &str, token| bed.state.token_state(&name(lock), None, Token(token));
     assert_eq!(state(&bed, "a", 2), TokenState::Held);
-    assert_eq!(state(&bed, "a", 1), TokenState::Past);
+    assert_eq!(state(&bed, "a", 1), TokenState::Past { highest: Token(2) });
     assert_eq!(state(&bed, "a", 3), TokenState::NeverGranted, "it would shut out the holder");
-    assert_eq!(state(&bed, "b", 3), TokenState::Past);
+    assert_eq!(state(&bed, "b", 3), TokenState::Past { highest: Token(3) });
     assert_eq!(state(&bed, "b", 4), TokenState::NeverGranted);
 }
 

@@ -97,11 +97,12 @@ impl Group {
         let (term, changes) = {
             let Led { awake, term } = self.lead().await?;
             let shared = &awake.as_ref().expect("lead() returned").shared;
-            let rises = |change: &FloorChange| match change {
+            // Where there is no room for a lock, no token of it passes: no former holder's either.
+            let is_needed = |change: &FloorChange| match change {
                 FloorChange::Raise(fence) => shared.check_fence(fence) == Ok(Judgement::Rises),
                 FloorChange::PruneLock { .. } | FloorChange::PruneNamespace { .. } => true,
             };
-            (term, changes.into_iter().filter(rises).collect::<Vec<_>>())
+            (term, changes.into_iter().filter(is_needed).collect::<Vec<_>>())
         };
         if changes.is_empty() {
             return Ok(());
