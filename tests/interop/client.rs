@@ -316,6 +316,12 @@ pub(crate) async fn ends(consumer: &mut Consumer) -> u16 {
     code(next.expect("the consumer hears why"))
 }
 
+/// The words with which the channel of a consumer ends.
+pub(crate) async fn ends_because(consumer: &mut Consumer) -> String {
+    let next = timeout(COMES_MAX, consumer.next()).await.expect("the end comes in time");
+    reason(next.expect("the consumer hears why"))
+}
+
 /// A body as text.
 pub(crate) fn body(delivery: &Delivery) -> String {
     String::from_utf8(delivery.data.clone()).expect("a text")

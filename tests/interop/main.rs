@@ -22,6 +22,7 @@ mod contents;
 mod dead_letters;
 mod delays;
 mod exchanges;
+mod fences;
 mod fetching;
 mod lifetimes;
 mod publishing;

@@ -45,15 +45,26 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Runs a command of `plimsoll amqp` that must succeed, with something to read; gives what it printed.
-    pub(crate) fn amqp(&self, arguments: &[&str], input: &str) -> String {
+    /// A `plimsoll` with a command and the way to the server; more arguments may follow.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PLIMSOLL_") {
                 command.env_remove(name);
             }
         }
-        command.args(["amqp", "--connect", &self.native, "--ca"]).arg(&self.ca).args(arguments);
+        command.env("PLIMSOLL_CONNECT", &self.native).env("PLIMSOLL_CA", &self.ca).args(arguments);
+        command
+    }
+
+    /// Runs a command of `plimsoll amqp`, as [`Cli::run`].
+    pub(crate) fn amqp(&self, arguments: &[&str], input: &str) -> String {
+        self.run(&[&["amqp"], arguments].concat(), input)
+    }
+
+    /// Runs a command that must succeed, with something to read; gives what it printed.
+    pub(crate) fn run(&self, arguments: &[&str], input: &str) -> String {
+        let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be run");
         let mut stdin = child.stdin.take().expect("it is piped");

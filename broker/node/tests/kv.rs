@@ -8,12 +8,15 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use plimsoll_protocol::api::{
     AlterTopicRequest, ConfigChange, Done, Isolation, KvCondition, KvGetRequest, KvGetResponse,
-    KvPutRequest, KvPutResponse, KvScanRequest, KvScanResponse, ProducerIdentity,
+    KvPutRequest, KvPutResponse, KvScanRequest, KvScanResponse, ProducerIdentity, StartPosition,
+    SubscribeRequest,
 };
 use plimsoll_protocol::batch::{Compression, Record};
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Offset, PartitionIndex};
-use support::{Client, NOBODY, TestNode, assert_code, build, eventually, records, topic};
+use support::{
+    Client, NOBODY, TestNode, assert_code, build, eventually, records, subscribe_request, topic,
+};
 
 const ALWAYS: KvCondition = KvCondition::Always(Done {});
 const ABSENT: KvCondition = KvCondition::Absent(Done {});
@@ -203,6 +206,26 @@ async fn a_value_whose_time_is_over_is_gone_and_a_tombstone_tells_watchers() {
     let tombstone = tombstone.await.record;
     assert_eq!((tombstone.key, tombstone.value), (Some(Bytes::from("a")), None));
     put(&mut client, "a", "2", ABSENT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_only_watches_is_told_that_a_time_is_over_also_after_a_restart() {
+    let node = TestNode::start().await;
+    let mut client = node.quic().await;
+    create(&mut client).await;
+    let mortal = Record { timestamp_ms: 0, expires_at_ms: Some(1_500), ..keyed("a", "1") };
+    put_record(&mut client, &mortal, ALWAYS).await.unwrap();
+    let node = node.crash().await;
+    let mut client = node.quic().await;
+    let all = subscribe_request("t", StartPosition::Earliest, 0);
+    let watch = SubscribeRequest { whole: true, ..all };
+    let mut reader = node.quic().await;
+    client.send(&watch, Bytes::new()).await;
+    let told = eventually("a tombstone", async || {
+        let (_, payload) = reader.fetch("t", 0, 0).await.unwrap();
+        records(payload).into_iter().find(|found| found.record.value.is_none())
+    });
+    assert_eq!(told.await.record.key, Some(Bytes::from("a")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,13 +183,18 @@ pub(super) async fn run(
 }
 
 async fn begin(
-    session: &Session,
+    session: &Arc<Session>,
     request: &SubscribeRequest,
 ) -> Result<(Partition, Offset), ErrorResponse> {
     let broker = &session.broker;
     let access = access(request.any_replica);
     let partition = broker.partition(&request.topic, request.partition, access).await?;
     freshen(broker, &partition.group, request.isolation, request.max_staleness_ms).await?;
+    if request.whole && partition.is_compacted && !request.any_replica {
+        // Who watches keys is told when the time of one is over: the view sees to that, also where nobody has
+        // asked for a key since this node leads.
+        broker.view(&request.topic, request.partition, access).await?;
+    }
     let start = resolve(&partition.group, request.start)
         .await
         .map_err(|error| broker.gone_or(&request.topic, partition.topic_id, error))?;
