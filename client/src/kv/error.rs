@@ -23,7 +23,8 @@ pub enum KvError {
         /// The highest token that was seen.
         highest: u64,
     },
-    /// Whether the change is stored could not be found out in time. Reading the key tells.
+    /// Whether the change is stored could not be found out in time, or whether an attempt that was not answered
+    /// still will be: also where a condition does not hold by now. Reading the key tells whether it is.
     #[error("outcome unknown: {reason}; the change may be stored")]
     Unknown {
         /// What was seen last.
