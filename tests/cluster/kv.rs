@@ -136,7 +136,7 @@ async fn a_change_whose_leader_is_killed_before_it_answers_is_stored_once_or_tol
     }
     // Each value of each key is in the log once: what was sent again was known.
     let mut watch = within("watch", kv.watch("k", WatchFrom::Revision(Revision(0)))).await.unwrap();
-    let mut values = vec![0_u64; KEYS];
+    let mut values = [0_u64; KEYS];
     for _ in 0..stored {
         let event = next(&mut watch).await;
         let number: usize = text(Some(event.key)).trim_start_matches('k').parse().unwrap();
