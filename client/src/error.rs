@@ -200,11 +200,12 @@ pub enum SendError {
     Fenced,
     /// A later holder of the producer's lock was seen: nothing more is stored under this fence.
     #[error(
-        "not stored: the fence is stale, the lock was granted again with token {highest}; whoever holds it \
-         now goes on"
+        "not stored: the fence is stale, the lock is lost: its token {highest} was seen; whoever holds it now \
+         goes on"
     )]
     StaleFence {
-        /// The highest token that was seen.
+        /// The highest token of the lock that was seen: the fence's own where the lock was given up and not
+        /// granted again.
         highest: u64,
     },
     /// The record fits no batch.

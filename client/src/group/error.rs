@@ -52,9 +52,10 @@ pub enum CommitError {
     #[error("the session was over before the commit was answered: whether it counts is not known")]
     SessionOver,
     /// A later holder of the consumer's lock was seen: nothing is committed under this fence.
-    #[error("not committed: the fence is stale, the lock was granted again with token {highest}")]
+    #[error("not committed: the fence is stale, the lock is lost: its token {highest} was seen")]
     StaleFence {
-        /// The highest token that was seen.
+        /// The highest token of the lock that was seen: the fence's own where the lock was given up and not
+        /// granted again.
         highest: u64,
     },
     /// The group refused it, or gave no answer.

@@ -18,9 +18,10 @@ pub enum KvError {
         revision: Option<Revision>,
     },
     /// A later holder of the lock was seen: the change is not stored, nor will be any other under this fence.
-    #[error("not stored: the fence is stale, the lock was granted again with token {highest}")]
+    #[error("not stored: the fence is stale, the lock is lost: its token {highest} was seen")]
     StaleFence {
-        /// The highest token that was seen.
+        /// The highest token of the lock that was seen: the fence's own where the lock was given up and not
+        /// granted again.
         highest: u64,
     },
     /// Whether the change is stored could not be found out in time, or whether an attempt that was not answered

@@ -116,9 +116,10 @@ pub enum SettleError {
     Unknown,
     /// A later holder of the consumer's lock was seen: the settlement does not count. The message is delivered
     /// again when its lease is over.
-    #[error("not settled: the fence is stale, the lock was granted again with token {highest}")]
+    #[error("not settled: the fence is stale, the lock is lost: its token {highest} was seen")]
     StaleFence {
-        /// The highest token that was seen.
+        /// The highest token of the lock that was seen: the fence's own where the lock was given up and not
+        /// granted again.
         highest: u64,
     },
     /// The node refused.

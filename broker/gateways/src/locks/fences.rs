@@ -87,7 +87,9 @@ impl Broker {
                      lost, stop and acquire it again",
                     shown.token
                 ),
-            )),
+            )
+            // The highest that was seen here.
+            .with_offset(shown.token)),
             FenceStanding::NeverGranted => Err(ErrorResponse::new(
                 ErrorCode::UnknownFence,
                 format!(
