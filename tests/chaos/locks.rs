@@ -250,6 +250,7 @@ impl LockClient {
                 (Became::Acked { partition, offset: ack.offset.map(|offset| offset.0) }, Some(pen))
             }
             Err(SendError::StaleFence { highest }) => {
+                // Its own token was seen before the grant was told: only a later one shuts it out.
                 assert!(highest > pen.token, "{} is stale by {highest}", pen.token);
                 (Became::Refused, None)
             }
