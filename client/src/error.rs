@@ -203,7 +203,8 @@ pub enum SendError {
         "not stored: the fence is stale, the lock is lost; the highest token seen of it is {highest}"
     )]
     StaleFence {
-        /// The highest token that was seen.
+        /// The highest token of the lock that was seen: the fence's own where the lock was given up and not
+        /// granted again.
         highest: u64,
     },
     /// The record fits no batch.

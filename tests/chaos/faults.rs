@@ -1,6 +1,5 @@
 //! Does to the nodes what the schedule says, heals it, and says whether it took effect.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use plimsoll_client::Client;
@@ -8,6 +7,7 @@ use plimsoll_tests::{Network, TestCluster};
 use tokio::time::{Instant, interval, sleep_until};
 
 use crate::TOPICS;
+use crate::rounds::{Clock, Span};
 use crate::schedule::{Fault, Kind, Target};
 
 /// How often a cut is looked for in what the nodes say.
@@ -18,18 +18,23 @@ pub(crate) struct Faults<'a> {
     cluster: &'a mut TestCluster,
     network: Option<&'a Network>,
     client: Client,
-    /// How often each kind took effect.
-    happened: BTreeMap<Kind, u32>,
+    clock: Clock,
+    /// What took effect, from before it was done until it was undone.
+    happened: Vec<(Kind, Span)>,
 }
 
 impl<'a> Faults<'a> {
-    pub(crate) async fn new(cluster: &'a mut TestCluster, network: Option<&'a Network>) -> Self {
+    pub(crate) async fn new(
+        cluster: &'a mut TestCluster,
+        network: Option<&'a Network>,
+        clock: Clock,
+    ) -> Self {
         let client = cluster.client().await;
-        Self { cluster, network, client, happened: BTreeMap::new() }
+        Self { cluster, network, client, clock, happened: Vec::new() }
     }
 
-    /// How often each kind took effect.
-    pub(crate) fn happened(&self) -> &BTreeMap<Kind, u32> {
+    /// What took effect, and when.
+    pub(crate) fn happened(&self) -> &[(Kind, Span)] {
         &self.happened
     }
 
@@ -50,6 +55,7 @@ impl<'a> Faults<'a> {
         let other = others[fault.other % others.len()];
         let until = Instant::now() + fault.lasts;
         println!("{} of node {node} (other {other}) for {:?}", fault.kind, fault.lasts);
+        let from = self.clock.now();
         let effective = match fault.kind {
             Kind::Kill => self.kill(&[node], until).await,
             Kind::KillMajority => self.kill(&[node, other], until).await,
@@ -67,8 +73,11 @@ impl<'a> Faults<'a> {
             }
             Kind::Slow => self.slow_down(node, until).await,
         };
+        let until = self.clock.now();
         self.cluster.nodes.check_alive().expect("no node ends by itself");
-        *self.happened.entry(fault.kind).or_default() += u32::from(effective);
+        if effective {
+            self.happened.push((fault.kind, Span { from, until }));
+        }
     }
 
     async fn resolve(&self, target: Target) -> usize {

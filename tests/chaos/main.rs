@@ -1,10 +1,16 @@
-//! Three real nodes under producers and consumers, killed, stopped, paused, cut off and slowed down:
-//! nothing acknowledged is lost, stored twice or out of order, and every consumer sees the log as it is.
+//! Three real nodes under producers and consumers, and clients of locks and keys, killed, stopped, paused, cut
+//! off and slowed down: nothing acknowledged is lost, stored twice or out of order, every consumer sees the log as
+//! it is, each key and each lock answers as one that does one thing at a time, and no former holder of a lock
+//! writes behind the next.
 //!
 //! ```text
 //!  main      the run: load, faults, healing, the checks at the end
 //!  schedule  which fault, on whom, how long: drawn from a seed
 //!  faults    does it, undoes it, and says whether it took effect
+//!  keys      clients of a map                    ┐ what they saw goes to
+//!  locks     clients of locks, fenced writes     ┘ `plimsoll-linearizability`
+//!  rounds    their histories: short ones, of names that change
+//!  judging   has them judged, and counts them
 //! ```
 //! Each node is in a network namespace of its own where this user may make them; elsewhere the faults
 //! of the network are reported as not run. About a minute; with `PLIMSOLL_LONG=1` for
@@ -15,6 +21,10 @@
 #![allow(clippy::print_stdout, reason = "a test that fails says what it did before")]
 
 mod faults;
+mod judging;
+mod keys;
+mod locks;
+mod rounds;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -22,12 +32,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plimsoll_client::ConsumerBuilder;
+use plimsoll_linearizability::kv::check_key;
+use plimsoll_linearizability::lock::check_lock;
 use plimsoll_tests::{
     History, Log, Network, NotAllowed, Pace, Place, Random, Reader, TestCluster, Writer, is_long,
     plimsoll_binary, read_log,
 };
 
 use crate::faults::Faults;
+use crate::judging::{Judged, judge};
+use crate::keys::{KeyClients, KeyHistory};
+use crate::locks::{LockClients, Seen};
+use crate::rounds::{Clock, Span};
 use crate::schedule::{Kind, Schedule};
 
 /// Topics with their settings. Small segments, so that faults hit the change from one to the next.
@@ -42,6 +58,9 @@ const SERVES: u64 = 200;
 /// How long the short form does something to the nodes, at least; each kind comes once anyway.
 const SHORT: Duration = Duration::from_secs(30);
 const LONG_SECONDS: u64 = 1_800;
+/// A run of so many seconds must yield so many histories with a fault during them.
+const HISTORIES_AFTER_SECONDS: u64 = 300;
+const HISTORIES_WITH_FAULT: usize = 1_000;
 
 #[test]
 fn acknowledged_records_survive_whatever_happens_to_a_minority_and_then_to_all() {
@@ -85,6 +104,9 @@ async fn run(network: Option<&Network>) {
     for (name, settings) in TOPICS {
         cluster.create_topic(name, PARTITIONS, settings).await;
     }
+    cluster.create_topic(keys::MAP.0, PARTITIONS, keys::MAP.1).await;
+    cluster.create_topic(locks::GUARDED.0, locks::GUARDED_PARTITIONS, locks::GUARDED.1).await;
+    locks::create_namespace(&cluster.client().await).await;
     cluster.wait_until_well().await;
 
     let history = Arc::new(History::default());
@@ -97,11 +119,14 @@ async fn run(network: Option<&Network>) {
         writers.push(Writer::start(config.clone(), topic, pace, &history, seed));
     }
     let readers = vec![Reader::start(&config, &topics, from_leader)];
+    let clock = Clock::start();
+    let key_clients = KeyClients::start(&config, clock, &mut random);
+    let lock_clients = LockClients::start(&config, clock, &mut random);
     history.wait_for_acks(SERVES).await;
 
     let (began, required) = (Instant::now(), kinds.len());
     let mut schedule = Schedule::new(random, kinds.clone(), NODES, PARTITIONS, lasts_max);
-    let mut faults = Faults::new(&mut cluster, network).await;
+    let mut faults = Faults::new(&mut cluster, network, clock).await;
     let mut done = 0;
     while done < required || began.elapsed() < length {
         let fault = schedule.next().expect("it never ends");
@@ -115,7 +140,8 @@ async fn run(network: Option<&Network>) {
         }
     }
     faults.wait_until_well().await;
-    let happened = faults.happened().clone();
+    let happened = faults.happened().to_vec();
+    let (keys, locks) = (key_clients.finish().await, lock_clients.finish().await);
     for writer in writers {
         writer.finish().await;
     }
@@ -124,7 +150,38 @@ async fn run(network: Option<&Network>) {
         println!("consumers that ended and went on: {}", reader.errors().len());
         reader.finish(&logs).await;
     }
-    report(&history, &happened, &kinds, began.elapsed());
+    let took = began.elapsed();
+    check_histories(&cluster, keys, &locks, &happened, took).await;
+    report(&history, &happened, &kinds, took);
+}
+
+/// Has all histories of keys and locks judged, and rejects a run with too few of them.
+async fn check_histories(
+    cluster: &TestCluster,
+    keys: Vec<KeyHistory>,
+    locks: &Seen,
+    happened: &[(Kind, Span)],
+    took: Duration,
+) {
+    println!("locks: {}", locks.check(&cluster.client().await).await);
+    let leases = locks.leases();
+    let keys = judge(keys, happened, |history| check_key(history.clone()));
+    let locks = judge(locks.histories(), happened, |history| check_lock(history.clone(), &leases));
+    println!("keys: {keys}");
+    println!("locks: {locks}");
+    for (what, Judged { with_fault, operations, unknown, .. }) in
+        [("keys", &keys), ("locks", &locks)]
+    {
+        assert!(*with_fault > 0, "rejected: no history of {what} had a fault during it");
+        assert!(unknown * 2 < *operations, "rejected: few operations of {what} were answered");
+    }
+    let with_fault = keys.with_fault + locks.with_fault;
+    println!("{with_fault} histories with a fault during them were judged, 0 were too hard");
+    let is_full = took.as_secs() >= HISTORIES_AFTER_SECONDS;
+    assert!(
+        !is_full || with_fault >= HISTORIES_WITH_FAULT,
+        "rejected: {HISTORIES_WITH_FAULT} histories with faults were to be had"
+    );
 }
 
 fn from_leader(builder: ConsumerBuilder) -> ConsumerBuilder {
@@ -149,19 +206,19 @@ async fn check_logs(cluster: &TestCluster, history: &History) -> BTreeMap<Place,
 }
 
 /// Prints what the run was worth, and rejects one that was worth nothing.
-fn report(history: &History, happened: &BTreeMap<Kind, u32>, kinds: &[Kind], took: Duration) {
+fn report(history: &History, happened: &[(Kind, Span)], kinds: &[Kind], took: Duration) {
     let totals = history.totals();
+    let times = |kind: Kind| happened.iter().filter(|(happened, _)| *happened == kind).count();
     println!("{} s of faults: {totals:?}", took.as_secs());
     println!("longest time without an acknowledgement: {:?}", history.longest_gap());
     for kind in kinds {
-        println!("  {:<11} {}", kind.to_string(), happened.get(kind).copied().unwrap_or_default());
+        println!("  {:<11} {}", kind.to_string(), times(*kind));
     }
     for failure in history.failures().iter().take(10) {
         println!("  given up: {failure}");
     }
     for kind in kinds {
-        let times = happened.get(kind).copied().unwrap_or_default();
-        assert!(times > 0, "rejected: the fault `{kind}` never took effect");
+        assert!(times(*kind) > 0, "rejected: the fault `{kind}` never took effect");
     }
     assert!(
         totals.acked * 2 >= totals.sent,

@@ -6,6 +6,8 @@
 //!  failing   a killed leader, a lost majority, a rolling restart
 //!  groups    members keep what they own when their coordinator dies
 //!  joining   who is let in, and what the others are told
+//!  kv        keys and values through any node, over leaders that die, under locks
+//!  locks     what is held stays held, and who waits keeps its place, when the leader dies
 //!  moving    replicas on their way, under load
 //!  placing   replicas and nodes: how many there can be, and when one can go
 //!  queues    settlements outlive their leader
@@ -20,6 +22,7 @@ mod expiry;
 mod failing;
 mod groups;
 mod joining;
+mod kv;
 mod locks;
 mod moving;
 mod placing;

@@ -166,6 +166,24 @@ async fn an_unguarded_topic_refuses_a_token_behind_a_later_one() {
     assert!(refused.is_err(), "{refused:?}");
 }
 
+/// The chaos test was told that the lock was granted again with token 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_over_and_was_not_seen_before_is_refused_with_itself() {
+    let node = TestNode::start().await;
+    let client = node.client(TransportKind::Quic).await;
+    create(&client).await;
+    topic(&client, "orders").await;
+    let guard = acquire(&client, "db").await;
+    let token = guard.token();
+    let writer = fenced(&client, "orders", guard.fence()).await;
+    release(guard).await;
+    let refused = send(&writer, "k").await;
+    assert!(
+        matches!(refused, Err(SendError::StaleFence { highest }) if highest == token),
+        "{refused:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_requires_a_fence_takes_nothing_without() {
     let node = TestNode::start().await;

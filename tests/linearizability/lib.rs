@@ -5,7 +5,7 @@
 //!  clients ──> History<(key, op), ret> ──by_key──> History<op, ret> ──check──> Verdict
 //!                                                       ^               ^
 //!                                   Leases::add_ends ───┘               └─ Model: kv::Kv, lock::Lock
-//!  grants, holds, writes of a log ──> invariants: tokens_rise, mutual_exclusion, fenced_writes
+//!  grants, holds, writes ──> invariants: tokens_rise, mutual_exclusion, fenced_writes, guarded_writes
 //! ```
 //! [`check`] finds whatever a register or a lock can do wrong, and its worst case is exponential: it is
 //! meant for 5 clients and 1,000 operations of a key, and says [`Verdict::TooHard`] beyond its bound,

@@ -22,10 +22,12 @@ pub enum KvError {
         "not stored: the fence is stale, the lock is lost; the highest token seen of it is {highest}"
     )]
     StaleFence {
-        /// The highest token that was seen.
+        /// The highest token of the lock that was seen: the fence's own where the lock was given up and not
+        /// granted again.
         highest: u64,
     },
-    /// Whether the change is stored could not be found out in time. Reading the key tells.
+    /// Whether the change is stored could not be found out in time, or whether an attempt that was not answered
+    /// still will be: also where a condition does not hold by now. Reading the key tells whether it is.
     #[error("outcome unknown: {reason}; the change may be stored")]
     Unknown {
         /// What was seen last.

@@ -166,7 +166,8 @@ impl Kv {
         self.set(key.as_ref(), value.into(), KvCondition::Revision(expected.into())).await
     }
 
-    /// Takes a key's value away. What it had; `None`: it had none.
+    /// Takes a key's value away. What it had; `None`: it had none, or that is not known, because the answer to the
+    /// first attempt was lost.
     ///
     /// # Errors
     /// As [`Kv::put`].

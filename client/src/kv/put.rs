@@ -3,19 +3,23 @@
 //! - What is sent again is the same batch: where an earlier attempt stored it, the node says so.
 //! - A sequence is used again for another change only where the node certainly does not have it; else the
 //!   writer goes on under a new epoch.
-//! - A refusal after an attempt without an answer says nothing of that attempt, but for a conflict: the node
-//!   looks for what it has stored before it looks at the condition.
+//! - A refusal after an attempt without an answer says nothing of that attempt. Nor does a conflict, though a
+//!   node looks for what it has stored before it looks at the condition: the attempt may still be on its way, and
+//!   be carried out once the key is again as it asked for. But where a later revision than the one that it asked
+//!   for is told, the earlier never comes back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use plimsoll_protocol::api::{InitProducerRequest, KvPutRequest, KvPutResponse, ProducerIdentity};
+use plimsoll_protocol::api::{
+    InitProducerRequest, KvCondition, KvPutRequest, KvPutResponse, ProducerIdentity,
+};
 use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record};
 use plimsoll_protocol::error::ErrorCode;
 use tokio::time::{Instant, timeout_at};
 
-use super::{KvError, Map};
+use super::{KvError, Map, Revision};
 use crate::channel::Channel;
 use crate::error::{RequestError, ServerError};
 use crate::link::Link;
@@ -130,12 +134,12 @@ impl Writer {
         request: &KvPutRequest,
         record: &Record,
     ) -> Result<KvPutResponse, Verdict> {
-        let again = |error: RequestError| match error.is_retriable() {
-            true => Verdict::Again(error),
-            false => Verdict::Over(error.into()),
-        };
         let batch = self.batch(map, record).await.map_err(Verdict::Over)?;
-        let channel = self.channel().await.map_err(again)?;
+        let channel = match self.channel().await {
+            Ok(channel) => channel,
+            Err(error) if error.is_retriable() => return Err(Verdict::Again(error)),
+            Err(error) => return Err(Verdict::Over(self.given_up(error))),
+        };
         let was_in_doubt = std::mem::replace(&mut self.in_doubt, true);
         let asking = channel.request_with(request.clone(), batch, Owed::Answer);
         let doubtful = Instant::now() + DOUBTED_AFTER;
@@ -146,20 +150,31 @@ impl Writer {
         };
         match answer {
             Ok((stored, _)) => Ok(stored),
-            Err(RequestError::Refused(refusal)) => Err(self.refused(refusal, was_in_doubt)),
+            Err(RequestError::Refused(refusal)) => {
+                Err(self.refused(refusal, &request.condition, was_in_doubt))
+            }
             Err(error) if error.is_retriable() => Err(Verdict::Again(error)),
             Err(error) => Err(Verdict::Over(self.given_up(error))),
         }
     }
 
-    fn refused(&mut self, refusal: ServerError, was_in_doubt: bool) -> Verdict {
+    fn refused(
+        &mut self,
+        refusal: ServerError,
+        condition: &KvCondition,
+        was_in_doubt: bool,
+    ) -> Verdict {
         let (code, detail) = (refusal.code, refusal.detail);
         // What is known to be stored, and what may be.
         let says_nothing = matches!(code, ErrorCode::Timeout | ErrorCode::DuplicateSequence);
         self.in_doubt = was_in_doubt || says_nothing;
         match code {
             ErrorCode::RevisionConflict => {
-                Verdict::Over(KvError::Conflict { revision: detail.map(super::Revision) })
+                let revision = detail.map(Revision);
+                match was_in_doubt && !is_past(condition, revision) {
+                    true => Verdict::Over(self.given_up(refusal.into())),
+                    false => Verdict::Over(KvError::Conflict { revision }),
+                }
             }
             ErrorCode::OutOfOrderSequence
             | ErrorCode::UnknownProducer
@@ -209,5 +224,13 @@ impl Writer {
         self.identity = Some(map.shared.request(request, Repeat::Freely).await?);
         (self.next_sequence, self.in_doubt) = (0, false);
         Ok(())
+    }
+}
+
+/// Whether a change with this condition can never be carried out any more where its key has this revision.
+fn is_past(condition: &KvCondition, has: Option<Revision>) -> bool {
+    match condition {
+        KvCondition::Revision(expected) => has.is_some_and(|has| has > Revision::from(*expected)),
+        KvCondition::Always(_) | KvCondition::Absent(_) | KvCondition::Present(_) => false,
     }
 }

@@ -120,7 +120,8 @@ pub enum SettleError {
         "not settled: the fence is stale, the lock is lost; the highest token seen of it is {highest}"
     )]
     StaleFence {
-        /// The highest token that was seen.
+        /// The highest token of the lock that was seen: the fence's own where the lock was given up and not
+        /// granted again.
         highest: u64,
     },
     /// The node refused.

@@ -86,6 +86,31 @@ async fn a_passing_refusal_is_tried_again_and_a_lasting_doubt_is_told() {
     assert_eq!(&kv.get("a").await.unwrap().unwrap().value[..], b"3");
 }
 
+/// Whoever was told of a conflict took the change for refused; the attempt that was lost on its way to a former
+/// leader was carried out there later, once the key was absent again.
+#[tokio::test]
+async fn a_conflict_behind_a_lost_attempt_is_told_as_unknown_unless_the_attempt_comes_too_late() {
+    let (node, kv) = map(1).await;
+    let first = Revision(node.write("a", Some("1")));
+    let sure = kv.put_if_absent("a", "mine").await.unwrap_err();
+    assert!(matches!(sure, KvError::Conflict { revision: Some(has) } if has == first), "{sure}");
+    node.state().acts = vec![Act::Break];
+    let doubted = kv.put_if_absent("a", "mine").await.unwrap_err();
+    assert!(matches!(doubted, KvError::Unknown { .. }) && !doubted.is_definite(), "{doubted}");
+    // The first revision never comes back.
+    let second = Revision(node.write("a", Some("2")));
+    node.state().acts = vec![Act::Break];
+    let late = kv.compare_and_set("a", "mine", first).await.unwrap_err();
+    assert!(matches!(late, KvError::Conflict { revision: Some(has) } if has == second), "{late}");
+    node.write("a", None);
+    node.state().acts = vec![Act::Break];
+    let doubted = kv.put_if_present("a", "mine").await.unwrap_err();
+    assert!(matches!(doubted, KvError::Unknown { .. }), "{doubted}");
+    // Not taken for one of those before.
+    let stored = kv.put_if_absent("a", "3").await.unwrap();
+    assert_eq!(kv.get("a").await.unwrap().unwrap().revision, stored);
+}
+
 #[tokio::test]
 async fn a_change_that_was_dropped_half_way_is_not_taken_for_the_next() {
     let (node, kv) = map(1).await;

@@ -66,6 +66,10 @@ impl Workload for Keys {
             KvOp::Cas { expected, value } => {
                 self.write_if(revision == Some(*expected), Some(*value), dice)
             }
+            KvOp::Delete if dice.percent(50) => {
+                self.write(None, dice);
+                KvRet::Deleted { before: revision }
+            }
             KvOp::Delete if revision.is_none() => KvRet::Absent,
             KvOp::Delete => self.write(None, dice),
             KvOp::DeleteIf { expected } => self.write_if(revision == Some(*expected), None, dice),

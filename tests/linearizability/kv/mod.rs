@@ -49,8 +49,8 @@ pub enum KvOp<Value> {
         /// What to write.
         value: Value,
     },
-    /// Answered by `Written` with the revision of the tombstone, also where the key was absent, or by
-    /// `Absent` if it was and nothing was written.
+    /// Answered by `Written` with the revision of the tombstone, also where the key was absent, by
+    /// `Deleted` where that revision is not told, or by `Absent` if it was absent and nothing was written.
     Delete,
     /// As `Delete`, if the key has this revision; else answered by `Conflict`.
     DeleteIf {
@@ -78,6 +78,11 @@ pub enum KvRet<Value> {
     Written {
         /// At this revision.
         revision: u64,
+    },
+    /// It was taken away; at which revision is not told.
+    Deleted {
+        /// The revision that it had; `None` if it is not known whether it had any.
+        before: Option<u64>,
     },
     /// It was not written.
     Conflict {
@@ -160,6 +165,10 @@ impl<Value: Clone + Eq> KvState<Value> {
                 self.with_revision(*expected)?.written(Some(value), Some(*revision))
             }
             (KvOp::Delete, KvRet::Written { revision }) => self.written(None, Some(*revision)),
+            (KvOp::Delete, KvRet::Deleted { before }) => match before {
+                Some(before) => self.with_revision(*before)?.written(None, None),
+                None => self.written(None, None),
+            },
             (KvOp::DeleteIf { expected }, KvRet::Written { revision }) => {
                 self.with_revision(*expected)?.written(None, Some(*revision))
             }

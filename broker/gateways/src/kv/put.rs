@@ -86,16 +86,30 @@ impl View {
             async move {
                 let had = self.decide(broker, tip, key, condition).await?;
                 *before.lock().unwrap_or_else(PoisonError::into_inner) = had;
-                Ok(())
+                Ok::<_, ErrorResponse>(())
             }
         };
         let Named { topic, partition, .. } = &self.named;
         let refused =
             |error: &ProduceError| broker.located(refusals::produce(error, topic, *partition));
-        let pending = match self.group.produce_decided(batch, header, pass.as_ref(), decide).await {
-            Ok(pending) => pending,
-            Err(DecidedError::Decided(error)) => return Err(error),
-            Err(DecidedError::Produce(error)) => return Err(refused(&error)),
+        let mut is_fresh = !matches!(condition, Condition::Asked(_));
+        let pending = loop {
+            let (batch, pass) = (batch.clone(), pass.as_ref());
+            match self.group.produce_decided(batch, header, pass, decide).await {
+                Ok(pending) => break pending,
+                // A refusal tells what the key has, so it is a read: a leader that was replaced a moment ago may
+                // still have its lease, and not know what its successor has stored. Judged anew behind a read
+                // index it knows whatever was stored when this was asked for.
+                Err(DecidedError::Decided(error))
+                    if error.code == ErrorCode::RevisionConflict && !is_fresh =>
+                {
+                    let fresh = self.group.linearizable().await;
+                    fresh.map_err(|error| broker.located(refusals::fresh(&error)))?;
+                    is_fresh = true;
+                }
+                Err(DecidedError::Decided(error)) => return Err(error),
+                Err(DecidedError::Produce(error)) => return Err(refused(&error)),
+            }
         };
         // It has its place in the log.
         drop(pass);
