@@ -1,0 +1,118 @@
+//! Compaction under Raft: what it takes is purged first, and a member gets over that; what it leaves alone is
+//! purged for nobody.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod harness;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use harness::cluster::Cluster;
+use harness::{Producer, read_all};
+use plimsoll_log::{CompactionPolicy, CompactionRun, Retention};
+use plimsoll_protocol::ids::{GroupId, Offset};
+use plimsoll_replication::Host;
+use tokio::time::Instant;
+
+/// How long anything may take, in virtual time.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Later than any append.
+const NOW_MS: i64 = 1_000_000_000;
+const POLICY: CompactionPolicy = CompactionPolicy {
+    min_age_ms: 0,
+    tombstone_ms: 1_000_000,
+    dirty_percent_min: 25,
+    roll_after_ms: None,
+    map_entries_max: 100_000,
+};
+const KEYS: u64 = 10;
+
+/// A record of one of a few keys, large enough that some dozen fill a segment of the harness.
+fn update(producer: &mut Producer) -> bytes::Bytes {
+    let key = format!("key {}", producer.next % KEYS);
+    let value = format!("{} {}", producer.next, "x".repeat(32 << 10));
+    producer.keyed(&key, &value)
+}
+
+async fn fill(cluster: &Cluster, group: GroupId, producer: &mut Producer, batches: usize) {
+    for _ in 0..batches {
+        cluster.produce(group, &update(producer)).await;
+    }
+}
+
+/// A look at the group as maintenance takes it, the compaction that is due included.
+fn tidy(host: &Host, group: GroupId) -> Option<CompactionRun> {
+    let tidied = host.tidy(group, &Retention::default(), Some(&POLICY), NOW_MS).unwrap();
+    let run = tidied.compaction.map(|mut compaction| {
+        while !compaction.step(u64::MAX).unwrap().done {}
+        compaction.so_far()
+    });
+    host.store().checkpoint_now();
+    run
+}
+
+/// Looks at it on every node until each replica was compacted. There has to be something new for each
+/// checkpoint.
+async fn compact(cluster: &Cluster, group: GroupId, producer: &mut Producer) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut left = cluster.holders(group);
+    while !left.is_empty() {
+        cluster.produce(group, &update(producer)).await;
+        for (node, member) in &cluster.members {
+            if tidy(&member.host, group).is_some_and(|run| run.records_removed > 0) {
+                left.remove(node);
+            }
+        }
+        assert!(Instant::now() < deadline, "not compacted on {left:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The replicas are the same in what counts: the last record of each key, and where the log ends.
+async fn expect_equal(cluster: &Cluster, group: GroupId, producer: &Producer) {
+    let end = Offset(producer.next);
+    for node in cluster.holders(group) {
+        cluster.caught_up(node, group, end).await;
+        let at = cluster.group(node, group);
+        assert_eq!(at.log().bounds().log_end_offset, end);
+        let found = read_all(&at, Offset(0));
+        for offset in end.0 - KEYS..end.0 {
+            let value = found.get(&offset).unwrap_or_else(|| panic!("{offset} on node {node}"));
+            assert!(value.starts_with(&format!("{offset} ")));
+        }
+    }
+}
+
+/// What is compacted counts as purged where it was written, and did not where it was sent: the Raft instance
+/// of a new replica looked for the first entry of its log in a compacted segment, and was never built.
+#[tokio::test(start_paused = true)]
+async fn new_replica_of_a_compacted_group_wakes_and_takes_what_comes() {
+    let mut cluster = Cluster::new(4).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    fill(&cluster, group, &mut producer, 150).await;
+    compact(&cluster, group, &mut producer).await;
+    let leader = cluster.leader(group).await;
+    let before = cluster.holders(group);
+    let new = (1..=4).find(|node| !before.contains(node)).unwrap();
+    let gone = *before.iter().find(|node| **node != leader).unwrap();
+    let wanted: Vec<u64> = (1..=4).filter(|node| *node != gone).collect();
+    cluster.place(group, &wanted).await;
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.holders(group) != wanted.iter().copied().collect::<BTreeSet<_>>() {
+        fill(&cluster, group, &mut producer, 1).await;
+        assert!(Instant::now() < deadline, "the replica is not moved");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let log = cluster.group(new, group).log().clone();
+    assert!(log.compaction_status().compacted_upto > Offset(0), "it got compacted segments");
+    fill(&cluster, group, &mut producer, 5).await;
+    expect_equal(&cluster, group, &producer).await;
+    drop(log);
+    // Its next life begins with what its checkpoint and its journal say.
+    let disk = cluster.kill(new).await;
+    cluster.start(new, disk).await;
+    fill(&cluster, group, &mut producer, 5).await;
+    expect_equal(&cluster, group, &producer).await;
+}
