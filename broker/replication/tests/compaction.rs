@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use harness::cluster::Cluster;
 use harness::{Producer, read_all};
-use plimsoll_log::{CompactionPolicy, CompactionRun, Retention};
+use plimsoll_log::{CompactionPolicy, CompactionRun, Durability, GroupOptions, Retention};
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_replication::Host;
 use tokio::time::Instant;
@@ -26,12 +26,18 @@ const POLICY: CompactionPolicy = CompactionPolicy {
     roll_after_ms: None,
     map_entries_max: 100_000,
 };
-const KEYS: u64 = 10;
+const KEYS: u64 = 200;
+/// So much that all but the last records of each key may go.
+const MANY: usize = 500;
+const SMALL_SEGMENTS: GroupOptions =
+    GroupOptions { durability: Durability::Durable, segment_bytes: 64 << 10 };
+/// For so long what a member lacks is left to it.
+const MISSED_FOR: Duration = Duration::from_secs(600);
 
-/// A record of one of a few keys, large enough that some dozen fill a segment of the harness.
+/// A record of one of the keys; some thirty fill a segment.
 fn update(producer: &mut Producer) -> bytes::Bytes {
     let key = format!("key {}", producer.next % KEYS);
-    let value = format!("{} {}", producer.next, "x".repeat(32 << 10));
+    let value = format!("{} {}", producer.next, "x".repeat(2 << 10));
     producer.keyed(&key, &value)
 }
 
@@ -88,10 +94,10 @@ async fn expect_equal(cluster: &Cluster, group: GroupId, producer: &Producer) {
 /// of a new replica looked for the first entry of its log in a compacted segment, and was never built.
 #[tokio::test(start_paused = true)]
 async fn new_replica_of_a_compacted_group_wakes_and_takes_what_comes() {
-    let mut cluster = Cluster::new(4).await;
+    let mut cluster = Cluster::with_options(4, SMALL_SEGMENTS).await;
     let group = cluster.topic("t", 3).await;
     let mut producer = Producer::new(7);
-    fill(&cluster, group, &mut producer, 150).await;
+    fill(&cluster, group, &mut producer, MANY).await;
     compact(&cluster, group, &mut producer).await;
     let leader = cluster.leader(group).await;
     let before = cluster.holders(group);
@@ -114,5 +120,87 @@ async fn new_replica_of_a_compacted_group_wakes_and_takes_what_comes() {
     let disk = cluster.kill(new).await;
     cluster.start(new, disk).await;
     fill(&cluster, group, &mut producer, 5).await;
+    expect_equal(&cluster, group, &producer).await;
+}
+
+/// Looks at the group on every node some times, with something new each time; how many were compacted.
+async fn look(cluster: &Cluster, group: GroupId, producer: &mut Producer) -> usize {
+    let mut runs = 0;
+    for _ in 0..15 {
+        fill(cluster, group, producer, 1).await;
+        for member in cluster.members.values() {
+            runs += usize::from(tidy(&member.host, group).is_some());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    runs
+}
+
+/// Three nodes with a compacted group, one of which goes away.
+async fn one_goes_away() -> (Cluster, GroupId, Producer, u64) {
+    let cluster = Cluster::with_options(3, SMALL_SEGMENTS).await;
+    let group = cluster.topic("t", 3).await;
+    let mut producer = Producer::new(7);
+    fill(&cluster, group, &mut producer, MANY).await;
+    compact(&cluster, group, &mut producer).await;
+    while look(&cluster, group, &mut producer).await > 0 {}
+    for node in 1..=3 {
+        cluster.caught_up(node, group, Offset(producer.next)).await;
+    }
+    let leader = cluster.leader(group).await;
+    let away = (1..=3).find(|node| *node != leader).unwrap();
+    (cluster, group, producer, away)
+}
+
+fn purged(cluster: &Cluster, group: GroupId) -> Vec<Option<plimsoll_protocol::ids::LogId>> {
+    let log = |node: &u64| cluster.members[node].host.store().group(group).unwrap();
+    cluster.members.keys().map(|node| log(node).bounds().purged).collect()
+}
+
+/// Every compacted group was purged at each look, due or not: a node that was away for a moment was sent the
+/// whole log.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_due_is_purged_for_nobody() {
+    let (mut cluster, group, mut producer, away) = one_goes_away().await;
+    let branch = cluster.group(away, group).log().branch();
+    let disk = cluster.kill(away).await;
+    // Nobody waits for it any more: only that nothing is due keeps what it lacks.
+    tokio::time::sleep(MISSED_FOR + PATIENCE).await;
+    let before = purged(&cluster, group);
+    let runs = look(&cluster, group, &mut producer).await;
+    assert_eq!((runs, purged(&cluster, group)), (0, before), "15 records are too few");
+    cluster.start(away, disk).await;
+    fill(&cluster, group, &mut producer, 1).await;
+    expect_equal(&cluster, group, &producer).await;
+    assert_eq!(cluster.group(away, group).log().branch(), branch, "it got entries, no other log");
+}
+
+#[tokio::test(start_paused = true)]
+async fn member_that_is_away_for_a_short_time_is_left_what_it_lacks() {
+    let (mut cluster, group, mut producer, away) = one_goes_away().await;
+    let branch = cluster.group(away, group).log().branch();
+    let disk = cluster.kill(away).await;
+    fill(&cluster, group, &mut producer, MANY).await;
+    let before = purged(&cluster, group);
+    let runs = look(&cluster, group, &mut producer).await;
+    assert_eq!((runs, purged(&cluster, group)), (0, before));
+    cluster.start(away, disk).await;
+    fill(&cluster, group, &mut producer, 1).await;
+    expect_equal(&cluster, group, &producer).await;
+    assert_eq!(cluster.group(away, group).log().branch(), branch, "it got entries, no other log");
+    // It is there again, so it goes on.
+    compact(&cluster, group, &mut producer).await;
+    expect_equal(&cluster, group, &producer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn member_that_is_away_for_long_is_not_waited_for() {
+    let (mut cluster, group, mut producer, away) = one_goes_away().await;
+    let disk = cluster.kill(away).await;
+    fill(&cluster, group, &mut producer, MANY).await;
+    tokio::time::sleep(MISSED_FOR + PATIENCE).await;
+    compact(&cluster, group, &mut producer).await;
+    cluster.start(away, disk).await;
+    fill(&cluster, group, &mut producer, 1).await;
     expect_equal(&cluster, group, &producer).await;
 }

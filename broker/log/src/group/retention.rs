@@ -81,6 +81,14 @@ impl GroupLog {
         })
     }
 
+    /// Bytes of the segments that hold this entry and those behind it. Never waits for the disk.
+    #[must_use]
+    pub fn bytes_from(&self, index: LogIndex) -> u64 {
+        let back = self.back.lock();
+        let held = back.segments.iter().filter(|slot| slot.info.end_index() > index);
+        held.map(|slot| slot.info.end_bytes).sum()
+    }
+
     fn back_as_it_is(&self) -> (Vec<SegmentInfo>, u64) {
         let back = self.back.lock();
         (back.segments.iter().map(|slot| slot.info).collect(), back.generation)
