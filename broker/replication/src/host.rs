@@ -559,12 +559,10 @@ impl Host {
         Ok(tidied)
     }
 
-    /// Sees to it that Raft forgets the entries up to `end`. Needs a runtime.
+    /// Sees to it that Raft forgets the entries up to `end`, also for who has no other members. Needs a runtime.
     fn see_purged(&self, log: &GroupLog, held: Option<&Group>, end: LogId) {
         if let Some(instance) = held.and_then(Group::instance) {
-            if instance.standing.borrow().has_others {
-                let _ = instance.has_purged(end);
-            }
+            let _ = instance.has_purged(end);
         } else if log.bounds().purged.is_none_or(|purged| purged.index < end.index)
             && !self.is_missed(log.id())
         {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use harness::cluster::Cluster;
-use harness::{Producer, read_all};
+use harness::{Node, PARTITION, Producer, produce, read_all};
 use plimsoll_log::{CompactionPolicy, CompactionRun, Durability, GroupOptions, Retention};
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_replication::Host;
@@ -203,4 +203,33 @@ async fn member_that_is_away_for_long_is_not_waited_for() {
     cluster.start(away, disk).await;
     fill(&cluster, group, &mut producer, 1).await;
     expect_equal(&cluster, group, &producer).await;
+}
+
+/// A sole replica was purged only while it slept, so one that is written to all the time was never compacted.
+#[tokio::test]
+async fn sole_replica_in_steady_use_is_compacted() {
+    let node = Node::new();
+    let group = node.group(PARTITION, SMALL_SEGMENTS).await;
+    let mut producer = Producer::new(7);
+    let compacted = async {
+        loop {
+            for _ in 0..10 {
+                produce(&group, &update(&mut producer)).await.unwrap();
+            }
+            assert!(group.status().await.awake);
+            if tidy(&node.host, PARTITION).is_some_and(|run| run.records_removed > 0) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), compacted).await.expect("it is compacted");
+    produce(&group, &update(&mut producer)).await.unwrap();
+    let end = producer.next;
+    drop(group);
+    let node = node.kill().await;
+    let group = node.group(PARTITION, SMALL_SEGMENTS).await;
+    let found = read_all(&group, Offset(0));
+    assert!((found.len() as u64) < end);
+    assert!((end - KEYS..end).all(|offset| found.contains_key(&offset)));
+    assert_eq!(produce(&group, &update(&mut producer)).await.unwrap().base_offset, Offset(end));
 }
