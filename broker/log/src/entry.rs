@@ -140,6 +140,17 @@ impl Marks {
         self.start_index = install.start_index;
         self.end_offset = install.end_offset;
         self.branch = install.branch;
+        self.purge_compacted(&install.segments);
+    }
+
+    /// Sees to it that Raft asks for no entry of a compacted segment, in which single ones are not found: what
+    /// is compacted is purged, also where the log came from another node, or those marks were lost.
+    pub(crate) fn purge_compacted<'a>(
+        &mut self,
+        segments: impl IntoIterator<Item = &'a SegmentInfo>,
+    ) {
+        let compacted = segments.into_iter().filter(|info| info.compacted.is_some());
+        self.purged = self.purged.max(compacted.filter_map(|info| info.last).max());
     }
 
     /// Takes in entries that were placed.

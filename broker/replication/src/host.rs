@@ -12,7 +12,7 @@ use plimsoll_log::{
     Store,
 };
 use plimsoll_peers::{Handler, LivenessEvent, Peers};
-use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Offset, Term};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -535,7 +535,7 @@ impl Host {
         // member that was away from where it was.
         let feeds = id == GroupId::CATALOG || !self.around.is_sole_replica(id);
         if asleep && holds && !feeds && bounds.purged < Some(safe.applied) {
-            log.purge(safe.applied, unawaited());
+            self.purge_asleep(&log, safe.applied);
         }
         let limit = held.as_ref().map_or_else(|| safe.limit(), |group| group.retainable(safe));
         let may_drop = |end| held.as_ref().is_none_or(|group| group.may_drop(end));
@@ -546,15 +546,46 @@ impl Host {
         {
             tidied.retained = log.retain(policy, now_ms, upto);
         }
-        // What is compacted cannot be resent entry by entry, like what is dropped.
-        let all = Retention { max_age_ms: Some(0), max_bytes: None };
-        if let Some(policy) = compaction
-            && let Some((end, upto)) = log.retention_end(&all, now_ms, limit)
-            && may_drop(end)
-        {
-            tidied.compaction = log.plan_compaction(policy, now_ms, upto);
+        // What is compacted cannot be resent entry by entry, like what is dropped. What is not due is not
+        // purged for it: whoever lacks it would be sent the whole log.
+        if let Some(policy) = compaction {
+            let limit = held.as_ref().map_or_else(|| safe.limit(), |group| group.compactable(safe));
+            if let Some(end) = log.compaction_due(policy, now_ms, limit) {
+                self.see_purged(&log, held.as_deref(), end);
+                // As far as that came before: in steady use the end moves from look to look.
+                tidied.compaction = log.plan_compaction(policy, now_ms, limit);
+            }
         }
         Ok(tidied)
+    }
+
+    /// Sees to it that Raft forgets the entries up to `end`, also for who has no other members. Needs a runtime.
+    fn see_purged(&self, log: &GroupLog, held: Option<&Group>, end: LogId) {
+        if let Some(instance) = held.and_then(Group::instance) {
+            let _ = instance.has_purged(end);
+        } else if log.bounds().purged.is_none_or(|purged| purged.index < end.index)
+            && !self.is_missed(log.id())
+        {
+            self.purge_asleep(log, end);
+        }
+    }
+
+    /// Whether another replica lies on a node that was there a short time ago, and may come back for what it
+    /// lacks. Those on nodes that are there have all that a sleeping group has.
+    fn is_missed(&self, id: GroupId) -> bool {
+        let neighbours = &self.around.neighbours;
+        let others = neighbours.placed(id).map(|placed| placed.wanted).unwrap_or_default();
+        others.iter().any(|node| neighbours.is_missed(*node))
+    }
+
+    /// Has Raft begin behind `upto` when the group wakes; nothing happens where it is awake, or about to be.
+    fn purge_asleep(&self, log: &GroupLog, upto: LogId) {
+        let groups = self.groups();
+        // Whoever opens it meanwhile waits for the map.
+        let guard = groups.held.get(&log.id()).map(|group| group.try_lock());
+        if guard.as_ref().is_none_or(|guard| guard.as_ref().is_some_and(|held| held.is_none())) {
+            log.purge(upto, unawaited());
+        }
     }
 
     /// Lays groups to rest that nobody wrote to for `idle_for` and that have nothing in flight; those
@@ -672,14 +703,11 @@ async fn follow(host: Weak<Host>, peers: Peers) {
                 host.nudge(&led);
             }
             Some(LivenessEvent::Up(node)) => {
+                host.around.neighbours.set_heard(node, true);
                 host.node_is_up(node).await;
             }
-            Some(
-                LivenessEvent::Down(_)
-                | LivenessEvent::ReachChanged(_)
-                | LivenessEvent::SelfStalled(_),
-            )
-            | None => {}
+            Some(LivenessEvent::Down(node)) => host.around.neighbours.set_heard(node, false),
+            Some(LivenessEvent::ReachChanged(_) | LivenessEvent::SelfStalled(_)) | None => {}
         }
         host.around.neighbours.touch();
     }

@@ -19,6 +19,10 @@ use crate::placements::{Placed, Placements};
 /// Most Raft instances of a node that are built at a time.
 const WAKES_IN_FLIGHT_MAX: usize = 64;
 
+/// How long a node that is not heard any more is taken to be back soon: compaction leaves it what it lacks.
+/// Longer: more waits to be compacted meanwhile; shorter: a node that was restarted is sent whole logs.
+const MISSED_FOR: Duration = Duration::from_secs(600);
+
 /// See the module.
 pub(crate) struct Neighbours {
     me: NodeId,
@@ -28,6 +32,10 @@ pub(crate) struct Neighbours {
     linked: Mutex<BTreeMap<NodeId, bool>>,
     /// How often each node has begun a new life since this one started.
     restarts: Mutex<BTreeMap<NodeId, u64>>,
+    /// Since when nodes are not heard that were heard before.
+    away: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Since when this node could hear others.
+    began: Instant,
     /// This node is leaving: it takes no leadership any more.
     leaving: watch::Sender<bool>,
     /// Until then replicas of groups without durability may lack what this node answered for.
@@ -56,6 +64,8 @@ impl Neighbours {
             peers: OnceLock::new(),
             linked: Mutex::default(),
             restarts: Mutex::default(),
+            away: Mutex::default(),
+            began: Instant::now(),
             leaving: watch::Sender::new(false),
             doubt_until: OnceLock::new(),
             placements: OnceLock::new(),
@@ -170,6 +180,26 @@ impl Neighbours {
     /// Whether this node and that one hear each other.
     pub(crate) fn reaches(&self, node: NodeId) -> bool {
         node == self.me || self.view(|view| view.reaches(node))
+    }
+
+    /// Whether the node is not heard and was a short time ago: what it lacks is kept for it. Who was not heard in
+    /// this life of the node counts as heard when it began.
+    pub(crate) fn is_missed(&self, node: NodeId) -> bool {
+        let away = self.away().get(&node).copied();
+        !self.hears(node) && away.unwrap_or(self.began).elapsed() < MISSED_FOR
+    }
+
+    /// The node is heard again, or is not any more.
+    pub(crate) fn set_heard(&self, node: NodeId, heard: bool) {
+        let mut away = self.away();
+        match heard {
+            true => drop(away.remove(&node)),
+            false => drop(away.entry(node).or_insert_with(Instant::now)),
+        }
+    }
+
+    fn away(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {
+        self.away.lock().expect("nothing panics while it holds the times")
     }
 
     /// Whether there is a link to the node, which may not have given a sign of life on it yet.

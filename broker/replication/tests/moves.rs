@@ -12,7 +12,7 @@ use harness::cluster::{Cluster, numbered};
 use harness::{Producer, values};
 use plimsoll_protocol::ids::{GroupId, NodeId, Offset, Term};
 use plimsoll_protocol::peer::{RaftVote, Vote};
-use plimsoll_state::catalog::{CatalogCommand, CatalogReply, PlacementChange, planning};
+use plimsoll_state::catalog::{CatalogCommand, CatalogReply, planning};
 use tokio::time::Instant;
 
 /// How long a move may take, in virtual time.
@@ -52,15 +52,6 @@ fn wanted(cluster: &Cluster, group: GroupId) -> BTreeSet<u64> {
     wanted.iter().map(|node| node.0).collect()
 }
 
-/// The nodes that hold something of the group.
-fn holders(cluster: &Cluster, group: GroupId) -> BTreeSet<u64> {
-    let holds = |node: &u64| {
-        let log = cluster.members[node].host.store().group(group);
-        log.is_some_and(|log| log.bounds().last.is_some())
-    };
-    cluster.members.keys().copied().filter(holds).collect()
-}
-
 /// Produces until every group lies where the catalog wants it, and some on `node`.
 async fn produce_until_moved(cluster: &Cluster, topics: &mut [Topic], node: u64) {
     let deadline = Instant::now() + PATIENCE;
@@ -68,16 +59,15 @@ async fn produce_until_moved(cluster: &Cluster, topics: &mut [Topic], node: u64)
         for topic in topics.iter_mut() {
             topic.produce(cluster, 1).await;
         }
-        let is_moved = topics
-            .iter()
-            .all(|topic| holders(cluster, topic.group) == wanted(cluster, topic.group));
+        let is_moved =
+            topics.iter().all(|topic| cluster.holders(topic.group) == wanted(cluster, topic.group));
         let is_used = topics.iter().any(|topic| wanted(cluster, topic.group).contains(&node));
         if is_moved && is_used {
             return;
         }
         let places: Vec<_> = topics
             .iter()
-            .map(|topic| (topic.group, holders(cluster, topic.group), wanted(cluster, topic.group)))
+            .map(|topic| (topic.group, cluster.holders(topic.group), wanted(cluster, topic.group)))
             .collect();
         assert!(Instant::now() < deadline, "not moved: {places:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -122,23 +112,6 @@ async fn node_that_joins_gets_its_share_while_producers_write() {
     assert!(moved > 0, "a replica was moved away from somewhere");
 }
 
-/// Has the catalog want a group on these nodes.
-async fn place(cluster: &Cluster, group: GroupId, nodes: &[u64]) {
-    let host = cluster.members.values().next().unwrap().host.clone();
-    let wanted: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let base = host.held(GroupId::CATALOG).unwrap().catalog().placement_epoch();
-        let change = PlacementChange { group, wanted: wanted.clone().into() };
-        let command = CatalogCommand::SetPlacement { base, changes: vec![change] };
-        match host.command(&command).await.unwrap() {
-            CatalogReply::Done => return,
-            reply => assert!(Instant::now() < deadline, "{reply:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// Its first node left a vote behind, and no log: woken before the log is back it must not begin anew.
 #[tokio::test(start_paused = true)]
 async fn only_replica_goes_away_and_comes_back_with_everything() {
@@ -149,9 +122,9 @@ async fn only_replica_goes_away_and_comes_back_with_everything() {
     let home = cluster.leader(group).await;
     let other = home % 3 + 1;
     for there in [other, home] {
-        place(&cluster, group, &[there]).await;
+        cluster.place(group, &[there]).await;
         let deadline = Instant::now() + PATIENCE;
-        while holders(&cluster, group) != BTreeSet::from([there]) {
+        while cluster.holders(group) != BTreeSet::from([there]) {
             // As somebody would who believes the catalog. It is refused, or leads nobody.
             let _ = cluster.group(there, group).wake().await;
             topic.produce(&cluster, 1).await;
@@ -177,8 +150,8 @@ async fn dropped_replica_votes_for_nobody() {
     let after: Vec<u64> = (1..=4).filter(|node| *node != gone).collect();
     let early = cluster.host(gone).store().group(group).unwrap().bounds().last;
     topic.produce(&cluster, 5).await;
-    place(&cluster, group, &after).await;
-    cluster.until("the replica is dropped", || !holders(&cluster, group).contains(&gone)).await;
+    cluster.place(group, &after).await;
+    cluster.until("the replica is dropped", || !cluster.holders(group).contains(&gone)).await;
     let from = after[0];
     let vote = RaftVote { term: Term(1000), node: NodeId(from), committed: false };
     for transfer in [false, true] {
@@ -207,7 +180,7 @@ async fn drained_node_is_emptied_and_leads_nothing_any_more() {
         for topic in &mut topics {
             topic.produce(&cluster, 1).await;
         }
-        let held = topics.iter().filter(|topic| holders(&cluster, topic.group).contains(&leaving));
+        let held = topics.iter().filter(|topic| cluster.holders(topic.group).contains(&leaving));
         if held.count() == 0 && cluster.leader(GroupId::CATALOG).await != leaving {
             break;
         }
@@ -263,7 +236,7 @@ async fn driver_that_dies_in_the_middle_of_a_move_is_followed_by_another() {
     let node = cluster.join().await;
     let deadline = Instant::now() + PATIENCE;
     // A move has begun: the new node holds something, and nothing is finished.
-    while !topics.iter().any(|topic| holders(&cluster, topic.group).contains(&node)) {
+    while !topics.iter().any(|topic| cluster.holders(topic.group).contains(&node)) {
         assert!(Instant::now() < deadline, "no move begins");
         for topic in &mut topics {
             topic.produce(&cluster, 1).await;

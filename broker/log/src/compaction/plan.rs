@@ -16,7 +16,6 @@ use crate::segment::SegmentInfo;
 struct Stored {
     segments: Vec<StoredSegment>,
     generation: u64,
-    purged: Option<LogId>,
     segment_bytes: u64,
 }
 
@@ -36,8 +35,8 @@ struct Found {
     /// the older one.
     waiting: Size,
     wanted: Option<CheckpointSeq>,
-    /// Bytes of the open segment, where it is to be closed.
-    rolling_bytes: Option<u64>,
+    /// The open segment is to be closed.
+    is_rolling: bool,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -65,12 +64,26 @@ impl Size {
 }
 
 impl GroupLog {
-    /// What compaction is due by `policy`, if any: of closed segments from the front of the log, whose entries
-    /// are all applied and purged for Raft, and end before `limit`. At most one is under way for a group.
+    /// The last entry of what is due to be compacted by `policy`, purged for Raft or not: of closed segments
+    /// from the front of the log whose entries are all applied, and end before `limit`. Once it is purged,
+    /// [`GroupLog::plan_compaction`] takes what ends with it.
     ///
     /// Where the open segment holds so much that it is worth it, it is closed; where segments wait for
     /// checkpoints before they may be rewritten, those are made, also where nothing else happens. Call it
     /// again then, some seconds later. Never waits for the disk.
+    #[must_use]
+    pub fn compaction_due(
+        &self,
+        policy: &CompactionPolicy,
+        now_ms: i64,
+        limit: impl Into<RetainLimit>,
+    ) -> Option<LogId> {
+        let (_, sources) = self.due(policy, now_ms, limit.into(), |_| true)?;
+        sources.last()?.last
+    }
+
+    /// The compaction that is due by `policy`, if any, as [`GroupLog::compaction_due`], of what is purged for
+    /// Raft. At most one is under way for a group.
     #[must_use]
     pub fn plan_compaction(
         &self,
@@ -78,28 +91,11 @@ impl GroupLog {
         now_ms: i64,
         limit: impl Into<RetainLimit>,
     ) -> Option<Compaction> {
-        if self.compaction_status().is_running || self.shared.gave_up() {
-            return None;
-        }
-        let stored = self.stored();
-        let found = {
-            let front = self.front.lock();
-            let found = self.find(&front, &stored, policy, now_ms, limit.into())?;
-            if found.rolling_bytes.is_some() {
-                self.push(front, Change::Roll, None);
-            }
-            found
-        };
-        if let Some(wanted) = found.wanted {
-            self.shared.kept.want(wanted);
-        }
-        let sources = found.ready;
-        let expired = |info: &SegmentInfo| {
-            info.compacted.and_then(|c| c.horizon_ms).is_some_and(|horizon| horizon <= now_ms)
-        };
-        let has_offsets = sources.first()?.base_offset < sources.last()?.end_offset;
-        let is_due = Size::of(&sources).is_due(policy) || sources.iter().any(expired);
-        if !has_offsets || !is_due || !self.compaction.begin() {
+        // As far as the back has it: then the journal has it, too.
+        let purged = self.back.lock().marks.purged;
+        let is_purged = |info: &SegmentInfo| info.last <= purged;
+        let (stored, sources) = self.due(policy, now_ms, limit.into(), is_purged)?;
+        if !self.compaction.begin() {
             return None;
         }
         let newest = Newest::new(self.shared.random.next(), policy.map_entries_max);
@@ -114,6 +110,41 @@ impl GroupLog {
         }))
     }
 
+    /// What is due, as far as `may_be_rewritten` says yes. Has the open segment closed and checkpoints made
+    /// where something waits for that.
+    fn due(
+        &self,
+        policy: &CompactionPolicy,
+        now_ms: i64,
+        limit: RetainLimit,
+        may_be_rewritten: impl Fn(&SegmentInfo) -> bool,
+    ) -> Option<(Stored, Vec<SegmentInfo>)> {
+        if self.compaction_status().is_running || self.shared.gave_up() {
+            return None;
+        }
+        let stored = self.stored();
+        let found = {
+            let front = self.front.lock();
+            let found = self.find(&front, &stored, policy, now_ms, limit)?;
+            if found.is_rolling {
+                self.push(front, Change::Roll, None);
+            }
+            found
+        };
+        if let Some(wanted) = found.wanted {
+            self.shared.kept.want(wanted);
+        }
+        let mut sources = found.ready;
+        let upto = sources.iter().position(|info| !may_be_rewritten(info));
+        sources.truncate(upto.unwrap_or(sources.len()));
+        let expired = |info: &SegmentInfo| {
+            info.compacted.and_then(|c| c.horizon_ms).is_some_and(|horizon| horizon <= now_ms)
+        };
+        let has_offsets = sources.first()?.base_offset < sources.last()?.end_offset;
+        let is_due = Size::of(&sources).is_due(policy) || sources.iter().any(expired);
+        (has_offsets && is_due).then_some((stored, sources))
+    }
+
     fn stored(&self) -> Stored {
         let back = self.back.lock();
         let segments = back.segments.iter().map(|slot| StoredSegment {
@@ -124,7 +155,6 @@ impl GroupLog {
         Stored {
             segments: segments.collect(),
             generation: back.generation,
-            purged: back.marks.purged,
             segment_bytes: back.marks.options.segment_bytes_kept(),
         }
     }
@@ -144,28 +174,30 @@ impl GroupLog {
         }
         let age = |ms: u64| now_ms.saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX));
         let may_go = |info: &SegmentInfo, last: LogId| {
-            stored.purged.is_some_and(|purged| last.index <= purged.index)
-                && front.is_written_and_applied(last.index)
+            front.is_written_and_applied(last.index)
                 && info.end_offset <= limit.offset
                 && last.index <= limit.last
                 && info.max_append_ms <= age(policy.min_age_ms)
         };
         let mut found = Found::default();
         let mut all = Size::default();
+        let mut may_all_go = true;
         for StoredSegment { info, sealed_in, first_append_ms } in &stored.segments {
             let Some(last) = info.last else { break };
             if last.index < front.marks.start_index {
                 continue;
             }
-            if !may_go(info, last) {
-                break;
-            }
             all.add(info);
             if !info.sealed {
+                // Also while it is appended to, or a log in steady use would keep what fits a segment. To close
+                // it takes nothing away, so nothing else is asked.
                 let is_old = |ms| first_append_ms.is_some_and(|first| first <= age(ms));
-                let is_due = policy.roll_after_ms.is_some_and(is_old) && all.is_due(policy);
-                found.rolling_bytes = is_due.then_some(info.end_bytes);
+                found.is_rolling = policy.roll_after_ms.is_some_and(is_old) && all.is_due(policy);
                 break;
+            }
+            may_all_go = may_all_go && may_go(info, last);
+            if !may_all_go {
+                continue;
             }
             match sealed_in {
                 Some(seq) if found.waiting.bytes == 0 && self.shared.kept.are_since(*seq) => {

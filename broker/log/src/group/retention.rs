@@ -81,6 +81,14 @@ impl GroupLog {
         })
     }
 
+    /// Bytes of the segments that hold this entry and those behind it. Never waits for the disk.
+    #[must_use]
+    pub fn bytes_from(&self, index: LogIndex) -> u64 {
+        let back = self.back.lock();
+        let held = back.segments.iter().filter(|slot| slot.info.end_index() > index);
+        held.map(|slot| slot.info.end_bytes).sum()
+    }
+
     fn back_as_it_is(&self) -> (Vec<SegmentInfo>, u64) {
         let back = self.back.lock();
         (back.segments.iter().map(|slot| slot.info).collect(), back.generation)
@@ -115,10 +123,13 @@ fn plan(
     let mut bytes: u64 = kept.iter().map(|info| info.end_bytes).sum();
     let mut dropped = None;
     for (at, info) in kept.iter().enumerate() {
-        // Blank and membership entries carry no time: a segment of only those has no age.
-        let expired =
-            info.max_append_ms > 0 && oldest_ms.is_some_and(|oldest| info.max_append_ms < oldest);
         let closed = info.sealed || at + 1 < kept.len();
+        // Blank and membership entries carry no time. A closed segment of only those has no age that could ever
+        // be over, and nothing to keep: it goes when its turn comes, or all behind it would stay for good.
+        let expired = match info.max_append_ms > 0 {
+            true => oldest_ms.is_some_and(|oldest| info.max_append_ms < oldest),
+            false => oldest_ms.is_some() && closed,
+        };
         let oversize = closed && policy.max_bytes.is_some_and(|max| bytes > max);
         let last = info.last.expect("empty segments were left out");
         let is_safe = info.end_offset <= limit.offset

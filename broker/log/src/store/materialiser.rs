@@ -516,6 +516,7 @@ impl Materialiser {
         let place =
             back.place_of(swap).expect("it was checked when it was journaled, or read back");
         let new = Slot::new(swap.segment, Weak::new());
+        back.marks.purge_compacted([&swap.segment]);
         for gone in back.segments.splice(place, [new]).collect::<Vec<_>>() {
             self.retire(SegmentName { group: group.id(), id: gone.info.id });
         }

@@ -95,11 +95,13 @@ impl Recovery {
                 Some((applied, _)) => StateSlot::Stored(applied),
             };
             let record = &piece.record;
-            let mut back =
-                Back::new(record.marks, record.segments.iter().copied(), record.next_segment);
+            let mut marks = record.marks;
+            // One of a version that did not see to it may say otherwise of a log that it was sent.
+            marks.purge_compacted(&record.segments);
+            let mut back = Back::new(marks, record.segments.iter().copied(), record.next_segment);
             back.note_checkpoint(checkpoint.file.header.seq, &record.segments);
             let shared = self.shared.clone();
-            let group = GroupLog::new(record.group, shared, record.marks, back, state);
+            let group = GroupLog::new(record.group, shared, marks, back, state);
             self.groups.insert(record.group, group);
         }
     }

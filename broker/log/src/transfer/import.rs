@@ -84,7 +84,7 @@ pub enum ImportError {
     State {
         /// The last entry that is folded into the state.
         applied: LogId,
-        /// The entry before the log.
+        /// The entry before the log, or the last one of those that are compacted.
         previous: Option<LogId>,
         /// Its last one.
         last: LogId,
@@ -254,9 +254,11 @@ impl Import {
             }
         }
         let (previous, last) = (self.manifest.previous(), self.manifest.last);
-        let is_in_log = previous.is_none_or(|previous| applied >= previous) && applied <= last;
+        // What is compacted is purged for Raft, so the state must have it.
+        let begin = previous.max(self.manifest.compacted_upto());
+        let is_in_log = begin.is_none_or(|begin| applied >= begin) && applied <= last;
         if !is_in_log {
-            return Err(ImportError::State { applied, previous, last });
+            return Err(ImportError::State { applied, previous: begin, last });
         }
         let outcome = self.put_in_place(applied, state, done);
         self.end = if outcome.is_ok() { End::Finished } else { End::Failed };

@@ -82,6 +82,13 @@ impl LogManifest {
         self.segments.first().map_or(Some(self.last), |first| first.previous)
     }
 
+    /// The last entry of the last segment that is compacted.
+    #[must_use]
+    pub fn compacted_upto(&self) -> Option<LogId> {
+        let compacted = self.segments.iter().rfind(|segment| segment.compacted.is_some());
+        compacted.map(|segment| segment.last)
+    }
+
     /// Bytes of all batches.
     #[must_use]
     pub fn bytes(&self) -> u64 {

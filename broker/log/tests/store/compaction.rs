@@ -162,6 +162,66 @@ fn idle_log_becomes_compactable_without_traffic() {
     keyed.check();
 }
 
+/// Under steady use the last entry is never old, or below a limit. What lay in the open segment was then
+/// compacted only once it was full.
+#[test]
+fn open_segment_of_a_log_in_use_is_closed_when_its_first_record_is_old() {
+    let mut keyed = Keyed::new(6, Durability::Durable, 1 << 20);
+    keyed.append(&[put("a", b"1")], Compression::None);
+    keyed.append(&[put("a", b"2")], Compression::None);
+    keyed.settle();
+    let limit = keyed.group().bounds().log_end_offset;
+    let policy = CompactionPolicy { roll_after_ms: Some(60_000), min_age_ms: 30_000, ..EAGER };
+    let due = |keyed: &Keyed| keyed.group().compaction_due(&policy, keyed.now_ms, limit);
+    keyed.now_ms += 60_000;
+    keyed.append(&[put("a", b"3")], Compression::None);
+    keyed.run();
+    assert_eq!(due(&keyed), None, "it is closed for now");
+    keyed.run();
+    keyed.append(&[put("a", b"4")], Compression::None);
+    keyed.run();
+    assert_eq!(keyed.group().bounds().segments, 2);
+    keyed.append(&[put("a", b"5")], Compression::None);
+    keyed.run();
+    assert_eq!(due(&keyed), None);
+    assert_eq!(keyed.group().bounds().segments, 2, "the next one is young");
+}
+
+/// Who asks has it purged first, and nothing else.
+#[test]
+fn what_is_due_is_told_before_it_is_purged() {
+    let mut keyed = churned(7, 100);
+    keyed.run();
+    let group = keyed.group();
+    group.applied(group.bounds().last.unwrap());
+    let policy = CompactionPolicy { roll_after_ms: None, dirty_percent_min: 25, ..EAGER };
+    let end = group.bounds().log_end_offset;
+    let due = |keyed: &Keyed| {
+        for _ in 0..4 {
+            keyed.run();
+            keyed.store.look_around();
+            keyed.run();
+            if let Some(last) = group.compaction_due(&policy, keyed.now_ms, end) {
+                return Some(last);
+            }
+        }
+        None
+    };
+    let last = due(&keyed).unwrap();
+    assert!(last < group.bounds().last.unwrap(), "the open segment is not part of it");
+    assert_eq!(group.bounds().purged, None);
+    assert!(keyed.plan(&policy).is_none(), "nothing is purged");
+    group.purge(last, nobody());
+    keyed.run();
+    let mut compaction = keyed.plan(&policy).unwrap();
+    while !compaction.step(u64::MAX).unwrap().done {}
+    drop(compaction);
+    keyed.run();
+    keyed.check();
+    keyed.append(&[put("key 1", b"x")], Compression::None);
+    assert_eq!(due(&keyed), None, "little is dirty");
+}
+
 #[test]
 fn dirty_share_decides_when_it_is_worth_it() {
     let mut keyed = churned(7, 100);

@@ -113,6 +113,28 @@ fn entries_without_records_stay_behind_the_last_that_may_go() {
     assert_eq!(group.retain(&all, 0, limit).segments, 0);
 }
 
+/// Entries without records carry no time. A closed segment of only those never grew old, and kept all behind it.
+#[test]
+fn closed_segments_without_records_do_not_keep_what_is_behind_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let group = store.create_group(GROUP, small_segments()).unwrap();
+    for index in 0..200 {
+        let body = Bytes::from(vec![7; 1000]);
+        append(&group, vec![LogEntry::new(EntryKind::Control, log_id(1, index), body)]);
+    }
+    fill(&group, 2, 100, 1000);
+    store.checkpoint_now();
+    let policy = Retention { max_age_ms: Some(1000), max_bytes: None };
+    let limit = RetainLimit { offset: group.bounds().log_end_offset, last: LogIndex(50) };
+    group.retain(&policy, 0, limit);
+    assert!(group.first_kept_index() <= LogIndex(51), "the limit holds for them, too");
+    // Records were appended at 1_000_000 + index.
+    let outcome = group.retain(&policy, 1_001_250, group.bounds().log_end_offset);
+    assert!(outcome.log_start_offset > Offset(0), "{outcome:?}");
+    assert!(outcome.log_start_offset < group.bounds().log_end_offset, "what is young stays");
+}
+
 #[test]
 fn an_expired_log_goes_in_full_and_offsets_go_on() {
     let directory = tempfile::tempdir().unwrap();

@@ -16,6 +16,9 @@ use tokio::time::timeout;
 use super::{Group, Instance};
 use crate::retention::Given;
 
+/// So many bytes that compaction could take are left to a member that is away for a short time.
+const LEFT_BYTES_MAX: u64 = 1 << 30;
+
 /// How long openraft may take for a snapshot, which is the fold as it is.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -23,6 +26,18 @@ impl Group {
     /// How far retention may go; `safe` is the state that would be left of what it drops. May block.
     pub(crate) fn retainable(&self, safe: Given) -> RetainLimit {
         let needed = self.instance().and_then(|instance| self.first_needed(&instance));
+        self.limit_before(needed, safe)
+    }
+
+    /// How far compaction may go: as [`Group::retainable`], and it leaves a member what it lacks that was there
+    /// a short time ago and is still being waited for. May block.
+    pub(crate) fn compactable(&self, safe: Given) -> RetainLimit {
+        let Some(instance) = self.instance() else { return safe.limit() };
+        let lacked = [self.first_needed(&instance), self.first_missed(&instance)];
+        self.limit_before(lacked.into_iter().flatten().min(), safe)
+    }
+
+    fn limit_before(&self, needed: Option<u64>, safe: Given) -> RetainLimit {
         match needed.filter(|needed| *needed <= safe.applied.index.0) {
             Some(needed) => RetainLimit {
                 offset: self.offset_of(needed).min(safe.kept_from),
@@ -39,12 +54,7 @@ impl Group {
         if !instance.standing.borrow().has_others {
             return true;
         }
-        let purged = instance.raft.data_metrics().borrow_watched().purged;
-        let is_purged = purged.is_some_and(|purged| purged.index >= end.index.0);
-        if !is_purged {
-            tokio::spawn(purge(instance, end.index.0));
-        }
-        is_purged
+        instance.has_purged(end)
     }
 
     /// The first entry that a live member lacks, where this node leads.
@@ -62,11 +72,45 @@ impl Group {
         waited_for.map(|(_, matched)| matched.map_or(0, |id| id.index + 1)).min()
     }
 
+    /// The first entry that a member may lack that is not heard, and was a short time ago. A leader knows what it
+    /// has; who does not know leaves it all that there is. Those that lack what is purged already are sent the
+    /// whole log in any case.
+    fn first_missed(&self, instance: &Instance) -> Option<u64> {
+        let neighbours = &self.around.neighbours;
+        let first = self.log.bounds().purged.map_or(0, |purged| purged.index.0 + 1);
+        let members: Vec<u64> = {
+            let metrics = instance.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().nodes().map(|(id, _)| *id).collect()
+        };
+        let metrics = instance.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let missed = members.into_iter().filter(|node| neighbours.is_missed(NodeId(*node)));
+        let lacked = missed.map(|node| {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&node)?.as_ref());
+            matched.map_or(first, |id| id.index + 1)
+        });
+        let lacked = lacked.filter(|index| *index >= first).min();
+        lacked.filter(|index| self.log.bytes_from(LogIndex(*index)) <= LEFT_BYTES_MAX)
+    }
+
     /// The offset at which an entry begins; 0 where the log does not have it (any more).
     fn offset_of(&self, index: u64) -> Offset {
         let read = self.log.read_entries(index..index + 1, 1);
         let first = read.ok().and_then(|entries| Some(entries.first()?.header.base_offset));
         first.unwrap_or(Offset(0))
+    }
+}
+
+impl Instance {
+    /// Whether openraft has forgotten the entries up to `end`; where not, has it forget them. Needs a runtime.
+    pub(crate) fn has_purged(&self, end: LogId) -> bool {
+        let purged = self.raft.data_metrics().borrow_watched().purged;
+        let is_purged = purged.is_some_and(|purged| purged.index >= end.index.0);
+        if !is_purged {
+            tokio::spawn(purge(self.clone(), end.index.0));
+        }
+        is_purged
     }
 }
 

@@ -18,7 +18,9 @@ use plimsoll_replication::{
     Blocking, Group, GroupKind, Host, HostConfig, Placed, Placements, ProduceError, Produced,
     Random as _, Role, SeededRandom,
 };
-use plimsoll_state::catalog::{CatalogCommand, CatalogReply, JoinSecret, NodeSpec, planning};
+use plimsoll_state::catalog::{
+    CatalogCommand, CatalogReply, JoinSecret, NodeSpec, PlacementChange, planning,
+};
 use plimsoll_transport::{Connection, TransportConfig, TransportKind};
 use plimsoll_transport::{Fabric, Packet, SimulatedHost, SimulatedNetwork};
 use tokio::task::JoinHandle;
@@ -320,6 +322,33 @@ impl Cluster {
         })
         .await;
         group
+    }
+
+    /// The nodes that hold something of the group.
+    pub fn holders(&self, group: GroupId) -> BTreeSet<u64> {
+        let holds = |node: &u64| {
+            let log = self.members[node].host.store().group(group);
+            log.is_some_and(|log| log.bounds().last.is_some())
+        };
+        self.members.keys().copied().filter(holds).collect()
+    }
+
+    /// Has the catalog want a group on these nodes.
+    pub async fn place(&self, group: GroupId, nodes: &[u64]) {
+        let host = self.members.values().next().expect("a node").host.clone();
+        let wanted: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let catalog = host.held(GroupId::CATALOG).expect("held").catalog();
+            let base = catalog.placement_epoch();
+            let change = PlacementChange { group, wanted: wanted.clone().into() };
+            let command = CatalogCommand::SetPlacement { base, changes: vec![change] };
+            match host.command(&command).await.expect("an answer") {
+                CatalogReply::Done => return,
+                reply => assert!(Instant::now() < deadline, "{reply:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn group(&self, node: u64, group: GroupId) -> Arc<Group> {

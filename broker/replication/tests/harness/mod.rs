@@ -145,6 +145,15 @@ impl Producer {
         self.next += values.len() as u64;
         batch
     }
+
+    /// The next batch, of one record with a key.
+    pub fn keyed(&mut self, key: &str, value: &str) -> Bytes {
+        let record = RecordView { key: Some(key.as_bytes()), ..RecordView::new(value.as_bytes()) };
+        let mut builder = BatchBuilder::new(BatchLimits::default());
+        assert_eq!(builder.push(record).expect("a small record"), PushOutcome::Added);
+        self.next += 1;
+        builder.finish(self.id, self.epoch, self.next - 1, Compression::None)
+    }
 }
 
 pub fn batch_of(id: ProducerId, epoch: u32, base_sequence: u64, values: &[&str]) -> Bytes {
