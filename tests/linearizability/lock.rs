@@ -50,12 +50,13 @@ pub enum LockOp {
         /// For this.
         request: Request,
     },
-    /// Answered by `Released` if this token holds the lock, else by `NotHolder`.
+    /// Answered by `Released` if this token holds the lock, else by `NotHolder`; by `Ended` where it is only said
+    /// that the token holds the lock no longer.
     Release {
         /// The token of the grant.
         token: u64,
     },
-    /// An operator's: answered by `Released`, or `NotHolder` if nobody held the lock.
+    /// An operator's: answered by `Released`, or `NotHolder` if nobody held the lock; by `Ended` in either case.
     ForceRelease,
     /// A linearizable look at the lock; answered by `Holder`.
     Describe,
@@ -86,7 +87,7 @@ pub enum LockRet {
         /// By its token; `None` if nobody.
         token: Option<u64>,
     },
-    /// The session is no more.
+    /// The session is no more, or what it held.
     Ended,
 }
 
@@ -109,6 +110,7 @@ impl Model for Lock {
 
     fn apply(&self, state: &LockState, op: &LockOp, ret: Option<&LockRet>) -> Vec<LockState> {
         let after = match ret {
+            Some(LockRet::Ended) => return state.ending(*op),
             Some(ret) => state.answering(*op, *ret),
             None => state.unanswered(*op),
         };
@@ -206,10 +208,20 @@ impl LockState {
                 self.holder.is_none().then(|| self.clone())
             }
             (LockOp::Describe, LockRet::Holder { token: Some(token) }) => self.held_by(token),
-            (LockOp::End { request }, LockRet::Ended) => {
-                self.ended(request).or_else(|| Some(self.clone()))
-            }
             _ => None,
+        }
+    }
+
+    /// What an operation leaves that is answered by `Ended`.
+    fn ending(&self, op: LockOp) -> Vec<Self> {
+        match op {
+            LockOp::Release { .. } => {
+                let freed = self.answering(op, LockRet::Released);
+                freed.into_iter().chain(self.answering(op, LockRet::NotHolder)).collect()
+            }
+            LockOp::ForceRelease => vec![self.freed().unwrap_or_else(|| self.clone())],
+            LockOp::End { request } => vec![self.ended(request).unwrap_or_else(|| self.clone())],
+            LockOp::Acquire { .. } | LockOp::TryAcquire { .. } | LockOp::Describe => Vec::new(),
         }
     }
 
@@ -258,13 +270,22 @@ pub struct Leases {
     length: u64,
     /// When the last keep-alive was sent that was acknowledged.
     renewed: BTreeMap<Request, u64>,
+    /// From when on its client may have given it up.
+    given_up: BTreeMap<Request, u64>,
 }
 
 impl Leases {
     /// Leases of this length, in the history's unit of time, as the *server* grants them.
     #[must_use]
     pub fn new(length: u64) -> Self {
-        Self { length, renewed: BTreeMap::new() }
+        Self { length, renewed: BTreeMap::new(), given_up: BTreeMap::new() }
+    }
+
+    /// The client of a request without an answer may have had it ended from `at` on, by a cancellation or with
+    /// its session. What is granted under a token that was told ends by operations of the history only.
+    pub fn given_up(&mut self, request: Request, at: u64) {
+        let first = self.given_up.entry(request).or_insert(at);
+        *first = at.min(*first);
     }
 
     /// The server acknowledged a keep-alive of the request's session that was sent at `sent`. Not for
@@ -304,7 +325,8 @@ impl Leases {
                 history.may_happen(end, LockOp::Release { token });
             }
             if is_unknown {
-                history.may_happen(end, LockOp::End { request });
+                let given_up = self.given_up.get(&request).copied().unwrap_or(end);
+                history.may_happen(end.min(given_up), LockOp::End { request });
             }
         }
     }

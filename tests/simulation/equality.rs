@@ -25,6 +25,8 @@ pub fn unequal_replica(world: &World) -> Option<String> {
         .partitions
         .values()
         .chain(ledger.queue.values())
+        .chain(ledger.guarded.values())
+        .chain(&ledger.unnumbered)
         .filter(|group| ledger.group(**group).is_some());
     groups.into_iter().find_map(|group| misplaced(world, *group))
 }

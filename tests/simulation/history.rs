@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::BEGINNING_UNIX_MS;
+use crate::kv::KeyRecords;
+use crate::lock::{LockNews, LockRecords};
 use crate::messages::{Counts, Delivered, Receiver, Saying};
 use crate::reads::{Level, staleness_ms};
 
@@ -119,6 +121,8 @@ pub enum News {
     GroupGot(MemberNumber, Partition, u64),
     /// A member was told that the group reads on there.
     GroupCommitted(Partition, u64),
+    /// Something happened to a lock.
+    Lock(LockNews),
 }
 
 /// Everything that happened since the observer looked last, and the sum of it. Clones share it.
@@ -152,6 +156,12 @@ pub struct State {
     pub group_next: BTreeMap<Partition, u64>,
     /// Commits of the group that were answered.
     pub group_commits: u64,
+    /// What was asked of locks and answered.
+    pub locks: LockRecords,
+    /// What was asked of keys and answered.
+    pub keys: KeyRecords,
+    /// Clients of locks and keys that began.
+    clients: u32,
     /// Things that must not be, as clients saw them.
     pub complaints: Vec<String>,
     /// Clients still do their work; false tells producers to end.
@@ -253,6 +263,14 @@ impl History {
         let mut state = self.lock();
         state.group_commits += 1;
         state.fresh.push(News::GroupCommitted(partition, next));
+    }
+
+    /// A process that works with locks or keys begins; returns its number among all of them.
+    #[must_use]
+    pub fn begin_client(&self) -> u32 {
+        let mut state = self.lock();
+        state.clients += 1;
+        state.clients
     }
 
     /// A client saw what must not be.

@@ -88,14 +88,26 @@ pub struct Nemesis {
     agenda: BTreeMap<(u64, u64), Deed>,
     planned: u64,
     done: BTreeMap<Kind, u32>,
+    /// Clocks go equally fast, as far as leases of locks rely on it.
+    clocks_agree: bool,
 }
+
+/// By how much a clock goes too fast or too slow where clocks agree, in nanoseconds per millisecond: two of them
+/// differ by less than a hundredth.
+const AGREEING_RATE: u64 = RIGHT_RATE / 250;
 
 impl Nemesis {
     /// One that knows these kinds of faults, with at most so long between two.
     #[must_use]
     pub fn new(seed: u64, kinds: Vec<Kind>, pause_ms_max: u64) -> Self {
         let (random, agenda, done) = (SplitMix::new(seed), BTreeMap::new(), BTreeMap::new());
-        Self { random, kinds, pause_ms_max, agenda, planned: 0, done }
+        Self { random, kinds, pause_ms_max, agenda, planned: 0, done, clocks_agree: false }
+    }
+
+    /// The same, whose clocks go equally fast within a hundredth.
+    #[must_use]
+    pub fn with_clocks_that_agree(self) -> Self {
+        Self { clocks_agree: true, ..self }
     }
 
     /// Begins, with the first fault soon.
@@ -231,7 +243,10 @@ impl Nemesis {
                 self.later(now_ms, 3000, Deed::RightClock(node));
             }
             Kind::ClockRate => {
-                let rate = RIGHT_RATE / 2 + self.random.below(RIGHT_RATE * 3 / 2);
+                let rate = match self.clocks_agree {
+                    true => RIGHT_RATE - AGREEING_RATE + self.random.below(2 * AGREEING_RATE + 1),
+                    false => RIGHT_RATE / 2 + self.random.below(RIGHT_RATE * 3 / 2),
+                };
                 world.set_clock(node, rate, 0);
                 self.later(now_ms, 3000, Deed::RightClock(node));
             }

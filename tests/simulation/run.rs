@@ -8,6 +8,9 @@ use plimsoll_protocol::api::{QueueCounting, QueueMode, QueueSettings};
 
 use crate::equality::unequal_replica;
 use crate::invariants::Committed;
+use crate::judged::Judged;
+use crate::kv::KeyWork;
+use crate::lock::LockWork;
 use crate::messages::Counts;
 use crate::nemesis::{KINDS, Kind};
 use crate::node::SimNode;
@@ -50,6 +53,8 @@ pub struct Report {
     pub reads: (u64, u64),
     /// Messages of the queue, where there is one.
     pub messages: Counts,
+    /// Histories of locks and keys, where there are any.
+    pub judged: Judged,
     /// Faults, by kind.
     pub faults: Vec<(Kind, u32)>,
     /// The last events, where they were kept.
@@ -107,6 +112,8 @@ pub fn setting(seed: u64) -> Setting {
     let queue = queue_work(&mut SplitMix::new(seed ^ 0x90e0), &kinds);
     let has_group = SplitMix::new(seed ^ 0x6709).chance(25);
     Setting {
+        locks: lock_work(&mut SplitMix::new(seed ^ 0x10c5)),
+        keys: key_work(&mut SplitMix::new(seed ^ 0x6e95)),
         queue,
         members: if has_group { 2 } else { 0 },
         nodes,
@@ -161,6 +168,25 @@ fn queue_work(random: &mut SplitMix, kinds: &[Kind]) -> Option<QueueWork> {
     })
 }
 
+/// The locks of a world, if it has some.
+fn lock_work(random: &mut SplitMix) -> Option<LockWork> {
+    random.chance(60).then(|| LockWork {
+        holders: 2 + u32::try_from(random.below(3)).unwrap_or(0),
+        places: 2 + random.below(4),
+        lease_ms: 1000 + random.below(800),
+        partitions: 1 + u32::try_from(random.below(2)).unwrap_or(0),
+    })
+}
+
+/// The keys of a world, if it has some.
+fn key_work(random: &mut SplitMix) -> Option<KeyWork> {
+    random.chance(60).then(|| KeyWork {
+        clients: 2 + u32::try_from(random.below(3)).unwrap_or(0),
+        places: 1 + random.below(4),
+        partitions: 1 + u32::try_from(random.below(2)).unwrap_or(0),
+    })
+}
+
 /// Runs a seed.
 ///
 /// # Errors
@@ -209,6 +235,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
     if !world.run_until(SETTLED_WITHIN_MS, |world| world.history().lock().ended >= everybody)? {
         return Err("clients did not come to an end".to_owned());
     }
+    let judged = world.judge()?;
     drain_queue(world)?;
     read_rest_in_group(world)?;
     let within_ms = if world.has_moves() { MOVED_WITHIN_MS } else { HEALED_WITHIN_MS };
@@ -230,6 +257,7 @@ fn live(world: &mut World, length: Length) -> Result<Report, String> {
         records: (sent, state.acked, state.seen),
         reads: state.reads,
         messages: state.messages,
+        judged,
         faults: world.nemesis().done().iter().map(|(kind, count)| (*kind, *count)).collect(),
         recent: world.with_trace(Trace::recent),
     })

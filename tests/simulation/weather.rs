@@ -74,6 +74,12 @@ impl Weather {
         self.lock().cuts.insert((from, to));
     }
 
+    /// Whether hosts are cut off from each other.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        !self.lock().cuts.is_empty()
+    }
+
     /// Every cut is mended; what waited sets out again, in its order.
     pub fn mend(&self) {
         let held = {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use plimsoll_client::{
-    AddressSource, Client, ClientConfig, ConnectError, Consumer, Dial, NewTopic, ProducerOptions,
-    Record, SendError, TransportConfig, Trust,
+    AddressSource, Client, ClientConfig, ConnectError, Consumer, Dial, LeaseClock, NewTopic,
+    ProducerOptions, Record, SendError, TransportConfig, Trust,
 };
 use plimsoll_log::disk::sim::SplitMix;
 use plimsoll_transport::{Connection, SimulatedHost};
@@ -19,6 +19,8 @@ use crate::node::{PORT, node_ip};
 
 /// The topic that everybody works with.
 pub const TOPIC: &str = "t";
+/// How long clients wait for an answer.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the clients of a world are told.
 #[derive(Debug, Clone)]
@@ -78,14 +80,26 @@ fn config(host: &SimulatedHost, seed: u64, nodes: u64) -> ClientConfig {
         dial: Some(Arc::new(SimDial { host: host.clone(), config: transport })),
         seed: Some(seed),
         connect_timeout: Duration::from_secs(2),
-        request_timeout: Duration::from_secs(3),
+        request_timeout: REQUEST_TIMEOUT,
         ..ClientConfig::new(addresses.join(","), Trust::Nobody)
     }
 }
 
 pub(crate) async fn connect(host: &SimulatedHost, seed: u64, work: &Work) -> Client {
+    connect_by(host, seed, work, None).await
+}
+
+/// Connects a client that counts leases by this clock.
+pub(crate) async fn connect_by(
+    host: &SimulatedHost,
+    seed: u64,
+    work: &Work,
+    lease_clock: Option<Arc<dyn LeaseClock>>,
+) -> Client {
     loop {
-        match Client::connect(config(host, seed, work.nodes)).await {
+        let config =
+            ClientConfig { lease_clock: lease_clock.clone(), ..config(host, seed, work.nodes) };
+        match Client::connect(config).await {
             Ok(client) => return client,
             Err(error) => {
                 tracing::debug!(%error, "a client cannot connect");

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use plimsoll_linearizability::lock::Leases;
 use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_transport::{SimulatedHost, SimulatedNetwork};
@@ -12,6 +13,9 @@ use crate::clock::SimClock;
 use crate::group::{consume_in_group, read_rest_in_group};
 use crate::history::History;
 use crate::invariants::Observer;
+use crate::judged::{Judged, Troubles, judge};
+use crate::kv::{KeyWork, work_with_keys};
+use crate::lock::{LockWork, work_with_locks};
 use crate::nemesis::{Kind, Nemesis};
 use crate::node::SimNode;
 use crate::operate::operate;
@@ -42,6 +46,10 @@ pub struct Setting {
     pub queue: Option<QueueWork>,
     /// Members of a consumer group that reads the topic, each in a process of its own.
     pub members: u32,
+    /// The locks that some more clients work with.
+    pub locks: Option<LockWork>,
+    /// The keys that some more clients work with.
+    pub keys: Option<KeyWork>,
     /// Groups without traffic for this long are put to sleep.
     pub sleep_after: Duration,
     /// Faults that may come.
@@ -54,12 +62,31 @@ struct ClientHost {
     ip: IpAddr,
     process: Process,
     crashes: Option<Crashes>,
+    /// It does not run although it lives (SIGSTOP).
+    is_stopped: bool,
 }
 
-/// When a client is killed and started again, while there are faults.
+impl ClientHost {
+    fn step(&mut self) {
+        match self.is_stopped {
+            true => self.process.step_stopped(),
+            false => self.process.step(),
+        }
+    }
+
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.is_stopped) {
+            self.process.resume();
+        }
+    }
+}
+
+/// When a client is killed and started again, or stopped for a while, while there are faults.
 struct Crashes {
     random: SplitMix,
     next_ms: u64,
+    /// When it goes on that was stopped.
+    resume_ms: u64,
     role: Role,
 }
 
@@ -70,26 +97,58 @@ enum Role {
     Receiver(Work, QueueWork),
     /// It reads the topic in a group.
     Member(Work),
+    /// It works with locks.
+    Holder(Work, LockWork),
+    /// It works with keys.
+    Mapper(Work, KeyWork),
 }
 
 impl Role {
-    fn begin(self, process: &Process, host: SimulatedHost, history: History, seed: u64) {
+    /// Begins it in a process. `clock` is that of the process.
+    fn begin(
+        self,
+        process: &Process,
+        clock: SimClock,
+        (host, history, seed): (SimulatedHost, History, u64),
+    ) {
         match self {
             Self::Receiver(work, queue) => {
                 process.spawn(receive(host, history, seed, (work, queue)));
             }
             Self::Member(work) => process.spawn(consume_in_group(host, history, seed, work)),
+            Self::Holder(work, locks) => {
+                process.spawn(work_with_locks(host, history, seed, clock, (work, locks)));
+            }
+            Self::Mapper(work, keys) => {
+                process.spawn(work_with_keys(host, history, seed, (work, keys)));
+            }
+        }
+    }
+
+    /// Longest time for which it is stopped, in milliseconds; 0: it is killed only.
+    fn stop_ms_max(&self) -> u64 {
+        match self {
+            Self::Receiver(..) | Self::Member(_) => 0,
+            Self::Holder(_, locks) => 5 * locks.lease_ms / 2,
+            Self::Mapper(..) => 1000,
         }
     }
 }
 
 /// The number of the first member's host, above those of other clients.
 const FIRST_MEMBER: u64 = 100;
+/// The same of those who work with locks, and with keys.
+const FIRST_HOLDER: u64 = 120;
+const FIRST_MAPPER: u64 = 140;
 
 /// Longest time between two crashes of a client, in milliseconds.
 const CRASH_PAUSE_MS_MAX: u64 = 4000;
 
 impl Crashes {
+    fn new(role: Role, seed: u64) -> Self {
+        Self { random: SplitMix::new(seed), next_ms: 0, resume_ms: 0, role }
+    }
+
     fn plan(&mut self, now_ms: u64) {
         self.next_ms = now_ms + 1 + self.random.below(CRASH_PAUSE_MS_MAX);
     }
@@ -114,6 +173,8 @@ pub struct World {
     queue: Option<(Work, QueueWork)>,
     /// What the members of the group do.
     group: Option<Work>,
+    /// When something was dead, stopped or cut off.
+    troubles: Troubles,
 }
 
 impl std::fmt::Debug for World {
@@ -157,7 +218,7 @@ impl World {
             } else {
                 process.spawn(operate(host, history, seed, work));
             }
-            clients.push(ClientHost { ip, process, crashes: None });
+            clients.push(ClientHost { ip, process, crashes: None, is_stopped: false });
         }
         let queue = setting.queue.clone().map(|queue| (setting.work.clone(), queue));
         if let Some(works) = &queue {
@@ -165,30 +226,37 @@ impl World {
             for number in 0..senders + receivers {
                 let ip = client_ip(u64::from(all + number) + 1);
                 let host = network.start_host(ip);
-                let process = Process::new(SimClock::default(), 0);
+                let clock = SimClock::default();
+                let process = Process::new(clock.clone(), 0);
                 let (history, works, seed) = (history.clone(), works.clone(), random.number());
                 let crashes = if number < senders {
                     process.spawn(send(host, history, number, seed, works));
                     None
                 } else {
                     let role = Role::Receiver(works.0, works.1);
-                    role.clone().begin(&process, host, history, seed);
-                    Some(Crashes { random: SplitMix::new(random.number()), next_ms: 0, role })
+                    role.clone().begin(&process, clock, (host, history, seed));
+                    Some(Crashes::new(role, random.number()))
                 };
-                clients.push(ClientHost { ip, process, crashes });
+                clients.push(ClientHost { ip, process, crashes, is_stopped: false });
             }
         }
-        for number in 0..setting.members {
-            let ip = client_ip(FIRST_MEMBER + u64::from(number));
+        if let Some(locks) = &setting.locks {
+            history.lock().locks.leases = Leases::new(locks.believed_ms());
+        }
+        for (number, role) in roles(setting) {
+            let ip = client_ip(number);
             let host = network.start_host(ip);
-            let process = Process::new(SimClock::default(), 0);
-            let role = Role::Member(setting.work.clone());
-            role.clone().begin(&process, host, history.clone(), random.number());
-            let crashes = Crashes { random: SplitMix::new(random.number()), next_ms: 0, role };
-            clients.push(ClientHost { ip, process, crashes: Some(crashes) });
+            let clock = SimClock::default();
+            let process = Process::new(clock.clone(), 0);
+            role.clone().begin(&process, clock, (host, history.clone(), random.number()));
+            let crashes = Some(Crashes::new(role, random.number()));
+            clients.push(ClientHost { ip, process, crashes, is_stopped: false });
         }
         let (kinds, pause) = (setting.kinds.clone(), setting.fault_pause_ms_max);
-        let nemesis = Nemesis::new(random.number(), kinds, pause);
+        let mut nemesis = Nemesis::new(random.number(), kinds, pause);
+        if setting.locks.is_some() {
+            nemesis = nemesis.with_clocks_that_agree();
+        }
         Self {
             now_ms: 0,
             random,
@@ -205,6 +273,7 @@ impl World {
             is_faulty: false,
             queue,
             group: (setting.members > 0).then(|| setting.work.clone()),
+            troubles: Troubles::default(),
         }
     }
 
@@ -362,6 +431,7 @@ impl World {
     pub fn heal(&mut self) {
         self.with_nemesis(Nemesis::heal);
         self.is_faulty = false;
+        self.clients.iter_mut().for_each(ClientHost::resume);
         self.note("healed", &[]);
     }
 
@@ -384,6 +454,9 @@ impl World {
         if self.is_faulty {
             self.crash_clients();
         }
+        if self.is_troubled() {
+            self.troubles.note(self.now_ms);
+        }
         let nodes = self.nodes.len();
         let mut order: Vec<usize> = (0..nodes + self.clients.len()).collect();
         for at in (1..order.len()).rev() {
@@ -392,7 +465,7 @@ impl World {
         }
         for which in order {
             match which.checked_sub(nodes) {
-                Some(client) => self.clients[client].process.step(),
+                Some(client) => self.clients[client].step(),
                 None => {
                     if let Some(worked) = self.nodes[which].step(self.now_ms) {
                         let numbers =
@@ -413,24 +486,52 @@ impl World {
         Ok(())
     }
 
-    /// Clients whose time has come are killed (`kill -9`), and started again.
+    /// Whether a process is dead or stopped, or hosts are cut off from each other.
+    fn is_troubled(&self) -> bool {
+        self.nodes.iter().any(|node| node.is_stopped || !node.is_running())
+            || self.clients.iter().any(|client| client.is_stopped)
+            || self.weather.is_cut()
+    }
+
+    /// Clients whose time has come are killed (`kill -9`) and started again, or stopped for a while.
     fn crash_clients(&mut self) {
         for client in &mut self.clients {
             let Some(crashes) = client.crashes.as_mut() else { continue };
+            if client.is_stopped && crashes.resume_ms <= self.now_ms {
+                client.is_stopped = false;
+                client.process.resume();
+            }
             if crashes.next_ms > self.now_ms {
                 continue;
             }
             crashes.plan(self.now_ms);
+            let stop_ms_max = crashes.role.stop_ms_max();
+            if stop_ms_max > 0 && crashes.random.chance(60) {
+                client.is_stopped = true;
+                crashes.resume_ms = self.now_ms + 1 + crashes.random.below(stop_ms_max);
+                continue;
+            }
+            self.troubles.note(self.now_ms);
+            client.is_stopped = false;
             let resets = self.network.connections_of(client.ip);
             self.network.kill(client.ip);
             let host = self.network.start_host(client.ip);
-            client.process = Process::new(SimClock::default(), self.now_ms);
+            let clock = SimClock::default();
+            client.process = Process::new(clock.clone(), self.now_ms);
             for connection in resets {
                 self.network.break_connection(connection, "the client's process ended");
             }
             let (seed, history) = (crashes.random.number(), self.history.clone());
-            crashes.role.clone().begin(&client.process, host, history, seed);
+            crashes.role.clone().begin(&client.process, clock, (host, history, seed));
         }
+    }
+
+    /// Judges what was asked of locks and keys and answered, once all clients have ended.
+    ///
+    /// # Errors
+    /// What no order of the operations explains, or was not decided.
+    pub(crate) fn judge(&self) -> Result<Judged, String> {
+        judge(&self.history.lock(), &self.troubles)
     }
 
     /// Whether there is a queue; then its last consumer begins, and takes everything.
@@ -513,8 +614,24 @@ impl World {
         let mut process = Process::new(SimClock::default(), 0);
         process.set_rate(RIGHT_RATE);
         process.spawn(task(host));
-        self.clients.push(ClientHost { ip, process, crashes: None });
+        self.clients.push(ClientHost { ip, process, crashes: None, is_stopped: false });
     }
+}
+
+/// Clients that are killed and stopped, with the numbers of their hosts.
+fn roles(setting: &Setting) -> Vec<(u64, Role)> {
+    let work = &setting.work;
+    let members = (0..u64::from(setting.members))
+        .map(|number| (FIRST_MEMBER + number, Role::Member(work.clone())));
+    let holders = setting.locks.iter().flat_map(|locks| {
+        (0..u64::from(locks.holders))
+            .map(|number| (FIRST_HOLDER + number, Role::Holder(work.clone(), *locks)))
+    });
+    let mappers = setting.keys.iter().flat_map(|keys| {
+        (0..u64::from(keys.clients))
+            .map(|number| (FIRST_MAPPER + number, Role::Mapper(work.clone(), *keys)))
+    });
+    members.chain(holders).chain(mappers).collect()
 }
 
 impl Drop for World {

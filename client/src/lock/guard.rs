@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::acquire::Wanted;
 use super::ask::Ask;
 use super::bounds;
+use super::clock::LeaseTime;
 use super::error::{About, LockError, LockLost, LossCause};
 use super::session::{Core, Session, is_gone};
 use crate::error::RequestError;
@@ -76,6 +77,12 @@ impl LockGuard {
     /// Does not know of an operator who took it away, unless [`LockGuard::lost`] is awaited.
     pub fn is_held(&self) -> bool {
         self.held.over(&self.session.core).is_none()
+    }
+
+    /// Until when it is held if the session is not renewed before: a time of the clock by which leases are
+    /// counted ([`crate::ClientConfig::lease_clock`]). For who hands a deadline on to others.
+    pub fn held_until(&self) -> LeaseTime {
+        self.session.core.lease_ends()
     }
 
     /// Resolves when the lock is held no longer: its lease ran out by the clock of this process, the node said

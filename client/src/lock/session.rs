@@ -121,6 +121,11 @@ impl Core {
         self.lease.borrow().over()
     }
 
+    /// When it ends if it is not renewed.
+    pub(super) fn lease_ends(&self) -> LeaseTime {
+        self.lease.borrow().ends()
+    }
+
     /// The session is over. Whether it was not before.
     pub(super) fn end(&self, why: LossCause) -> bool {
         self.lease.send_if_modified(|lease| lease.end(why))

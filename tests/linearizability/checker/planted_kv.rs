@@ -213,3 +213,20 @@ fn a_value_ends_when_its_life_is_over_and_not_before() {
     assert_eq!(read_at(99), Verdict::Linearizable);
     assert!(read_at(98).is_refuted());
 }
+
+#[test]
+fn a_deletion_that_says_what_there_was_must_be_right() {
+    let rows = |before, seen| {
+        verdict(&history(vec![
+            (1, 0, 1, KvOp::Put(1), written(1)),
+            (1, 2, 3, KvOp::Put(2), written(2)),
+            (2, 4, 5, KvOp::Delete, Outcome::Ok(KvRet::Deleted { before })),
+            (3, 6, 7, KvOp::Get, seen),
+        ]))
+    };
+    assert_eq!(rows(Some(2), absent()), Verdict::Linearizable);
+    assert_eq!(rows(None, absent()), Verdict::Linearizable);
+    assert!(rows(Some(1), absent()).is_refuted());
+    assert!(rows(Some(2), found(2, 2)).is_refuted());
+    assert!(rows(None, found(2, 2)).is_refuted());
+}

@@ -175,3 +175,37 @@ fn an_operator_ends_a_hold_once() {
     assert_eq!(verdict(rows(LockRet::Released)), Verdict::Linearizable);
     assert!(verdict(rows(LockRet::NotHolder)).is_refuted());
 }
+
+#[test]
+fn an_unknown_acquire_that_its_client_gave_up_may_end_before_its_lease() {
+    let rows = || {
+        vec![
+            (1, 10, 11, acquire(1), Outcome::Unknown),
+            (2, 12, 13, try_acquire(2), told(LockRet::Taken)),
+            (2, 30, 31, acquire(3), granted(6)),
+        ]
+    };
+    let mut leases = Leases::new(LEASE);
+    assert!(renewed(rows(), &leases).is_refuted());
+    leases.given_up(Request(1), 32);
+    assert!(renewed(rows(), &leases).is_refuted());
+    leases.given_up(Request(1), 20);
+    assert_eq!(renewed(rows(), &leases), Verdict::Linearizable);
+}
+
+#[test]
+fn an_operator_who_is_told_no_more_than_that_it_is_over_is_believed_that() {
+    let rows = |op, holder| {
+        vec![
+            (1, 0, 1, acquire(1), granted(3)),
+            (2, 2, 3, op, told(LockRet::Ended)),
+            (2, 4, 5, op, told(LockRet::Ended)),
+            (3, 6, 7, LockOp::Describe, told(LockRet::Holder { token: holder })),
+        ]
+    };
+    for op in [release(3), LockOp::ForceRelease] {
+        assert_eq!(verdict(rows(op, None)), Verdict::Linearizable);
+        assert!(verdict(rows(op, Some(3))).is_refuted());
+    }
+    assert!(verdict(rows(release(2), None)).is_refuted());
+}

@@ -4,12 +4,14 @@
 mod attempts_rise;
 mod election_safety;
 mod every_message_settled_or_available;
+mod fenced_writes;
 mod groups_go_on;
 mod high_watermark_monotonic;
 mod in_time;
 mod leader_completeness;
 mod leaderships;
 mod log_matching;
+mod mutual_exclusion;
 mod no_acked_record_lost;
 mod no_duplicate;
 mod no_settled_message_redelivered_after_ack;
@@ -20,6 +22,7 @@ mod placement_rules;
 #[cfg(test)]
 mod planted;
 mod reads_are_fresh;
+mod tokens_rise;
 mod vote_once;
 mod worked;
 
@@ -31,6 +34,7 @@ use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{GroupId, LogId, NodeId, Term};
 
 use crate::history::{MemberNumber, Partition, RecordName, Seen};
+use crate::lock::LockNews;
 use crate::messages::{Delivered, Receiver, Saying};
 use crate::reads::Level;
 
@@ -235,6 +239,22 @@ pub enum Event<'a> {
     },
     /// Everything is well again, and the last member of the group has read all that it could get.
     GroupHasReadAll,
+    /// Something happened to a lock.
+    Lock {
+        /// When, in milliseconds of the world.
+        at_ms: u64,
+        /// What.
+        news: LockNews,
+    },
+    /// A record that was sent under a fence is committed.
+    FencedWrite {
+        /// In which partition.
+        partition: Partition,
+        /// At which offset.
+        offset: u64,
+        /// Which.
+        record: RecordName,
+    },
 }
 
 /// What was ever committed, in the order of each log.
@@ -247,6 +267,10 @@ pub struct Ledger {
     pub queue: BTreeMap<Partition, GroupId>,
     /// The group of the topic of dead letters.
     pub letters: Option<GroupId>,
+    /// The groups of the partitions of what is written under locks.
+    pub guarded: BTreeMap<Partition, GroupId>,
+    /// Groups whose records are not numbered: those of keys, and of what happens to locks.
+    pub unnumbered: BTreeSet<GroupId>,
     /// The latest time that the wall clock of any node has shown.
     pub latest_unix_ms: i64,
 }
@@ -348,5 +372,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(attempts_rise::AttemptsRise::default()),
         Box::new(in_time::InTime),
         Box::new(groups_go_on::GroupsGoOn::default()),
+        Box::new(tokens_rise::TokensRise::default()),
+        Box::new(mutual_exclusion::MutualExclusion::default()),
+        Box::new(fenced_writes::FencedWrites::default()),
     ]
 }

@@ -8,12 +8,14 @@ use bytes::{Bytes, BytesMut};
 use plimsoll_delivery::command::{DOMAIN as QUEUES_DOMAIN, QueueEntry, SubscriptionId};
 use plimsoll_log::{GroupLog, LogEntry, Vote};
 use plimsoll_protocol::batch::{BATCH_HEADER_BYTES, EntryKind, RecordBatch};
-use plimsoll_protocol::ids::{GroupId, LogId, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, Term, TopicName};
 use plimsoll_replication::Clock as _;
 use plimsoll_state::catalog::Catalog;
 
 use super::{Committed, Entry, Event, Invariant, Ledger, Life, all};
 use crate::history::{History, News, RecordName};
+use crate::kv::KEYS;
+use crate::lock::{GUARDED, NAMESPACE_TOPIC};
 use crate::messages::key_of;
 use crate::node::SimNode;
 use crate::queue::{LETTERS, QUEUE};
@@ -116,6 +118,7 @@ impl Observer {
                     Event::GroupGot { member, partition, offset }
                 }
                 News::GroupCommitted(partition, next) => Event::GroupCommitted { partition, next },
+                News::Lock(news) => Event::Lock { at_ms: now_ms, news },
             })?;
         }
         Ok(())
@@ -167,7 +170,7 @@ impl Observer {
         let at = Life { node: node.number, life: node.life };
         let broker = node.broker();
         if let Some(broker) = &broker {
-            self.find_queue(&broker.catalog());
+            self.find_groups(&broker.catalog());
         }
         if let Some(broker) = &broker
             && let Ok(topic) = TOPIC.parse()
@@ -242,9 +245,16 @@ impl Observer {
         Ok(())
     }
 
-    /// Which groups the queue's partitions are, as a catalog says.
-    fn find_queue(&mut self, catalog: &Catalog) {
-        let groups = |name: &str| Some(&catalog.topic(&name.parse().ok()?)?.partitions);
+    /// Which groups the partitions of the queue, of locks and of keys are, as a catalog says.
+    fn find_groups(&mut self, catalog: &Catalog) {
+        let groups =
+            |name: &str| Some(&catalog.topic(&TopicName::internal(name).ok()?)?.partitions);
+        if let Some(groups) = groups(GUARDED) {
+            self.ledger.guarded.extend((0..).zip(groups.iter().copied()));
+        }
+        for name in [KEYS, NAMESPACE_TOPIC] {
+            self.ledger.unnumbered.extend(groups(name).into_iter().flatten().copied());
+        }
         if let Some(groups) = groups(QUEUE) {
             self.ledger.queue.extend((0..).zip(groups.iter().copied()));
         }
@@ -301,6 +311,10 @@ impl Observer {
         entry: &Entry,
         body: &LogEntry,
     ) -> Result<bool, String> {
+        let is_numbered = !self.ledger.unnumbered.contains(&group);
+        let mut guarded = self.ledger.guarded.iter();
+        let guarded = guarded.find_map(|(partition, of)| (*of == group).then_some(*partition));
+        let mut fenced = Vec::new();
         let committed = self.ledger.groups.entry(group).or_default();
         if committed.entries.is_empty() {
             committed.first_index = entry.id.index.0;
@@ -308,9 +322,10 @@ impl Observer {
         if committed.entry(entry.id.index.0).is_some() || entry.id.index.0 < committed.first_index {
             return Ok(false);
         }
-        if entry.kind == EntryKind::Records {
+        if entry.kind == EntryKind::Records && is_numbered {
             for Named { offset, record, key, deliver_at, expires_at } in records(body)? {
                 committed.records.push(record);
+                fenced.extend(guarded.map(|partition| (partition, offset, record)));
                 committed.deliver_at.extend(deliver_at.map(|at| (offset, at)));
                 committed.expires_at.extend(expires_at.map(|at| (offset, at)));
                 committed.offsets.entry(record).or_default().push(offset);
@@ -320,6 +335,9 @@ impl Observer {
             }
         }
         committed.entries.push(entry.clone());
+        for (partition, offset, record) in fenced {
+            self.judge(&Event::FencedWrite { partition, offset, record })?;
+        }
         if entry.kind == EntryKind::Control && group != GroupId::CATALOG {
             self.note_commands(group, entry, body)?;
         }

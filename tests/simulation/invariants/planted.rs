@@ -8,9 +8,12 @@ use plimsoll_protocol::ids::{GroupId, LogId, LogIndex, NodeId, Offset, Term};
 
 use super::{Entry, Event, Invariant, Ledger, Life};
 use crate::history::RecordName;
+use crate::judged::Round;
+use crate::lock::LockNews;
 use crate::messages::{Delivered, Receiver};
 
 pub(super) const GROUP: GroupId = GroupId(1);
+pub(super) const LOCK: Round = Round { place: 0, number: 0 };
 
 pub(super) fn id(term: u64, index: u64) -> LogId {
     LogId::new(Term(term), LogIndex(index))
@@ -121,6 +124,12 @@ pub(super) fn leads(node: u64, term: u64) -> Event<'static> {
 
 pub(super) fn leads_no_more(node: u64) -> Event<'static> {
     Event::LeadsNoMore { at: life(node, 1), group: GROUP }
+}
+
+/// A client was told at `at_ms` of a grant that it asked for at `invoked`.
+pub(super) fn granted(request: u64, token: u64, invoked: u64, at_ms: u64) -> Event<'static> {
+    let news = LockNews::Granted { lock: LOCK, request, token, invoked, guards: true };
+    Event::Lock { at_ms, news }
 }
 
 /// All of `fine` pass, and the last event does not.

@@ -18,12 +18,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use plimsoll_simulation::judged::Judged;
 use plimsoll_simulation::run::{Length, run};
 
 /// Seeds of a usual run.
 const SEEDS: u64 = 200;
 /// The virtual time of their faults, in seconds.
 const SECONDS: u64 = 3;
+/// Histories of locks and keys with faults in them that a usual run must judge.
+const HISTORIES_MIN: u64 = 1000;
 /// What the line begins with that one seed leaves for the others.
 const REPORT: &str = "report:";
 
@@ -31,14 +34,49 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// What is added up over seeds: records sent and acknowledged, faults, messages of the queue settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is added up over seeds: records sent and acknowledged, faults, messages of the queue settled, histories
+/// of locks and keys that were judged, those with faults, their operations and those without an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Outcome {
     trace: u64,
     sent: u64,
     acked: u64,
     faults: u64,
     settled: u64,
+    histories: u64,
+    with_faults: u64,
+    operations: u64,
+    unknown: u64,
+}
+
+impl Outcome {
+    fn read(numbers: &str) -> Option<Self> {
+        let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let [trace, sent, acked, faults, settled, histories, with_faults, operations, unknown] =
+            *numbers.first_chunk()?;
+        Some(Self {
+            trace,
+            sent,
+            acked,
+            faults,
+            settled,
+            histories,
+            with_faults,
+            operations,
+            unknown,
+        })
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.acked += other.acked;
+        self.faults += other.faults;
+        self.settled += other.settled;
+        self.histories += other.histories;
+        self.with_faults += other.with_faults;
+        self.operations += other.operations;
+        self.unknown += other.unknown;
+    }
 }
 
 /// Runs a seed in a process of its own; the error is what it said.
@@ -56,23 +94,16 @@ fn run_with(seed: u64, seconds: u64, bug: Option<&str>) -> Result<Outcome, Strin
     let output = command.output().expect("a program can start itself");
     let said = String::from_utf8_lossy(&output.stdout);
     let report = said.lines().find_map(|line| line.split_once(REPORT));
-    let numbers: Vec<u64> = report
-        .map(|(_, numbers)| numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect())
-        .unwrap_or_default();
-    match numbers[..] {
-        [trace, sent, acked, faults, settled] => {
-            Ok(Outcome { trace, sent, acked, faults, settled })
-        }
-        _ => Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr))),
-    }
+    report
+        .and_then(|(_, numbers)| Outcome::read(numbers))
+        .ok_or_else(|| format!("{said}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Runs seeds on all cores, and begins none after `until`; fails with the first that went wrong.
-fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) {
+/// Runs seeds on all cores, and begins none after `until`; fails with the first that went wrong. Gives the sum.
+fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) -> Outcome {
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
-    let (sent, acked, faults) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let (fine, settled, began) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
+    let (fine, sum, began) = (AtomicU64::new(0), Mutex::new(Outcome::default()), Instant::now());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -85,10 +116,7 @@ fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) {
                     match run_apart(seed, seconds) {
                         Ok(outcome) => {
                             fine.fetch_add(1, Ordering::Relaxed);
-                            sent.fetch_add(outcome.sent, Ordering::Relaxed);
-                            acked.fetch_add(outcome.acked, Ordering::Relaxed);
-                            faults.fetch_add(outcome.faults, Ordering::Relaxed);
-                            settled.fetch_add(outcome.settled, Ordering::Relaxed);
+                            sum.lock().expect("not poisoned").add(&outcome);
                         }
                         Err(said) => failures.lock().expect("not poisoned").push(said),
                     }
@@ -99,15 +127,21 @@ fn run_all(first: u64, count: u64, seconds: u64, until: Option<Instant>) {
     if let Some(failure) = failures.into_inner().expect("not poisoned").into_iter().next() {
         panic!("{failure}");
     }
+    let sum = sum.into_inner().expect("not poisoned");
+    let Outcome { sent, acked, faults, settled, .. } = sum;
+    let Outcome { histories, with_faults, operations, unknown, .. } = sum;
     println!(
-        "{} seeds in {:?}: {} records sent, {} acknowledged, {} messages settled, {} faults",
+        "{} seeds in {:?}: {sent} records sent, {acked} acknowledged, {settled} messages settled, {faults} \
+         faults",
         fine.into_inner(),
         began.elapsed(),
-        sent.into_inner(),
-        acked.into_inner(),
-        settled.into_inner(),
-        faults.into_inner()
     );
+    // One that is not, or not decided, is a failure.
+    println!(
+        "{histories} histories of locks and keys judged linearizable, {with_faults} of them with faults; \
+         {operations} operations, {unknown} without an answer; 0 too hard"
+    );
+    sum
 }
 
 #[test]
@@ -117,9 +151,15 @@ fn seeds_keep_every_invariant() {
             (number("PLIMSOLL_FIRST_SEED", 1_000_000), number("PLIMSOLL_SEEDS", 5000));
         let minutes = number("PLIMSOLL_MINUTES", 0);
         let until = (minutes > 0).then(|| Instant::now() + Duration::from_secs(60 * minutes));
-        return run_all(first, count, number("PLIMSOLL_SECONDS", 30), until);
+        run_all(first, count, number("PLIMSOLL_SECONDS", 30), until);
+        return;
     }
-    run_all(number("PLIMSOLL_FIRST_SEED", 1), number("PLIMSOLL_SEEDS", SEEDS), SECONDS, None);
+    let (first, count) = (number("PLIMSOLL_FIRST_SEED", 1), number("PLIMSOLL_SEEDS", SEEDS));
+    let sum = run_all(first, count, SECONDS, None);
+    if count >= SEEDS {
+        let judged = sum.with_faults;
+        assert!(judged >= HISTORIES_MIN, "{judged} histories with faults show too little");
+    }
 }
 
 #[test]
@@ -164,8 +204,13 @@ fn one_seed() {
                 report.faults
             );
             println!("seed {seed}: {:?}", report.messages);
-            let settled = report.messages.settled;
-            println!("{REPORT} {} {sent} {acked} {faults} {settled}", report.trace);
+            println!("seed {seed}: {:?}", report.judged);
+            let (trace, settled) = (report.trace, report.messages.settled);
+            let Judged { histories, with_faults, operations, unknown } = report.judged;
+            println!(
+                "{REPORT} {trace} {sent} {acked} {faults} {settled} {histories} {with_faults} {operations} \
+                 {unknown}"
+            );
         }
         Err(failure) => panic!("{failure}"),
     }
