@@ -24,7 +24,8 @@ impl Held {
     fn new(cli: &Cli, namespace: &str) -> Self {
         let mut command: Command = cli.command(&["lock", "run", "--namespace", namespace, "lock"]);
         command.args(["--", "sh", "-c", "echo \"$PLIMSOLL_FENCE\"; cat"]);
-        let mut running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut running =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut fence = String::new();
         let output = running.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut fence).expect("the command says its fence");
