@@ -54,6 +54,8 @@ pub struct Compaction {
     segment_bytes: u64,
     map_entries_max: usize,
     rules: Rules,
+    /// The time of the last step.
+    now_ms: i64,
     phase: Phase,
     run: CompactionRun,
 }
@@ -76,7 +78,17 @@ impl Compaction {
         let run = CompactionRun { at_ms: now_ms, ..CompactionRun::default() };
         let phase = Phase::Mapping(0, None);
         let map_entries_max = policy.map_entries_max;
-        Self { group, generation, sources, segment_bytes, map_entries_max, rules, phase, run }
+        Self {
+            group,
+            generation,
+            sources,
+            segment_bytes,
+            map_entries_max,
+            rules,
+            now_ms,
+            phase,
+            run,
+        }
     }
 
     /// The log that is compacted.
@@ -86,11 +98,14 @@ impl Compaction {
     }
 
     /// Goes on until about `bytes_max` bytes were read and written, at least one batch. Where a segment is
-    /// finished it is synced, and takes the place of those whose records it holds. Blocks on the disk.
+    /// finished it is synced, and takes the place of those whose records it holds. A run may wait and last for
+    /// hours: the time that tombstones stay begins where their segment does, so `now_ms` is the time of this
+    /// step. Blocks on the disk.
     ///
     /// # Errors
     /// See [`CompactError`]. It has ended then, and further calls do nothing.
-    pub fn step(&mut self, bytes_max: u64) -> Result<CompactionStep, CompactError> {
+    pub fn step(&mut self, bytes_max: u64, now_ms: i64) -> Result<CompactionStep, CompactError> {
+        self.now_ms = now_ms;
         let mut step = CompactionStep::default();
         loop {
             let outcome = match self.group.shared.gave_up() {
@@ -185,6 +200,8 @@ impl Compaction {
         if from >= self.sources.len() {
             return Ok(Phase::Ended);
         }
+        // One time for all of a group, and never an earlier one than before.
+        self.rules.now_ms = self.rules.now_ms.max(self.now_ms);
         let most = GROUPED_SEGMENTS_MAX;
         debug_assert!(swap_bytes_max(most) <= 16 * 1024, "the smallest journal takes it");
         let next = next_group(&self.sources, from, self.segment_bytes, most);

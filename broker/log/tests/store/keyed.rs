@@ -174,7 +174,7 @@ impl Keyed {
     ) -> Result<Option<CompactionRun>, CompactError> {
         self.settle();
         let Some(mut compaction) = self.planned(policy) else { return Ok(None) };
-        while !compaction.step(3000)?.done {}
+        while !compaction.step(3000, self.now_ms)?.done {}
         let run = compaction.so_far();
         drop(compaction);
         self.run();
