@@ -19,12 +19,22 @@ use crate::segment::SegmentInfo;
 /// Most segments that become one at once: what the smallest journal can name.
 const GROUPED_SEGMENTS_MAX: usize = 1024;
 
+/// What a compaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The newest record of each key, and what goes with it.
+    Newest,
+    /// Tombstones whose time is over: no key is looked at, and only segments that have one are rewritten.
+    Expired,
+}
+
 /// What a compaction begins with.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) group: Arc<GroupLog>,
     pub(super) generation: u64,
     pub(super) sources: Vec<SegmentInfo>,
+    pub(super) goal: Goal,
     pub(super) segment_bytes: u64,
     pub(super) newest: Newest,
     pub(super) now_ms: i64,
@@ -54,6 +64,7 @@ pub struct Compaction {
     segment_bytes: u64,
     map_entries_max: usize,
     rules: Rules,
+    goal: Goal,
     /// The time of the last step.
     now_ms: i64,
     phase: Phase,
@@ -72,11 +83,14 @@ enum Phase {
 
 impl Compaction {
     pub(super) fn new(job: Job) -> Self {
-        let Job { group, generation, sources, segment_bytes, newest, now_ms, policy } = job;
-        let clean_to = sources.last().map_or(Offset(0), |info| info.end_offset);
+        let Job { group, generation, sources, goal, segment_bytes, newest, now_ms, policy } = job;
+        let end = sources.last().map_or(Offset(0), |info| info.end_offset);
+        let (clean_to, phase) = match goal {
+            Goal::Newest => (end, Phase::Mapping(0, None)),
+            Goal::Expired => (first_dirty(&sources).unwrap_or(end), Phase::Between(0)),
+        };
         let rules = Rules { newest, clean_to, now_ms, tombstone_ms: policy.tombstone_ms };
         let run = CompactionRun { at_ms: now_ms, ..CompactionRun::default() };
-        let phase = Phase::Mapping(0, None);
         let map_entries_max = policy.map_entries_max;
         Self {
             group,
@@ -85,6 +99,7 @@ impl Compaction {
             segment_bytes,
             map_entries_max,
             rules,
+            goal,
             now_ms,
             phase,
             run,
@@ -206,12 +221,14 @@ impl Compaction {
         debug_assert!(swap_bytes_max(most) <= 16 * 1024, "the smallest journal takes it");
         let next = next_group(&self.sources, from, self.segment_bytes, most);
         let group = &self.sources[from..next];
-        let has_expired = |info: &SegmentInfo| {
-            let horizon_ms = info.compacted.and_then(|compacted| compacted.horizon_ms);
-            horizon_ms.is_some_and(|horizon_ms| horizon_ms <= self.rules.now_ms)
+        let has_expired = |info: &SegmentInfo| info.has_expired(self.rules.now_ms);
+        let may_lose = match self.goal {
+            Goal::Newest => {
+                !self.rules.newest.is_empty()
+                    || group.iter().any(|info| info.is_dirty() || has_expired(info))
+            }
+            Goal::Expired => group.iter().any(has_expired),
         };
-        let may_lose = !self.rules.newest.is_empty()
-            || group.iter().any(|info| info.is_dirty() || has_expired(info));
         if !may_lose {
             return Ok(Phase::Between(next));
         }

@@ -130,6 +130,32 @@ fn tombstone_stays_for_its_time_from_when_it_is_rewritten() {
     assert_eq!(keyed.compact(&policy).unwrap().unwrap().records_removed, 1);
 }
 
+/// One tombstone had the whole log read into a map and rewritten, and the dirty tombstones that were met got a
+/// horizon that began the next run.
+#[test]
+fn expired_tombstone_has_its_own_segment_rewritten_and_nothing_else() {
+    let mut keyed = Keyed::new(4, Durability::Durable, 8 * 1024);
+    let policy = CompactionPolicy { tombstone_ms: 5000, dirty_percent_min: 25, ..EAGER };
+    for number in 0..60 {
+        if number == 10 {
+            keyed.append(&[delete("old")], Compression::None);
+        }
+        keyed.append(&[put(&format!("key {number}"), &[7; 1000])], Compression::None);
+    }
+    keyed.compact(&policy).unwrap().unwrap();
+    let before = keyed.group().bounds();
+    assert!(before.segments > 5);
+    keyed.append(&[delete("key 3")], Compression::None);
+    keyed.now_ms += 5000;
+    let run = keyed.compact(&policy).unwrap().unwrap();
+    assert_eq!(run.records_removed, 1);
+    assert!(run.bytes_before * 3 < before.bytes, "{run:?} {before:?}");
+    keyed.check();
+    keyed.now_ms += 100_000;
+    assert_eq!(keyed.compact(&policy).unwrap(), None, "the other tombstone was not looked at");
+    assert_eq!(keyed.read(0).len(), 61);
+}
+
 #[test]
 fn only_what_is_old_purged_and_below_the_limit_is_touched() {
     let mut keyed = churned(5, 60);
