@@ -7,7 +7,7 @@ use plimsoll_log::{
     CompactError, CompactionPolicy, Durability, GroupOptions, LogManifest, ReadError, ReadStep,
     RecordKind, Retention,
 };
-use plimsoll_protocol::batch::Compression;
+use plimsoll_protocol::batch::{Compression, iterate_batches};
 use plimsoll_protocol::ids::{LogIndex, Offset, Term};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -154,6 +154,29 @@ fn expired_tombstone_has_its_own_segment_rewritten_and_nothing_else() {
     keyed.now_ms += 100_000;
     assert_eq!(keyed.compact(&policy).unwrap(), None, "the other tombstone was not looked at");
     assert_eq!(keyed.read(0).len(), 61);
+}
+
+/// What was left after compaction was the producer's clock, and the append time of another batch.
+#[test]
+fn time_of_a_record_is_over_by_the_clock_of_the_broker_also_after_compaction() {
+    let mut keyed = Keyed::new(22, Durability::Durable, 8 * 1024);
+    keyed.append_expiring("early", 10, 10 + 300);
+    keyed.now_ms += 1000;
+    keyed.append_expiring("late", 900_000_000, 900_000_000 + 500);
+    keyed.append_expiring("never lived", 20, 10);
+    keyed.append(&[put("a", b"1")], Compression::None);
+    for _ in 0..2 {
+        keyed.append(&[put("a", b"2")], Compression::None);
+        keyed.compact(&EAGER).unwrap().unwrap();
+        let mut found = Vec::new();
+        for batch in iterate_batches(read_all(&keyed.group(), Offset(0)).into()) {
+            let batch = batch.unwrap();
+            assert!(batch.header.compacted);
+            let records = batch.records(1 << 20).unwrap();
+            found.extend(records.filter_map(|one| one.unwrap().record.expires_at_ms));
+        }
+        assert_eq!(found, [1_000_300, 1_001_500, 1_001_000], "as of the first time");
+    }
 }
 
 #[test]
