@@ -74,9 +74,9 @@ pub(crate) async fn keep_compacting(
 async fn carry_out(broker: &Broker, mut compaction: Compaction, bytes_per_s: u64) {
     let group = compaction.group().id();
     loop {
-        let begun = Instant::now();
+        let (begun, now_ms) = (Instant::now(), broker.now().unix.0);
         let stepped = broker.host().blocking().run(move || {
-            let step = compaction.step(STEP_BYTES);
+            let step = compaction.step(STEP_BYTES, now_ms);
             (compaction, step)
         });
         let (after, step) = stepped.await;

@@ -51,7 +51,7 @@ async fn fill(cluster: &Cluster, group: GroupId, producer: &mut Producer, batche
 fn tidy(host: &Host, group: GroupId) -> Option<CompactionRun> {
     let tidied = host.tidy(group, &Retention::default(), Some(&POLICY), NOW_MS).unwrap();
     let run = tidied.compaction.map(|mut compaction| {
-        while !compaction.step(u64::MAX).unwrap().done {}
+        while !compaction.step(u64::MAX, NOW_MS).unwrap().done {}
         compaction.so_far()
     });
     host.store().checkpoint_now();

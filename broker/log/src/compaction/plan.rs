@@ -4,7 +4,7 @@ use plimsoll_protocol::ids::{LogId, Offset};
 
 use super::CompactionPolicy;
 use super::newest::Newest;
-use super::run::{Compaction, Job};
+use super::run::{Compaction, Goal, Job};
 use crate::checkpoint::CheckpointSeq;
 use crate::entry::Change;
 use crate::group::GroupLog;
@@ -37,6 +37,12 @@ struct Found {
     wanted: Option<CheckpointSeq>,
     /// The open segment is to be closed.
     is_rolling: bool,
+}
+
+/// What is to be rewritten, and why.
+struct Due {
+    sources: Vec<SegmentInfo>,
+    goal: Goal,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -78,8 +84,8 @@ impl GroupLog {
         now_ms: i64,
         limit: impl Into<RetainLimit>,
     ) -> Option<LogId> {
-        let (_, sources) = self.due(policy, now_ms, limit.into(), |_| true)?;
-        sources.last()?.last
+        let (_, due) = self.due(policy, now_ms, limit.into(), |_| true)?;
+        due.sources.last()?.last
     }
 
     /// The compaction that is due by `policy`, if any, as [`GroupLog::compaction_due`], of what is purged for
@@ -94,7 +100,7 @@ impl GroupLog {
         // As far as the back has it: then the journal has it, too.
         let purged = self.back.lock().marks.purged;
         let is_purged = |info: &SegmentInfo| info.last <= purged;
-        let (stored, sources) = self.due(policy, now_ms, limit.into(), is_purged)?;
+        let (stored, due) = self.due(policy, now_ms, limit.into(), is_purged)?;
         if !self.compaction.begin() {
             return None;
         }
@@ -102,7 +108,8 @@ impl GroupLog {
         Some(Compaction::new(Job {
             group: self.this(),
             generation: stored.generation,
-            sources,
+            sources: due.sources,
+            goal: due.goal,
             segment_bytes: stored.segment_bytes,
             newest,
             now_ms,
@@ -118,7 +125,7 @@ impl GroupLog {
         now_ms: i64,
         limit: RetainLimit,
         may_be_rewritten: impl Fn(&SegmentInfo) -> bool,
-    ) -> Option<(Stored, Vec<SegmentInfo>)> {
+    ) -> Option<(Stored, Due)> {
         if self.compaction_status().is_running || self.shared.gave_up() {
             return None;
         }
@@ -137,12 +144,17 @@ impl GroupLog {
         let mut sources = found.ready;
         let upto = sources.iter().position(|info| !may_be_rewritten(info));
         sources.truncate(upto.unwrap_or(sources.len()));
-        let expired = |info: &SegmentInfo| {
-            info.compacted.and_then(|c| c.horizon_ms).is_some_and(|horizon| horizon <= now_ms)
+        let goal = match Size::of(&sources).is_due(policy) {
+            true => Goal::Newest,
+            false => {
+                // Tombstones alone: what lies behind the last of them stays as it is.
+                let last = sources.iter().rposition(|info| info.has_expired(now_ms))?;
+                sources.truncate(last + 1);
+                Goal::Expired
+            }
         };
         let has_offsets = sources.first()?.base_offset < sources.last()?.end_offset;
-        let is_due = Size::of(&sources).is_due(policy) || sources.iter().any(expired);
-        (has_offsets && is_due).then_some((stored, sources))
+        has_offsets.then_some((stored, Due { sources, goal }))
     }
 
     fn stored(&self) -> Stored {

@@ -19,12 +19,22 @@ use crate::segment::SegmentInfo;
 /// Most segments that become one at once: what the smallest journal can name.
 const GROUPED_SEGMENTS_MAX: usize = 1024;
 
+/// What a compaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The newest record of each key, and what goes with it.
+    Newest,
+    /// Tombstones whose time is over: no key is looked at, and only segments that have one are rewritten.
+    Expired,
+}
+
 /// What a compaction begins with.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) group: Arc<GroupLog>,
     pub(super) generation: u64,
     pub(super) sources: Vec<SegmentInfo>,
+    pub(super) goal: Goal,
     pub(super) segment_bytes: u64,
     pub(super) newest: Newest,
     pub(super) now_ms: i64,
@@ -54,6 +64,9 @@ pub struct Compaction {
     segment_bytes: u64,
     map_entries_max: usize,
     rules: Rules,
+    goal: Goal,
+    /// The time of the last step.
+    now_ms: i64,
     phase: Phase,
     run: CompactionRun,
 }
@@ -70,13 +83,27 @@ enum Phase {
 
 impl Compaction {
     pub(super) fn new(job: Job) -> Self {
-        let Job { group, generation, sources, segment_bytes, newest, now_ms, policy } = job;
-        let clean_to = sources.last().map_or(Offset(0), |info| info.end_offset);
+        let Job { group, generation, sources, goal, segment_bytes, newest, now_ms, policy } = job;
+        let end = sources.last().map_or(Offset(0), |info| info.end_offset);
+        let (clean_to, phase) = match goal {
+            Goal::Newest => (end, Phase::Mapping(0, None)),
+            Goal::Expired => (first_dirty(&sources).unwrap_or(end), Phase::Between(0)),
+        };
         let rules = Rules { newest, clean_to, now_ms, tombstone_ms: policy.tombstone_ms };
         let run = CompactionRun { at_ms: now_ms, ..CompactionRun::default() };
-        let phase = Phase::Mapping(0, None);
         let map_entries_max = policy.map_entries_max;
-        Self { group, generation, sources, segment_bytes, map_entries_max, rules, phase, run }
+        Self {
+            group,
+            generation,
+            sources,
+            segment_bytes,
+            map_entries_max,
+            rules,
+            goal,
+            now_ms,
+            phase,
+            run,
+        }
     }
 
     /// The log that is compacted.
@@ -86,11 +113,14 @@ impl Compaction {
     }
 
     /// Goes on until about `bytes_max` bytes were read and written, at least one batch. Where a segment is
-    /// finished it is synced, and takes the place of those whose records it holds. Blocks on the disk.
+    /// finished it is synced, and takes the place of those whose records it holds. A run may wait and last for
+    /// hours: the time that tombstones stay begins where their segment does, so `now_ms` is the time of this
+    /// step. Blocks on the disk.
     ///
     /// # Errors
     /// See [`CompactError`]. It has ended then, and further calls do nothing.
-    pub fn step(&mut self, bytes_max: u64) -> Result<CompactionStep, CompactError> {
+    pub fn step(&mut self, bytes_max: u64, now_ms: i64) -> Result<CompactionStep, CompactError> {
+        self.now_ms = now_ms;
         let mut step = CompactionStep::default();
         loop {
             let outcome = match self.group.shared.gave_up() {
@@ -185,16 +215,20 @@ impl Compaction {
         if from >= self.sources.len() {
             return Ok(Phase::Ended);
         }
+        // One time for all of a group, and never an earlier one than before.
+        self.rules.now_ms = self.rules.now_ms.max(self.now_ms);
         let most = GROUPED_SEGMENTS_MAX;
         debug_assert!(swap_bytes_max(most) <= 16 * 1024, "the smallest journal takes it");
         let next = next_group(&self.sources, from, self.segment_bytes, most);
         let group = &self.sources[from..next];
-        let has_expired = |info: &SegmentInfo| {
-            let horizon_ms = info.compacted.and_then(|compacted| compacted.horizon_ms);
-            horizon_ms.is_some_and(|horizon_ms| horizon_ms <= self.rules.now_ms)
+        let has_expired = |info: &SegmentInfo| info.has_expired(self.rules.now_ms);
+        let may_lose = match self.goal {
+            Goal::Newest => {
+                !self.rules.newest.is_empty()
+                    || group.iter().any(|info| info.is_dirty() || has_expired(info))
+            }
+            Goal::Expired => group.iter().any(has_expired),
         };
-        let may_lose = !self.rules.newest.is_empty()
-            || group.iter().any(|info| info.is_dirty() || has_expired(info));
         if !may_lose {
             return Ok(Phase::Between(next));
         }

@@ -122,6 +122,13 @@ impl SegmentInfo {
         self.clean_to() < self.end_offset || self.compacted.is_none()
     }
 
+    /// Whether it has a tombstone whose time is over.
+    #[must_use]
+    pub(crate) fn has_expired(&self, now_ms: i64) -> bool {
+        let horizon_ms = self.compacted.and_then(|compacted| compacted.horizon_ms);
+        horizon_ms.is_some_and(|horizon_ms| horizon_ms <= now_ms)
+    }
+
     /// Index after its last entry.
     #[must_use]
     pub(crate) fn end_index(&self) -> LogIndex {

@@ -7,7 +7,7 @@ use plimsoll_log::{
     CompactError, CompactionPolicy, Durability, GroupOptions, LogManifest, ReadError, ReadStep,
     RecordKind, Retention,
 };
-use plimsoll_protocol::batch::Compression;
+use plimsoll_protocol::batch::{Compression, iterate_batches};
 use plimsoll_protocol::ids::{LogIndex, Offset, Term};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -110,6 +110,75 @@ fn tombstone_stays_until_its_horizon_and_deletes_what_was_before_it() {
     assert_eq!(keyed.read(2), [(3, put("a", b"3"))]);
 }
 
+/// A run may wait for its turn, and last for hours: the time of a tombstone began when it was planned.
+#[test]
+fn tombstone_stays_for_its_time_from_when_it_is_rewritten() {
+    let mut keyed = Keyed::new(4, Durability::Durable, 8 * 1024);
+    keyed.append(&[put("a", b"1"), put("b", b"2")], Compression::None);
+    keyed.append(&[delete("a")], Compression::None);
+    let policy = CompactionPolicy { tombstone_ms: 5000, ..EAGER };
+    keyed.settle();
+    let mut compaction = keyed.planned(&policy).unwrap();
+    keyed.now_ms += 10_000;
+    while !compaction.step(1, keyed.now_ms).unwrap().done {}
+    drop(compaction);
+    keyed.run();
+    keyed.now_ms += 4999;
+    assert_eq!(keyed.compact(&policy).unwrap(), None, "it is too early");
+    assert_eq!(keyed.read(0), [(1, put("b", b"2")), (2, delete("a"))]);
+    keyed.now_ms += 1;
+    assert_eq!(keyed.compact(&policy).unwrap().unwrap().records_removed, 1);
+}
+
+/// One tombstone had the whole log read into a map and rewritten, and the dirty tombstones that were met got a
+/// horizon that began the next run.
+#[test]
+fn expired_tombstone_has_its_own_segment_rewritten_and_nothing_else() {
+    let mut keyed = Keyed::new(4, Durability::Durable, 8 * 1024);
+    let policy = CompactionPolicy { tombstone_ms: 5000, dirty_percent_min: 25, ..EAGER };
+    for number in 0..60 {
+        if number == 10 {
+            keyed.append(&[delete("old")], Compression::None);
+        }
+        keyed.append(&[put(&format!("key {number}"), &[7; 1000])], Compression::None);
+    }
+    keyed.compact(&policy).unwrap().unwrap();
+    let before = keyed.group().bounds();
+    assert!(before.segments > 5);
+    keyed.append(&[delete("key 3")], Compression::None);
+    keyed.now_ms += 5000;
+    let run = keyed.compact(&policy).unwrap().unwrap();
+    assert_eq!(run.records_removed, 1);
+    assert!(run.bytes_before * 3 < before.bytes, "{run:?} {before:?}");
+    keyed.check();
+    keyed.now_ms += 100_000;
+    assert_eq!(keyed.compact(&policy).unwrap(), None, "the other tombstone was not looked at");
+    assert_eq!(keyed.read(0).len(), 61);
+}
+
+/// What was left after compaction was the producer's clock, and the append time of another batch.
+#[test]
+fn time_of_a_record_is_over_by_the_clock_of_the_broker_also_after_compaction() {
+    let mut keyed = Keyed::new(22, Durability::Durable, 8 * 1024);
+    keyed.append_expiring("early", 10, 10 + 300);
+    keyed.now_ms += 1000;
+    keyed.append_expiring("late", 900_000_000, 900_000_000 + 500);
+    keyed.append_expiring("never lived", 20, 10);
+    keyed.append(&[put("a", b"1")], Compression::None);
+    for _ in 0..2 {
+        keyed.append(&[put("a", b"2")], Compression::None);
+        keyed.compact(&EAGER).unwrap().unwrap();
+        let mut found = Vec::new();
+        for batch in iterate_batches(read_all(&keyed.group(), Offset(0)).into()) {
+            let batch = batch.unwrap();
+            assert!(batch.header.compacted);
+            let records = batch.records(1 << 20).unwrap();
+            found.extend(records.filter_map(|one| one.unwrap().record.expires_at_ms));
+        }
+        assert_eq!(found, [1_000_300, 1_001_500, 1_001_000], "as of the first time");
+    }
+}
+
 #[test]
 fn only_what_is_old_purged_and_below_the_limit_is_touched() {
     let mut keyed = churned(5, 60);
@@ -122,7 +191,7 @@ fn only_what_is_old_purged_and_below_the_limit_is_touched() {
     group.purge(log_id(1, 30), nobody());
     let end = keyed.twin.entry_ends[30];
     let mut compaction = keyed.planned(&policy).unwrap();
-    while !compaction.step(u64::MAX).unwrap().done {}
+    while !compaction.step(u64::MAX, keyed.now_ms).unwrap().done {}
     drop(compaction);
     keyed.run();
     keyed.check();
@@ -154,7 +223,7 @@ fn idle_log_becomes_compactable_without_traffic() {
     assert!(keyed.planned(&policy).is_none(), "its segment may still grow");
     keyed.now_ms += 60_000;
     let mut compaction = keyed.planned(&policy).expect("it was closed, and checkpoints came");
-    while !compaction.step(1).unwrap().done {}
+    while !compaction.step(1, keyed.now_ms).unwrap().done {}
     keyed.run();
     assert_eq!(keyed.read(0), [(1, put("a", b"2"))]);
     keyed.append(&[put("b", b"3")], Compression::None);
@@ -214,7 +283,7 @@ fn what_is_due_is_told_before_it_is_purged() {
     group.purge(last, nobody());
     keyed.run();
     let mut compaction = keyed.plan(&policy).unwrap();
-    while !compaction.step(u64::MAX).unwrap().done {}
+    while !compaction.step(u64::MAX, keyed.now_ms).unwrap().done {}
     drop(compaction);
     keyed.run();
     keyed.check();
@@ -290,7 +359,7 @@ fn retention_takes_compacted_segments_as_any_other() {
     assert!(outcome.segments > 0);
     let mut compaction = compaction;
     let error = loop {
-        match compaction.step(5000) {
+        match compaction.step(5000, keyed.now_ms) {
             Ok(step) => assert!(!step.done),
             Err(error) => break error,
         }
@@ -324,7 +393,7 @@ fn log_that_goes_meanwhile_ends_it_cleanly() {
             let mut compaction = keyed.planned(&EAGER).unwrap();
             let mut done = false;
             for _ in 0..steps {
-                done = done || compaction.step(1).unwrap().done;
+                done = done || compaction.step(1, keyed.now_ms).unwrap().done;
             }
             match way {
                 0 => keyed.store.delete_group(GROUP, nobody()),
@@ -333,7 +402,7 @@ fn log_that_goes_meanwhile_ends_it_cleanly() {
                 _ => group.set_quarantined("for a test"),
             }
             let outcome = loop {
-                match compaction.step(u64::MAX) {
+                match compaction.step(u64::MAX, keyed.now_ms) {
                     Ok(step) if step.done => break Ok(()),
                     Ok(_) => {}
                     Err(error) => break Err(error),
@@ -363,7 +432,7 @@ fn dropped_compaction_leaves_no_file() {
         let mut compaction = keyed.planned(&EAGER).unwrap();
         assert!(keyed.plan(&EAGER).is_none(), "one at a time");
         for _ in 0..steps {
-            let _ = compaction.step(1).unwrap();
+            let _ = compaction.step(1, keyed.now_ms).unwrap();
         }
         drop(compaction);
         assert!(keyed.disk.list("segments").unwrap().iter().all(|name| !name.ends_with(".tmp")));
@@ -384,10 +453,10 @@ fn truncation_of_what_was_not_purged_is_no_matter() {
     let end = keyed.twin.clone();
     let mut compaction = keyed.planned(&EAGER).unwrap();
     churn(&mut keyed, 30);
-    let _ = compaction.step(5000).unwrap();
+    let _ = compaction.step(5000, keyed.now_ms).unwrap();
     group.truncate_after(Some(purged.index), nobody()).unwrap();
     keyed.twin = end;
-    while !compaction.step(5000).unwrap().done {}
+    while !compaction.step(5000, keyed.now_ms).unwrap().done {}
     drop(compaction);
     keyed.run();
     keyed.check();
@@ -424,7 +493,7 @@ fn full_disk_ends_it_and_it_can_be_done_again() {
             fault.times = 1;
             keyed.disk.inject(fault);
             let outcome = loop {
-                match compaction.step(2000) {
+                match compaction.step(2000, keyed.now_ms) {
                     Ok(step) if step.done => break None,
                     Ok(_) => {}
                     Err(error) => break Some(error),
@@ -456,7 +525,7 @@ fn low_space_is_found_before_anything_is_written() {
     let mut compaction = keyed.planned(&EAGER).unwrap();
     keyed.disk.set_capacity(keyed.disk.used_bytes() + 100);
     let error = loop {
-        match compaction.step(u64::MAX) {
+        match compaction.step(u64::MAX, keyed.now_ms) {
             Ok(step) => assert!(!step.done),
             Err(error) => break error,
         }
@@ -688,7 +757,7 @@ fn appends_and_reads_go_on_meanwhile() {
                 store.checkpoint_now();
                 let limit = group.bounds().log_end_offset;
                 if let Some(mut compaction) = group.plan_compaction(&EAGER, 2_000_000, limit) {
-                    while !compaction.step(10_000).unwrap().done {}
+                    while !compaction.step(10_000, i64::MIN).unwrap().done {}
                     runs += u32::from(compaction.so_far().records_removed > 0);
                 }
             }
@@ -784,7 +853,7 @@ fn carry_out(keyed: &mut Keyed, step: &Step) {
                 CompactionPolicy { map_entries_max: *map, tombstone_ms: *tombstone_ms, ..EAGER };
             let Some(mut compaction) = keyed.planned(&policy) else { return };
             for _ in 0..*steps {
-                match compaction.step(*bytes) {
+                match compaction.step(*bytes, keyed.now_ms) {
                     Ok(step) if step.done => break,
                     Ok(_) | Err(CompactError::MapFull { .. }) => {}
                     Err(error) => panic!("{error}"),

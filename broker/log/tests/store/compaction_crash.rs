@@ -61,7 +61,7 @@ fn explore(seed: u64, durability: Durability) {
     keyed.settle();
     let mut compaction = keyed.planned(&EAGER).unwrap();
     let recording = keyed.disk.record();
-    while !compaction.step(2000).unwrap().done {
+    while !compaction.step(2000, keyed.now_ms).unwrap().done {
         keyed.run();
     }
     drop(compaction);

@@ -114,6 +114,19 @@ impl Keyed {
         self.twin.entry_ends.push(self.twin.records.len() as u64);
     }
 
+    /// Appends a record that expires, by the clock of its producer.
+    pub(crate) fn append_expiring(&mut self, key: &str, timestamp_ms: i64, expires_at_ms: i64) {
+        let record = Record {
+            timestamp_ms,
+            expires_at_ms: Some(expires_at_ms),
+            ..Record::new("x").with_key(key.to_owned())
+        };
+        let entry = entry_of_records(self.next_id(), self.now_ms, [record], Compression::None);
+        self.group().append(vec![entry], nobody()).unwrap();
+        self.twin.records.push(put(key, b"x"));
+        self.twin.entry_ends.push(self.twin.records.len() as u64);
+    }
+
     pub(crate) fn append_blank(&mut self) {
         let id = self.next_id();
         self.group().append(vec![blank(1, id.index.0)], nobody()).unwrap();
@@ -174,7 +187,7 @@ impl Keyed {
     ) -> Result<Option<CompactionRun>, CompactError> {
         self.settle();
         let Some(mut compaction) = self.planned(policy) else { return Ok(None) };
-        while !compaction.step(3000)?.done {}
+        while !compaction.step(3000, self.now_ms)?.done {}
         let run = compaction.so_far();
         drop(compaction);
         self.run();
@@ -240,14 +253,23 @@ impl Keyed {
 
 /// An entry of one batch.
 fn entry_of(id: LogId, now_ms: i64, records: &[Given], compression: Compression) -> LogEntry {
+    let records = records.iter().map(|given| Record {
+        key: given.key.as_ref().map(|key| Bytes::copy_from_slice(key.as_bytes())),
+        value: given.value.clone().map(Bytes::from),
+        timestamp_ms: now_ms,
+        ..Record::default()
+    });
+    entry_of_records(id, now_ms, records, compression)
+}
+
+fn entry_of_records(
+    id: LogId,
+    now_ms: i64,
+    records: impl IntoIterator<Item = Record>,
+    compression: Compression,
+) -> LogEntry {
     let mut builder = BatchBuilder::new(BatchLimits::default());
-    for given in records {
-        let record = Record {
-            key: given.key.as_ref().map(|key| Bytes::copy_from_slice(key.as_bytes())),
-            value: given.value.clone().map(Bytes::from),
-            timestamp_ms: now_ms,
-            ..Record::default()
-        };
+    for record in records {
         assert_eq!(builder.push(&record).unwrap(), PushOutcome::Added);
     }
     let batch = builder.finish(ProducerId(7), 0, 0, compression);
