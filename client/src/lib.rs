@@ -234,13 +234,13 @@ pub use group::{
     CommitError, GroupAdmin, GroupConsumer, GroupConsumerBuilder, GroupError, GroupRecord,
 };
 pub use kv::{
-    Cached, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision, Scan,
-    Watch, WatchFrom, WhenStale,
+    Cached, Deleted, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision,
+    Scan, Watch, WatchFrom, WatchItem, WhenStale,
 };
 pub use lock::{
-    ElectionLeader, ElectionObserver, LeaseClock, LeaseTime, Lock, LockAdmin, LockError, LockEvent,
-    LockEventError, LockEventHolder, LockEventKind, LockGuard, LockInputError, LockLost, LockWatch,
-    Locks, LossCause, NewLockNamespace,
+    ElectionLeader, ElectionObserver, LeaseClock, LeaseTime, Lock, LockAdmin,
+    LockError, LockEvent, LockEventError, LockEventHolder, LockEventKind, LockGuard,
+    LockInputError, LockLost, LockWatch, Locks, LossCause, NewLockNamespace,
 };
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
