@@ -238,7 +238,7 @@ pub use kv::{
     Scan, Watch, WatchFrom, WatchItem, WhenStale,
 };
 pub use lock::{
-    ElectionLeader, ElectionObserver, LeaseClock, LeaseTime, Lock, LockAdmin,
+    ElectionLeader, ElectionObserver, GrantFilter, LeaseClock, LeaseTime, Lock, LockAdmin,
     LockError, LockEvent, LockEventError, LockEventHolder, LockEventKind, LockGuard,
     LockInputError, LockLost, LockWatch, Locks, LossCause, NewLockNamespace,
 };
@@ -259,7 +259,7 @@ pub use plimsoll_protocol::api::{
     PlannedChange, PlannedLoad, RemoveNodeResponse, TransferLeaderResponse, UnwellPartition,
 };
 pub use plimsoll_protocol::api::{
-    LockDescription, LockHolder, LockInfo, LockMode, LockWaiter, NamespaceInfo,
+    LockDescription, LockHolder, LockInfo, LockKind, LockMode, LockWaiter, NamespaceInfo,
 };
 pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
 pub use plimsoll_protocol::error::ErrorCode;
