@@ -298,7 +298,7 @@ fn an_operator_is_answered_when_all_that_were_named_have_lost_the_lock() {
     // None is named: all.
     let ticket = led.keeper.force_release(&name("a"), &[], &label("alice")).unwrap();
     assert_eq!(led.replies(), [(ticket, Reply::Answer(Answer::Done))]);
-    assert_eq!(held_by(&led), []);
+    assert!(held_by(&led).is_empty());
 }
 
 #[test]
