@@ -234,13 +234,13 @@ pub use group::{
     CommitError, GroupAdmin, GroupConsumer, GroupConsumerBuilder, GroupError, GroupRecord,
 };
 pub use kv::{
-    Cached, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision, Scan,
-    Watch, WatchFrom, WhenStale,
+    Cached, Deleted, Entry, Freshness, Kv, KvError, KvEvent, NearCache, NearCacheOptions, Revision,
+    Scan, Watch, WatchFrom, WatchItem, WhenStale,
 };
 pub use lock::{
-    ElectionLeader, ElectionObserver, LeaseClock, LeaseTime, Lock, LockAdmin, LockError, LockEvent,
-    LockEventError, LockEventHolder, LockEventKind, LockGuard, LockInputError, LockLost, LockWatch,
-    Locks, LossCause, NewLockNamespace,
+    ElectionLeader, ElectionObserver, GrantFilter, LeaseClock, LeaseTime, Lock, LockAdmin,
+    LockError, LockEvent, LockEventError, LockEventHolder, LockEventKind, LockGuard,
+    LockInputError, LockLost, LockWatch, Locks, LossCause, NewLockNamespace,
 };
 pub use partitioner::{Partitioner, PartitionerError, partition_of_key};
 pub use plimsoll_protocol::api::{
@@ -259,7 +259,7 @@ pub use plimsoll_protocol::api::{
     PlannedChange, PlannedLoad, RemoveNodeResponse, TransferLeaderResponse, UnwellPartition,
 };
 pub use plimsoll_protocol::api::{
-    LockDescription, LockHolder, LockInfo, LockMode, LockWaiter, NamespaceInfo,
+    LockDescription, LockHolder, LockInfo, LockKind, LockMode, LockWaiter, NamespaceInfo,
 };
 pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
 pub use plimsoll_protocol::error::ErrorCode;

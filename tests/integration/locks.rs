@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use plimsoll_client::{
-    Client, ConfigChange, ErrorCode, Fence, LockError, LockEventKind, LockGuard, NewLockNamespace,
-    NewQueue, NewTopic, Producer, Record, SendError,
+    Client, ConfigChange, ErrorCode, Fence, GrantFilter, LockError, LockEventKind, LockGuard,
+    NewLockNamespace, NewQueue, NewTopic, Producer, Record, SendError,
 };
 use plimsoll_tests::{TRANSPORTS, TestNode, eventually, within};
 use plimsoll_transport::TransportKind;
@@ -102,7 +102,9 @@ async fn a_silent_session_loses_its_locks_and_its_handle_says_so() {
     let guard = within("a grant", locks.lock("db").acquire()).await.expect("it is granted");
     let lost = guard.lost();
     let admin = other.admin().locks(NAMESPACE);
-    within("force", admin.force_release("db", None, "ann")).await.expect("it is released");
+    within("force", admin.force_release("db", GrantFilter::default(), "ann"))
+        .await
+        .expect("it is released");
     let loss = within("the loss", lost).await;
     assert!(!guard.is_held(), "{loss}");
     let next = acquire(&other, "db").await;

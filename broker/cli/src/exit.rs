@@ -20,6 +20,8 @@ pub(crate) enum Exit {
     Damaged = 5,
     /// No node answered, or its certificate is not trusted.
     Unreachable = 6,
+    /// A key has not what its change was to be made at: nothing was changed.
+    Conflict = 7,
     /// A lock is taken, or was waited for in vain. Source: sysexits.h, `EX_TEMPFAIL`.
     NotAcquired = 75,
     /// A lock was lost while it was needed.
@@ -42,6 +44,7 @@ Exit codes:
   4  partly done: some records or topics, not all; the message says which
   5  `log verify` found damage
   6  no node answered, or its certificate is not trusted
+  7  `kv cas`, and `kv put` and `kv delete` with a condition: the key has something else; nothing was changed
   75  `lock run`: the lock was not acquired; otherwise it ends with the command's own code
   76  `lock run`: the lock was lost, and the command was stopped or ended without it";
 
@@ -59,6 +62,7 @@ mod tests {
             Exit::Partly,
             Exit::Damaged,
             Exit::Unreachable,
+            Exit::Conflict,
             Exit::NotAcquired,
             Exit::LockLost,
         ] {

@@ -10,18 +10,19 @@ use crate::failure::Failure;
 
 /// Why `doing` ("create topic `orders`") did not happen, and what to do.
 pub(crate) fn request_failure(doing: &str, error: &RequestError) -> Failure {
-    failure(doing, error, hint_for)
+    failure(doing, error, |code| hint_for(code).map(str::to_owned))
 }
 
 /// The same of a queue, or of a subscription.
 pub(crate) fn queue_failure(doing: &str, error: &RequestError) -> Failure {
-    failure(doing, error, queue_hint_for)
+    failure(doing, error, |code| queue_hint_for(code).map(str::to_owned))
 }
 
-fn failure(
+/// The same with a hint of the caller's own.
+pub(crate) fn failure(
     doing: &str,
     error: &RequestError,
-    hint_for: fn(ErrorCode) -> Option<&'static str>,
+    hint: impl FnOnce(ErrorCode) -> Option<String>,
 ) -> Failure {
     let exit = match error {
         RequestError::Connect(error) => connection::exit_of(error),
@@ -29,7 +30,7 @@ fn failure(
         _ => Exit::Failed,
     };
     let failure = Failure::new(exit, format!("cannot {doing}: {error}"));
-    failure.maybe_hint(error.code().and_then(hint_for))
+    failure.maybe_hint(error.code().and_then(hint).as_deref())
 }
 
 /// The name of a topic that is there: also one that belongs to Plimsoll, as those of AMQP's queues do.
@@ -93,18 +94,6 @@ pub(crate) fn hint_for(code: ErrorCode) -> Option<&'static str> {
              makes one"
         }
         ErrorCode::NamespaceExists => "`--if-not-exists` accepts a namespace that is there",
-        ErrorCode::NamespaceInUse => {
-            "`plimsoll lock list --namespace NAME` shows what is in use; `--force` deletes it all the same"
-        }
-        ErrorCode::UnknownLock => {
-            "`plimsoll lock list` shows the locks that are in use, `plimsoll lock history NAME` what was"
-        }
-        ErrorCode::LockInUse => {
-            "`plimsoll lock describe NAME` shows who uses it, `--force` takes it away"
-        }
-        ErrorCode::NotLockHolder => {
-            "`plimsoll lock describe NAME` shows who holds it, with the token"
-        }
         ErrorCode::NoQuorum => {
             "`plimsoll cluster status` shows which nodes are down; start them, nothing is lost"
         }

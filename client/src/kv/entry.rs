@@ -53,6 +53,15 @@ impl FromStr for Revision {
     }
 }
 
+/// What became of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deleted {
+    /// The revision of the deletion: watchers are told of it under this one.
+    pub revision: Revision,
+    /// What the key had; none: no value.
+    pub before: Option<Revision>,
+}
+
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

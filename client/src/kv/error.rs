@@ -36,11 +36,16 @@ pub enum KvError {
     /// Changes that the watch has not seen are gone by compaction or retention: what is there is to be read
     /// anew ([`WatchFrom::Present`](crate::WatchFrom::Present)).
     #[error(
-        "partition {partition}: changes from there on are compacted; read anew what there is, and watch from now on"
+        "partition {partition}: {}; read anew what there is, and watch from now on",
+        gone(wanted, first)
     )]
     Compacted {
         /// The partition.
         partition: u32,
+        /// The first change that was asked for and may be gone, where the node says so.
+        wanted: Option<Revision>,
+        /// The first change that the node has, where it says so: what lies behind it may be compacted too.
+        first: Option<Revision>,
     },
     /// Key and value fit no batch: nothing was sent.
     #[error("not stored: {0}")]
@@ -60,6 +65,15 @@ fn present(revision: &Option<Revision>) -> String {
     match revision {
         Some(revision) => format!("the key has revision {revision}"),
         None => "the key has no value".to_owned(),
+    }
+}
+
+fn gone(wanted: &Option<Revision>, first: &Option<Revision>) -> String {
+    let wanted = wanted.map_or_else(|| "there".to_owned(), |wanted| format!("revision {wanted}"));
+    let gone = format!("changes from {wanted} on may be gone by compaction or retention");
+    match first {
+        Some(first) => format!("{gone}, the first that is kept has revision {first}"),
+        None => gone,
     }
 }
 
@@ -93,11 +107,16 @@ impl From<BuildError> for KvError {
 impl From<ConsumeError> for KvError {
     fn from(error: ConsumeError) -> Self {
         match error {
-            ConsumeError::OffsetOutOfRange { partition, .. } => Self::Compacted { partition },
+            ConsumeError::OffsetOutOfRange { partition, wanted, log_start } => Self::Compacted {
+                partition,
+                wanted: Some(wanted.into()),
+                first: Some(log_start.into()),
+            },
             ConsumeError::Refused { partition, source }
                 if source.code == ErrorCode::OffsetCompacted =>
             {
-                Self::Compacted { partition }
+                let wanted = source.detail.map(Revision);
+                Self::Compacted { partition, wanted, first: None }
             }
             error => Self::Consume(error),
         }

@@ -40,12 +40,12 @@ use crate::metadata::Interest;
 use crate::partitioner::partition_of_key;
 use crate::producer::unix_ms;
 use crate::pulse::Owed;
-pub use entry::{Entry, KvEvent, Revision};
+pub use entry::{Deleted, Entry, KvEvent, Revision};
 pub use error::KvError;
 use lanes::Lanes;
 pub use near_cache::{Cached, Freshness, NearCache, NearCacheOptions, WhenStale};
 pub use scan::Scan;
-pub use watch::{Watch, WatchFrom};
+pub use watch::{Watch, WatchFrom, WatchItem};
 
 /// A map of keys and values. Cloning is cheap; clones may be used at once.
 ///
@@ -166,14 +166,15 @@ impl Kv {
         self.set(key.as_ref(), value.into(), KvCondition::Revision(expected.into())).await
     }
 
-    /// Takes a key's value away. What it had; `None`: it had none, or that is not known, because the answer to the
-    /// first attempt was lost.
+    /// Takes a key's value away, whatever it has. One that has none is deleted again. What it had is not known
+    /// where the answer to the first attempt was lost.
     ///
     /// # Errors
     /// As [`Kv::put`].
-    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Option<Revision>, KvError> {
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Deleted, KvError> {
         let done = self.change(key.as_ref(), None, KvCondition::Always(Done {})).await?;
-        Ok(done.before.map(Revision::from))
+        let (revision, before) = (done.revision.into(), done.before.map(Revision::from));
+        Ok(Deleted { revision, before })
     }
 
     /// Takes a key's value away, where it is the one of this revision. The revision of the deletion.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep};
 
-use super::watch::{Item, Watch};
+use super::watch::{Watch, WatchItem};
 use super::{Entry, Kv, KvError, KvEvent, LookedUp, Revision, WatchFrom};
 use crate::consumer::standing::Standing;
 
@@ -376,8 +376,8 @@ async fn follow(mut watch: Watch, stale_after: Duration, store: &Store) -> KvErr
             }
         };
         match item {
-            Some(Ok(Item::Event(event))) => store.state().changed(event),
-            Some(Ok(Item::Loaded)) => {
+            Some(Ok(WatchItem::Event(event))) => store.state().changed(event),
+            Some(Ok(WatchItem::Loaded)) => {
                 let mut state = store.state();
                 state.standings = watch.standings().to_vec();
                 state.is_loaded = true;

@@ -52,9 +52,12 @@ enum Phase {
 }
 
 /// What a watch comes to next.
-pub(super) enum Item {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchItem {
+    /// A change of a key, or what it has.
     Event(KvEvent),
-    /// Everything that was there has come.
+    /// Everything that was there has been told: changes come from here on. Once, of a watch that begins with
+    /// [`WatchFrom::Present`].
     Loaded,
 }
 
@@ -113,8 +116,8 @@ impl Watch {
     pub async fn next(&mut self) -> Option<Result<KvEvent, KvError>> {
         loop {
             match self.next_item().await? {
-                Ok(Item::Event(event)) => return Some(Ok(event)),
-                Ok(Item::Loaded) => {}
+                Ok(WatchItem::Event(event)) => return Some(Ok(event)),
+                Ok(WatchItem::Loaded) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -149,7 +152,11 @@ impl Watch {
         }
     }
 
-    pub(super) async fn next_item(&mut self) -> Option<Result<Item, KvError>> {
+    /// As [`Watch::next`], and tells where the present ends.
+    ///
+    /// # Errors
+    /// What ended it.
+    pub async fn next_item(&mut self) -> Option<Result<WatchItem, KvError>> {
         if self.has_ended {
             return None;
         }
@@ -158,20 +165,20 @@ impl Watch {
         next
     }
 
-    async fn advance(&mut self) -> Option<Result<Item, KvError>> {
+    async fn advance(&mut self) -> Option<Result<WatchItem, KvError>> {
         loop {
             match &mut self.phase {
                 Phase::Present(scan) => match scan.next_placed().await {
                     Some(Ok((partition, entry))) => {
                         if self.filter.takes(&entry.key) {
                             let event = KvEvent::of_entry(partition, entry);
-                            return Some(Ok(Item::Event(event)));
+                            return Some(Ok(WatchItem::Event(event)));
                         }
                     }
                     Some(Err(error)) => return Some(Err(error)),
                     None => {
                         let seen = scan.seen();
-                        return Some(self.go_on_behind(seen).await.map(|()| Item::Loaded));
+                        return Some(self.go_on_behind(seen).await.map(|()| WatchItem::Loaded));
                     }
                 },
                 Phase::Changes(consumer) => {
@@ -187,7 +194,7 @@ impl Watch {
                     };
                     let seen = self.seen.get(&partition);
                     if !seen.is_some_and(|seen| seen.has(&event.key, event.revision)) {
-                        return Some(Ok(Item::Event(event)));
+                        return Some(Ok(WatchItem::Event(event)));
                     }
                 }
             }

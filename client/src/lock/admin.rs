@@ -43,6 +43,15 @@ impl NewLockNamespace {
     }
 }
 
+/// Grants of a lock: those that are all that is named here; by default every one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GrantFilter {
+    /// Under this token. Readers of one phase share theirs, and permits that were granted together may.
+    pub token: Option<u64>,
+    /// To this session, which holds a lock once at most.
+    pub session: Option<u64>,
+}
+
 /// The locks of one namespace, as people look at them.
 #[derive(Clone)]
 pub struct LockAdmin {
@@ -132,35 +141,36 @@ impl LockAdmin {
         self.ask(request).await
     }
 
-    /// Takes a lock away from who holds it under `token`, or from everybody who holds it. `by` says who does
-    /// it, for the history. The holder learns of it late; what it writes with its fence is refused once the
-    /// next holder was seen.
+    /// Takes a lock away from those who hold it under these grants. `by` says who does it, for the history. A
+    /// holder learns of it late; what it writes with its fence is refused once the next holder was seen.
     ///
     /// # Errors
-    /// When there is no such lock, it is not held under that token, or nobody answers.
+    /// When there is no such lock, nobody holds it under such a grant, or nobody answers.
     pub async fn force_release(
         &self,
         lock: &str,
-        token: Option<u64>,
+        grants: GrantFilter,
         by: &str,
     ) -> Result<(), RequestError> {
+        let GrantFilter { token, session } = grants;
         let request = ForceReleaseLockRequest {
             namespace: self.namespace.clone(),
             lock: lock.to_owned(),
             token,
+            session,
             by: by.to_owned(),
         };
         self.ask(request).await.map(drop)
     }
 
     /// Forgets a lock, and its fences in the topics that it guards. `forced`: also while it is held or waited
-    /// for.
+    /// for. `by` says who does it, for the history.
     ///
     /// # Errors
     /// When there is no such lock, it is in use, or nobody answers.
-    pub async fn delete(&self, lock: &str, forced: bool) -> Result<(), RequestError> {
-        let (namespace, lock) = (self.namespace.clone(), lock.to_owned());
-        self.ask(DeleteLockRequest { namespace, lock, forced }).await.map(drop)
+    pub async fn delete(&self, lock: &str, forced: bool, by: &str) -> Result<(), RequestError> {
+        let (namespace, lock, by) = (self.namespace.clone(), lock.to_owned(), by.to_owned());
+        self.ask(DeleteLockRequest { namespace, lock, forced, by }).await.map(drop)
     }
 
     /// What happened to a lock, as far as it is kept, the earliest first; a stream that ends with what is there

@@ -228,7 +228,12 @@ impl Held {
         loop {
             let pause: Duration = core.keep_every();
             sleep(pause).await;
-            if !self.is_seen_held(core).await && self.is_refused_again(core).await {
+            // Readers of one phase share their token: the grant of another looks like this one.
+            let is_told_apart = self.wanted.mode != LockMode::Read;
+            if is_told_apart && self.is_seen_held(core).await {
+                continue;
+            }
+            if self.is_refused_again(core).await {
                 return;
             }
         }

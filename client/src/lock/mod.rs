@@ -29,7 +29,7 @@ use std::time::Duration;
 use plimsoll_protocol::ids::TopicName;
 
 pub use acquire::Lock;
-pub use admin::{LockAdmin, NewLockNamespace};
+pub use admin::{GrantFilter, LockAdmin, NewLockNamespace};
 pub use bounds::LockInputError;
 pub(crate) use clock::BootClock;
 pub use clock::{LeaseClock, LeaseTime};

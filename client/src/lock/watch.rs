@@ -173,7 +173,8 @@ impl Locks {
     pub async fn watch(&self, lock: impl Into<String>) -> Result<LockWatch, LockError> {
         let lock = lock.into();
         bounds::lock_name(&lock)?;
-        self.watch_from(Which::One(lock), StartPosition::Latest).await
+        let start = self.end().await?;
+        self.watch_from(Which::One(lock), StartPosition::Offset(start)).await
     }
 
     /// What happens from now on to the locks whose name begins with `prefix`: of an empty one, to all.
@@ -181,7 +182,9 @@ impl Locks {
     /// # Errors
     /// As [`Locks::watch`].
     pub async fn watch_prefix(&self, prefix: impl Into<String>) -> Result<LockWatch, LockError> {
-        self.watch_from(Which::Prefix(prefix.into()), StartPosition::Latest).await
+        // A subscription to the latest begins where the log ends when it stands, which is later than this.
+        let start = self.end().await?;
+        self.watch_from(Which::Prefix(prefix.into()), StartPosition::Offset(start)).await
     }
 
     async fn watch_from(&self, which: Which, start: StartPosition) -> Result<LockWatch, LockError> {

@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use plimsoll_client::{
     AddressSource, Client, ClientConfig, ConnectError, Dial, LeaseClock, LeaseTime, LockHolder,
-    LockInfo, LockMode, Trust,
+    LockInfo, LockKind, LockMode, Trust,
 };
 use plimsoll_protocol::api::{
     AcquireLockRequest, ApiKey, CancelLockRequest, CloseLockSessionRequest, DescribeLockRequest,
@@ -401,7 +401,7 @@ impl Node {
         let (session, _, token) = holder;
         let holder = LockHolder {
             label: state.sessions[&session].label.clone(),
-            session_name: "1".to_owned(),
+            session: 1,
             mode: LockMode::Exclusive,
             token,
             slot: 0,
@@ -411,9 +411,10 @@ impl Node {
         };
         let info = LockInfo {
             lock: lock.to_owned(),
-            mode: LockMode::Exclusive,
+            kind: LockKind::Exclusive,
             permits: 0,
             holders: 1,
+            holder: Some(holder.clone()),
             waiters: 0,
             token: Some(token),
             guards: Vec::new(),

@@ -52,8 +52,10 @@ async fn a_key_has_what_it_was_given_last() {
     let lost = kv.compare_and_set("a", "3", first).await.unwrap_err();
     assert!(matches!(lost, KvError::Conflict { revision: Some(has) } if has == second), "{lost}");
     assert!(kv.put_if_absent("a", "3").await.is_err());
-    assert_eq!(kv.stale().delete("a").await.unwrap(), Some(second));
-    assert_eq!(kv.delete("a").await.unwrap(), None);
+    let deleted = kv.stale().delete("a").await.unwrap();
+    assert_eq!(deleted.before, Some(second));
+    assert!(deleted.revision > second);
+    assert_eq!(kv.delete("a").await.unwrap().before, None);
     let gone = kv.delete_if("a", second).await.unwrap_err();
     assert!(matches!(gone, KvError::Conflict { revision: None }), "{gone}");
     kv.put_if_absent("a", "4").await.unwrap();
@@ -215,7 +217,12 @@ async fn a_watch_from_what_is_compacted_says_so() {
     node.state().compacted_to = 3;
     let mut watch = kv.watch_key("a", WatchFrom::Revision(Revision(2))).await.unwrap();
     let error = next(&mut watch).await.unwrap_err();
-    assert!(matches!(error, KvError::Compacted { partition: 0 }), "{error}");
+    let (wanted, first) = (Some(Revision(2)), None);
+    assert!(
+        matches!(&error, KvError::Compacted { partition: 0, wanted: w, first: f } if (*w, *f) == (wanted, first)),
+        "{error}"
+    );
+    assert!(error.to_string().contains("from revision 2 on"), "{error}");
     assert!(watch.next().await.is_none(), "it has ended");
     let mut watch = kv.watch_key("a", WatchFrom::Revision(Revision(3))).await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap().revision, Revision(3));

@@ -302,19 +302,21 @@ impl Node {
         let asked: SubscribeRequest = frame.decode_body().unwrap();
         let partition = asked.partition.0 as usize;
         let mut changes = self.changes.subscribe();
-        let begun = {
-            let state = self.state();
-            let end = state.logs[partition].end;
-            let start = match asked.start {
-                StartPosition::Offset(offset) => offset.0,
-                StartPosition::Latest => end,
-                _ => 0,
+        let begun =
+            {
+                let state = self.state();
+                let end = state.logs[partition].end;
+                let start = match asked.start {
+                    StartPosition::Offset(offset) => offset.0,
+                    StartPosition::Latest => end,
+                    _ => 0,
+                };
+                match asked.whole && start < state.compacted_to {
+                    true => Err(ErrorResponse::new(ErrorCode::OffsetCompacted, "scripted")
+                        .with_offset(start)),
+                    false => Ok((start, end)),
+                }
             };
-            match asked.whole && start < state.compacted_to {
-                true => Err(ErrorResponse::new(ErrorCode::OffsetCompacted, "scripted")),
-                false => Ok((start, end)),
-            }
-        };
         let (mut next, end) = match begun {
             Ok(begun) => begun,
             Err(error) => return refuse(frame, &error, out).await,

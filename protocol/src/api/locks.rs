@@ -241,8 +241,10 @@ wire_struct! {
         pub namespace: String,
         /// The lock.
         pub lock: String,
-        /// Only the grant with this token; none: every one.
+        /// Only from those who hold it under this token, which readers of one phase share; none: under any.
         pub token: Option<u64>,
+        /// Only from this session, by its number; none: from any.
+        pub session: Option<u64>,
         /// Who does it, for the history.
         pub by: String,
     }
@@ -277,6 +279,8 @@ wire_struct! {
         pub lock: String,
         /// Also while it is held or waited for.
         pub forced: bool,
+        /// Who does it, for the history.
+        pub by: String,
     }
 }
 
@@ -304,17 +308,33 @@ wire_struct! {
     }
 }
 
+wire_enum! {
+    /// What a lock is. Its first use decides that.
+    pub enum LockKind as "kind of a lock" {
+        /// One holder.
+        Exclusive = 0 / "exclusive",
+        /// Any number of readers, or one writer.
+        ReadWrite = 1 / "read-write",
+        /// As many holders as it has permits.
+        Semaphore = 2 / "semaphore",
+        /// One leader, with a value for its observers.
+        Election = 3 / "election",
+    }
+}
+
 wire_struct! {
     /// A lock in a list.
     pub struct LockInfo {
         /// Its name.
         pub lock: String,
-        /// How it is held; of a lock with readers and writers, `write`.
-        pub mode: LockMode,
+        /// What it is.
+        pub kind: LockKind,
         /// Of a semaphore, how many permits it has; else 0.
         pub permits: u32,
         /// How many hold it.
         pub holders: u32,
+        /// One of them, where somebody does: that with the lowest token.
+        pub holder: Option<LockHolder>,
         /// How many wait.
         pub waiters: u32,
         /// The latest token, where one is known.
@@ -355,8 +375,8 @@ wire_struct! {
     pub struct LockHolder {
         /// Who, for people.
         pub label: String,
-        /// Names the session and does not let act as it.
-        pub session_name: String,
+        /// The session, by the number that events tell too; it does not let act as it.
+        pub session: u64,
         /// How.
         pub mode: LockMode,
         /// The token of its grant.
@@ -377,8 +397,8 @@ wire_struct! {
     pub struct LockWaiter {
         /// Who, for people.
         pub label: String,
-        /// Names the session and does not let act as it.
-        pub session_name: String,
+        /// The session, by the number that events tell too; it does not let act as it.
+        pub session: u64,
         /// How.
         pub mode: LockMode,
         /// Since when, in milliseconds since 1970 (UTC).

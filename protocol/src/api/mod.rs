@@ -61,7 +61,7 @@ pub use locks::{
     CloseLockSessionRequest, CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest,
     DescribeLockRequest, Fence, FenceStanding, ForceReleaseLockRequest, KeepLockSessionRequest,
     LOCKS_PREFIX, ListLocksRequest, ListLocksResponse, ListNamespacesRequest,
-    ListNamespacesResponse, LockDescription, LockGrant, LockHolder, LockInfo, LockMode,
+    ListNamespacesResponse, LockDescription, LockGrant, LockHolder, LockInfo, LockKind, LockMode,
     LockSession, LockWaiter, NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest,
     ReleaseLockRequest, SetLockValueRequest, namespace_topic,
 };

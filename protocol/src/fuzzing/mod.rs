@@ -582,6 +582,7 @@ pub fn layouts() -> Vec<&'static str> {
         Fence::LAYOUT,
         LockMode::LAYOUT,
         FenceStanding::LAYOUT,
+        LockKind::LAYOUT,
         LockInfo::LAYOUT,
         LockHolder::LAYOUT,
         LockWaiter::LAYOUT,

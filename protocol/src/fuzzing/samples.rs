@@ -724,6 +724,7 @@ samples! {
         namespace: "deploy".into(),
         lock: "leader".into(),
         token: Some(1234),
+        session: Some(41),
         by: "ann".into(),
     };
     SetLockValueRequest = SetLockValueRequest {
@@ -733,8 +734,12 @@ samples! {
         token: 1234,
         value: Bytes::from_static(b"10.0.0.2"),
     };
-    DeleteLockRequest =
-        DeleteLockRequest { namespace: "deploy".into(), lock: "leader".into(), forced: true };
+    DeleteLockRequest = DeleteLockRequest {
+        namespace: "deploy".into(),
+        lock: "leader".into(),
+        forced: true,
+        by: "ann".into(),
+    };
     ListLocksRequest = ListLocksRequest {
         namespace: "deploy".into(),
         prefix: "lead".into(),
@@ -742,9 +747,10 @@ samples! {
     };
     LockInfo = LockInfo {
         lock: "leader".into(),
-        mode: LockMode::Lead,
+        kind: LockKind::Election,
         permits: 0,
         holders: 1,
+        holder: Some(LockHolder::sample()),
         waiters: 2,
         token: Some(1234),
         guards: vec![topic()],
@@ -752,22 +758,23 @@ samples! {
     ListLocksResponse = ListLocksResponse { locks: vec![LockInfo::sample()], has_more: true };
     DescribeLockRequest =
         DescribeLockRequest { namespace: "deploy".into(), lock: "leader".into() };
+    LockHolder = LockHolder {
+        label: "worker-7".into(),
+        session: 41,
+        mode: LockMode::Lead,
+        token: 1234,
+        slot: 0,
+        since_ms: 1_750_000_000_000,
+        lease_left_ms: 9_000,
+        raising: true,
+    };
     LockDescription = LockDescription {
         info: LockInfo::sample(),
         value: Bytes::from_static(b"10.0.0.1"),
-        holders: vec![LockHolder {
-            label: "worker-7".into(),
-            session_name: "4c2a91".into(),
-            mode: LockMode::Lead,
-            token: 1234,
-            slot: 0,
-            since_ms: 1_750_000_000_000,
-            lease_left_ms: 9_000,
-            raising: true,
-        }],
+        holders: vec![LockHolder::sample()],
         waiters: vec![LockWaiter {
             label: "worker-8".into(),
-            session_name: "0b77e0".into(),
+            session: 42,
             mode: LockMode::Lead,
             since_ms: 1_750_000_000_500,
         }],

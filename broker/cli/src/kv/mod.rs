@@ -25,6 +25,9 @@ Examples:
   plimsoll kv scan settings
   plimsoll kv watch settings";
 
+/// Of a watch from a revision that is still to come.
+const AHEAD: &str = "--from-now watches what comes next, whatever its revision; without --from what is there is read first";
+
 /// Keys and values: a compacted topic as a map
 ///
 /// A key's value is its last record, and the record's offset in the key's partition its revision. Revisions of
@@ -72,9 +75,9 @@ fn kv_failure(doing: &str, topic: &TopicName, error: &KvError) -> Failure {
         KvError::Request(error) => request_failure(doing, error),
         KvError::Build(error @ BuildError::Request(_)) => build_failure(doing, error),
         KvError::Build(_) => Failure::new(Exit::Usage, text),
-        KvError::Conflict { revision: Some(_) } => Failure::new(Exit::Failed, text)
+        KvError::Conflict { revision: Some(_) } => Failure::new(Exit::Conflict, text)
             .hint(format!("`plimsoll kv get {topic} KEY --json` shows what it has now")),
-        KvError::Conflict { revision: None } => Failure::new(Exit::Failed, text)
+        KvError::Conflict { revision: None } => Failure::new(Exit::Conflict, text)
             .hint("`plimsoll kv put --if-absent` gives a value to a key that has none"),
         KvError::StaleFence { .. } => {
             Failure::new(Exit::Failed, text).maybe_hint(hint_for(ErrorCode::StaleFence))
@@ -88,14 +91,18 @@ fn kv_failure(doing: &str, topic: &TopicName, error: &KvError) -> Failure {
         KvError::Consume(_) => {
             let code = error.code();
             let exit = code.map_or(Exit::Failed, exit_of);
-            Failure::new(exit, text).maybe_hint(code.and_then(hint_for))
+            let hint = match code {
+                Some(ErrorCode::OffsetOutOfRange) => Some(AHEAD),
+                code => code.and_then(hint_for),
+            };
+            Failure::new(exit, text).maybe_hint(hint)
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_client::{RequestError, Revision, ServerError};
+    use plimsoll_client::{ConsumeError, RequestError, Revision, ServerError};
 
     use super::*;
 
@@ -107,9 +114,10 @@ mod tests {
             (failure.exit(), failure.to_string())
         };
         let (exit, text) = told(&KvError::Conflict { revision: Some(Revision(7)) });
-        assert_eq!(exit, Exit::Failed);
+        assert_eq!(exit, Exit::Conflict);
         assert!(text.contains("revision 7") && text.contains("kv get settings"), "{text}");
-        let (_, text) = told(&KvError::Conflict { revision: None });
+        let (exit, text) = told(&KvError::Conflict { revision: None });
+        assert_eq!(exit, Exit::Conflict);
         assert!(text.contains("no value") && text.contains("--if-absent"), "{text}");
         let (_, text) = told(&KvError::StaleFence { highest: 12 });
         assert!(text.contains("token 12"), "{text}");
@@ -119,5 +127,23 @@ mod tests {
         assert!(text.contains("--compact"), "{text}");
         let (exit, _) = told(&RequestError::from(refusal(ErrorCode::UnknownTopic)).into());
         assert_eq!(exit, Exit::NotFound);
+    }
+
+    #[test]
+    fn a_watch_that_cannot_begin_is_told_what_it_can_do() {
+        let topic = "settings".parse().unwrap();
+        let told = |error: &KvError| kv_failure("watch settings", &topic, error).to_string();
+        let source = ServerError {
+            code: ErrorCode::OffsetOutOfRange,
+            message: "above the high watermark".to_owned(),
+            leader: None,
+            detail: Some(7),
+        };
+        let text = told(&KvError::Consume(ConsumeError::Refused { partition: 0, source }));
+        assert!(text.contains("--from-now") && !text.contains('@'), "{text}");
+        let (wanted, first) = (Some(Revision(2)), Some(Revision(9)));
+        let text = told(&KvError::Compacted { partition: 0, wanted, first });
+        assert!(text.contains("revision 2 on") && text.contains("revision 9"), "{text}");
+        assert!(text.contains("without --from"), "{text}");
     }
 }

@@ -20,6 +20,29 @@ pub(super) struct ChangedJson<'a> {
     pub(super) revision: u64,
 }
 
+/// A deletion that is stored.
+#[derive(Debug, Serialize)]
+pub(super) struct DeletedJson<'a> {
+    pub(super) key: &'a str,
+    pub(super) revision: u64,
+    /// What the key had; none: no value.
+    pub(super) before: Option<u64>,
+}
+
+/// The end of what a watch found when it began.
+#[derive(Debug, Serialize)]
+struct LoadedJson {
+    event: &'static str,
+}
+
+/// Says that everything which was there has been told.
+pub(super) fn print_loaded(json: bool, output: &mut Output) -> Result<(), Failure> {
+    match json {
+        true => output.json(&LoadedJson { event: "loaded" }),
+        false => output.line("-\tloaded"),
+    }
+}
+
 /// A key with its value.
 #[derive(Debug, Serialize)]
 pub(super) struct EntryJson<'a> {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use plimsoll_client::{Client, KvError, KvEvent, Revision, Watch, WatchFrom};
+use plimsoll_client::{Client, KvError, Revision, Watch, WatchFrom, WatchItem};
 use plimsoll_protocol::ids::TopicName;
 use tokio::time::timeout;
 
 use super::kv_failure;
-use super::render::print_event;
+use super::render::{print_event, print_loaded};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -23,9 +23,10 @@ Examples:
   plimsoll kv watch settings user. --from-now --json
   plimsoll kv watch settings colour --exact --from 18 --count 1 --wait 30s
 
-A line is the revision, what happened (present, put, deleted), the key and the value, with tabs between. It goes
-on until Ctrl-C, --count or --wait. Changes that are gone by compaction cannot be watched from: without --from
-what is there is read first, and nothing is missed.";
+A line is the revision, what happened (present, put, deleted), the key and the value, with tabs between. Behind
+everything that was there when it began comes `-` and `loaded`, which --count does not count (in JSON
+`\"event\":\"loaded\"`). It goes on until Ctrl-C, --count or --wait. Changes that are gone by compaction cannot be
+watched from: without --from what is there is read first, and nothing is missed.";
 
 /// Print changes of keys as they come
 #[derive(Debug, Args)]
@@ -50,7 +51,7 @@ pub(super) struct WatchArgs {
     /// Only what happens from now on
     #[arg(long)]
     from_now: bool,
-    /// End after so many lines
+    /// End after so many keys and changes
     #[arg(long, short = 'n', value_name = "N")]
     count: Option<u64>,
     /// End when nothing came for so long
@@ -117,14 +118,19 @@ impl WatchArgs {
         let mut watch = watch.map_err(failed)?;
         let mut left = self.count.unwrap_or(u64::MAX);
         while left > 0 {
-            let event = tokio::select! {
+            let item = tokio::select! {
                 biased;
                 () = interrupt.asked() => None,
-                event = self.next(&mut watch, output) => event?,
+                item = self.next(&mut watch, output) => item?,
             };
-            let Some(event) = event else { return Ok(()) };
-            print_event(&event.map_err(failed)?, self.json, output)?;
-            left -= 1;
+            let Some(item) = item else { return Ok(()) };
+            match item.map_err(failed)? {
+                WatchItem::Event(event) => {
+                    print_event(&event, self.json, output)?;
+                    left -= 1;
+                }
+                WatchItem::Loaded => print_loaded(self.json, output)?,
+            }
         }
         Ok(())
     }
@@ -134,12 +140,12 @@ impl WatchArgs {
         &self,
         watch: &mut Watch,
         output: &mut Output,
-    ) -> Result<Option<Result<KvEvent, KvError>>, Failure> {
-        let next = watch.next();
+    ) -> Result<Option<Result<WatchItem, KvError>>, Failure> {
+        let next = watch.next_item();
         tokio::pin!(next);
         // What was printed is seen before a wait begins.
         match futures_util::poll!(&mut next) {
-            std::task::Poll::Ready(event) => Ok(event),
+            std::task::Poll::Ready(item) => Ok(item),
             std::task::Poll::Pending => {
                 output.flush()?;
                 Ok(match self.wait {

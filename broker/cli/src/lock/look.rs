@@ -2,15 +2,16 @@
 
 use clap::Args;
 
-use super::NamespaceArgs;
 use super::render::{DescribedJson, LockJson, holders, locks, one_lock, waiters};
+use super::{NamespaceArgs, refused};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
-use crate::request::request_failure;
 
 /// List locks that are held, waited for or guard topics
+///
+/// Where several hold one, that with the lowest token is shown, and how many there are more.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  plimsoll lock list\n  plimsoll lock list orders/ --namespace jobs \
@@ -33,7 +34,7 @@ impl ListArgs {
         let listed = connection
             .with_client(async |client| {
                 let listed = client.admin().locks(namespace).list(&self.prefix).await;
-                listed.map_err(|error| request_failure("list locks", &error))
+                listed.map_err(|error| refused("list locks", self.namespace.all(), &error))
             })
             .await?;
         let mut output = Output::stdout();
@@ -56,6 +57,8 @@ impl ListArgs {
 }
 
 /// Show a lock: who holds it, and who waits
+///
+/// Of those who wait the first 1,000 are listed.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  plimsoll lock describe nightly\n  plimsoll lock describe nightly \
@@ -77,7 +80,9 @@ impl DescribeArgs {
             .with_client(async |client| {
                 let admin = client.admin().locks(&self.namespace.namespace);
                 let doing = format!("describe lock {}", self.lock);
-                admin.describe(&self.lock).await.map_err(|error| request_failure(&doing, &error))
+                let about = self.namespace.about(&self.lock);
+                let described = admin.describe(&self.lock).await;
+                described.map_err(|error| refused(&doing, about, &error))
             })
             .await?;
         let mut output = Output::stdout();

@@ -6,13 +6,13 @@ use clap::{Args, Subcommand};
 use plimsoll_client::NewLockNamespace;
 
 use super::render::{NamespaceJson, namespaces, one_namespace};
+use super::{About, refused};
 use crate::confirm::confirm;
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::output::Output;
 use crate::quantity::parse_duration;
-use crate::request::request_failure;
 
 /// Namespaces of locks: each is led by one node and replicated
 #[derive(Debug, Args)]
@@ -77,7 +77,8 @@ impl CreateArgs {
             .with_client(async |client| {
                 let made = client.admin().create_lock_namespace(wanted).await;
                 let doing = format!("create namespace {}", self.name);
-                made.map_err(|error| request_failure(&doing, &error))
+                let about = About { namespace: &self.name, lock: "NAME" };
+                made.map_err(|error| refused(&doing, about, &error))
             })
             .await?;
         if self.json {
@@ -119,8 +120,9 @@ impl DeleteArgs {
         connection
             .with_client(async |client| {
                 let deleted = client.admin().delete_lock_namespace(name, self.force).await;
-                deleted
-                    .map_err(|error| request_failure(&format!("delete namespace {name}"), &error))
+                let about = About { namespace: name, lock: "NAME" };
+                let doing = format!("delete namespace {name}");
+                deleted.map_err(|error| refused(&doing, about, &error))
             })
             .await?;
         note(&format!("deleted namespace {name}"));
@@ -145,7 +147,8 @@ impl ListArgs {
         let listed = connection
             .with_client(async |client| {
                 let listed = client.admin().list_lock_namespaces().await;
-                listed.map_err(|error| request_failure("list namespaces", &error))
+                let about = About { namespace: "NAME", lock: "NAME" };
+                listed.map_err(|error| refused("list namespaces", about, &error))
             })
             .await?;
         let mut output = Output::stdout();

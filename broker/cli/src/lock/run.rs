@@ -9,12 +9,11 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 
 use super::process::{Asked, Running, code_of_signal};
-use super::{NamespaceArgs, lock_failure};
+use super::{NamespaceArgs, lock_failure, refused};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, note};
 use crate::quantity::{duration_text, parse_duration};
-use crate::request::request_failure;
 
 /// Where the command finds its fence.
 const FENCE: &str = "PLIMSOLL_FENCE";
@@ -34,6 +33,9 @@ its lease, this process was stopped, an operator took it), the command gets SIGT
 SIGINT, SIGTERM and SIGHUP are handed on to the command, and the lock is released when it has ended. The command
 has a process group of its own, and signals go to all of it; on a terminal it does not, and they go to the command
 alone. What it leaves running in the background is not waited for.
+
+A SIGKILL of `plimsoll lock run` itself leaves the command running, without the lock once the lease is over: only its
+fence keeps what it writes from counting then, in guarded topics (--guard) before the next holder begins.
 
 Exit codes:
   the command's own; 128 and the signal's number where a signal ended it
@@ -110,7 +112,7 @@ impl RunArgs {
             wanted.if_not_exists = true;
             let made = client.admin().create_lock_namespace(wanted).await;
             let doing = format!("create namespace {namespace}");
-            made.map_err(|error| request_failure(&doing, &error))?;
+            made.map_err(|error| refused(&doing, self.namespace.all(), &error))?;
         }
         let locks = client.locks(namespace).lease(self.lease);
         let locks = match &self.label {
@@ -124,7 +126,10 @@ impl RunArgs {
         };
         let outcome = match acquired {
             Ok(Ok(guard)) => self.work(guard, asked).await,
-            Ok(Err(error)) => Err(lock_failure(&format!("acquire lock {}", self.lock), &error)),
+            Ok(Err(error)) => {
+                let about = self.namespace.about(&self.lock);
+                Err(lock_failure(&format!("acquire lock {}", self.lock), about, &error))
+            }
             Err(signal) => Ok(code_of_signal(signal)),
         };
         // Whatever is still on its way is given up by this.

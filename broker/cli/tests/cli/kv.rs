@@ -1,5 +1,7 @@
 //! `plimsoll kv`: every command of it, against a node.
 
+use std::io::{BufRead, BufReader};
+
 use crate::node::Node;
 
 fn with_settings() -> Node {
@@ -15,11 +17,11 @@ fn a_key_is_put_read_compared_and_deleted() {
     assert!(told.contains("has no value") && told.contains("kv scan"), "{told}");
     let first = node.run("kv put settings colour blue").lines().remove(0);
     assert_eq!(node.run("kv get settings colour").lines(), ["blue"]);
-    let told = node.run("kv put settings colour red --if-absent").fails(1);
+    let told = node.run("kv put settings colour red --if-absent").fails(7);
     assert!(told.contains(&format!("revision {first}")), "{told}");
     let second = node.run(&format!("kv cas settings colour {first} red --json")).objects();
     let second = &second[0]["revision"];
-    let told = node.run(&format!("kv cas settings colour {first} green")).fails(1);
+    let told = node.run(&format!("kv cas settings colour {first} green")).fails(7);
     assert!(told.contains(&format!("revision {second}")), "{told}");
     let shown = node.run("kv get settings colour --json --stale").objects();
     assert_eq!((&shown[0]["value"], &shown[0]["revision"]), (&"red".into(), second));
@@ -27,11 +29,30 @@ fn a_key_is_put_read_compared_and_deleted() {
     let kept = node.run("kv history settings colour --json").objects();
     let values: Vec<_> = kept.iter().map(|event| event["value"].as_str().unwrap()).collect();
     assert_eq!(values.last(), Some(&"red"), "{values:?}");
-    node.run(&format!("kv delete settings colour --revision {first}")).fails(1);
-    node.run("kv delete settings colour").ok();
+    node.run(&format!("kv delete settings colour --revision {first}")).fails(7);
+    let deleted = node.run("kv delete settings colour --json").objects().remove(0);
+    assert_eq!((&deleted["key"], &deleted["before"]), (&"colour".into(), second));
+    let kept = node.run("kv history settings colour --json").objects();
+    let last = kept.last().unwrap();
+    assert_eq!((&last["event"], &last["revision"]), (&"deleted".into(), &deleted["revision"]));
     node.run("kv get settings colour").fails(3);
-    let told = node.run("kv cas settings colour 0 green").fails(1);
+    let told = node.run("kv cas settings colour 0 green").fails(7);
     assert!(told.contains("no value") && told.contains("--if-absent"), "{told}");
+}
+
+#[test]
+fn a_change_may_ask_for_any_value_to_be_there() {
+    let node = with_settings();
+    node.run("kv put settings colour blue --if-present").fails(7);
+    node.run("kv put settings colour blue --if-absent").ok();
+    let revision = node.run("kv put settings colour red --if-present").lines().remove(0);
+    assert_eq!(node.run("kv get settings colour").lines(), ["red"]);
+    let line = format!("kv delete settings colour --revision {revision} --json");
+    let deleted = node.run(&line).objects().remove(0);
+    assert_eq!(deleted["before"].to_string(), revision);
+    let nothing = node.run("kv delete settings other --json").objects().remove(0);
+    assert!(nothing["before"].is_null() && nothing["revision"].is_u64(), "{nothing}");
+    node.run("kv put settings colour red --if-present --if-absent").fails(2);
 }
 
 #[test]
@@ -66,6 +87,28 @@ fn a_watch_tells_what_is_there_and_then_the_changes() {
     let told = node.run("kv watch settings --from 0 --count 1").fails(2);
     assert!(told.contains("--partition"), "{told}");
     assert_eq!(node.run("kv watch settings --from-now --wait 200ms").ok(), "");
+    // What is to come has no revision to begin with, and no offset of `consume` either.
+    let told = node.run("kv watch settings a --exact --from 999 --count 1").fails(1);
+    assert!(told.contains("--from-now") && !told.contains("earliest"), "{told}");
+}
+
+#[test]
+fn a_watch_says_where_the_present_ends() {
+    let node = with_settings();
+    let told = node.run("kv watch settings --wait 200ms").lines();
+    assert_eq!(told, ["-\tloaded"]);
+    node.run("kv put settings a 1").ok();
+    let command = "kv watch settings --json --count 2";
+    let mut watching = node.user.command(command).spawn().unwrap();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut events = lines.map(|line| {
+        let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        event["event"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(events.by_ref().take(2).collect::<Vec<_>>(), ["present", "loaded"]);
+    node.run("kv put settings a 2").ok();
+    assert_eq!(events.collect::<Vec<_>>(), ["put"]);
+    assert!(watching.wait().unwrap().success());
 }
 
 #[test]

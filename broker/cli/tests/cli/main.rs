@@ -13,6 +13,7 @@ mod consuming;
 mod failing;
 mod groups;
 mod kv;
+mod locks;
 mod logs;
 mod node;
 mod offline;

@@ -1,6 +1,7 @@
 //! What sessions ask a namespace's task for.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use plimsoll_locks::command::Acquire;
 use plimsoll_locks::ids::{
@@ -40,7 +41,7 @@ pub(super) enum Command {
     Acquire { acquire: Box<Acquire>, patience: Patience, reply: Reply<Grant> },
     Cancel { session: SessionId, request: RequestId, reply: Reply<Option<Grant>> },
     Release { who: (SessionId, RequestId), grant: (LockName, Token), reply: Reply<()> },
-    ForceRelease { lock: LockName, token: Option<Token>, by: Label, reply: Reply<()> },
+    ForceRelease { lock: LockName, grants: GrantFilter, by: Label, reply: Reply<()> },
     SetValue { session: SessionId, lock: LockName, token: Token, value: Value, reply: Reply<()> },
     Delete { lock: LockName, forced: bool, by: Label, reply: Reply<BTreeSet<TopicName>> },
     List { after: Option<LockName>, count: usize, reply: oneshot::Sender<Vec<LockSummary>> },
@@ -48,9 +49,35 @@ pub(super) enum Command {
     Check { lock: LockName, slot: Option<u32>, token: Token, reply: oneshot::Sender<TokenState> },
 }
 
-/// Of which grant an operator speaks, among the holders of a lock.
-pub(super) fn holder_of(lock: &LockDescription, token: Token) -> Option<SessionNumber> {
-    lock.holders.iter().find(|holder| holder.token == token).map(|holder| holder.session)
+/// Of which grants of a lock an operator speaks: those that are all that is named here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GrantFilter {
+    /// Readers of one phase share it; so may permits that were granted together.
+    pub(crate) token: Option<Token>,
+    pub(crate) session: Option<SessionNumber>,
+}
+
+impl GrantFilter {
+    pub(super) const ALL: Self = Self { token: None, session: None };
+
+    /// Who holds the lock under such a grant.
+    pub(super) fn holders(self, lock: &LockDescription) -> Vec<SessionNumber> {
+        let of_these = lock.holders.iter().filter(|holder| {
+            self.token.is_none_or(|token| holder.token == token)
+                && self.session.is_none_or(|session| holder.session == session)
+        });
+        of_these.map(|holder| holder.session).collect()
+    }
+}
+
+/// ` under token 7 by session 3`.
+impl fmt::Display for GrantFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(token) = self.token {
+            write!(f, " under token {token}")?;
+        }
+        self.session.map_or(Ok(()), |session| write!(f, " by session {session}"))
+    }
 }
 
 /// A namespace's task. Cheap to clone; the task goes on without handles.
@@ -108,14 +135,14 @@ impl KeeperHandle {
         self.0.ask(|reply| Command::Release { who, grant, reply }).await
     }
 
-    /// Takes a lock away from all who hold it, or from who holds it under `token`.
+    /// Takes a lock away from those who hold it under these grants.
     pub(crate) async fn force_release(
         &self,
         lock: LockName,
-        token: Option<Token>,
+        grants: GrantFilter,
         by: Label,
     ) -> Asked<()> {
-        self.0.ask(|reply| Command::ForceRelease { lock, token, by, reply }).await
+        self.0.ask(|reply| Command::ForceRelease { lock, grants, by, reply }).await
     }
 
     /// See [`plimsoll_locks::keeper::Keeper::set_value`].

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::handle::{Command, Described, Grant, Reply, holder_of};
+use super::handle::{Command, Described, Grant, GrantFilter, Reply};
 use super::{events, refused};
 use crate::broker::Broker;
 use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, while_led};
@@ -375,21 +375,18 @@ impl Runner {
                 let asked = self.with(|keeper, locks| keeper.release(locks, who, grant, now))?;
                 self.wait(asked, Waiter::Done(reply));
             }
-            Command::ForceRelease { lock, token, by, reply } => {
+            Command::ForceRelease { lock, grants, by, reply } => {
                 let found = self.with(|_, locks| locks.describe(&lock, 0))?;
-                let whose = token.map(|token| {
-                    found.as_ref().and_then(|lock| holder_of(lock, token)).ok_or(token)
-                });
-                match (found, whose.transpose()) {
-                    (None, _) => drop(reply.send(Err(unknown_lock(lock.as_str())))),
-                    (Some(_), Err(token)) => drop(reply.send(Err(ErrorResponse::new(
+                match found.map(|found| grants.holders(&found)) {
+                    None => drop(reply.send(Err(unknown_lock(lock.as_str())))),
+                    Some(held) if held.is_empty() => drop(reply.send(Err(ErrorResponse::new(
                         ErrorCode::NotLockHolder,
-                        format!(
-                            "nobody holds lock {lock} under token {token}; nothing was released"
-                        ),
+                        format!("nobody holds lock {lock}{grants}; nothing was released"),
                     )))),
-                    (Some(_), Ok(whose)) => {
-                        let asked = self.keeper.force_release(lock, whose, by);
+                    Some(held) => {
+                        // All: also who is granted it until this is written.
+                        let whose = if grants == GrantFilter::ALL { &[] } else { held.as_slice() };
+                        let asked = self.keeper.force_release(&lock, whose, &by);
                         self.wait(asked.map_err(AskError::from), Waiter::Done(reply));
                     }
                 }

@@ -4,16 +4,19 @@
 use std::sync::Arc;
 
 use plimsoll_locks::command::{Acquire, Kind, Want};
-use plimsoll_locks::ids::{Label, LeaseMs, LockName, Permits, RequestId, SessionId, Token, Value};
+use plimsoll_locks::ids::{
+    Label, LeaseMs, LockName, Permits, RequestId, SessionId, SessionNumber, Token, Value,
+};
 use plimsoll_locks::keeper::Patience;
-use plimsoll_locks::state::{LockDescription as Description, WaiterDescription};
+use plimsoll_locks::state::{HolderDescription, WaiterDescription};
 use plimsoll_protocol::api::{
     AcquireLockRequest, CancelLockRequest, CheckFenceRequest, Cleanup, CloseLockSessionRequest,
     CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest, DescribeLockRequest, Done,
     ForceReleaseLockRequest, KeepLockSessionRequest, LOCKS_PREFIX, ListLocksRequest,
     ListLocksResponse, ListNamespacesRequest, ListNamespacesResponse, LockDescription, LockGrant,
-    LockHolder, LockInfo, LockMode, LockSession, LockWaiter, NamespaceInfo, OpenLockSessionRequest,
-    RaiseFloorRequest, ReleaseLockRequest, SetLockValueRequest, TopicConfig, TopicRules,
+    LockHolder, LockInfo, LockKind, LockMode, LockSession, LockWaiter, NamespaceInfo,
+    OpenLockSessionRequest, RaiseFloorRequest, ReleaseLockRequest, SetLockValueRequest,
+    TopicConfig, TopicRules,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::TopicName;
@@ -27,7 +30,9 @@ use super::stream::{Answer, done};
 use super::topics::replicas_now;
 use crate::broker::Broker;
 use crate::led::TaskGone;
-use crate::locks::{Grant, KeeperHandle, invalid, topic_of, unknown_lock, unknown_namespace};
+use crate::locks::{
+    Described, Grant, GrantFilter, KeeperHandle, invalid, topic_of, unknown_lock, unknown_namespace,
+};
 use crate::refusals;
 
 /// Locks of one page.
@@ -329,8 +334,12 @@ pub(super) async fn force_release(
 ) -> Result<Answer<ForceReleaseLockRequest>, ErrorResponse> {
     let broker = &session.broker;
     let (lock, by) = (lock_name(&request.lock)?, label(&request.by)?);
+    let grants = GrantFilter {
+        token: request.token.map(Token),
+        session: request.session.map(SessionNumber),
+    };
     let (keeper, _) = broker.lock_keeper(&request.namespace).await?;
-    let released = keeper.force_release(lock, request.token.map(Token), by).await;
+    let released = keeper.force_release(lock, grants, by).await;
     released.map_err(gone(broker))??;
     done(Done {})
 }
@@ -355,11 +364,10 @@ pub(super) async fn delete(
     request: DeleteLockRequest,
 ) -> Result<Answer<DeleteLockRequest>, ErrorResponse> {
     let broker = &session.broker;
-    let lock = lock_name(&request.lock)?;
+    let (lock, by) = (lock_name(&request.lock)?, label(&request.by)?);
     let (keeper, _) = broker.lock_keeper(&request.namespace).await?;
     let before = keeper.describe(lock.clone(), 0).await.map_err(gone(broker))?;
     let Some(before) = before else { return Err(unknown_lock(lock.as_str())) };
-    let by = label("an operator")?;
     let deleted = keeper.delete(lock.clone(), request.forced, by).await;
     let mut guards = deleted.map_err(gone(broker))??;
     // Also where an earlier leader deleted it, and did not come to this.
@@ -373,12 +381,22 @@ pub(super) async fn delete(
     done(Done {})
 }
 
-fn mode(kind: Kind) -> (LockMode, u32) {
+fn kind(kind: Kind) -> (LockKind, u32) {
     match kind {
-        Kind::Exclusive => (LockMode::Exclusive, 0),
-        Kind::ReadWrite => (LockMode::Write, 0),
-        Kind::Semaphore { permits } => (LockMode::Permit, permits.count()),
-        Kind::Election => (LockMode::Lead, 0),
+        Kind::Exclusive => (LockKind::Exclusive, 0),
+        Kind::ReadWrite => (LockKind::ReadWrite, 0),
+        Kind::Semaphore { permits } => (LockKind::Semaphore, permits.count()),
+        Kind::Election => (LockKind::Election, 0),
+    }
+}
+
+fn mode(kind: Kind, holder: &HolderDescription) -> LockMode {
+    match kind {
+        Kind::Exclusive => LockMode::Exclusive,
+        Kind::ReadWrite if holder.reads => LockMode::Read,
+        Kind::ReadWrite => LockMode::Write,
+        Kind::Semaphore { .. } => LockMode::Permit,
+        Kind::Election => LockMode::Lead,
     }
 }
 
@@ -418,25 +436,40 @@ async fn list_here(
             // One that has gone since is not listed.
             let found = keeper.describe(summary.name, 0).await.map_err(gone(broker))?;
             if let Some(found) = found {
-                let info = lock_info(&found.lock, summary.waiters);
-                locks.push(info);
+                locks.push(lock_info(&found, summary.waiters));
             }
         }
     }
     Ok(ListLocksResponse { locks, has_more })
 }
 
-fn lock_info(lock: &Description, waiters: usize) -> LockInfo {
-    let (mode, permits) = mode(lock.kind);
+fn lock_info(found: &Described, waiters: usize) -> LockInfo {
+    let lock = &found.lock;
+    let (kind, permits) = kind(lock.kind);
     LockInfo {
         lock: lock.name.as_str().to_owned(),
-        mode,
+        kind,
         permits,
         holders: count(lock.holders.len()),
+        holder: holders(found).next(),
         waiters: count(waiters),
         token: lock.highest.map(|token| token.0),
         guards: lock.guards.clone(),
     }
+}
+
+fn holders(found: &Described) -> impl Iterator<Item = LockHolder> {
+    let lock = &found.lock;
+    lock.holders.iter().zip(&found.leases_left_ms).map(|(holder, &left)| LockHolder {
+        label: holder.label.as_str().to_owned(),
+        session: holder.session.0,
+        mode: mode(lock.kind, holder),
+        token: holder.token.0,
+        slot: holder.slot.unwrap_or(0),
+        since_ms: holder.since.0,
+        lease_left_ms: left,
+        raising: !holder.unraised.is_empty(),
+    })
 }
 
 /// Shows a lock.
@@ -450,24 +483,12 @@ pub(super) async fn describe(
     confirm(broker, &keeper, &home).await?;
     let found = keeper.describe(name, usize::MAX).await.map_err(gone(broker))?;
     let Some(found) = found else { return Err(unknown_lock(&request.lock)) };
-    let lock = found.lock;
-    let (kind_mode, _) = mode(lock.kind);
+    let lock = &found.lock;
     let value = lock.holders.iter().find_map(|holder| holder.value.as_ref());
     let value = value.map(|value| value.as_str().to_owned().into()).unwrap_or_default();
-    let holders =
-        lock.holders.iter().zip(&found.leases_left_ms).map(|(holder, &left)| LockHolder {
-            label: holder.label.as_str().to_owned(),
-            session_name: holder.session.to_string(),
-            mode: if holder.reads { LockMode::Read } else { kind_mode },
-            token: holder.token.0,
-            slot: holder.slot.unwrap_or(0),
-            since_ms: holder.since.0,
-            lease_left_ms: left,
-            raising: !holder.unraised.is_empty(),
-        });
     let waiter = |waiter: &WaiterDescription| LockWaiter {
         label: waiter.label.as_str().to_owned(),
-        session_name: waiter.session.to_string(),
+        session: waiter.session.0,
         mode: match waiter.want {
             Want::Exclusive => LockMode::Exclusive,
             Want::Read => LockMode::Read,
@@ -478,9 +499,9 @@ pub(super) async fn describe(
         since_ms: waiter.since.0,
     };
     done(LockDescription {
-        info: lock_info(&lock, lock.waiters.len()),
+        info: lock_info(&found, lock.waiters.len()),
         value,
-        holders: holders.collect(),
+        holders: holders(&found).collect(),
         waiters: lock.waiters.iter().take(WAITERS_SHOWN).map(waiter).collect(),
     })
 }

@@ -148,18 +148,25 @@ impl Keeper {
         Ok(self.ask(LockCommand::SetValue { session, lock, token, value }))
     }
 
-    /// An operator takes a lock from those who hold it, or from one of them.
+    /// An operator takes a lock from these sessions; from all who hold it, where none is named. The reply
+    /// comes when all of them have lost it.
     ///
     /// # Errors
     /// When too much waits to be written.
     pub fn force_release(
         &mut self,
-        lock: LockName,
-        whose: Option<SessionNumber>,
-        by: Label,
+        lock: &LockName,
+        whose: &[SessionNumber],
+        by: &Label,
     ) -> Result<Ticket, Busy> {
         self.room()?;
-        Ok(self.ask(LockCommand::ForceRelease { lock, whose, by }))
+        let from = |whose| LockCommand::ForceRelease { lock: lock.clone(), whose, by: by.clone() };
+        let last = whose.split_last().map(|(&last, before)| {
+            before.iter().for_each(|&number| self.enqueue(from(Some(number)), None));
+            last
+        });
+        // What is asked for is written in its order, so the others are done when this is.
+        Ok(self.ask(from(last)))
     }
 
     /// A lock is to be forgotten. The reply says where its floors are to be pruned.

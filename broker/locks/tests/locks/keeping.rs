@@ -1,7 +1,7 @@
 //! The keeper, step by step.
 
 use plimsoll_locks::command::{Acquire, LockCommand, Want};
-use plimsoll_locks::ids::{RequestId, SessionId, Token};
+use plimsoll_locks::ids::{RequestId, SessionId, SessionNumber, Token};
 use plimsoll_locks::keeper::{AskError, Keeper, Patience, Reply, SessionGone, Ticket};
 use plimsoll_locks::state::{Answer, Applied};
 use plimsoll_locks::time::Monotonic;
@@ -275,6 +275,30 @@ fn more_requests_than_may_wait_are_told_to_come_again() {
     assert!(refusal.to_string().ends_with("try again in a moment"), "{refusal}");
     led.replies();
     led.acquires(asks(1, 1, "a", Want::Exclusive), Patience::Unbounded);
+}
+
+#[test]
+fn an_operator_is_answered_when_all_that_were_named_have_lost_the_lock() {
+    let mut led = Led::new(3);
+    for session in 1..=3 {
+        led.acquires(asks(session, 1, "a", Want::Read), Patience::Unbounded);
+    }
+    led.replies();
+    let held_by = |led: &Led| -> Vec<u64> {
+        let found = led.bed.state.describe(&name("a"), 0);
+        let holders = found.into_iter().flat_map(|lock| lock.holders);
+        holders.map(|holder| holder.session.0).collect()
+    };
+    assert_eq!(held_by(&led), [1, 2, 3]);
+    let named = [SessionNumber(1), SessionNumber(3)];
+    let ticket = led.keeper.force_release(&name("a"), &named, &label("alice")).unwrap();
+    let (commands, _, replies) = led.write();
+    assert_eq!((commands, replies), (2, vec![(ticket, Reply::Answer(Answer::Done))]));
+    assert_eq!(held_by(&led), [2]);
+    // None is named: all.
+    let ticket = led.keeper.force_release(&name("a"), &[], &label("alice")).unwrap();
+    assert_eq!(led.replies(), [(ticket, Reply::Answer(Answer::Done))]);
+    assert!(held_by(&led).is_empty());
 }
 
 #[test]
