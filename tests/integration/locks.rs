@@ -310,10 +310,11 @@ async fn what_is_asked_wrongly_is_refused_and_changes_nothing() {
     assert_eq!(refused.code(), Some(ErrorCode::NamespaceInUse), "{refused}");
     assert!(guard.is_held());
     let admin = client.admin().locks(NAMESPACE);
-    let refused = within("an answer", admin.delete("db", false)).await.expect_err("it is held");
+    let refused =
+        within("an answer", admin.delete("db", false, "ann")).await.expect_err("it is held");
     assert_eq!(refused.code(), Some(ErrorCode::LockInUse), "{refused}");
     release(guard).await;
-    within("delete", admin.delete("db", false)).await.expect("it is free");
+    within("delete", admin.delete("db", false, "ann")).await.expect("it is free");
     within("delete", namespaces.delete_lock_namespace(NAMESPACE, false))
         .await
         .expect("nothing uses it");
