@@ -171,10 +171,8 @@ impl KeyClient {
 
     async fn delete(&mut self, kv: &Kv, turn: &Turn) -> Option<Revision> {
         let invoked = self.rounds.clock().now();
-        let outcome = match kv.delete(&turn.name).await {
-            Ok(before) => Outcome::Ok(KvRet::Deleted { before: before.map(|before| before.0) }),
-            Err(error) => not_done(&error),
-        };
+        let deleted = kv.delete(&turn.name).await;
+        let outcome = written(deleted.map(|deleted| deleted.revision));
         self.note(turn, invoked, KvOp::Delete, outcome)
     }
 

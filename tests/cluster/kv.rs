@@ -66,7 +66,8 @@ async fn keys_are_read_and_changed_through_every_node() {
                 "{lost:?}"
             );
         }
-        assert_eq!(within("a delete", maps[1].delete(&key)).await.expect("it is gone"), Some(last));
+        let deleted = within("a delete", maps[1].delete(&key)).await.expect("it is gone");
+        assert_eq!(deleted.before, Some(last));
         for kv in &maps {
             assert_eq!(get(kv, &key).await, None);
             eventually("any replica knows", async || {

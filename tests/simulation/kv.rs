@@ -166,10 +166,7 @@ async fn change(kv: &Kv, history: &History, (client, round): (u32, Round), key: 
         KvOp::Put(_) => kv.put(key, text).await.map(written),
         KvOp::PutIfAbsent(_) => kv.put_if_absent(key, text).await.map(written),
         KvOp::Cas { .. } => kv.compare_and_set(key, text, Revision(expected)).await.map(written),
-        KvOp::Delete => kv.delete(key).await.map(|before| {
-            let before = before.map(|revision| revision.0);
-            KvRet::Deleted { before }
-        }),
+        KvOp::Delete => kv.delete(key).await.map(|deleted| written(deleted.revision)),
         _ => kv.delete_if(key, Revision(expected)).await.map(written),
     };
     let outcome = match told {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_client::{
-    Client, ErrorCode, Fence, Kv, LeaseClock, LeaseTime, LockError, LockGuard, Locks,
+    Client, ErrorCode, Fence, GrantFilter, Kv, LeaseClock, LeaseTime, LockError, LockGuard, Locks,
     NewLockNamespace, Record, RequestError,
 };
 use plimsoll_linearizability::lock::{Leases, LockOp, LockRet, Request};
@@ -272,7 +272,8 @@ impl Holder {
         self.history.tell_of_lock(LockNews::Forced { lock: round, token });
         let asked = self.history.ask_lock(self.number, round, op);
         let admin = self.client.admin().locks(NAMESPACE);
-        let told = admin.force_release(&name(round), token, "an operator").await;
+        let whose = GrantFilter { token, ..GrantFilter::default() };
+        let told = admin.force_release(&name(round), whose, "an operator").await;
         let outcome = match told {
             // Whether it was held is not told.
             Ok(()) => Outcome::Ok(LockRet::Ended),
