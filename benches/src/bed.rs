@@ -1,6 +1,7 @@
 //! The ground of one measurement: nodes to load, clients of them, and the raw stream to compare with.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use plimsoll_client::{
@@ -11,7 +12,7 @@ use plimsoll_node::config::NodeConfig;
 use plimsoll_protocol::api::TopicRules;
 use plimsoll_transport::TransportKind;
 
-use crate::options::{Options, Plan};
+use crate::options::{Options, Plan, Workload};
 use crate::raw_stream::{Direction, RawStreams, Shape};
 use crate::runtimes::Runtimes;
 use crate::serve_cluster::{ServeCluster, commands};
@@ -26,6 +27,10 @@ pub(crate) struct Bed<'a> {
     /// `None` where the node is on another machine: no stream here could be its limit.
     raw: Option<RawStreams>,
 }
+
+/// How often an embedded node looks whether a compaction is due, where that is measured: by default it would look
+/// once during a load of a minute, and settle five looks later. So more of it falls into the load.
+const LOOKS_FOR_COMPACTION: Duration = Duration::from_secs(2);
 
 /// What serves.
 enum Ground {
@@ -54,8 +59,13 @@ impl<'a> Bed<'a> {
     ) -> anyhow::Result<Self> {
         let loopback = ([127, 0, 0, 1], 0).into();
         let data = directory.join("data");
+        let retention_interval = match plan.workload {
+            Workload::Compaction => LOOKS_FOR_COMPACTION,
+            _ => NodeConfig::default().retention_interval,
+        };
         let node_config = NodeConfig {
             data: data.clone(),
+            retention_interval,
             listen: loopback,
             listen_plaintext: (plan.transport == TransportKind::Tcp).then_some(loopback),
             ..NodeConfig::default()

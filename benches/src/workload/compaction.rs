@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use plimsoll_client::{Admin, PartitionInfo};
-use plimsoll_protocol::api::{Cleanup, TopicRules};
+use plimsoll_protocol::api::{Cleanup, CompactionInfo, TopicRules};
 
 use crate::bed::Bed;
 use crate::load::{self, Load, Stamp};
@@ -22,11 +22,12 @@ use crate::{Event, Screen};
 /// Of the load that comes before, uncounted.
 const WARM_UP: u64 = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// What waits to be compacted is small when it is at most this part of what is live.
-const SMALL: f64 = 0.05;
-/// A log at rest waits for two checkpoints before its last segment is compacted. What does not change for this
-/// long will not.
-const STILL: Duration = Duration::from_secs(30);
+/// A node compacts a partition while at least so many percent of its bytes wait for it, those of the open segment
+/// included, which is closed for it at an age of 30 s. What is less stays as it is, so a partition at rest takes
+/// at most 1.33 times what the last run left of it.
+const DUE_PERCENT: u64 = 25;
+/// The state must lie in both kept checkpoints, the open segment must be closed, named by two checkpoints and
+/// purged, and all is read twice: each of it takes a look of the node's, one in 30 s by default.
 const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 /// The settings that the workload cannot do without.
@@ -105,7 +106,7 @@ async fn compact(bed: &Bed<'_>, screen: Screen<'_>) -> anyhow::Result<Compacted>
     let admin = bed.client().await?.admin();
     let disk_bytes_before = Standing::of(&admin).await?.disk_bytes;
     screen(Event::Step("waiting until nothing is left to compact"));
-    let (settled, standing) = settle(&admin, live_bytes).await?;
+    let (settled, standing) = settle(&admin).await?;
     screen(Event::Note(&format!(
         "{} MB of {} MB are left on the disk, for {} MB of last records; {} MB of it wait",
         grouped(standing.disk_bytes / 1_000_000),
@@ -121,17 +122,19 @@ async fn compact(bed: &Bed<'_>, screen: Screen<'_>) -> anyhow::Result<Compacted>
 }
 
 /// How far the topic is compacted, over its partitions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Standing {
     disk_bytes: u64,
     waiting_bytes: u64,
-    runs: bool,
+    /// Of each partition something was compacted, nothing is at work, and nothing is due.
+    is_settled: bool,
 }
 
 impl Standing {
     async fn of(admin: &Admin) -> anyhow::Result<Self> {
         let described = admin.describe_topic(TOPIC).await?;
-        described.partitions.iter().try_fold(Self::default(), Self::plus)
+        let none = Self { disk_bytes: 0, waiting_bytes: 0, is_settled: true };
+        described.partitions.iter().try_fold(none, Self::plus)
     }
 
     fn plus(self, partition: &PartitionInfo) -> anyhow::Result<Self> {
@@ -140,31 +143,34 @@ impl Standing {
         Ok(Self {
             disk_bytes: self.disk_bytes + partition.bytes,
             waiting_bytes: self.waiting_bytes + compaction.waiting_bytes,
-            runs: self.runs || compaction.running,
+            is_settled: self.is_settled && is_settled(compaction),
         })
-    }
-
-    fn is_settled(&self, live_bytes: u64, unchanged: Duration) -> bool {
-        let waits_little = self.waiting_bytes as f64 <= live_bytes as f64 * SMALL;
-        !self.runs && (waits_little || unchanged >= STILL)
     }
 }
 
-/// Waits until what waits is small, or nothing changes; how long it was until the last change, and where the
-/// topic stands then.
-async fn settle(admin: &Admin, live_bytes: u64) -> anyhow::Result<(Duration, Standing)> {
+/// Whether a partition at rest stays as it is. To compare what waits with what is live would not do: a log that
+/// was never compacted and one that is done may both stand still for long.
+fn is_settled(compaction: &CompactionInfo) -> bool {
+    let waiting = compaction.waiting_bytes;
+    let is_due = waiting * 100 >= DUE_PERCENT * (waiting + compaction.compacted_bytes);
+    compaction.last_ms.is_some() && !compaction.running && !is_due
+}
+
+/// Waits until nothing is left that is due; how long that was, and where the topic stands then.
+async fn settle(admin: &Admin) -> anyhow::Result<(Duration, Standing)> {
     let began = Instant::now();
-    let (mut last, mut changed) = (Standing::of(admin).await?, Duration::ZERO);
     loop {
-        if last.is_settled(live_bytes, began.elapsed() - changed) {
-            return Ok((changed, last));
-        }
-        ensure!(began.elapsed() < SETTLED_WITHIN, "still compacting after {SETTLED_WITHIN:?}");
-        tokio::time::sleep(LOOK_EVERY).await;
         let now = Standing::of(admin).await?;
-        if now != last {
-            (last, changed) = (now, began.elapsed());
+        if now.is_settled {
+            return Ok((began.elapsed(), now));
         }
+        ensure!(
+            began.elapsed() < SETTLED_WITHIN,
+            "{} of {} bytes still wait to be compacted after {SETTLED_WITHIN:?}",
+            now.waiting_bytes,
+            now.disk_bytes
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -172,15 +178,24 @@ async fn settle(admin: &Admin, live_bytes: u64) -> anyhow::Result<(Duration, Sta
 mod tests {
     use super::*;
     use crate::options::{Options, Workload};
+    use plimsoll_protocol::ids::Offset;
     use std::num::NonZeroU32;
 
     #[test]
-    fn a_topic_is_settled_when_little_waits_or_nothing_changes() {
-        let at = |waiting_bytes, runs| Standing { disk_bytes: 1_500, waiting_bytes, runs };
-        assert!(at(50, false).is_settled(1_000, Duration::ZERO));
-        assert!(!at(51, false).is_settled(1_000, Duration::ZERO));
-        assert!(at(51, false).is_settled(1_000, STILL));
-        assert!(!at(0, true).is_settled(1_000, STILL), "one that runs is not done");
+    fn a_partition_is_settled_once_it_was_compacted_and_nothing_is_due() {
+        let at = |waiting_bytes, last_ms| CompactionInfo {
+            compacted_to: Offset(0),
+            compacted_bytes: 750,
+            waiting_bytes,
+            last_ms,
+            last_bytes_before: 0,
+            last_bytes_after: 0,
+            running: false,
+        };
+        assert!(is_settled(&at(249, Some(1))));
+        assert!(!is_settled(&at(250, Some(1))), "a quarter waits");
+        assert!(!is_settled(&at(0, None)), "it was never compacted");
+        assert!(!is_settled(&CompactionInfo { running: true, ..at(0, Some(1)) }));
     }
 
     #[test]

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_log::{Compaction, Retention};
+use plimsoll_log::{Compaction, CompactionPolicy, Retention};
+use plimsoll_protocol::ids::{GroupId, TopicName};
 use plimsoll_replication::Clock;
+use plimsoll_state::catalog::Catalog;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -88,6 +90,7 @@ async fn keep_house(
     let mut sleep = ticker(config.sleep_after / 4);
     let mut retention = ticker(config.retention_interval);
     let mut held_at_most = 0;
+    let mut refused = None;
     loop {
         tokio::select! {
             biased;
@@ -105,7 +108,7 @@ async fn keep_house(
                     broker.host().blocking().run(memory::give_back).await;
                 }
             }
-            _ = retention.tick() => retain_all(broker, clock, &due).await,
+            _ = retention.tick() => refused = retain_all(broker, clock, &due, refused).await,
         }
     }
 }
@@ -116,17 +119,23 @@ fn ticker(period: Duration) -> tokio::time::Interval {
     ticker
 }
 
-/// Applies every topic's retention to its partitions.
-/// What may be dropped is what earlier checkpoints hold: one is made after each look, so that a node
-/// at rest gets on with it too.
-async fn retain_all(broker: &Broker, clock: &dyn Clock, due: &mpsc::Sender<Compaction>) {
-    let catalog = broker.catalog();
+/// A partition that is looked at.
+struct Look<'a> {
+    topic: &'a TopicName,
+    group: GroupId,
+    retention: Retention,
+    compaction: Option<CompactionPolicy>,
+}
+
+/// The partitions that retention or compaction could take something of. The one where the look before found no
+/// place for a compaction comes first, or those late in the alphabet might never have their turn.
+fn looks<'a>(catalog: &'a Catalog, broker: &Broker, first: Option<GroupId>) -> Vec<Look<'a>> {
     let homes = groups_topic();
-    let mut looked_at = 0;
-    for (name, meta) in catalog.topics() {
+    let mut looks = Vec::new();
+    for (topic, meta) in catalog.topics() {
         // What is settled is of no use to anybody; what is not is kept. Of consumer groups the state is all
         // that counts.
-        let policy = if meta.is_queue() || *name == homes {
+        let retention = if meta.is_queue() || *topic == homes {
             Retention { max_age_ms: Some(0), max_bytes: None }
         } else if meta.config.rules.cleanup.deletes() {
             Retention {
@@ -137,53 +146,79 @@ async fn retain_all(broker: &Broker, clock: &dyn Clock, due: &mpsc::Sender<Compa
             Retention::default()
         };
         let compaction = compaction_policy(&meta.config.rules);
-        if policy == Retention::default() && compaction.is_none() {
+        if retention == Retention::default() && compaction.is_none() {
             continue;
         }
-        for &group in &meta.partitions {
-            // Before it has an account of what is settled, nothing is.
-            if meta.is_queue() && !broker.host().is_queue_open(group) {
+        // Before it has an account of what is settled, nothing is.
+        let is_known = |group: &GroupId| !meta.is_queue() || broker.host().is_queue_open(*group);
+        let partitions = meta.partitions.iter().copied().filter(is_known);
+        looks.extend(partitions.map(|group| Look { topic, group, retention, compaction }));
+    }
+    begin_with(&mut looks, |look| Some(look.group) == first);
+    looks
+}
+
+/// Turns the order, so that it begins with the one that is meant, if it is there.
+fn begin_with<T>(all: &mut [T], is_meant: impl FnMut(&T) -> bool) {
+    let at = all.iter().position(is_meant);
+    all.rotate_left(at.unwrap_or(0));
+}
+
+/// Applies every topic's retention to its partitions, and hands out the compactions that are due.
+/// What may be dropped is what earlier checkpoints hold: one is made after each look, so that a node
+/// at rest gets on with it too. Returns the first partition for whose compaction there was no place.
+async fn retain_all(
+    broker: &Broker,
+    clock: &dyn Clock,
+    due: &mpsc::Sender<Compaction>,
+    first: Option<GroupId>,
+) -> Option<GroupId> {
+    let catalog = broker.catalog();
+    let looks = looks(&catalog, broker, first);
+    let mut refused = None;
+    for (at, look) in looks.iter().enumerate() {
+        let Look { topic, group, retention, compaction } = look;
+        if (at + 1) % GROUPS_PER_TURN == 0 {
+            tokio::task::yield_now().await;
+        }
+        // The host drops only what every kept checkpoint's state has folded: a crash right after
+        // never needs an entry that is gone.
+        // Those that find no place are due the next time.
+        let has_place = due.capacity() > 0;
+        if compaction.is_some() && !has_place {
+            refused = refused.or(Some(*group));
+        }
+        let compaction = compaction.as_ref().filter(|_| has_place);
+        let outcome = match broker.host().tidy(*group, retention, compaction, clock.unix_ms()) {
+            Ok(tidied) => {
+                if let Some(compaction) = tidied.compaction {
+                    // A receiver that is gone says that the broker stops.
+                    let _ = due.try_send(compaction);
+                }
+                tidied.retained
+            }
+            Err(error) => {
+                tracing::warn!(%topic, %group, %error, "retention left a partition alone");
                 continue;
             }
-            looked_at += 1;
-            if looked_at % GROUPS_PER_TURN == 0 {
-                tokio::task::yield_now().await;
-            }
-            // The host drops only what every kept checkpoint's state has folded: a crash right after
-            // never needs an entry that is gone.
-            // Those that find no place are due the next time.
-            let compaction = compaction.as_ref().filter(|_| due.capacity() > 0);
-            let tidied = broker.host().tidy(group, &policy, compaction, clock.unix_ms());
-            let outcome = match tidied {
-                Ok(tidied) => {
-                    if let Some(compaction) = tidied.compaction {
-                        // A receiver that is gone says that the broker stops.
-                        let _ = due.try_send(compaction);
-                    }
-                    tidied.retained
-                }
-                Err(error) => {
-                    tracing::warn!(topic = %name, %group, %error, "retention left a partition alone");
-                    continue;
-                }
-            };
-            if outcome.segments > 0 {
-                tracing::debug!(
-                    topic = %name,
-                    %group,
-                    segments = outcome.segments,
-                    bytes = outcome.bytes,
-                    log_start_offset = %outcome.log_start_offset,
-                    "retention dropped segments"
-                );
-            }
+        };
+        if outcome.segments > 0 {
+            tracing::debug!(
+                %topic,
+                %group,
+                segments = outcome.segments,
+                bytes = outcome.bytes,
+                log_start_offset = %outcome.log_start_offset,
+                "retention dropped segments"
+            );
         }
     }
-    if looked_at > 0 {
+    if !looks.is_empty() {
         let store = Arc::clone(broker.store());
         // A store that ends meanwhile makes its own last checkpoint.
         broker.host().blocking().run(move || store.checkpoint_now()).await;
     }
+    refused
 }
 
 /// Has the groups that are stored here be as the catalog says: those of deleted topics go, the others
@@ -211,5 +246,22 @@ async fn follow_catalog(broker: &Broker) {
         tracing::info!(partitions = orphans.len(), "removing what is left of deleted topics");
         // Each failure was logged, and the next change or start tries again.
         let _ = broker.remove_groups(orphans).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_begins_with_whoever_was_refused_and_comes_round_to_all() {
+        let begun = |meant: u32| {
+            let mut all = [1, 2, 3, 4];
+            begin_with(&mut all, |one| *one == meant);
+            all
+        };
+        assert_eq!(begun(3), [3, 4, 1, 2]);
+        assert_eq!(begun(1), [1, 2, 3, 4]);
+        assert_eq!(begun(9), [1, 2, 3, 4], "it is gone");
     }
 }

@@ -106,6 +106,17 @@ pub(super) enum End {
     Failed(ErrorResponse),
 }
 
+/// What one read of the log came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// There was something, and it is folded.
+    Folded,
+    /// There is nothing more for now.
+    Nothing,
+    /// The log was cut, or replaced by another one.
+    OtherLog,
+}
+
 impl From<ErrorResponse> for End {
     fn from(error: ErrorResponse) -> Self {
         Self::Failed(error)
@@ -227,8 +238,10 @@ impl View {
 
     async fn run(&self) -> End {
         let mut watermark = self.group.high_watermark();
-        let start = self.group.log().bounds().log_start_offset;
-        let mut cursor = self.group.log().cursor(start);
+        let log = self.group.log();
+        let branch = log.branch();
+        let start = log.bounds().log_start_offset;
+        let mut cursor = log.cursor(start);
         self.come_to(start);
         loop {
             let upto = *watermark.borrow_and_update();
@@ -236,9 +249,12 @@ impl View {
                 // The replica is fed anew.
                 return End::Gone;
             }
-            match self.read(&mut cursor, upto).await {
-                Ok(true) => {}
-                Ok(false) => {
+            match self.read(&mut cursor, upto, branch).await {
+                Ok(Read::Folded) => {}
+                // What was folded may be of records that the log in its place does not have, and whose
+                // tombstones it has no more.
+                Ok(Read::OtherLog) => return End::Gone,
+                Ok(Read::Nothing) => {
                     if watermark.changed().await.is_err() {
                         return End::Gone;
                     }
@@ -250,13 +266,19 @@ impl View {
         }
     }
 
-    /// Reads on and folds; whether there was anything.
-    async fn read(&self, cursor: &mut LogCursor, upto: Offset) -> Result<bool, ErrorResponse> {
-        let Some(Chunk { payload, next_offset }) =
-            step(&self.group, cursor, upto, READ_BYTES).await?
-        else {
-            return Ok(false);
-        };
+    /// Reads on and folds, as long as the log is of this branch.
+    async fn read(
+        &self,
+        cursor: &mut LogCursor,
+        upto: Offset,
+        branch: u64,
+    ) -> Result<Read, ErrorResponse> {
+        let chunk = step(&self.group, cursor, upto, READ_BYTES).await?;
+        // Behind the read: a log that is replaced after this is seen the next time.
+        if self.group.log().branch() != branch {
+            return Ok(Read::OtherLog);
+        }
+        let Some(Chunk { payload, next_offset }) = chunk else { return Ok(Read::Nothing) };
         let unreadable =
             |error: BatchError| refusals::bug(&format!("a stored batch cannot be read: {error}"));
         for batch in batches(payload) {
@@ -275,7 +297,7 @@ impl View {
             }
         }
         self.come_to(next_offset);
-        Ok(true)
+        Ok(Read::Folded)
     }
 
     fn come_to(&self, upto: Offset) {

@@ -20,6 +20,10 @@ use crate::store::shared::Shared;
 /// What is gathered before it is written.
 const GATHERED_BYTES: usize = 256 * 1024;
 
+/// What is written is synced in pieces of this size: all of a segment at its end would keep the journal from the
+/// disk for long.
+const SYNCED_BYTES: u64 = 8 << 20;
+
 /// A segment in the making. Dropped before [`Output::keep`], it leaves nothing.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -33,6 +37,8 @@ pub(super) struct Output {
     /// Bytes behind those in the file.
     gathered: Vec<u8>,
     written: u64,
+    /// Up to where it was synced.
+    synced: u64,
     is_kept: bool,
 }
 
@@ -68,6 +74,7 @@ impl Output {
         let output = Self {
             crc_start: header.salt.crc_start(),
             written: info.end_bytes,
+            synced: info.end_bytes,
             header,
             file,
             info,
@@ -113,6 +120,10 @@ impl Output {
         let bytes = end - self.written;
         self.written = end;
         self.gathered.clear();
+        if end - self.synced >= SYNCED_BYTES {
+            self.file.sync().map_err(of_sync).map_err(self.medium("syncing"))?;
+            self.synced = end;
+        }
         Ok(bytes)
     }
 
@@ -188,9 +199,10 @@ fn unfinished(name: SegmentName) -> String {
     name.path() + UNFINISHED
 }
 
-/// Where the disk does not say, nothing is known to be wrong.
-fn check_space(shared: &Shared, needed: u64) -> Result<(), CompactError> {
-    let kept_free = shared.config.free_bytes_min;
+/// Whether there is room for a segment of so many bytes. Half of what the store keeps free may be used: where
+/// space is low, compaction is what gives it back. Where the disk does not say, nothing is known to be wrong.
+pub(super) fn check_space(shared: &Shared, needed: u64) -> Result<(), CompactError> {
+    let kept_free = shared.config.free_bytes_min / 2;
     match shared.disk.free_bytes() {
         Ok(free) if free < needed.saturating_add(kept_free) => {
             Err(CompactError::Full { needed, free, kept_free })

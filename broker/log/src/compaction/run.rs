@@ -6,6 +6,7 @@ use plimsoll_protocol::batch::EntryKind;
 use plimsoll_protocol::ids::Offset;
 
 use super::newest::Newest;
+use super::output::check_space;
 use super::plan::{first_dirty, next_group};
 use super::rewrite::{Rewrite, Rules};
 use super::source::Source;
@@ -172,6 +173,12 @@ impl Compaction {
         source: Option<Box<Source>>,
         step: &mut CompactionStep,
     ) -> Result<Phase, CompactError> {
+        if at == 0 && source.is_none() {
+            // Before all that is read in vain without room for what is written first.
+            let next = next_group(&self.sources, 0, self.segment_bytes, GROUPED_SEGMENTS_MAX);
+            let needed = self.sources[..next].iter().map(|info| info.end_bytes).sum();
+            check_space(&self.group.shared, needed)?;
+        }
         let Some(info) = self.sources.get(at).copied() else { return Ok(Phase::Between(0)) };
         if !info.is_dirty() {
             return Ok(Phase::Mapping(at + 1, None));

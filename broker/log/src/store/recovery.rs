@@ -567,9 +567,18 @@ impl Recovery {
                     let path = format!("{directory}/{file_name}");
                     disk.remove(&path).map_err(|error| medium("removing", &path, error))?;
                 }
-                Some((false, false)) | None => {
-                    retired.extend(retirable);
-                }
+                Some((false, false)) | None => match retirable {
+                    Some(file) => retired.push(file),
+                    // An index goes with its segment. Where that is gone, a crash came between the two.
+                    None => {
+                        let path = format!("{directory}/{file_name}");
+                        let segment = name.path();
+                        let is_there = disk.exists(&segment);
+                        if !is_there.map_err(|error| medium("looking at", &segment, error))? {
+                            disk.remove(&path).map_err(|error| medium("removing", &path, error))?;
+                        }
+                    }
+                },
             }
         }
         Ok(retired)

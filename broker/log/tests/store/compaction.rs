@@ -443,6 +443,52 @@ fn dropped_compaction_leaves_no_file() {
     }
 }
 
+/// A crash between the removal of a segment and of its index left the index for good.
+#[test]
+fn index_without_its_segment_goes_with_the_next_opening() {
+    let keyed = churned(11, 100);
+    keyed.compact(&EAGER).unwrap().unwrap();
+    for _ in 0..4 {
+        keyed.store.look_around();
+        keyed.run();
+    }
+    let indexes = |disk: &SimDisk| {
+        let names = disk.list("segments").unwrap();
+        names.into_iter().filter(|name| name.ends_with(".index")).collect::<Vec<_>>()
+    };
+    let disk = keyed.disk.kill_process();
+    let before = indexes(&disk);
+    // Of this group: one that counts upwards and is behind, and one that compaction wrote.
+    for number in ["0000000000000000", "8123456789abcdef"] {
+        let path = format!("segments/{:016x}-{number}.index", GROUP.0);
+        assert!(!disk.exists(&path.replace(".index", ".segment")).unwrap());
+        disk.create(&path, plimsoll_log::disk::Mode::Buffered).unwrap();
+    }
+    let again = keyed.on(disk.kill_process());
+    again.check();
+    assert_eq!(indexes(&again.disk), before);
+}
+
+/// Compaction is what gives space back where it is low; where there is none at all, nothing is read for it.
+#[test]
+fn compaction_uses_half_of_what_is_kept_free_and_reads_nothing_without_room() {
+    const KEPT_FREE: u64 = 1 << 20;
+    let keyed = churned(13, 80);
+    let disk = keyed.disk.kill_process();
+    let store = open_keeping(&disk, KEPT_FREE);
+    let keyed = Keyed { disk, store, now_ms: keyed.now_ms, twin: keyed.twin.clone() };
+    keyed.settle();
+    let mut compaction = keyed.planned(&EAGER).unwrap();
+    keyed.disk.set_capacity(keyed.disk.used_bytes() + KEPT_FREE / 2);
+    let outcome = compaction.step(1, keyed.now_ms);
+    assert!(matches!(outcome, Err(CompactError::Full { .. })), "{outcome:?}");
+    drop(compaction);
+    keyed.disk.set_capacity(keyed.disk.used_bytes() + KEPT_FREE / 2 + (256 << 10));
+    let run = keyed.compact(&EAGER).unwrap().unwrap();
+    assert!(run.records_removed > 0);
+    keyed.check();
+}
+
 #[test]
 fn truncation_of_what_was_not_purged_is_no_matter() {
     let keyed = churned(12, 60);

@@ -66,6 +66,11 @@ pub(crate) struct Twin {
 }
 
 pub(crate) fn open_on(disk: &SimDisk) -> Arc<Store> {
+    open_keeping(disk, 0)
+}
+
+/// A store that keeps so much of the disk free.
+pub(crate) fn open_keeping(disk: &SimDisk, free_bytes_min: u64) -> Arc<Store> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let config = StoreConfig {
         journal_file_bytes: 64 * 1024,
@@ -75,6 +80,7 @@ pub(crate) fn open_on(disk: &SimDisk) -> Arc<Store> {
         segment_step_bytes_min: 8192,
         open_segments_max: 8,
         checkpoint_after_bytes: u64::MAX,
+        free_bytes_min,
         ..small_config()
     };
     Store::open(shared, config, Driver::Manual, Box::new(|error| panic!("{error}"))).unwrap()
