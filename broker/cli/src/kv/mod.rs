@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(exit, Exit::Conflict);
         assert!(text.contains("no value") && text.contains("--if-absent"), "{text}");
         let (_, text) = told(&KvError::StaleFence { highest: 12 });
-        assert!(text.contains("token 12"), "{text}");
+        assert!(text.contains("seen of it is 12"), "{text}");
         let refusal =
             |code| ServerError { code, message: "refused".to_owned(), leader: None, detail: None };
         let (_, text) = told(&RequestError::from(refusal(ErrorCode::NotCompacted)).into());

@@ -186,7 +186,9 @@ fn leader_of_an_election_changes_what_observers_see() {
     let of_b = LockCommand::SetValue { session, lock: name("b"), token: Token(index), value };
     assert!(matches!(bed.refused(of_b), Refusal::NotElection { .. }));
     bed.one(close(1));
-    let holder = bed.state.unpublished().last().unwrap().holder.clone().unwrap();
+    // The last is of "b", which nobody wants any more.
+    let granted = bed.state.unpublished().filter(|event| event.what == What::Granted).last();
+    let holder = granted.unwrap().holder.clone().unwrap();
     let value = holder.value.unwrap();
     assert_eq!((holder.label.as_str(), value.as_str()), ("client-2", "10.0.0.2"));
 }
@@ -210,7 +212,8 @@ fn session_that_ends_releases_everything() {
     let news = bed.news();
     let of = |lock: &str, what, session| (lock.to_owned(), what, session);
     let expired = ["a", "b", "c"].map(|lock| of(lock, What::Expired, 1));
-    assert_eq!(news, [&expired[..], &[of("a", What::Granted, 2)]].concat());
+    let then = [of("a", What::Granted, 2), of("b", What::Forgotten, 0)];
+    assert_eq!(news, [&expired[..], &then].concat());
     assert_eq!(bed.one(acquire(1, 9, "a", Want::Exclusive)), gone());
     assert_eq!(bed.one(release(1, 1, "a", 2)), gone());
     let Answer::Opened { session } = bed.one(open(1)) else { panic!("it opens") };
@@ -355,9 +358,10 @@ fn nothing_new_begins_while_too_many_events_wait() {
         bed.apply(vec![release(1, request, "a", token)]);
     }
     assert_eq!(bed.refused(acquire(2, 1, "a", Want::Exclusive)), Refusal::Busy);
-    bed.state.published(2);
+    // A pair leaves three, so there may be a few more.
+    bed.state.published(3);
     assert_eq!(bed.one(acquire(2, 2, "a", Want::Exclusive)), granted(bed.index));
-    assert_eq!(bed.state.unpublished().next().unwrap().number, 2);
+    assert_eq!(bed.state.unpublished().next().unwrap().number, 3);
 }
 
 #[test]
