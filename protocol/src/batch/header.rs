@@ -3,6 +3,7 @@
 
 use super::compression::Compression;
 use super::error::BatchError;
+use super::record::RecordView;
 use crate::ids::{LogId, LogIndex, Offset, ProducerId, Term};
 
 /// Size of the header of every batch.
@@ -256,6 +257,19 @@ impl BatchHeader {
     #[must_use]
     pub fn check_body_crc(&self, body: &[u8]) -> bool {
         self.body_crc == self.compute_body_crc(body)
+    }
+
+    /// When the time of one of its records is over, in milliseconds since 1970 (UTC), if ever. The producer's
+    /// clock says for how long it lives, and the broker's from when on: a producer whose clock is wrong does no
+    /// harm. Of batches that compaction put together only one append time is kept, so what it stores is the end.
+    #[must_use]
+    pub fn expiry_of(&self, record: &RecordView<'_>) -> Option<i64> {
+        let expires_at_ms = record.expires_at_ms?;
+        if self.compacted {
+            return Some(expires_at_ms);
+        }
+        let life_ms = expires_at_ms.saturating_sub(record.timestamp_ms).max(0);
+        Some(self.append_time_ms.saturating_add(life_ms))
     }
 
     /// The checksum that `body_crc` holds for this body.

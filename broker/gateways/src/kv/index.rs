@@ -1,8 +1,6 @@
 //! Which keys a partition has, and where the last record of each lies: a fold of its committed records.
 //!
-//! A record lives for `expires_at - timestamp`, both by its producer's clock, from when the leader took it by
-//! the leader's clock: a producer whose clock is wrong does no harm. A compacted batch says no more when each
-//! of its records was taken; there `expires_at` counts as it is.
+//! How long a record lives: [`BatchHeader::expiry_of`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -104,7 +102,7 @@ impl Index {
         let slot = Slot {
             offset,
             written_ms: header.append_time_ms,
-            expires_ms: expiry(header, record),
+            expires_ms: header.expiry_of(record),
             value_bytes: u32::try_from(value.len()).unwrap_or(u32::MAX),
         };
         // Found again, a key keeps its bytes; they are its own, not a share of the batch's.
@@ -196,15 +194,6 @@ impl Index {
 fn cost(key: &Bytes, slot: &Slot) -> usize {
     let expiry = if slot.expires_ms.is_some() { EXPIRY_OVERHEAD_BYTES } else { 0 };
     key.len() + KEY_OVERHEAD_BYTES + expiry
-}
-
-fn expiry(header: &BatchHeader, record: &RecordView<'_>) -> Option<i64> {
-    let expires_at = record.expires_at_ms?;
-    if header.compacted {
-        return Some(expires_at);
-    }
-    let life = expires_at.saturating_sub(record.timestamp_ms).max(0);
-    Some(header.append_time_ms.saturating_add(life))
 }
 
 #[cfg(test)]

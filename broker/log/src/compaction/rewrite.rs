@@ -206,18 +206,6 @@ impl Rewrite {
     }
 }
 
-/// When the time of a record is over. The producer's clock says for how long it lives, and the broker's from when
-/// on; of batches that are put together only one append time is kept, so from the first time on it is the end
-/// that is stored.
-fn expiry(header: &BatchHeader, record: &RecordView<'_>) -> Option<i64> {
-    let expires_at_ms = record.expires_at_ms?;
-    if header.compacted {
-        return Some(expires_at_ms);
-    }
-    let life_ms = expires_at_ms.saturating_sub(record.timestamp_ms).max(0);
-    Some(header.append_time_ms.saturating_add(life_ms))
-}
-
 fn judge(
     mut records: RecordIter,
     header: &BatchHeader,
@@ -290,8 +278,8 @@ impl Pending {
         {
             let (offset, record) = found?;
             if rules.keeps(header, offset, &record) {
-                builder
-                    .keep(offset, RecordView { expires_at_ms: expiry(header, &record), ..record });
+                let expires_at_ms = header.expiry_of(&record);
+                builder.keep(offset, RecordView { expires_at_ms, ..record });
             }
         }
         builder.covers_to(header.end_offset());
