@@ -166,13 +166,18 @@ pub(crate) fn with_header(
     name: &str,
     value: FieldValue<'_>,
 ) -> FieldTable {
+    without_header(headers, name)
+        .field(name, value)
+        .build()
+        .expect("fields of a table that was read, and a flat one or one as deep as they")
+}
+
+/// The headers but those of this name.
+fn without_header(headers: Option<&FieldTable>, name: &str) -> TableBuilder {
     let others = headers.into_iter().flat_map(|headers| headers.fields().iter());
     others
         .filter(|(other, _)| *other != name.as_bytes())
         .fold(TableBuilder::new(), |table, (name, value)| table.field(name, value))
-        .field(name, value)
-        .build()
-        .expect("fields of a table that was read, and a flat one or one as deep as they")
 }
 
 /// Takes the lock off a message that it is published under, and the header with it: who publishes anew what was
@@ -191,9 +196,8 @@ pub(crate) fn take_fence(content: &mut Content) -> Result<Option<Arc<str>>, Faul
         let text = "header x-fence must be a text, NAMESPACE/LOCK/TOKEN";
         Fault::new(ReplyCode::PreconditionFailed, text)
     })?;
-    let others = headers.fields().iter().filter(|(name, _)| *name != FENCE.as_bytes());
-    let others = others.fold(TableBuilder::new(), |table, (name, value)| table.field(name, value));
-    content.properties.headers = Some(others.build().expect("fields of a table that was read"));
+    let others = without_header(Some(headers), FENCE).build();
+    content.properties.headers = Some(others.expect("fields of a table that was read"));
     content.encoded = content.properties.to_bytes();
     Ok(Some(fence))
 }
