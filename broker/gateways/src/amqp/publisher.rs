@@ -4,6 +4,7 @@
 //! namespace is asked whether the lock is held still, because no lock can guard the topic of a queue.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -100,11 +101,12 @@ struct Publisher {
 }
 
 type Outcome = (Published, Vec<Receipt>);
+/// Batches that are on their way, in their order.
+type InFlight = FuturesOrdered<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 impl Publisher {
     async fn run(self, mut items: mpsc::UnboundedReceiver<Item>) {
-        let mut in_flight: FuturesOrdered<std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>> =
-            FuturesOrdered::new();
+        let mut in_flight = InFlight::new();
         let mut taken = Vec::new();
         if self.counts_bytes
             && let Ok(queue) = self.broker.queue(&self.topic, PARTITION, "").await
@@ -137,11 +139,7 @@ impl Publisher {
     }
 
     /// Sends the next batch of what was taken. What is before it is sent already: its place is behind.
-    async fn submit(
-        &self,
-        taken: &mut Vec<Item>,
-        in_flight: &mut FuturesOrdered<std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>>,
-    ) {
+    async fn submit(&self, taken: &mut Vec<Item>, in_flight: &mut InFlight) {
         let found = self.broker.partition(&self.topic, PARTITION, Access::Leader).await;
         if found.as_ref().is_err_and(is_deleted) {
             let receipts = taken.drain(..).map(|item| item.receipt).collect();
@@ -153,10 +151,11 @@ impl Publisher {
         // Of a queue that takes so many and no more each record is looked at by itself.
         let most = if limits.is_some() { 1 } else { BATCH_RECORDS };
         let fence = taken.first().and_then(|item| item.record.fence.clone());
-        let (batch, receipts) = batch_of(taken, most);
+        let (batch, receipts) = batch_of(taken, most, fence.as_ref());
         let Some(batch) = batch else { return tell(&Published::Unknown, receipts) };
-        if fence.is_some() {
-            // What was published before lies before it.
+        if fence.is_some() || limits.is_some() || found.is_err() {
+            // What is looked at by itself, asked for elsewhere or sent to another node goes one after the other,
+            // which keeps the order.
             while let Some((outcome, receipts)) = in_flight.next().await {
                 tell(&outcome, receipts);
             }
@@ -165,9 +164,6 @@ impl Publisher {
             Ok(partition) => {
                 let mut place = None;
                 if limits.is_some() {
-                    while let Some((outcome, receipts)) = in_flight.next().await {
-                        tell(&outcome, receipts);
-                    }
                     let admitting =
                         self.broker.admit_to_queue(&self.topic, PARTITION, &partition, 1, || false);
                     match admitting.await {
@@ -196,10 +192,6 @@ impl Publisher {
                 }));
             }
             Err(error) => {
-                // Another node leads: one after the other keeps their order.
-                while let Some((outcome, receipts)) = in_flight.next().await {
-                    tell(&outcome, receipts);
-                }
                 if let Some(limits) = limits
                     && !self.has_room_elsewhere(limits).await
                 {
@@ -241,8 +233,7 @@ impl Publisher {
     async fn store_under(&self, partition: &Partition, shown: &str, batch: Bytes) -> Published {
         let storing = async {
             let fence = fence_of(shown)?;
-            self.broker.confirm_fence(&fence).await?;
-            let pass = self.broker.fence_pass(&partition.group, &fence).await?;
+            let pass = self.broker.confirmed_pass(&partition.group, &fence).await?;
             let header = BatchHeader::parse(&batch).expect("a batch that was just built");
             let stored = partition.group.produce_under(batch, header, Some(&pass)).await;
             drop(pass);
@@ -370,15 +361,18 @@ pub(super) fn limits() -> BatchLimits {
     }
 }
 
-/// Takes at most `most` records off the front into a batch, all under the same lock or none; those that fit
+/// Takes at most `most` records off the front into a batch, those under this lock, or under none; those that fit
 /// none are left without.
-fn batch_of(taken: &mut Vec<Item>, most: usize) -> (Option<Bytes>, Vec<Receipt>) {
+fn batch_of(
+    taken: &mut Vec<Item>,
+    most: usize,
+    fence: Option<&Arc<str>>,
+) -> (Option<Bytes>, Vec<Receipt>) {
     let mut builder = BatchBuilder::new(limits());
     let mut count = 0;
-    let fence = taken.first().and_then(|item| item.record.fence.clone());
     for item in taken.iter().take(most) {
         let is_full = !builder.is_empty() && builder.bytes() >= BATCH_BYTES;
-        if is_full || item.record.fence != fence {
+        if is_full || item.record.fence.as_ref() != fence {
             break;
         }
         match push(&mut builder, &item.record) {

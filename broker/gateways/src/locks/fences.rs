@@ -66,6 +66,20 @@ impl Broker {
         Err(ErrorResponse::new(ErrorCode::NotReady, message))
     }
 
+    /// As [`Broker::fence_pass`], in a partition whose floors no lock raises before it is granted: its namespace
+    /// is asked each time whether it is held still.
+    ///
+    /// # Errors
+    /// As [`Broker::fence_pass`].
+    pub(crate) async fn confirmed_pass(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        shown: &Shown,
+    ) -> Result<FencePass, ErrorResponse> {
+        self.confirm_fence(shown).await?;
+        self.fence_pass(group, shown).await
+    }
+
     /// Asks the lock's namespace about a token, as it is now; answers with the namespace's number.
     ///
     /// # Errors

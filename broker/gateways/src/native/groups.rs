@@ -225,12 +225,8 @@ pub(super) async fn commit(
         offsets.push(OffsetCommit { at, offset: item.offset, metadata });
     }
     let pass = match &request.fence {
-        // The floors of the topics that a lock guards are not those of the group's home: its namespace is
-        // asked each time.
-        Some(fence) => {
-            broker.confirm_fence(fence).await?;
-            Some(broker.fence_pass(&home, fence).await?)
-        }
+        // The floors of the topics that a lock guards are not those of the group's home.
+        Some(fence) => Some(broker.confirmed_pass(&home, fence).await?),
         None => None,
     };
     if pass.is_none()
