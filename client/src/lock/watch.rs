@@ -173,8 +173,7 @@ impl Locks {
     pub async fn watch(&self, lock: impl Into<String>) -> Result<LockWatch, LockError> {
         let lock = lock.into();
         bounds::lock_name(&lock)?;
-        let start = self.end().await?;
-        self.watch_from(Which::One(lock), StartPosition::Offset(start)).await
+        self.watch_from_now(Which::One(lock)).await
     }
 
     /// What happens from now on to the locks whose name begins with `prefix`: of an empty one, to all.
@@ -182,12 +181,17 @@ impl Locks {
     /// # Errors
     /// As [`Locks::watch`].
     pub async fn watch_prefix(&self, prefix: impl Into<String>) -> Result<LockWatch, LockError> {
-        // A subscription to the latest begins where the log ends when it stands, which is later than this.
-        let start = self.end().await?;
-        self.watch_from(Which::Prefix(prefix.into()), StartPosition::Offset(start)).await
+        self.watch_from_now(Which::Prefix(prefix.into())).await
     }
 
-    async fn watch_from(&self, which: Which, start: StartPosition) -> Result<LockWatch, LockError> {
+    async fn watch_from_now(&self, which: Which) -> Result<LockWatch, LockError> {
+        // A subscription to the latest begins where the log ends when it stands, which is later than this.
+        let start = self.end().await?;
+        self.watch_from(which, start).await
+    }
+
+    async fn watch_from(&self, which: Which, start: Offset) -> Result<LockWatch, LockError> {
+        let start = StartPosition::Offset(start);
         LockWatch::open(&self.shared, &self.namespace, which, start, false).await
     }
 
@@ -204,7 +208,7 @@ impl Locks {
         // First where the events are, then who leads: what happens in between is told by an event.
         let start = self.end().await?;
         let leader = self.leader(&lock).await?;
-        let watch = self.watch_from(Which::One(lock), StartPosition::Offset(start)).await?;
+        let watch = self.watch_from(Which::One(lock), start).await?;
         let token = leader.as_ref().map_or(0, |leader| leader.token);
         Ok(ElectionObserver { watch, seen: Seen { leader, token }, is_first: true })
     }
