@@ -60,11 +60,16 @@ impl Broker {
                 ),
             ));
         }
-        let named = Named { topic: topic.clone(), topic_id: found.topic_id, partition };
-        Ok((self.view_at_work(&found, named), found))
+        Ok((self.view_of(&found, topic, partition), found))
     }
 
-    fn view_at_work(self: &Arc<Self>, found: &Partition, named: Named) -> Arc<View> {
+    /// The view of a partition that was found; its topic is compacted.
+    pub(crate) fn view_of(
+        self: &Arc<Self>,
+        found: &Partition,
+        topic: &TopicName,
+        partition: PartitionIndex,
+    ) -> Arc<View> {
         let mut at_work = self.views().at_work();
         let same = |view: &&Arc<View>| {
             view.named.topic_id == found.topic_id && Arc::ptr_eq(&view.group, &found.group)
@@ -74,6 +79,7 @@ impl Broker {
             view.touch();
             return Arc::clone(view);
         }
+        let named = Named { topic: topic.clone(), topic_id: found.topic_id, partition };
         let view = View::new(Arc::clone(&found.group), named, Arc::clone(&self.views().bytes));
         at_work.insert(found.group.id(), Arc::clone(&view));
         drop(at_work);

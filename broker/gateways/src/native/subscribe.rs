@@ -193,7 +193,7 @@ async fn begin(
     if request.whole && partition.is_compacted && !request.any_replica {
         // Who watches keys is told when the time of one is over: the view sees to that, also where nobody has
         // asked for a key since this node leads.
-        broker.view(&request.topic, request.partition, access).await?;
+        broker.view_of(&partition, &request.topic, request.partition);
     }
     let start = resolve(&partition.group, request.start)
         .await
