@@ -66,11 +66,6 @@ impl Workload for Keys {
             KvOp::Cas { expected, value } => {
                 self.write_if(revision == Some(*expected), Some(*value), dice)
             }
-            KvOp::Delete if dice.percent(30) => {
-                self.write(None, dice);
-                let before = if dice.percent(80) { revision } else { None };
-                KvRet::Deleted { before }
-            }
             KvOp::Delete if revision.is_none() => KvRet::Absent,
             KvOp::Delete => self.write(None, dice),
             KvOp::DeleteIf { expected } => self.write_if(revision == Some(*expected), None, dice),

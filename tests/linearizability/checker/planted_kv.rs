@@ -115,24 +115,6 @@ fn a_revision_is_not_used_again_after_a_delete() {
     assert!(verdict(&history).is_refuted());
 }
 
-/// What a client is told that sees the value go and not the revision of the tombstone.
-#[test]
-fn a_deletion_that_tells_what_was_there_is_believed_and_held_to_it() {
-    let rows = |before, read: Outcome<Ret>, revision| {
-        history(vec![
-            (1, 0, 1, KvOp::Put(1), written(5)),
-            (1, 2, 3, KvOp::Delete, Outcome::Ok(KvRet::Deleted { before })),
-            (2, 4, 5, KvOp::Get, read),
-            (2, 6, 7, KvOp::PutIfAbsent(2), written(revision)),
-        ])
-    };
-    assert_eq!(verdict(&rows(Some(5), absent(), 7)), Verdict::Linearizable);
-    assert_eq!(verdict(&rows(None, absent(), 7)), Verdict::Linearizable);
-    assert!(verdict(&rows(Some(4), absent(), 7)).is_refuted(), "it had another revision");
-    assert!(verdict(&rows(None, found(1, 5), 7)).is_refuted(), "the value is still there");
-    assert!(verdict(&rows(Some(5), absent(), 6)).is_refuted(), "the tombstone has a revision");
-}
-
 #[test]
 fn a_conflict_with_the_revision_that_was_expected_is_seen() {
     let cas = KvOp::Cas { expected: 1, value: 2 };
@@ -212,21 +194,4 @@ fn a_value_ends_when_its_life_is_over_and_not_before() {
     };
     assert_eq!(read_at(99), Verdict::Linearizable);
     assert!(read_at(98).is_refuted());
-}
-
-#[test]
-fn a_deletion_that_says_what_there_was_must_be_right() {
-    let rows = |before, seen| {
-        verdict(&history(vec![
-            (1, 0, 1, KvOp::Put(1), written(1)),
-            (1, 2, 3, KvOp::Put(2), written(2)),
-            (2, 4, 5, KvOp::Delete, Outcome::Ok(KvRet::Deleted { before })),
-            (3, 6, 7, KvOp::Get, seen),
-        ]))
-    };
-    assert_eq!(rows(Some(2), absent()), Verdict::Linearizable);
-    assert_eq!(rows(None, absent()), Verdict::Linearizable);
-    assert!(rows(Some(1), absent()).is_refuted());
-    assert!(rows(Some(2), found(2, 2)).is_refuted());
-    assert!(rows(None, found(2, 2)).is_refuted());
 }

@@ -60,7 +60,6 @@ fn other_of_a_key(ret: &mut keys::Ret, dice: &mut Dice) -> bool {
         KvRet::Written { .. } | KvRet::Conflict { .. } if dice.percent(50) => {
             KvRet::Written { revision: number }
         }
-        KvRet::Deleted { .. } => KvRet::Deleted { before: (number > 0).then_some(number) },
         KvRet::Written { .. } | KvRet::Conflict { .. } => {
             KvRet::Conflict { actual: (number > 0).then_some(number) }
         }

@@ -50,7 +50,7 @@ pub enum KvOp<Value> {
         value: Value,
     },
     /// Answered by `Written` with the revision of the tombstone, also where the key was absent, or by
-    /// `Absent` if it was and nothing was written. By `Deleted` where the tombstone's revision is not told.
+    /// `Absent` if it was and nothing was written.
     Delete,
     /// As `Delete`, if the key has this revision; else answered by `Conflict`.
     DeleteIf {
@@ -78,11 +78,6 @@ pub enum KvRet<Value> {
     Written {
         /// At this revision.
         revision: u64,
-    },
-    /// It has no value any more. A tombstone may have been written, at a revision that is not known.
-    Deleted {
-        /// The revision of the value that it had; `None` if that was not told, or there was none.
-        before: Option<u64>,
     },
     /// It was not written.
     Conflict {
@@ -165,14 +160,6 @@ impl<Value: Clone + Eq> KvState<Value> {
                 self.with_revision(*expected)?.written(Some(value), Some(*revision))
             }
             (KvOp::Delete, KvRet::Written { revision }) => self.written(None, Some(*revision)),
-            (KvOp::Delete, KvRet::Deleted { before: Some(before) }) => {
-                self.with_revision(*before)?.written(None, None)
-            }
-            (KvOp::Delete, KvRet::Deleted { before: None }) => match &self.value {
-                Some(_) => self.written(None, None),
-                // Whether a tombstone was written is not known: the lower bound is the milder one.
-                None => Some(self.clone()),
-            },
             (KvOp::DeleteIf { expected }, KvRet::Written { revision }) => {
                 self.with_revision(*expected)?.written(None, Some(*revision))
             }

@@ -69,7 +69,6 @@ impl<Value> KvRet<Value> {
             Self::Found { value, revision } => KvRet::Found { value: change(value), revision },
             Self::Absent => KvRet::Absent,
             Self::Written { revision } => KvRet::Written { revision },
-            Self::Deleted { before } => KvRet::Deleted { before },
             Self::Conflict { actual } => KvRet::Conflict { actual },
         }
     }
