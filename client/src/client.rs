@@ -24,6 +24,7 @@ use crate::partitioner::{SplitMix64, random_seed};
 use crate::producer::ProducerBuilder;
 use crate::queue::QueueConsumerBuilder;
 use crate::requests::Repeat;
+use crate::wall_clock::unix_ms;
 
 /// Connections to a Plimsoll cluster. Cloning is cheap; the connections end with the last clone,
 /// producer and consumer.
@@ -139,6 +140,11 @@ impl Shared {
     /// The clock of leases.
     pub(crate) fn lease_clock(&self) -> Arc<dyn LeaseClock> {
         self.config().lease_clock.clone().unwrap_or_else(|| Arc::new(BootClock))
+    }
+
+    /// What time it is, in milliseconds since 1970 (UTC).
+    pub(crate) fn unix_ms(&self) -> i64 {
+        self.config().wall_clock.as_ref().map_or_else(unix_ms, |clock| clock.unix_ms())
     }
 
     /// A seed for something random.

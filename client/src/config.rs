@@ -9,6 +9,7 @@ use plimsoll_transport::{Fingerprint, TransportConfig, TransportKind};
 use crate::context::{self, Context, ContextError};
 use crate::dial::Dial;
 use crate::lock::LeaseClock;
+use crate::wall_clock::WallClock;
 
 /// Settings of a [`crate::Client`].
 #[derive(Debug, Clone)]
@@ -47,6 +48,9 @@ pub struct ClientConfig {
     /// By which clock the leases of locks are counted. Default `None`: the system's, which counts the time that
     /// the machine is suspended. For simulations.
     pub lease_clock: Option<Arc<dyn LeaseClock>>,
+    /// What time records are given that name none, and when values with a time to live begin to live. Default
+    /// `None`: the system's. For simulations.
+    pub wall_clock: Option<Arc<dyn WallClock>>,
 }
 
 /// When a node is given up that does not answer and whose connection does not break, as one that was
@@ -112,6 +116,7 @@ impl ClientConfig {
             dial: None,
             seed: None,
             lease_clock: None,
+            wall_clock: None,
         }
     }
 

@@ -220,6 +220,7 @@ mod requests;
 mod route;
 mod trouble;
 mod typed;
+mod wall_clock;
 
 pub use admin::{Admin, Fetched, NewTopic};
 pub use amqp_admin::{AmqpPassword, AmqpUserChange};
@@ -273,3 +274,4 @@ pub use queue::{
 pub use typed::{
     Codec, Json, Typed, TypedConsumeError, TypedConsumer, TypedProducer, TypedSendError,
 };
+pub use wall_clock::WallClock;

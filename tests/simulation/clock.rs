@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use plimsoll_client::{LeaseClock, LeaseTime, WallClock};
 use plimsoll_replication::Clock;
 
 /// When every simulation begins, by a right wall clock: 2026-01-01.
@@ -41,5 +42,18 @@ impl Clock for SimClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_millis(self.0.monotonic_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// As `CLOCK_BOOTTIME` of a machine: it goes on while a process is stopped.
+impl LeaseClock for SimClock {
+    fn now(&self) -> LeaseTime {
+        LeaseTime(self.monotonic())
+    }
+}
+
+impl WallClock for SimClock {
+    fn unix_ms(&self) -> i64 {
+        Clock::unix_ms(self)
     }
 }

@@ -11,9 +11,10 @@ use plimsoll_protocol::api::{Cleanup, TopicRules};
 use plimsoll_transport::SimulatedHost;
 use tokio::time::sleep;
 
+use crate::clock::SimClock;
 use crate::history::History;
 use crate::judged::{Round, Rounds};
-use crate::workload::{Work, connect};
+use crate::workload::{Work, connect_by};
 
 /// The topic that is the map.
 pub const KEYS: &str = "k";
@@ -108,10 +109,11 @@ pub async fn work_with_keys(
     host: SimulatedHost,
     history: History,
     seed: u64,
+    clock: SimClock,
     (work, keys): (Work, KeyWork),
 ) {
     let mut random = SplitMix::new(seed);
-    let client = connect(&host, random.number(), &work).await;
+    let client = connect_by(&host, random.number(), &work, Some(clock)).await;
     make_map(&client, KEYS, keys.partitions, &work).await;
     let (kv, number) = (client.kv(KEYS), history.begin_client());
     while !history.lock().is_over {

@@ -2,17 +2,15 @@
 //! their lease, crash, and an operator in each of them who takes locks away.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_client::{
-    Client, ErrorCode, Fence, GrantFilter, Kv, LeaseClock, LeaseTime, LockError, LockGuard, Locks,
-    NewLockNamespace, Record, RequestError,
+    Client, ErrorCode, Fence, GrantFilter, Kv, LockError, LockGuard, Locks, NewLockNamespace,
+    Record, RequestError,
 };
 use plimsoll_linearizability::lock::{Leases, LockOp, LockRet, Request};
 use plimsoll_linearizability::{Call, Outcome};
 use plimsoll_log::disk::sim::SplitMix;
-use plimsoll_replication::Clock as _;
 use plimsoll_transport::SimulatedHost;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -52,16 +50,6 @@ impl LockWork {
     #[must_use]
     pub fn believed_ms(&self) -> u64 {
         self.lease_ms - self.lease_ms / 100 - MARGIN_MS
-    }
-}
-
-/// A client's clock for leases: that of its machine, which goes on while the client is stopped.
-#[derive(Debug)]
-struct MachineClock(SimClock);
-
-impl LeaseClock for MachineClock {
-    fn now(&self) -> LeaseTime {
-        LeaseTime(self.0.monotonic())
     }
 }
 
@@ -211,7 +199,6 @@ pub async fn work_with_locks(
     (work, locks): (Work, LockWork),
 ) {
     let mut random = SplitMix::new(seed);
-    let clock = Arc::new(MachineClock(clock));
     let client = connect_by(&host, random.number(), &work, Some(clock)).await;
     make_map(&client, GUARDED, locks.partitions, &work).await;
     make_namespace(&client, &work).await;

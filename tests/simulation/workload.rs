@@ -8,12 +8,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use plimsoll_client::{
     AddressSource, Client, ClientConfig, ConnectError, Consumer, Dial, LeaseClock, NewTopic,
-    ProducerOptions, Record, SendError, TransportConfig, Trust,
+    ProducerOptions, Record, SendError, TransportConfig, Trust, WallClock,
 };
 use plimsoll_log::disk::sim::SplitMix;
 use plimsoll_transport::{Connection, SimulatedHost};
 use tokio::time::{sleep, timeout};
 
+use crate::clock::SimClock;
 use crate::history::{History, Outcome, RecordName, Seen};
 use crate::node::{PORT, node_ip};
 
@@ -89,16 +90,19 @@ pub(crate) async fn connect(host: &SimulatedHost, seed: u64, work: &Work) -> Cli
     connect_by(host, seed, work, None).await
 }
 
-/// Connects a client that counts leases by this clock.
+/// Connects a client that takes the time from this clock.
 pub(crate) async fn connect_by(
     host: &SimulatedHost,
     seed: u64,
     work: &Work,
-    lease_clock: Option<Arc<dyn LeaseClock>>,
+    clock: Option<SimClock>,
 ) -> Client {
     loop {
-        let config =
-            ClientConfig { lease_clock: lease_clock.clone(), ..config(host, seed, work.nodes) };
+        let config = ClientConfig {
+            lease_clock: clock.clone().map(|clock| Arc::new(clock) as Arc<dyn LeaseClock>),
+            wall_clock: clock.clone().map(|clock| Arc::new(clock) as Arc<dyn WallClock>),
+            ..config(host, seed, work.nodes)
+        };
         match Client::connect(config).await {
             Ok(client) => return client,
             Err(error) => {

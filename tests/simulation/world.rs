@@ -120,7 +120,7 @@ impl Role {
                 process.spawn(work_with_locks(host, history, seed, clock, (work, locks)));
             }
             Self::Mapper(work, keys) => {
-                process.spawn(work_with_keys(host, history, seed, (work, keys)));
+                process.spawn(work_with_keys(host, history, seed, clock, (work, keys)));
             }
         }
     }

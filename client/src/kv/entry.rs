@@ -10,7 +10,7 @@ use plimsoll_protocol::api::KvMeta;
 use plimsoll_protocol::batch::Record;
 use plimsoll_protocol::ids::Offset;
 
-use crate::producer::unix_ms;
+use crate::wall_clock::unix_ms;
 
 /// Which of its values a key has: the offset of the value's record in the key's partition.
 ///

@@ -38,7 +38,6 @@ use crate::consumer::ConsumerBuilder;
 use crate::error::{BuildError, RequestError};
 use crate::metadata::Interest;
 use crate::partitioner::partition_of_key;
-use crate::producer::unix_ms;
 use crate::pulse::Owed;
 pub use entry::{Deleted, Entry, KvEvent, Revision};
 pub use error::KvError;
@@ -313,7 +312,7 @@ impl Kv {
         let (topic, partition, fence) =
             (map.topic.clone(), map.partition_of(key), self.fence.clone());
         let request = KvPutRequest { topic, partition, condition, fence };
-        let timestamp_ms = unix_ms();
+        let timestamp_ms = map.shared.unix_ms();
         let lives = |ttl: Duration| i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
         // A deletion lives for ever.
         let ttl = self.ttl.filter(|_| value.is_some());

@@ -7,7 +7,7 @@ mod options;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use plimsoll_protocol::api::{AckLevel, Fence, InitProducerRequest, ProducerIdentity};
 use plimsoll_protocol::batch::{BatchBuilder, BatchLimits, Compression, Record, RecordView};
@@ -320,7 +320,7 @@ impl Producer {
     ) -> Result<AckFuture, SendError> {
         let mut view = RecordView::from(record);
         if view.timestamp_ms == 0 {
-            view.timestamp_ms = unix_ms();
+            view.timestamp_ms = self.inner.shared.unix_ms();
         }
         self.lane(partition)?.push(&view, held_bytes)
     }
@@ -379,10 +379,4 @@ impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Producer").field("topic", &self.inner.topic).finish_non_exhaustive()
     }
-}
-
-/// The time of this machine, in milliseconds since 1970 (UTC).
-pub(crate) fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
