@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use plimsoll_delivery::time::{Monotonic, Now, UnixMs};
 use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::ids::{GroupId, Term};
-use plimsoll_replication::{Group, ProposeError, Role};
+use plimsoll_replication::{Group, PendingControl, ProposeError, Role};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -176,28 +177,52 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An entry that is being written, in a task, so that it gets on while who proposed it is busy: others wait
-/// for the same group. Dropped, it is not proposed any more: it must not lie behind what another task of the
-/// term begins with.
+/// An entry that is being written. It gets on while who proposed it is busy: what cannot be proposed at once,
+/// because others wait for the same group, is by a task. Dropped before that, it is not proposed any more: it
+/// must not lie behind what another task of the term begins with.
 #[derive(Debug)]
-pub(crate) struct Proposal(JoinHandle<Result<(), ProposeError>>);
+pub(crate) enum Proposal {
+    /// It is on its way into the log.
+    Proposed(PendingControl),
+    /// It may not be proposed yet.
+    Proposing(AbortOnDrop),
+    /// It was not proposed.
+    Refused(Option<ProposeError>),
+}
 
 impl Proposal {
     pub(crate) fn new(group: &Arc<Group>, body: Bytes, term: Term) -> Self {
         let group = Arc::clone(group);
-        Self(tokio::spawn(async move { group.control(body, term).await }))
+        let mut proposing = Box::pin(async move { group.propose_control(body, term).await });
+        // A task for each would cost two changes of tasks on the way of each entry.
+        match proposing.as_mut().now_or_never() {
+            Some(Ok(pending)) => Self::Proposed(pending),
+            Some(Err(error)) => Self::Refused(Some(error)),
+            None => {
+                Self::Proposing(AbortOnDrop(tokio::spawn(async move { proposing.await?.await })))
+            }
+        }
     }
 
-    /// How the proposal went; never, where there is none. May be cancelled.
+    /// How the proposal went; never, where there is none. May be cancelled; not to be asked again once it has
+    /// answered.
     pub(crate) async fn outcome(proposal: Option<&mut Self>) -> Result<(), ProposeError> {
         match proposal {
-            Some(Self(writing)) => writing.await.unwrap_or(Err(ProposeError::Unknown)),
+            Some(Self::Proposed(pending)) => pending.await,
+            Some(Self::Proposing(AbortOnDrop(writing))) => {
+                writing.await.unwrap_or(Err(ProposeError::Unknown))
+            }
+            Some(Self::Refused(error)) => Err(error.take().unwrap_or(ProposeError::Unknown)),
             None => std::future::pending().await,
         }
     }
 }
 
-impl Drop for Proposal {
+/// The task that proposes.
+#[derive(Debug)]
+pub(crate) struct AbortOnDrop(JoinHandle<Result<(), ProposeError>>);
+
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -25,6 +25,7 @@ pub use self::decided::DecidedError;
 pub use self::fences::{FencePass, PassError};
 use self::lead::Led;
 pub(crate) use self::overtaken::{TakenBack, abandon};
+pub use self::queue::PendingControl;
 use crate::config::Blocking;
 use crate::error::{LeadError, NotLeader, OpenGroupError, ProduceError, ProposeError};
 use crate::fold::GroupKind;

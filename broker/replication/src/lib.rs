@@ -88,7 +88,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::{Blocking, HostConfig};
 pub use error::{NoQuorum, NotLeader, OpenGroupError, ProduceError, ProposeError};
 pub use fold::GroupKind;
-pub use group::{DecidedError, FencePass, Group, GroupStatus, PassError};
+pub use group::{DecidedError, FencePass, Group, GroupStatus, PassError, PendingControl};
 pub use host::Host;
 pub use leaving::TransferError;
 pub use pending::{PendingProduce, Produced};

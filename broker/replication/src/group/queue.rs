@@ -1,15 +1,19 @@
 //! What a partition's leader needs to work it off as a queue, or as a home of consumer groups: the fold, and
 //! entries of its own.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use openraft::raft::ClientWriteResult;
 use plimsoll_delivery::state::Queues;
 use plimsoll_groups::state::Groups;
 use plimsoll_locks::state::Locks;
 use plimsoll_protocol::batch::BatchHeader;
-use plimsoll_protocol::ids::Term;
+use plimsoll_protocol::ids::{GroupId, Term};
 use plimsoll_state::partition::{GroupsAnswers, LocksOutcome};
+use tokio::sync::oneshot;
 
 use super::Group;
 use super::lead::Led;
@@ -17,7 +21,7 @@ use crate::error::ProposeError;
 use crate::fold::GroupKind;
 use crate::pending::refused;
 use crate::reply::Reply;
-use crate::types::Proposal;
+use crate::types::{Proposal, Types};
 
 impl Group {
     /// What `look` sees of the queues as they are folded here; none while the group sleeps. Whoever folds
@@ -49,36 +53,66 @@ impl Group {
         self.touch();
     }
 
-    /// Proposes a control entry of the partition, in `term` only, and waits until it is folded here.
+    /// Proposes a control entry of the partition, in `term` only, and waits until it is folded here. See
+    /// [`Group::propose_control`].
     ///
     /// # Errors
-    /// When it did not enter the log, or its outcome is unknown: as [`ProposeError`] says. In another term
-    /// than `term` it is not proposed: `NotLeader`.
+    /// When it did not enter the log, or its outcome is unknown: as [`ProposeError`] says.
     ///
     /// # Panics
     /// When the group is the catalog.
     pub async fn control(self: &Arc<Self>, body: Bytes, term: Term) -> Result<(), ProposeError> {
+        self.propose_control(body, term).await?.await
+    }
+
+    /// Proposes a control entry of the partition, in `term` only. Behind this its place in the log, if it
+    /// comes to lie there, is settled; await the [`PendingControl`] for when it is folded here.
+    ///
+    /// # Errors
+    /// When it did not enter the log: as [`ProposeError`] says. In another term than `term` it is not
+    /// proposed: `NotLeader`.
+    ///
+    /// # Panics
+    /// When the group is the catalog.
+    pub async fn propose_control(
+        self: &Arc<Self>,
+        body: Bytes,
+        term: Term,
+    ) -> Result<PendingControl, ProposeError> {
         assert_eq!(self.kind, GroupKind::Partition, "the catalog has commands of its own");
-        let outcome = {
-            let led = self.lead().await?;
-            if led.term != term {
-                return Err(self.not_leader().into());
-            }
-            let Led { awake, term } = led;
-            let group = awake.as_ref().expect("lead() returned");
-            let proposal = Proposal::control(body, self.around.clock.unix_ms());
-            group.shared.begin_control();
-            let (reply, outcome) = Reply::new(group.shared.clone());
-            let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
-            if let Err(fatal) = sent {
-                return Err(self.stopped(awake, fatal).await.into());
-            }
-            outcome
-        };
-        match outcome.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(refused(self.id(), error).into()),
-            Err(_) => Err(ProposeError::Unknown),
+        let led = self.lead().await?;
+        if led.term != term {
+            return Err(self.not_leader().into());
         }
+        let Led { awake, term } = led;
+        let group = awake.as_ref().expect("lead() returned");
+        let proposal = Proposal::control(body, self.around.clock.unix_ms());
+        group.shared.begin_control();
+        let (reply, outcome) = Reply::new(group.shared.clone());
+        let sent = group.raft.write(proposal).with_leader(term.0).responder(reply).await;
+        if let Err(fatal) = sent {
+            return Err(self.stopped(awake, fatal).await.into());
+        }
+        Ok(PendingControl { group: self.id(), outcome })
+    }
+}
+
+/// A control entry that was proposed: its outcome. Dropping it does not take the entry back.
+#[derive(Debug)]
+#[must_use = "whether an entry is in the log is known only from its outcome"]
+pub struct PendingControl {
+    group: GroupId,
+    outcome: oneshot::Receiver<ClientWriteResult<Types>>,
+}
+
+impl Future for PendingControl {
+    type Output = Result<(), ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(Pin::new(&mut self.outcome).poll(cx)) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refused(self.group, error).into()),
+            Err(_) => Err(ProposeError::Unknown),
+        })
     }
 }
