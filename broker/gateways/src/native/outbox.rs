@@ -49,7 +49,17 @@ pub(super) type PendingReply = Pin<Box<dyn Future<Output = OutFrame> + Send>>;
 #[derive(Clone)]
 pub(super) struct Outbox {
     ready: mpsc::Sender<OutFrame>,
-    pending: mpsc::UnboundedSender<PendingReply>,
+    pending: mpsc::UnboundedSender<Incoming>,
+}
+
+/// What the writer is told of replies to come.
+enum Incoming {
+    /// One that is brought to its end.
+    Reply(PendingReply),
+    /// One that may take very long.
+    Long(PendingReply),
+    /// Of those that may take long none is wanted any more.
+    Abandon,
 }
 
 /// The stream was closed by the peer or by an error; nothing more can be sent on it.
@@ -65,7 +75,22 @@ impl Outbox {
     /// Puts a reply that is not known yet. Its future holds what bounds the number of such replies,
     /// and leaves it to the frame that it becomes.
     pub(super) fn send_when_ready(&self, reply: PendingReply) -> Result<(), StreamGone> {
-        self.pending.send(reply).map_err(|_| StreamGone)
+        self.pending.send(Incoming::Reply(reply)).map_err(|_| StreamGone)
+    }
+
+    /// As [`Outbox::send_when_ready`], for one that may take very long: [`Outbox::abandon`] drops it. Its work
+    /// is done by the task that writes, so it must be little more than to wait for others.
+    pub(super) fn send_when_ready_or_abandoned(
+        &self,
+        reply: PendingReply,
+    ) -> Result<(), StreamGone> {
+        self.pending.send(Incoming::Long(reply)).map_err(|_| StreamGone)
+    }
+
+    /// Nobody is there any more to be told what may take long.
+    pub(super) fn abandon(&self) {
+        // The writer has ended: so have they.
+        let _ = self.pending.send(Incoming::Abandon);
     }
 
     /// Waits until the writer has ended.
@@ -82,8 +107,10 @@ pub(super) struct OutQueue {
 
 /// Replies on their way from a future to a frame.
 struct Replies {
-    incoming: mpsc::UnboundedReceiver<PendingReply>,
+    incoming: mpsc::UnboundedReceiver<Incoming>,
     pending: FuturesUnordered<PendingReply>,
+    /// Those that may be abandoned.
+    long: FuturesUnordered<PendingReply>,
     known: VecDeque<OutFrame>,
     /// No more will come in.
     ended: bool,
@@ -96,6 +123,7 @@ pub(super) fn outbox() -> (Outbox, OutQueue) {
     let replies = Replies {
         incoming,
         pending: FuturesUnordered::new(),
+        long: FuturesUnordered::new(),
         known: VecDeque::new(),
         ended: false,
     };
@@ -140,7 +168,9 @@ impl Replies {
     fn settle(&mut self, context: &mut Context<'_>) {
         loop {
             match self.incoming.poll_recv(context) {
-                Poll::Ready(Some(reply)) => self.pending.push(reply),
+                Poll::Ready(Some(Incoming::Reply(reply))) => self.pending.push(reply),
+                Poll::Ready(Some(Incoming::Long(reply))) => self.long.push(reply),
+                Poll::Ready(Some(Incoming::Abandon)) => self.long.clear(),
                 Poll::Ready(None) => {
                     self.ended = true;
                     break;
@@ -148,13 +178,15 @@ impl Replies {
                 Poll::Pending => break,
             }
         }
-        while let Poll::Ready(Some(frame)) = self.pending.poll_next_unpin(context) {
-            self.known.push_back(frame);
+        for replies in [&mut self.pending, &mut self.long] {
+            while let Poll::Ready(Some(frame)) = replies.poll_next_unpin(context) {
+                self.known.push_back(frame);
+            }
         }
     }
 
     fn are_over(&self) -> bool {
-        self.ended && self.pending.is_empty() && self.known.is_empty()
+        self.ended && self.pending.is_empty() && self.long.is_empty() && self.known.is_empty()
     }
 }
 
@@ -201,6 +233,26 @@ mod tests {
         tell.send(()).unwrap();
         assert_eq!(&queue.next().await.unwrap().head[..], b"late");
         assert!(queue.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn replies_that_may_take_long_are_dropped_when_they_are_abandoned_and_no_others() {
+        let (outbox, mut queue) = outbox();
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        let owed = async move {
+            let _ = told.await;
+            frame(b"owed")
+        };
+        outbox.send_when_ready(Box::pin(owed)).unwrap();
+        outbox.send_when_ready_or_abandoned(Box::pin(async { frame(b"granted") })).unwrap();
+        assert_eq!(&queue.next().await.unwrap().head[..], b"granted");
+        outbox.send_when_ready_or_abandoned(Box::pin(std::future::pending())).unwrap();
+        assert!(queue.next().now_or_never().is_none());
+        outbox.abandon();
+        drop(outbox);
+        tell.send(()).unwrap();
+        assert_eq!(&queue.next().await.unwrap().head[..], b"owed");
+        assert!(queue.next().await.is_none(), "nothing is waited for any more");
     }
 
     #[tokio::test]

@@ -180,7 +180,7 @@ impl Stream {
             let frame = tokio::select! {
                 biased;
                 frame = receiver.recv() => frame,
-                () = &mut gone => return ReadingEnd::Finished,
+                () = &mut gone => return self.lost(),
                 () = &mut stop => break ReadingEnd::Stopping,
             };
             if self.session.broker.is_stopping() {
@@ -200,13 +200,13 @@ impl Stream {
             let broken = match frame {
                 Ok(Some(frame)) => match self.take(frame, receiver.take_room()).await {
                     Ok(()) => continue,
-                    Err(Stop::Gone) => return ReadingEnd::Finished,
+                    Err(Stop::Gone) => return self.lost(),
                     Err(Stop::Broken(broken)) => broken,
                 },
                 Ok(None) => break ReadingEnd::Finished,
                 Err(error) => match Broken::by(&self.session.broker, &error) {
                     Some(broken) => broken,
-                    None => return ReadingEnd::Finished,
+                    None => return self.lost(),
                 },
             };
             if let Some(answer) = broken.answer {
@@ -216,6 +216,7 @@ impl Stream {
             }
             // What is still being worked on has nobody to be told to.
             self.tasks.abort_all();
+            self.outbox.abandon();
             break ReadingEnd::Broken(broken.ending);
         };
         if !matches!(end, ReadingEnd::Stopping) {
@@ -230,6 +231,12 @@ impl Stream {
             () = &mut gone => {}
         }
         end
+    }
+
+    /// The peer is gone: it takes no answers.
+    fn lost(&self) -> ReadingEnd {
+        self.outbox.abandon();
+        ReadingEnd::Finished
     }
 
     /// Takes a frame in. `room` is the room that it was received in, where it needed any: given back
@@ -366,7 +373,7 @@ impl Stream {
                 self.run::<OpenLockSessionRequest, _>(frame, locks::open).await
             }
             ApiKey::KeepLockSession => {
-                self.run::<KeepLockSessionRequest, _>(frame, locks::keep_alive).await
+                self.run_waiting::<KeepLockSessionRequest, _>(frame, locks::keep_alive).await
             }
             ApiKey::CloseLockSession => {
                 self.run::<CloseLockSessionRequest, _>(frame, locks::close).await
@@ -375,7 +382,9 @@ impl Stream {
                 self.run_long::<AcquireLockRequest, _>(frame, locks::acquire).await
             }
             ApiKey::CancelLock => self.run::<CancelLockRequest, _>(frame, locks::cancel).await,
-            ApiKey::ReleaseLock => self.run::<ReleaseLockRequest, _>(frame, locks::release).await,
+            ApiKey::ReleaseLock => {
+                self.run_waiting::<ReleaseLockRequest, _>(frame, locks::release).await
+            }
             ApiKey::ForceReleaseLock => {
                 self.run::<ForceReleaseLockRequest, _>(frame, locks::force_release).await
             }
@@ -445,8 +454,28 @@ impl Stream {
         Ok(())
     }
 
-    /// As [`Stream::run`], for what may wait very long: it keeps no other request from being read. There are
-    /// places of its own for it, and who finds none is refused.
+    /// As [`Stream::run`], for what is little more than to wait for another task: the task that writes the
+    /// answers does, which saves two changes of tasks on the way.
+    async fn run_waiting<R, F>(
+        &mut self,
+        frame: Frame,
+        work: impl FnOnce(Arc<Session>, R) -> F,
+    ) -> Result<(), Stop>
+    where
+        R: Request + Send + 'static,
+        R::Response: Send,
+        F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
+    {
+        let header = frame.header;
+        let Some(request) = self.body::<R>(&frame).await? else { return Ok(()) };
+        drop(frame);
+        let permit = self.permit().await;
+        let reply = self.reply::<R, _>(header, permit, work(Arc::clone(&self.session), request));
+        Ok(self.outbox.send_when_ready_or_abandoned(Box::pin(reply))?)
+    }
+
+    /// As [`Stream::run_waiting`], for what may wait very long: it keeps no other request from being read.
+    /// There are places of its own for it, and who finds none is refused.
     async fn run_long<R, F>(
         &mut self,
         frame: Frame,
@@ -468,8 +497,36 @@ impl Stream {
             let error = ErrorResponse::new(ErrorCode::TooManyInFlight, message);
             return Ok(self.refuse(&header, &error).await?);
         };
-        self.answer::<R>(header, permit, work(Arc::clone(&self.session), request));
-        Ok(())
+        let reply = self.reply::<R, _>(header, permit, work(Arc::clone(&self.session), request));
+        Ok(self.outbox.send_when_ready_or_abandoned(Box::pin(reply))?)
+    }
+
+    /// The answer to a request, once it is worked on.
+    fn reply<R: Request + 'static, F>(
+        &self,
+        header: FrameHeader,
+        permit: OwnedSemaphorePermit,
+        work: F,
+    ) -> impl Future<Output = OutFrame> + Send + use<R, F>
+    where
+        R::Response: Send,
+        F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
+    {
+        let session = Arc::clone(&self.session);
+        async move {
+            match work.await {
+                Ok((response, payload)) => {
+                    let bytes = payload.iter().map(Bytes::len).sum();
+                    session.broker.counters().bytes_delivered.add(bytes as u64);
+                    let head = encode_response::<R>(header.correlation, &response, bytes).freeze();
+                    OutFrame { head, payload, permit: Some(permit) }
+                }
+                Err(error) => {
+                    let refused = refusal(&session, &header, &error);
+                    OutFrame { permit: Some(permit), ..refused }
+                }
+            }
+        }
     }
 
     /// Works on a request in a task of its own.
@@ -481,19 +538,11 @@ impl Stream {
     ) where
         R::Response: Send,
     {
-        let (session, outbox) = (Arc::clone(&self.session), self.outbox.clone());
-        let work = Box::pin(work);
+        let outbox = self.outbox.clone();
+        let reply = Box::pin(self.reply::<R, _>(header, permit, work));
         self.spawn(async move {
             // A peer that is gone needs no answer.
-            let _ = match work.await {
-                Ok((response, payload)) => {
-                    let bytes = payload.iter().map(Bytes::len).sum();
-                    session.broker.counters().bytes_delivered.add(bytes as u64);
-                    let head = encode_response::<R>(header.correlation, &response, bytes).freeze();
-                    outbox.send(OutFrame { head, payload, permit: Some(permit) }).await
-                }
-                Err(error) => refuse(&session, &outbox, &header, &error).await,
-            };
+            let _ = outbox.send(reply.await).await;
         });
     }
 
@@ -800,8 +849,12 @@ async fn refuse(
     request: &FrameHeader,
     error: &ErrorResponse,
 ) -> Result<(), StreamGone> {
+    outbox.send(refusal(session, request, error)).await
+}
+
+fn refusal(session: &Session, request: &FrameHeader, error: &ErrorResponse) -> OutFrame {
     session.broker.counters().requests_refused.add(1);
-    outbox.send(OutFrame::head(encode_error(request, error).freeze())).await
+    OutFrame::head(encode_error(request, error).freeze())
 }
 
 /// Why a stream's reader stops.
