@@ -23,8 +23,10 @@ use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, whi
 use crate::refusals;
 
 /// How long what happened waits to be published with what happens next. Each publication is a write of the
-/// journal, which the next release would wait for.
+/// journal, which the next release would wait for: it goes right behind an entry that is written anyway.
 const PUBLISH_AFTER: Duration = Duration::from_millis(5);
+/// How much longer it waits for such an entry.
+const PUBLISH_WITHIN: Duration = Duration::from_millis(5);
 /// So much is published at once.
 const PUBLISH_AT_ONCE: usize = 400;
 
@@ -172,8 +174,8 @@ impl Runner {
         loop {
             let now = self.broker.now().monotonic;
             self.keeper.tick(now);
-            self.propose(now)?;
-            self.publish()?;
+            let proposed = self.propose(now)?;
+            self.publish(proposed)?;
             self.raise()?;
             if awake.elapsed() >= AWAKE_EVERY {
                 awake = Instant::now();
@@ -222,18 +224,19 @@ impl Runner {
         [self.propose_after, publish_at].into_iter().flatten().fold(due, Instant::min)
     }
 
-    /// Writes what the keeper wants, when nothing is being written.
-    fn propose(&mut self, now: Monotonic) -> Result<(), End> {
+    /// Writes what the keeper wants, when nothing is being written. Says whether it began to.
+    fn propose(&mut self, now: Monotonic) -> Result<bool, End> {
         let waits = self.propose_after.is_some_and(|at| Instant::now() < at);
         if self.in_flight.is_some() || waits {
-            return Ok(());
+            return Ok(false);
         }
         self.propose_after = None;
-        if let Some(entry) = self.with(|keeper, locks| keeper.next_entry(locks, now))? {
-            let proposal = Proposal::new(&self.group, entry.encode(), self.term);
-            self.in_flight = Some(InFlight { entry, proposal });
-        }
-        Ok(())
+        let Some(entry) = self.with(|keeper, locks| keeper.next_entry(locks, now))? else {
+            return Ok(false);
+        };
+        let proposal = Proposal::new(&self.group, entry.encode(), self.term);
+        self.in_flight = Some(InFlight { entry, proposal });
+        Ok(true)
     }
 
     fn written(&mut self, outcome: Result<(), ProposeError>) -> Result<(), End> {
@@ -265,8 +268,9 @@ impl Runner {
         }
     }
 
-    /// Publishes what happened, a moment after the first of it.
-    fn publish(&mut self) -> Result<(), End> {
+    /// Publishes what happened, a moment after the first of it, behind an entry that was just `proposed` if
+    /// one comes in time.
+    fn publish(&mut self, proposed: bool) -> Result<(), End> {
         if self.publishing.is_some() {
             return Ok(());
         }
@@ -275,8 +279,10 @@ impl Runner {
             self.publish_at = None;
             return Ok(());
         }
-        let at = *self.publish_at.get_or_insert_with(|| Instant::now() + PUBLISH_AFTER);
-        if waiting < PUBLISH_AT_ONCE && Instant::now() < at {
+        let now = Instant::now();
+        let at = *self.publish_at.get_or_insert_with(|| now + PUBLISH_AFTER + PUBLISH_WITHIN);
+        let due = if proposed { now + PUBLISH_WITHIN >= at } else { now >= at };
+        if waiting < PUBLISH_AT_ONCE && !due {
             return Ok(());
         }
         self.publish_at = None;
