@@ -2,8 +2,9 @@
 //! whoever reads the stream hands an answer to whom it belongs.
 //!
 //! A frame must be written whole. So a caller that may be dropped while it waits (anything a user
-//! awaits) goes through [`Channel::request`], which writes in a task of its own; the drivers of
-//! producers and consumers, which are never dropped half-way, use [`Channel::send`].
+//! awaits) goes through [`Channel::request`], which never waits half-way: it writes at once, or in a task
+//! of its own; the drivers of producers and consumers, which are never dropped half-way, use
+//! [`Channel::send`].
 //!
 //! Large frames of one connection take turns ([`Turns`]), and a write that gets on by nothing for the
 //! time of a request ends its stream.
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use plimsoll_protocol::api::Request;
 use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::frame::{Frame, ResponseError, encode_request};
@@ -265,6 +267,15 @@ impl Channel {
             Some(deadline) => timeout_at(deadline, turn).await.map_err(|_| NotWritten::NoTurn)?,
         };
         sender.feed(head.freeze(), payload);
+        self.flush(&mut sender, deadline).await
+    }
+
+    /// Writes all that is queued, at the latest by `deadline`.
+    async fn flush(
+        &self,
+        sender: &mut FrameSender,
+        deadline: Option<Instant>,
+    ) -> Result<(), NotWritten> {
         loop {
             let queued_bytes = sender.queued_bytes();
             let stuck_at = Instant::now() + self.stuck_after;
@@ -279,9 +290,52 @@ impl Channel {
                     "the node did not take a frame in time".to_owned()
                 }
             };
-            self.shared.close(&reason);
-            return Err(NotWritten::Closed(ChannelClosed { reason: reason.into() }));
+            return Err(NotWritten::Closed(self.broken(&reason)));
         }
+    }
+
+    /// The stream has failed: everybody who waits is told.
+    fn broken(&self, reason: &str) -> ChannelClosed {
+        self.shared.close(reason);
+        ChannelClosed { reason: reason.into() }
+    }
+
+    /// Writes a small request here and now, if nobody else writes. Gives the waiter back where it did not
+    /// begin to. What the stream does not take at once is written by a task.
+    fn send_now<R: Request>(
+        self: &Arc<Self>,
+        request: &R,
+        payload: &[Bytes],
+        waiter: Waiter,
+        owed: Owed,
+    ) -> Result<(), Waiter> {
+        let Ok(mut sender) = self.sender.try_lock() else { return Err(waiter) };
+        let payload_bytes = payload.iter().map(Bytes::len).sum::<usize>();
+        if payload_bytes > FRAME_BYTES_WITHOUT_TURN / 2 || sender.queued_bytes() > 0 {
+            return Err(waiter);
+        }
+        // Where the stream has ended the waiter is dropped, which ends the wait.
+        let Ok(correlation) = self.expect_answer(waiter, owed) else { return Ok(()) };
+        let head = encode_request(correlation, request, payload_bytes);
+        let is_small = head.len() + payload_bytes <= FRAME_BYTES_WITHOUT_TURN;
+        sender.feed(head.freeze(), payload);
+        match is_small.then(|| sender.flush().now_or_never()).flatten() {
+            Some(Ok(())) => {}
+            Some(Err(error)) => drop(self.broken(&error.to_string())),
+            None => {
+                let channel = Arc::clone(self);
+                // It tells whoever waits.
+                tokio::spawn(async move { drop(channel.flush_queued().await) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what [`Channel::send_now`] left, unless somebody has meanwhile.
+    async fn flush_queued(&self) -> Result<(), NotWritten> {
+        let mut sender = self.sender.lock().await;
+        let _turn = self.turns.take(sender.queued_bytes()).await;
+        self.flush(&mut sender, None).await
     }
 
     /// Registers who takes the answer of a request that is to be written next.
@@ -338,13 +392,17 @@ impl Channel {
         R: Request + Send + Sync + 'static,
     {
         let (done, answer) = oneshot::channel();
-        let channel = Arc::clone(self);
-        tokio::spawn(async move {
-            let waiter = Waiter::Once(Box::new(move |result| drop(done.send(result))));
-            // A failure reaches the waiter, or drops it: both end the wait below.
-            let payload = if payload.is_empty() { &[][..] } else { std::slice::from_ref(&payload) };
-            drop(channel.send(&request, payload, waiter, owed).await);
-        });
+        // A failure reaches the waiter, or drops it: both end the wait below.
+        let waiter = Waiter::Once(Box::new(move |result| drop(done.send(result))));
+        let pieces = if payload.is_empty() { &[][..] } else { std::slice::from_ref(&payload) };
+        if let Err(waiter) = self.send_now(&request, pieces, waiter, owed) {
+            let channel = Arc::clone(self);
+            tokio::spawn(async move {
+                let pieces =
+                    if payload.is_empty() { &[][..] } else { std::slice::from_ref(&payload) };
+                drop(channel.send(&request, pieces, waiter, owed).await);
+            });
+        }
         match answer.await {
             Ok(Ok(frame)) => decode_answer::<R>(frame),
             Ok(Err(closed)) => Err(closed.into()),
