@@ -98,9 +98,12 @@ pub struct Report {
 /// Figures of `lock`; each is left out elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LockFigures {
-    /// Clients, each with a connection, a session and a lock of its own.
+    /// Clients, each with a session and a lock of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clients: Option<u32>,
+    /// Over how many connections, of one for each client and one for all: whichever was the faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
     /// Locks that were taken and given back, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pairs_per_s: Option<f64>,

@@ -8,7 +8,7 @@ use crate::report::{EmbeddedFigures, EtcdFigures, Report};
 /// A column: its heading, and its cell of a report (`None` where there is nothing to say).
 type Column = (&'static str, fn(&Report) -> Option<String>);
 
-const COLUMNS: [Column; 68] = [
+const COLUMNS: [Column; 69] = [
     ("workload", |report| Some(report.workload.name().to_owned())),
     ("transport", |report| Some(report.transport.to_string())),
     ("durability", |report| report.durability.map(|found| found.to_string())),
@@ -62,9 +62,10 @@ const COLUMNS: [Column; 68] = [
     ("clients", |report| report.lock.clients.map(|found| found.to_string())),
     ("pairs/s", |report| report.lock.pairs_per_s.map(tenths)),
     ("of two writes", |report| report.lock.ratio_to_two_writes.map(hundredths)),
+    ("connections", |report| report.lock.connections.map(|count| count.to_string())),
     ("etcd", |report| etcd(report).map(|found| found.version.clone())),
     ("by", |report| etcd(report).map(|found| found.way.to_owned())),
-    ("connections", |report| etcd(report).map(|found| found.connections.to_string())),
+    ("etcd connections", |report| etcd(report).map(|found| found.connections.to_string())),
     ("etcd pairs/s", |report| etcd(report).map(|found| tenths(found.pairs_per_s))),
     ("etcd p50 us", |report| etcd(report)?.latency_us.map(|found| tenths(found.p50))),
     ("etcd p99 us", |report| etcd(report)?.latency_us.map(|found| tenths(found.p99))),
