@@ -20,6 +20,7 @@ use super::handle::{Command, Described, Grant, GrantFilter, Reply};
 use super::{events, refused};
 use crate::broker::Broker;
 use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, while_led};
+use crate::per_name::LockCounters;
 use crate::refusals;
 
 /// How long what happened waits to be published with what happens next. Each publication is a write of the
@@ -34,6 +35,7 @@ pub(super) struct Begin {
     pub(super) group: Arc<Group>,
     pub(super) namespace_id: u64,
     pub(super) term: Term,
+    pub(super) counters: Arc<LockCounters>,
 }
 
 /// Whom to answer once something is committed.
@@ -117,6 +119,7 @@ struct Runner {
     group: Arc<Group>,
     namespace_id: u64,
     term: Term,
+    counters: Arc<LockCounters>,
     keeper: Keeper,
     waiters: BTreeMap<Ticket, Waiter>,
     in_flight: Option<InFlight>,
@@ -144,7 +147,8 @@ pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Comm
 }
 
 impl Runner {
-    async fn begin(Begin { broker, group, namespace_id, term }: Begin) -> Result<Self, End> {
+    async fn begin(begin: Begin) -> Result<Self, End> {
+        let Begin { broker, group, namespace_id, term, counters } = begin;
         // Behind this entry lies whatever an earlier task of this term proposed and did not live to see.
         group.control(LocksEntry::default().encode(), term).await?;
         let now = broker.now().monotonic;
@@ -154,6 +158,7 @@ impl Runner {
             group,
             namespace_id,
             term,
+            counters,
             keeper: made.ok_or(End::Deposed)?,
             waiters: BTreeMap::new(),
             in_flight: None,
@@ -241,12 +246,15 @@ impl Runner {
         match outcome {
             Ok(()) => {
                 let now = self.broker.now().monotonic;
-                let (keeper, term) = (&mut self.keeper, self.term);
+                let (keeper, term, counters) = (&mut self.keeper, self.term, &self.counters);
                 let followed = self.group.with_locks(|locks, last| {
                     // Applied late, other leaders' entries may lie behind it: its answers are gone.
                     let is_its = last.entry.is_some_and(|entry| entry.term == term)
                         && last.applied.answers.len() == entry.commands.len();
-                    is_its.then(|| keeper.applied(&entry, &last.applied, locks, now))
+                    is_its.then(|| {
+                        counters.add(&last.applied.tally);
+                        keeper.applied(&entry, &last.applied, locks, now)
+                    })
                 });
                 for (ticket, outcome) in followed.ok_or(End::Deposed)?.ok_or(End::Unknown)? {
                     if let Some(waiter) = self.waiters.remove(&ticket) {

@@ -848,15 +848,15 @@ async fn status(
 ) -> Result<Answer<NodeStatusRequest>, ErrorResponse> {
     let broker = &session.broker;
     let identity = broker.identity();
-    let counters = broker.status_counters();
+    let of_node = broker.status_counters().into_iter();
+    let of_node = of_node.map(|(name, value)| Counter { name: name.to_owned(), value });
+    let by_name = broker.counters_by_name().into_iter();
+    let by_name = by_name.map(|(name, value)| Counter { name, value });
     done(NodeStatusResponse {
         node_id: identity.node_id,
         cluster_id: identity.cluster_id.clone(),
         version: identity.version.clone(),
         uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
-        counters: counters
-            .into_iter()
-            .map(|(name, value)| Counter { name: name.to_owned(), value })
-            .collect(),
+        counters: of_node.chain(by_name).collect(),
     })
 }
