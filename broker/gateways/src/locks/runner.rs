@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plimsoll_locks::command::LocksEntry;
 use plimsoll_locks::keeper::{AskError, GuardWork, Keeper, Reply as Outcome, Ticket};
-use plimsoll_locks::state::{Answer, Event, Locks};
+use plimsoll_locks::state::{Answer, Event, Locks, SessionSummary};
 use plimsoll_locks::time::Monotonic;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Term, TopicName};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::handle::{Command, Described, Grant, GrantFilter, Reply};
+use super::handle::{Command, Described, Grant, GrantFilter, Heard, Reply};
 use super::{events, refused};
 use crate::broker::Broker;
 use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, while_led};
@@ -423,6 +423,17 @@ impl Runner {
                     Some(Described { lock, leases_left_ms })
                 })?;
                 drop(reply.send(described));
+            }
+            Command::Sessions { after, count, reply } => {
+                let listed = self.with(|keeper, locks| {
+                    let listed = locks.list_sessions(after, count).into_iter();
+                    let heard = |session: SessionSummary| {
+                        let lease_left_ms = keeper.lease_left_ms(session.id, now);
+                        Heard { session, lease_left_ms }
+                    };
+                    listed.map(heard).collect()
+                })?;
+                drop(reply.send(listed));
             }
             Command::Check { lock, slot, token, reply } => {
                 let state = self.with(|_, locks| locks.token_state(&lock, slot, token))?;

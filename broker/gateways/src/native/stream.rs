@@ -28,14 +28,15 @@ use plimsoll_protocol::api::{
     ForceReleaseLockRequest, GroupOffsetsRequest, HeartbeatRequest, InitProducerRequest,
     JoinGroupRequest, JoinTokenRequest, KeepLockSessionRequest, KvGetRequest, KvScanRequest,
     LeaveGroupRequest, ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest,
-    ListGroupsRequest, ListLocksRequest, ListNamespacesRequest, ListOffsetsRequest,
-    ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest,
-    NodeStatusResponse, OpenLockSessionRequest, PeekQueueRequest, PingRequest, PullMessageRequest,
-    PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest,
-    RaiseFloorRequest, RebalanceRequest, ReleaseLockRequest, RemoveNodeRequest, Request,
-    ResetGroupRequest, RetireRequest, RetireResponse, SetAmqpPermissionsRequest,
-    SetLockValueRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement,
-    SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
+    ListGroupsRequest, ListLockSessionsRequest, ListLocksRequest, ListNamespacesRequest,
+    ListOffsetsRequest, ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest,
+    NodeStatusRequest, NodeStatusResponse, OpenLockSessionRequest, PeekQueueRequest, PingRequest,
+    PullMessageRequest, PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest,
+    PutSubscriptionRequest, RaiseFloorRequest, RebalanceRequest, ReleaseLockRequest,
+    RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
+    SetAmqpPermissionsRequest, SetLockValueRequest, SettleOutcome, SettleRefusal, SettleRequest,
+    SettleResponse, Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest,
+    WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -386,6 +387,9 @@ impl Stream {
             ApiKey::ListLocks => self.run::<ListLocksRequest, _>(frame, locks::list).await,
             ApiKey::DescribeLock => {
                 self.run::<DescribeLockRequest, _>(frame, locks::describe).await
+            }
+            ApiKey::ListLockSessions => {
+                self.run::<ListLockSessionsRequest, _>(frame, locks::list_sessions).await
             }
             ApiKey::CheckFence => self.run::<CheckFenceRequest, _>(frame, locks::check_fence).await,
             ApiKey::RaiseFloor => self.run::<RaiseFloorRequest, _>(frame, locks::raise_floor).await,

@@ -28,7 +28,9 @@ use plimsoll_protocol::ids::{LogIndex, TopicName};
 
 pub use answer::{Answer, Bound, EndedHow, Grant, Occupant, Refusal};
 pub use apply::{Applied, Lost, Tally};
-pub use describe::{HolderDescription, LockDescription, LockSummary, WaiterDescription};
+pub use describe::{
+    HolderDescription, LockDescription, LockSummary, SessionSummary, WaiterDescription,
+};
 pub use event::{EVENTS_PRODUCER, Event, EventHolder, What, Who};
 
 use crate::command::{Kind, Want};

@@ -426,3 +426,29 @@ fn occupancy_is_of_all_locks() {
     bed.one(close(3));
     assert_eq!(bed.state.occupancy(), Occupancy { sessions: 2, held: 3, waiting: 0 });
 }
+
+#[test]
+fn sessions_are_listed_by_number_in_pages() {
+    let mut bed = Bed::default();
+    // Their ids are in no order: they are random.
+    for session in [7, 3, 9, 1, 5] {
+        bed.one(open(session));
+    }
+    bed.one(acquire(9, 1, "a", Want::Exclusive));
+    bed.one(acquire(9, 2, "b", Want::Exclusive));
+    bed.one(acquire(1, 1, "a", Want::Exclusive));
+    let all = bed.state.list_sessions(None, 10);
+    let seen: Vec<_> = all.iter().map(|it| (it.number.0, it.id.0, it.held, it.waiting)).collect();
+    assert_eq!(seen, [(1, 7, 0, 0), (2, 3, 0, 0), (3, 9, 2, 0), (4, 1, 0, 1), (5, 5, 0, 0)]);
+    for count in 1..=6 {
+        let (mut paged, mut after) = (Vec::new(), None);
+        loop {
+            let page = bed.state.list_sessions(after, count);
+            assert!(page.len() <= count);
+            let Some(last) = page.last() else { break };
+            after = Some(last.number);
+            paged.extend(page);
+        }
+        assert_eq!(paged, all, "pages of {count}");
+    }
+}
