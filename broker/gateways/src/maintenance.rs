@@ -213,7 +213,7 @@ async fn retain_all(
             );
         }
     }
-    broker.compaction_counters().retain(|topic| catalog.topic(topic).is_some());
+    broker.compaction_counters().retain(|topic| broker.catalog().topic(topic).is_some());
     if !looks.is_empty() {
         let store = Arc::clone(broker.store());
         // A store that ends meanwhile makes its own last checkpoint.

@@ -100,7 +100,8 @@ impl<C: Default> PerName<C> {
         }
     }
 
-    /// Forgets those of other names.
+    /// Forgets those of other names. Whoever asks looks at the catalog as it is then, not as it was before: who
+    /// counts for a topic that was just made may have its counters already, and would go on with them unseen.
     pub(crate) fn retain(&self, mut is_there: impl FnMut(&TopicName) -> bool) {
         self.all().retain(|topic, _| is_there(topic));
     }

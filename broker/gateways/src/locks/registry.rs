@@ -108,7 +108,7 @@ pub(crate) async fn keep_locks(broker: Arc<Broker>) {
                 }
             }
         }
-        broker.lock_counters().retain(|topic| catalog.topic(topic).is_some());
+        broker.lock_counters().retain(|topic| broker.catalog().topic(topic).is_some());
         broker.forget_floors(&catalog).await;
     }
 }
