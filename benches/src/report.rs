@@ -87,7 +87,7 @@ pub struct Report {
     /// What only `group` has.
     #[serde(flatten)]
     pub group: GroupFigures,
-    /// What only `lock` has.
+    /// What only `lock` and `failover --locks` have.
     #[serde(flatten)]
     pub lock: LockFigures,
     /// What only `compaction` has.
@@ -95,7 +95,7 @@ pub struct Report {
     pub compaction: Option<CompactionFigures>,
 }
 
-/// Figures of `lock`; each is left out elsewhere.
+/// Figures of `lock` and `failover --locks`; each is left out elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LockFigures {
     /// Clients, each with a session and a lock of its own.
@@ -116,7 +116,7 @@ pub struct LockFigures {
     /// `pairs_per_s / etcd.pairs_per_s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_etcd: Option<f64>,
-    /// Who waited for the one lock, all the time.
+    /// Who waited for the one lock, all the time; of `failover`, for each of the two locks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiters: Option<u32>,
     /// From the begin of the holder's release to the grant of the next who waits, both in this process.
@@ -128,6 +128,10 @@ pub struct LockFigures {
     /// `handover_us.p99 / produce_us.p50`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to_produce: Option<f64>,
+    /// `failover --locks`: from the kill until the holder's release was answered and the first who waited had
+    /// the lock, as their clients saw it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_ms: Option<Unavailable>,
 }
 
 /// What etcd did with the load of `lock`.
@@ -277,7 +281,7 @@ pub struct ClusterFigures {
     pub resident_mb: Option<Vec<f64>>,
 }
 
-/// How long nothing was acknowledged, over all rounds.
+/// How long nothing was acknowledged, or no lock handed over, over all rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Unavailable {
     /// In half of the rounds at most this, in milliseconds.
@@ -460,6 +464,17 @@ mod tests {
         };
         let text = failover.to_json();
         let expected = r#""nodes":3,"replicas":3,"fault":"kill","rounds":2,"unavailable_ms":{"p50":700.0,"max":700.0},"failed":0}"#;
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn the_figures_of_locks_that_fail_over_stand_beside_the_rounds() {
+        let mut failover = report(Workload::Failover);
+        failover.cluster.rounds = Some(2);
+        failover.lock.waiters = Some(5);
+        failover.lock.failover_ms = Unavailable::of(vec![Duration::from_millis(600); 2]);
+        let text = failover.to_json();
+        let expected = r#""rounds":2,"waiters":5,"failover_ms":{"p50":600.0,"max":600.0}}"#;
         assert!(text.ends_with(expected), "{text}");
     }
 

@@ -8,7 +8,7 @@ use crate::report::{EmbeddedFigures, EtcdFigures, Report};
 /// A column: its heading, and its cell of a report (`None` where there is nothing to say).
 type Column = (&'static str, fn(&Report) -> Option<String>);
 
-const COLUMNS: [Column; 69] = [
+const COLUMNS: [Column; 71] = [
     ("workload", |report| Some(report.workload.name().to_owned())),
     ("transport", |report| Some(report.transport.to_string())),
     ("durability", |report| report.durability.map(|found| found.to_string())),
@@ -76,6 +76,8 @@ const COLUMNS: [Column; 69] = [
     ("produce p50 us", |report| report.lock.produce_us.map(|found| tenths(found.p50))),
     ("produce p99 us", |report| report.lock.produce_us.map(|found| tenths(found.p99))),
     ("of produce", |report| report.lock.ratio_to_produce.map(hundredths)),
+    ("failover p50 ms", |report| report.lock.failover_ms.map(|found| tenths(found.p50))),
+    ("failover max ms", |report| report.lock.failover_ms.map(|found| tenths(found.max))),
     ("plain MB/s", |report| report.compaction.map(|found| tenths(found.uncompacted_mb_per_s))),
     ("of plain", |report| report.compaction.map(|found| hundredths(found.append_ratio))),
     ("disk of live", |report| report.compaction.map(|found| hundredths(found.disk_ratio))),

@@ -260,7 +260,8 @@ pub use plimsoll_protocol::api::{
     PlannedChange, PlannedLoad, RemoveNodeResponse, TransferLeaderResponse, UnwellPartition,
 };
 pub use plimsoll_protocol::api::{
-    LockDescription, LockHolder, LockInfo, LockKind, LockMode, LockWaiter, NamespaceInfo,
+    LockDescription, LockHolder, LockInfo, LockKind, LockMode, LockSessionInfo, LockWaiter,
+    NamespaceInfo,
 };
 pub use plimsoll_protocol::batch::{BatchBuilder, Compression, PushOutcome, Record, RecordView};
 pub use plimsoll_protocol::error::ErrorCode;

@@ -96,7 +96,9 @@ pub struct Options {
     pub clients: Option<NonZeroU32>,
     /// `lock`: one lock that goes from waiter to waiter, in place of many that nobody waits for.
     pub handover: bool,
-    /// Who waits for that lock. Default 1,000.
+    /// `failover`: locks that are held and waited for, in place of records.
+    pub locks: bool,
+    /// Who waits for the lock that `lock` hands over (default 1,000), or for those of `failover` (5).
     pub waiters: Option<NonZeroU32>,
     /// The etcd that `lock` measures beside ours, as `http://HOST:PORT`.
     pub etcd: Option<String>,
@@ -113,7 +115,7 @@ pub struct Options {
     pub replicas: Option<NonZeroU32>,
     /// Rounds of `failover`. `None`: 20.
     pub rounds: Option<NonZeroU32>,
-    /// How `failover` ends nodes. `None`: each way, one after the other.
+    /// How `failover` ends nodes. `None`: each way, one after the other; of locks only `kill`.
     pub fault: Option<Fault>,
     /// Settings (`key=value`) of the nodes that are processes of their own.
     pub node_settings: Vec<String>,
@@ -151,6 +153,8 @@ const GROUP_RATE: NonZeroU32 = NonZeroU32::new(8_000).expect("8,000 is not zero"
 const GROUP_MEMBERS: u32 = 8;
 /// The issue of locks names these three.
 const LOCK_WAITERS: u32 = 1_000;
+/// Who waits for locks whose leader is killed: enough for an order to be seen.
+const FAILOVER_WAITERS: u32 = 5;
 const COMPACTION_KEYS: u32 = 100_000;
 const COMPACTION_RECORDS: u64 = 10_000_000;
 /// Pairs of acquire and release: some seconds of one client.
@@ -270,6 +274,7 @@ impl Options {
             defaults(workload).partitions.to_vec()
         };
         let faults = match (workload, self.fault) {
+            (Workload::Failover, None) if self.locks => vec![Some(Fault::Kill)],
             (Workload::Failover, None) => Fault::ALL.map(Some).to_vec(),
             (Workload::Failover, one) => vec![one],
             _ => vec![None],
@@ -312,6 +317,7 @@ impl Options {
         // A hundred queues have clients enough with one each: a client has a thread per connection.
         let of_each_queue = if amqp && queues > 1 { 1 } else { 4 };
         let lock = workload == Workload::Lock;
+        let locks = workload == Workload::Failover && self.locks;
         let nodes = self.nodes(workload);
         Plan {
             workload,
@@ -323,6 +329,7 @@ impl Options {
             batch_records: or(self.batch_records, defaults.batch_records),
             records,
             rate: match workload {
+                Workload::Failover if locks => None,
                 Workload::Failover => Some(self.rate.unwrap_or(CLUSTER_RATE)),
                 Workload::Latency | Workload::Rebalance => {
                     let default = if nodes > 1 { CLUSTER_RATE } else { LATENCY_RATE };
@@ -340,7 +347,12 @@ impl Options {
             receivers: if settles { or(self.receivers, of_each_queue) } else { 0 },
             members: if workload == Workload::Group { or(self.members, GROUP_MEMBERS) } else { 0 },
             clients: if lock && !self.handover { or(self.clients, 1) } else { 0 },
-            waiters: if lock && self.handover { or(self.waiters, LOCK_WAITERS) } else { 0 },
+            locks,
+            waiters: match workload {
+                Workload::Lock if self.handover => or(self.waiters, LOCK_WAITERS),
+                Workload::Failover if locks => or(self.waiters, FAILOVER_WAITERS),
+                _ => 0,
+            },
             keys: if workload == Workload::Compaction { or(self.keys, COMPACTION_KEYS) } else { 0 },
             layout: self.layout.unwrap_or(Layout::Shared),
             nodes,
@@ -480,6 +492,20 @@ mod tests {
         let faults: Vec<_> = plans.iter().map(|plan| plan.fault).collect();
         assert_eq!(faults, [Some(Fault::Kill), Some(Fault::Stop)]);
         assert!(plans.iter().all(|plan| (plan.nodes, plan.rounds) == (3, 20)));
+    }
+
+    #[test]
+    fn failover_of_locks_kills_and_has_no_load() {
+        let options = Options { locks: true, ..Options::default() };
+        let plans = options.plans(Workload::Failover);
+        assert_eq!(plans.len(), 1);
+        assert_eq!(
+            plans[0].command(),
+            "plimsoll bench failover --transport quic --durability durable --locks --waiters 5 \
+             --layout shared --nodes 3 --replicas 3 --rounds 20 --fault kill"
+        );
+        let produce = &options.plans(Workload::Produce)[0];
+        assert_eq!((produce.locks, produce.waiters), (false, 0));
     }
 
     #[test]

@@ -48,7 +48,9 @@ pub struct Plan {
     pub members: u32,
     /// Clients of `lock`, each with a lock of its own; 0 elsewhere, and where locks are handed over.
     pub clients: u32,
-    /// Who waits for the one lock that `lock` hands over; 0 elsewhere.
+    /// `failover`: whether locks are held and waited for, in place of records.
+    pub locks: bool,
+    /// Who waits for the one lock that `lock` hands over, or for those of `failover`; 0 elsewhere.
     pub waiters: u32,
     /// Keys of `compaction`; 0 elsewhere.
     pub keys: u32,
@@ -88,6 +90,8 @@ impl Plan {
             words.push(format!("--queues {queues} --senders {senders} --receivers {receivers}"));
         } else if self.members > 0 {
             words.push(format!("--members {}", self.members));
+        } else if self.locks {
+            words.push(format!("--locks --waiters {}", self.waiters));
         } else if self.waiters > 0 {
             words.push(format!("--handover --waiters {}", self.waiters));
         } else if self.clients > 0 {
@@ -95,7 +99,8 @@ impl Plan {
         } else {
             words.push(format!("--producers {}", self.producers));
         }
-        let lock = self.workload == Workload::Lock;
+        // Locks have neither partitions nor batches.
+        let lock = self.workload == Workload::Lock || self.locks;
         if broker && self.queues == 0 && !lock {
             words.push(format!("--partitions {}", self.partitions));
         }
@@ -103,7 +108,7 @@ impl Plan {
             words.push(format!("--keys {}", self.keys));
         }
         // Those who hand a lock over are compared with a record.
-        if self.clients == 0 {
+        if self.clients == 0 && !self.locks {
             words.push(format!("--record-bytes {}", self.record_bytes));
         }
         if self.queues == 0 && self.members == 0 && !lock {

@@ -27,7 +27,7 @@ pub enum Workload {
     /// Resident memory of a node that does nothing, with and without sleeping partitions; of a
     /// cluster also its load of the processors.
     Idle,
-    /// How long a partition takes no record when its leader's node ends.
+    /// How long a partition takes no record, or hands no lock over, when its leader's node ends.
     Failover,
     /// A node joins under load: what moves, and what producers notice.
     Rebalance,
@@ -104,7 +104,9 @@ impl Workload {
             Self::Idle => {
                 "memory (of a cluster also CPU) of idle nodes, without and with partitions"
             }
-            Self::Failover => "longest gap between acknowledgements when a leader's node ends",
+            Self::Failover => {
+                "longest gap between acknowledgements when a leader's node ends; or of --locks"
+            }
             Self::Rebalance => {
                 "a node joins a cluster under load: what moves, what producers notice"
             }

@@ -3,7 +3,8 @@
 //! Single records are sent on a steady schedule. Each round ends the node that leads: `kill -9`, of
 //! which nobody is told, or SIGTERM, upon which it hands over. Unavailable is the longest gap between
 //! two acknowledgements around it, the client's own search for the new leader included. The node is
-//! started again and has caught up before the next round.
+//! started again and has caught up before the next round. `--locks` is another measurement:
+//! `lock/failover.rs`.
 
 use std::path::Path;
 use std::time::Instant;

@@ -54,6 +54,9 @@ pub(crate) async fn measure(
             return idle_cluster::measure(plan, options, runtimes, directory, screen).await;
         }
         Workload::Idle => return idle::measure(plan, options, directory, screen).await,
+        Workload::Failover if plan.locks => {
+            return lock::failover::measure(plan, options, runtimes, directory, screen).await;
+        }
         Workload::Failover => {
             return failover::measure(plan, options, runtimes, directory, screen).await;
         }

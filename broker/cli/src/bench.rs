@@ -35,6 +35,7 @@ Examples:
   plimsoll bench restart --bytes 10GB
   plimsoll bench produce latency --nodes 3
   plimsoll bench failover --rounds 20 --json
+  plimsoll bench failover --locks --rounds 20
   plimsoll bench idle --nodes 3 --partitions 1000,10000
   plimsoll bench group --members 8 --partitions 64
   plimsoll bench amqp --url amqp://guest:guest@127.0.0.1:5672/%2f
@@ -54,6 +55,14 @@ locks, in turns, one lease for each client: by the transaction that `etcdctl loc
 service for locks, with a connection for each client or one for all, whichever is the fastest of these in the
 warm-up. With --handover there is one lock, and --waiters wait for it all the time; each holds it for 2 ms, and
 `handover_us` is from its release to the next one's grant.
+
+`failover --locks` has a namespace of locks on three nodes or more: a client holds two locks, and --waiters others
+wait for both in a known order. In each round the node that leads the namespace is killed (SIGKILL), then the
+holder releases one of the locks. `failover_ms` is from just before the kill until both have come: the answer to
+the holder, and to the first who waits its grant. What the operating system needs to end the process counts, and
+so does the clients' search for the new leader. It is an error, and the command fails, when somebody is granted a
+lock before its holder released it, the other lock is lost to its holder or its line, somebody is granted a lock
+out of turn, or a token is not larger than all before it.
 
 `compaction` updates --keys at random, --records times, in a compacted topic, and before and after that in one
 that is not: `append_ratio` is the rate of the one to the mean of the other. `disk_ratio` is what the segments
@@ -117,10 +126,13 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "URL", value_parser = parse_etcd, conflicts_with = "handover")]
     etcd: Option<String>,
     /// Have `lock` hand one lock from waiter to waiter
-    #[arg(long)]
+    #[arg(long, group = "waited_for")]
     handover: bool,
-    /// Who waits for that lock [default: 1000]
-    #[arg(long, value_name = "N", requires = "handover")]
+    /// Have `failover` hold locks and wait for them, in place of sending records
+    #[arg(long, group = "waited_for")]
+    locks: bool,
+    /// Who waits for the lock of --handover [default: 1000], or for those of --locks [default: 5]
+    #[arg(long, value_name = "N", requires = "waited_for")]
     waiters: Option<NonZeroU32>,
     /// Keys of `compaction` [default: 100000]
     #[arg(long, value_name = "N")]
@@ -143,7 +155,8 @@ pub(crate) struct BenchArgs {
     /// Rounds of `failover` [default: 20]
     #[arg(long, value_name = "N")]
     rounds: Option<NonZeroU32>,
-    /// How `failover` ends nodes: `kill` (SIGKILL) or `stop` (SIGTERM) [default: both, one by one]
+    /// How `failover` ends nodes: `kill` (SIGKILL) or `stop` (SIGTERM) [default: both, one by one;
+    /// of --locks kill, the only way]
     #[arg(long, value_name = "KIND", value_parser = parse_fault)]
     fault: Option<Fault>,
     /// Any setting of `plimsoll config reference` for nodes that are processes, repeatable
@@ -270,6 +283,7 @@ impl BenchArgs {
             members: self.members,
             clients: self.clients,
             handover: self.handover,
+            locks: self.locks,
             waiters: self.waiters,
             etcd: self.etcd.clone(),
             keys: self.keys,
@@ -412,6 +426,8 @@ mod tests {
             "lock --clients 0",
             "lock --waiters 5",
             "lock --handover --clients 5",
+            "failover --locks --handover",
+            "failover --locks --waiters 0",
             "lock --handover --etcd http://127.0.0.1:2379",
             "lock --etcd 127.0.0.1:2379",
             "lock --etcd https://127.0.0.1:2379",
@@ -442,6 +458,15 @@ mod tests {
         let line = "lock --handover --waiters 7";
         let plan = &parse(line).unwrap().options().unwrap().plans(Workload::Lock)[0];
         assert_eq!((plan.clients, plan.waiters), (0, 7));
+    }
+
+    #[test]
+    fn a_failover_is_of_records_or_of_locks() {
+        let options = parse("failover --locks --waiters 3").unwrap().options().unwrap();
+        let plan = &options.plans(Workload::Failover)[0];
+        assert_eq!((plan.locks, plan.waiters, plan.rate), (true, 3, None));
+        let options = parse("failover").unwrap().options().unwrap();
+        assert!(!options.plans(Workload::Failover)[0].locks);
     }
 
     #[test]

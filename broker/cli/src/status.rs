@@ -18,7 +18,13 @@ const AFTER_HELP: &str = "\
 Examples:
   plimsoll status
   plimsoll status --json | jq .counters.connections_open
-  until plimsoll status --timeout 1s; do :; done    # wait for a node that starts";
+  until plimsoll status --timeout 1s; do :; done    # wait for a node that starts
+  plimsoll status | grep namespace=.jobs            # the counters of one namespace of locks
+
+A node that leads a namespace of locks tells what it holds and has done for it (lock_sessions_open, locks_held,
+lock_waiters, lock_grants, lock_releases, lock_sessions_expired, lock_forced_releases), each node the stale fences
+that it refused (stale_fences_refused) and the compactions of its replicas (compaction_...). They count from the
+node's start; a sum over all nodes is that of the cluster. ops/README.md has all of them.";
 
 /// Show a node's identity, version, uptime and counters
 #[derive(Debug, Args)]
@@ -70,7 +76,9 @@ impl StatusArgs {
             output.line(&format!("up for    {uptime}\n"))?;
             let mut table = Table::new(&["COUNTER", ">VALUE"]);
             for counter in &status.counters {
-                let value = if counter.name.ends_with("_bytes") {
+                // What it is of stands behind it in braces.
+                let what = counter.name.split('{').next().unwrap_or_default();
+                let value = if what.ends_with("_bytes") {
                     bytes_text(counter.value)
                 } else {
                     thousands(counter.value)

@@ -33,6 +33,7 @@ use crate::join_token::JoinToken;
 use crate::kv::Views;
 use crate::limits::Limits;
 use crate::locks::LockKeepers;
+use crate::per_name::{CompactionCounters, LockCounters, PerName};
 use crate::placements::CatalogPlacements;
 use crate::places::{ConnectionPlace, ConnectionPlaces};
 use crate::producer_ids::ProducerIds;
@@ -61,6 +62,8 @@ pub struct Broker {
     identity: NodeIdentity,
     limits: Limits,
     counters: Counters,
+    lock_counters: PerName<LockCounters>,
+    compaction_counters: PerName<CompactionCounters>,
     places: Arc<ConnectionPlaces>,
     strangers: Arc<ConnectionPlaces>,
     turning_away: Arc<Semaphore>,
@@ -156,6 +159,8 @@ impl Broker {
             catalog,
             identity,
             counters: Counters::default(),
+            lock_counters: PerName::default(),
+            compaction_counters: PerName::default(),
             places: ConnectionPlaces::new(
                 limits.connections_max,
                 limits.connections_per_address_max,
@@ -201,6 +206,16 @@ impl Broker {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The counters of namespaces of locks, by their topics.
+    pub(crate) fn lock_counters(&self) -> &PerName<LockCounters> {
+        &self.lock_counters
+    }
+
+    /// The counters of compacted topics.
+    pub(crate) fn compaction_counters(&self) -> &PerName<CompactionCounters> {
+        &self.compaction_counters
     }
 
     /// The node's storage.

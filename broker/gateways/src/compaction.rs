@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use plimsoll_log::{CompactError, Compaction, CompactionPolicy, GroupLog};
+use plimsoll_log::{CompactError, Compaction, CompactionPolicy, CompactionRun, GroupLog};
 use plimsoll_protocol::api::{CompactionInfo, TopicRules};
+use plimsoll_protocol::ids::TopicName;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -48,10 +49,13 @@ pub(crate) fn compaction_info(log: &GroupLog) -> CompactionInfo {
     }
 }
 
+/// A compaction that waits for its turn, and the topic that it is of.
+pub(crate) type DueCompaction = (TopicName, Compaction);
+
 /// Carries out what is due, until the broker stops.
 pub(crate) async fn keep_compacting(
     broker: &Broker,
-    mut due: mpsc::Receiver<Compaction>,
+    mut due: mpsc::Receiver<DueCompaction>,
     bytes_per_s: u64,
 ) {
     let mut stopping = broker.stopping();
@@ -61,17 +65,23 @@ pub(crate) async fn keep_compacting(
             () = stopping.wait() => return,
             compaction = due.recv() => compaction,
         };
-        let Some(compaction) = compaction else { return };
+        let Some((topic, compaction)) = compaction else { return };
         tokio::select! {
             biased;
             // What it had begun goes with it.
             () = stopping.wait() => return,
-            () = carry_out(broker, compaction, bytes_per_s) => {}
+            run = carry_out(broker, compaction, bytes_per_s) => {
+                // Also of one that failed: what it had put in place stays there.
+                if run.bytes_before > 0 {
+                    broker.compaction_counters().of(&topic).add(&run);
+                }
+            }
         }
     }
 }
 
-async fn carry_out(broker: &Broker, mut compaction: Compaction, bytes_per_s: u64) {
+/// What it came to, as far as it came.
+async fn carry_out(broker: &Broker, mut compaction: Compaction, bytes_per_s: u64) -> CompactionRun {
     let group = compaction.group().id();
     loop {
         let (begun, now_ms) = (Instant::now(), broker.now().unix.0);
@@ -88,21 +98,20 @@ async fn carry_out(broker: &Broker, mut compaction: Compaction, bytes_per_s: u64
                     (step.read + step.written).saturating_mul(1_000_000) / bytes_per_s.max(1);
                 sleep_until(begun + Duration::from_micros(micros)).await;
             }
-            Err(CompactError::Overtaken | CompactError::Stopped) => return,
+            Err(CompactError::Overtaken | CompactError::Stopped) => return compaction.so_far(),
             Err(error) => {
                 tracing::warn!(%group, %error, "a partition was not compacted; it is tried again");
-                return;
+                return compaction.so_far();
             }
         }
     }
-    let status = compaction.group().compaction_status();
-    if let Some(run) = status.last_run {
-        tracing::debug!(
-            %group,
-            before = run.bytes_before,
-            after = run.bytes_after,
-            removed = run.records_removed,
-            "compacted"
-        );
-    }
+    let run = compaction.so_far();
+    tracing::debug!(
+        %group,
+        before = run.bytes_before,
+        after = run.bytes_after,
+        removed = run.records_removed,
+        "compacted"
+    );
+    run
 }

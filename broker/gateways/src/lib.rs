@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  broker        what all sessions share: groups, catalog, limits, counters
+//!  per_name      counters of single namespaces of locks and compacted topics
 //!  limits        what clients may use; beyond it is backpressure or a typed error
 //!  places        connections and subscriptions, counted
 //!  producer_ids  blocks of them, taken from the catalog
@@ -31,6 +32,7 @@ mod locks;
 mod maintenance;
 mod memory;
 pub mod native;
+mod per_name;
 mod placements;
 mod places;
 mod producer_ids;

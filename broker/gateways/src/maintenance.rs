@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_log::{Compaction, CompactionPolicy, Retention};
+use plimsoll_log::{CompactionPolicy, Retention};
 use plimsoll_protocol::ids::{GroupId, TopicName};
 use plimsoll_replication::Clock;
 use plimsoll_state::catalog::Catalog;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::{Broker, group_options};
-use crate::compaction::{COMPACTIONS_DUE_MAX, compaction_policy, keep_compacting};
+use crate::compaction::{COMPACTIONS_DUE_MAX, DueCompaction, compaction_policy, keep_compacting};
 use crate::groups::{groups_topic, keep_coordinators};
 use crate::locks::keep_locks;
 use crate::memory;
@@ -83,7 +83,7 @@ async fn keep_house(
     broker: &Broker,
     clock: &dyn Clock,
     config: MaintenanceConfig,
-    due: mpsc::Sender<Compaction>,
+    due: mpsc::Sender<DueCompaction>,
 ) {
     let mut stopping = broker.stopping();
     // A quarter of the time: a group sleeps at most that much later than configured.
@@ -170,7 +170,7 @@ fn begin_with<T>(all: &mut [T], is_meant: impl FnMut(&T) -> bool) {
 async fn retain_all(
     broker: &Broker,
     clock: &dyn Clock,
-    due: &mpsc::Sender<Compaction>,
+    due: &mpsc::Sender<DueCompaction>,
     first: Option<GroupId>,
 ) -> Option<GroupId> {
     let catalog = broker.catalog();
@@ -193,7 +193,7 @@ async fn retain_all(
             Ok(tidied) => {
                 if let Some(compaction) = tidied.compaction {
                     // A receiver that is gone says that the broker stops.
-                    let _ = due.try_send(compaction);
+                    let _ = due.try_send(((*topic).clone(), compaction));
                 }
                 tidied.retained
             }
@@ -213,6 +213,7 @@ async fn retain_all(
             );
         }
     }
+    broker.compaction_counters().retain(|topic| broker.catalog().topic(topic).is_some());
     if !looks.is_empty() {
         let store = Arc::clone(broker.store());
         // A store that ends meanwhile makes its own last checkpoint.

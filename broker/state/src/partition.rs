@@ -152,7 +152,7 @@ pub struct LocksOutcome {
     /// Which entry; none after a snapshot.
     pub entry: Option<LogId>,
     /// What it came to.
-    pub applied: LocksApplied,
+    pub applied: Box<LocksApplied>,
 }
 
 impl PartialEq for LocksOutcome {
@@ -268,7 +268,8 @@ impl PartitionState {
                     });
                     let at = UnixMs(header.append_time_ms);
                     let applied = self.locks.apply(&entry, header.index, at);
-                    self.outcome = LocksOutcome { entry: Some(header.log_id()), applied };
+                    self.outcome =
+                        LocksOutcome { entry: Some(header.log_id()), applied: Box::new(applied) };
                 }
                 Some(&FLOORS_DOMAIN) => {
                     let entry = FloorEntry::decode(body);

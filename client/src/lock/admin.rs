@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use plimsoll_protocol::api::{
     CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest, DescribeLockRequest,
-    ForceReleaseLockRequest, ListLocksRequest, ListNamespacesRequest, LockDescription, LockInfo,
-    NamespaceInfo, Request, StartPosition, namespace_topic,
+    ForceReleaseLockRequest, ListLockSessionsRequest, ListLocksRequest, ListNamespacesRequest,
+    LockDescription, LockInfo, LockSessionInfo, NamespaceInfo, Request, StartPosition,
+    namespace_topic,
 };
 use plimsoll_protocol::error::ErrorCode;
 use plimsoll_protocol::ids::PartitionIndex;
@@ -127,6 +128,25 @@ impl LockAdmin {
             locks.extend(page.locks);
             if ends {
                 return Ok(locks);
+            }
+        }
+    }
+
+    /// The sessions, by number, also those that hold and wait for nothing.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or nobody answers.
+    pub async fn sessions(&self) -> Result<Vec<LockSessionInfo>, RequestError> {
+        let mut sessions: Vec<LockSessionInfo> = Vec::new();
+        loop {
+            let after = sessions.last().map(|last| last.session);
+            let namespace = self.namespace.clone();
+            let page = self.ask(ListLockSessionsRequest { namespace, after }).await?;
+            // An empty page that promises more would be asked for again for ever.
+            let ends = !page.has_more || page.sessions.is_empty();
+            sessions.extend(page.sessions);
+            if ends {
+                return Ok(sessions);
             }
         }
     }

@@ -409,6 +409,48 @@ wire_struct! {
 request!(DescribeLockRequest, DescribeLock, 1 -> LockDescription);
 
 wire_struct! {
+    /// Lists the sessions of a namespace, by number.
+    pub struct ListLockSessionsRequest {
+        /// The namespace.
+        pub namespace: String,
+        /// Only those behind this one: the last of the page before.
+        pub after: Option<u64>,
+    }
+}
+
+wire_struct! {
+    /// Sessions, as many as one answer holds.
+    pub struct ListLockSessionsResponse {
+        /// By number.
+        pub sessions: Vec<LockSessionInfo>,
+        /// There are more behind the last one of these.
+        pub has_more: bool,
+    }
+}
+
+wire_struct! {
+    /// A session in a list.
+    pub struct LockSessionInfo {
+        /// The session, by the number that events tell too; it does not let act as it.
+        pub session: u64,
+        /// Who, for people.
+        pub label: String,
+        /// When it began, in milliseconds since 1970 (UTC).
+        pub opened_ms: i64,
+        /// How long it may be silent, in milliseconds.
+        pub lease_ms: u32,
+        /// How long it lives if nothing is heard of it, in milliseconds.
+        pub lease_left_ms: u64,
+        /// How many locks it holds.
+        pub held: u32,
+        /// How many it waits for.
+        pub waiting: u32,
+    }
+}
+
+request!(ListLockSessionsRequest, ListLockSessions, 1 -> ListLockSessionsResponse);
+
+wire_struct! {
     /// Asks a namespace whether a token was granted, between nodes: before a partition that never saw it lets
     /// it shut out others.
     pub struct CheckFenceRequest {

@@ -60,10 +60,11 @@ pub use locks::{
     AcquireLockRequest, CancelLockRequest, CheckFenceRequest, CheckFenceResponse,
     CloseLockSessionRequest, CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest,
     DescribeLockRequest, Fence, FenceStanding, ForceReleaseLockRequest, KeepLockSessionRequest,
-    LOCKS_PREFIX, ListLocksRequest, ListLocksResponse, ListNamespacesRequest,
-    ListNamespacesResponse, LockDescription, LockGrant, LockHolder, LockInfo, LockKind, LockMode,
-    LockSession, LockWaiter, NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest,
-    ReleaseLockRequest, SetLockValueRequest, namespace_topic,
+    LOCKS_PREFIX, ListLockSessionsRequest, ListLockSessionsResponse, ListLocksRequest,
+    ListLocksResponse, ListNamespacesRequest, ListNamespacesResponse, LockDescription, LockGrant,
+    LockHolder, LockInfo, LockKind, LockMode, LockSession, LockSessionInfo, LockWaiter,
+    NamespaceInfo, OpenLockSessionRequest, RaiseFloorRequest, ReleaseLockRequest,
+    SetLockValueRequest, namespace_topic,
 };
 pub use metadata::{
     MetadataRequest, MetadataResponse, NodeInfo, NodeState, PartitionMetadata, TopicMetadata,
@@ -289,6 +290,8 @@ api_keys! {
     CheckFence = 74, versions 1 to 1;
     /// Shuts former holders of a lock out of a partition. Between nodes.
     RaiseFloor = 75, versions 1 to 1;
+    /// Lists sessions that may hold locks.
+    ListLockSessions = 76, versions 1 to 1;
     /// Reads the value of a key.
     KvGet = 80, versions 1 to 1;
     /// Changes a key, where its condition holds.

@@ -316,6 +316,8 @@ macro_rules! for_each_body {
             CheckFenceRequest,
             CheckFenceResponse,
             RaiseFloorRequest,
+            ListLockSessionsRequest,
+            ListLockSessionsResponse,
             KvGetRequest,
             KvGetResponse,
             KvPutRequest,
@@ -550,6 +552,7 @@ pub fn named_frames() -> Vec<(String, Vec<u8>)> {
         both::<DescribeLockRequest>(none, none),
         both::<CheckFenceRequest>(none, none),
         both::<RaiseFloorRequest>(none, none),
+        both::<ListLockSessionsRequest>(none, none),
     ];
     frames.extend(locks.into_iter().flatten());
     let kv = [
@@ -586,6 +589,7 @@ pub fn layouts() -> Vec<&'static str> {
         LockInfo::LAYOUT,
         LockHolder::LAYOUT,
         LockWaiter::LAYOUT,
+        LockSessionInfo::LAYOUT,
         KvCondition::LAYOUT,
         KvMeta::LAYOUT,
         KvEntry::LAYOUT,

@@ -789,6 +789,20 @@ samples! {
         lock: "leader".into(),
         token: Some(1234),
     };
+    ListLockSessionsRequest =
+        ListLockSessionsRequest { namespace: "deploy".into(), after: Some(40) };
+    ListLockSessionsResponse = ListLockSessionsResponse {
+        sessions: vec![LockSessionInfo {
+            session: 41,
+            label: "worker-7".into(),
+            opened_ms: 1_750_000_000_000,
+            lease_ms: 10_000,
+            lease_left_ms: 9_000,
+            held: 1,
+            waiting: 2,
+        }],
+        has_more: true,
+    };
     KvMeta = KvMeta {
         revision: Offset(1500),
         written_ms: 1_750_000_000_000,

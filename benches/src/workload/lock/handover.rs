@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use plimsoll_client::{Admin, Lock, LockGuard, Producer, Record};
+use plimsoll_client::{Lock, LockGuard, Producer, Record};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::NAMESPACE;
+use super::{NAMESPACE, lined_up};
 use crate::bed::Bed;
 use crate::percentiles::Latencies;
 use crate::report::{LockFigures, Report, rounded};
@@ -32,8 +32,6 @@ const HOLD: Duration = Duration::from_millis(2);
 const PRODUCES: u64 = 500;
 /// Of those that come before, uncounted.
 const WARM_UP_PRODUCES: u64 = 100;
-const LINED_UP_WITHIN: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(in super::super) async fn measure(bed: &Bed<'_>, screen: Screen<'_>) -> anyhow::Result<Report> {
     let plan = bed.plan;
@@ -128,7 +126,7 @@ impl Line {
             let lock = locks[waiter as usize].lock(LOCK);
             waiting.spawn(take_turns(lock, waiter, Arc::clone(&turns)));
         }
-        lined_up(&bed.client().await?.admin(), plan.waiters).await?;
+        lined_up(&bed.client().await?.admin(), LOCK, plan.waiters).await?;
         Ok((Self { locks, waiting, turns }, first))
     }
 
@@ -152,20 +150,6 @@ impl Line {
             locks.close().await;
         }
         Ok(self.turns.handed())
-    }
-}
-
-/// Waits until as many wait as should.
-async fn lined_up(admin: &Admin, waiters: u32) -> anyhow::Result<()> {
-    let began = Instant::now();
-    let locks = admin.locks(NAMESPACE);
-    loop {
-        let waiting = locks.describe(LOCK).await?.info.waiters;
-        if waiting == waiters {
-            return Ok(());
-        }
-        ensure!(began.elapsed() < LINED_UP_WITHIN, "{waiting} of {waiters} waiters have lined up");
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

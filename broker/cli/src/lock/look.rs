@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::render::{DescribedJson, LockJson, holders, locks, one_lock, waiters};
+use super::render::{
+    DescribedJson, LockJson, SessionJson, holders, locks, one_lock, sessions, waiters,
+};
 use super::{NamespaceArgs, refused};
 use crate::connection::ConnectionArgs;
 use crate::exit::Exit;
@@ -97,6 +99,52 @@ impl DescribeArgs {
             }
         }
         output.flush()?;
+        Ok(Exit::Done)
+    }
+}
+
+/// List the sessions of a namespace: who is there, for how long, with how much
+///
+/// A session is a client: it is listed also while it holds and waits for nothing. Its lease begins anew each time it is
+/// heard of; LEFT is how long it lives if that is not so again. Where a session holds a lock, `plimsoll lock list` and
+/// `plimsoll lock describe` show which.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  plimsoll lock sessions jobs\n  plimsoll lock sessions jobs --json | jq -r \
+                       'select(.waiting > 0) | .label'"
+)]
+pub(super) struct SessionsArgs {
+    /// The namespace, also as --namespace
+    #[arg(value_name = "NAMESPACE", conflicts_with = "namespace")]
+    named: Option<String>,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
+    /// Print a JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+impl SessionsArgs {
+    pub(super) async fn run(self, connection: &ConnectionArgs) -> Result<Exit, Failure> {
+        let namespace = self.named.unwrap_or(self.namespace.namespace);
+        let all = NamespaceArgs { namespace };
+        let namespace = &all.namespace;
+        let listed = connection
+            .with_client(async |client| {
+                let listed = client.admin().locks(namespace).sessions().await;
+                listed.map_err(|error| refused("list sessions", all.all(), &error))
+            })
+            .await?;
+        let mut output = Output::stdout();
+        if self.json {
+            listed.iter().try_for_each(|session| output.json(&SessionJson::of(session)))?;
+        } else if !listed.is_empty() {
+            sessions(&listed).lines().iter().try_for_each(|line| output.line(line))?;
+        }
+        output.flush()?;
+        if listed.is_empty() && !self.json {
+            note(&format!("namespace {namespace} has no session"));
+        }
         Ok(Exit::Done)
     }
 }

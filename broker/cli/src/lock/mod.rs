@@ -22,6 +22,7 @@ Examples:
   plimsoll lock run nightly -- ./report.sh              one of several machines runs it
   plimsoll lock list
   plimsoll lock describe nightly
+  plimsoll lock sessions
   plimsoll lock history nightly
   plimsoll lock release nightly --force --yes           the holder is gone for good";
 
@@ -44,6 +45,7 @@ enum LockCommand {
     Run(Box<run::RunArgs>),
     List(look::ListArgs),
     Describe(look::DescribeArgs),
+    Sessions(look::SessionsArgs),
     History(events::HistoryArgs),
     Watch(events::WatchArgs),
     Release(manage::ReleaseArgs),
@@ -128,6 +130,7 @@ impl LockArgs {
             LockCommand::Run(args) => args.run(connection).await,
             LockCommand::List(args) => args.run(connection).await,
             LockCommand::Describe(args) => args.run(connection).await,
+            LockCommand::Sessions(args) => args.run(connection).await,
             LockCommand::History(args) => args.run(connection).await,
             LockCommand::Watch(args) => args.run(connection).await,
             LockCommand::Release(args) => args.run(connection).await,

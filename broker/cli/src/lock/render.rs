@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use plimsoll_client::{
-    LockDescription, LockEvent, LockEventHolder, LockHolder, LockInfo, LockWaiter, NamespaceInfo,
-    TopicName,
+    LockDescription, LockEvent, LockEventHolder, LockHolder, LockInfo, LockSessionInfo, LockWaiter,
+    NamespaceInfo, TopicName,
 };
 use serde::Serialize;
 
@@ -309,6 +309,51 @@ pub(super) fn waiters(described: &LockDescription) -> Table {
             waiter.session.to_string(),
             waiter.mode.as_str().to_owned(),
             time_text(waiter.since_ms),
+        ]);
+    }
+    table
+}
+
+/// A session in a list.
+#[derive(Debug, Serialize)]
+pub(super) struct SessionJson<'a> {
+    session: u64,
+    label: &'a str,
+    opened_ms: i64,
+    opened: String,
+    lease_ms: u32,
+    lease_left_ms: u64,
+    held: u32,
+    waiting: u32,
+}
+
+impl<'a> SessionJson<'a> {
+    pub(super) fn of(info: &'a LockSessionInfo) -> Self {
+        Self {
+            session: info.session,
+            label: &info.label,
+            opened_ms: info.opened_ms,
+            opened: time_text(info.opened_ms),
+            lease_ms: info.lease_ms,
+            lease_left_ms: info.lease_left_ms,
+            held: info.held,
+            waiting: info.waiting,
+        }
+    }
+}
+
+pub(super) fn sessions(all: &[LockSessionInfo]) -> Table {
+    let titles = [">SESSION", "LABEL", "OPENED", "LEASE", "LEFT", ">HELD", ">WAITING"];
+    let mut table = Table::new(&titles);
+    for info in all {
+        table.row(vec![
+            info.session.to_string(),
+            info.label.clone(),
+            time_text(info.opened_ms),
+            duration_text(Duration::from_millis(info.lease_ms.into())),
+            elapsed_text(Duration::from_millis(info.lease_left_ms)),
+            info.held.to_string(),
+            info.waiting.to_string(),
         ]);
     }
     table

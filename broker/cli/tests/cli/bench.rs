@@ -102,6 +102,22 @@ fn benches_of_locks_and_compaction_say_their_figures_as_json() {
 }
 
 #[test]
+fn bench_failover_of_locks_kills_the_leader_and_hands_over_in_order() {
+    let user = User::new();
+    let line = "bench failover --locks --rounds 2 --waiters 3 --json --data-dir .";
+    let objects = user.run(line).objects();
+    let [object] = &objects[..] else { panic!("one object was expected: {objects:?}") };
+    assert_eq!((&object["workload"], &object["fault"]), (&"failover".into(), &"kill".into()));
+    assert_eq!((&object["rounds"], &object["waiters"]), (&2.into(), &3.into()));
+    // Two locks, each of the holder and three who wait.
+    assert_eq!(object["records"], 2 * 2 * 4);
+    assert!(figure(object, "/failover_ms/p50") > 0.0, "{object}");
+    assert!(figure(object, "/failover_ms/max") >= figure(object, "/failover_ms/p50"), "{object}");
+    let told = user.run("bench failover --locks --fault stop --data-dir .").fails(1);
+    assert!(told.contains("--fault kill"), "{told}");
+}
+
+#[test]
 fn bench_lock_says_where_no_etcd_listens() {
     let user = User::new();
     let line = "bench lock --records 10 --etcd http://127.0.0.1:1 --data-dir .";

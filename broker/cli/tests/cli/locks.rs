@@ -123,7 +123,9 @@ fn namespaces_are_made_listed_and_deleted() {
     assert_eq!(holder.finish().0, 7);
     node.run("lock namespace delete jobs --yes").ok();
     node.run("lock namespace delete jobs --yes").fails(3);
-    for command in ["list", "describe nightly", "history nightly", "watch", "run nightly"] {
+    for command in
+        ["list", "describe nightly", "sessions", "history nightly", "watch", "run nightly"]
+    {
         let end = if command.starts_with("run") { " -- true" } else { "" };
         let told = node.run(&format!("lock {command} --namespace jobs{end}")).fails(3);
         assert!(told.contains("`plimsoll lock namespace create jobs`"), "{command}: {told}");
@@ -397,4 +399,38 @@ fn a_watch_tells_who_holds_a_lock_and_then_what_happens() {
     assert!(released.unwrap().ends_with("; held by nobody"));
     send_signal("INT", &watching);
     assert!(watching.wait().unwrap().success());
+}
+
+#[test]
+fn sessions_are_listed_with_what_they_hold_and_wait_for() {
+    let node = with_namespace();
+    assert_eq!(node.run("lock sessions --json").objects(), Vec::<Value>::new());
+    let told = node.run("lock sessions").stderr;
+    assert!(told.contains("namespace default has no session"), "{told}");
+    node.run("lock namespace create jobs").ok();
+    let (holder, _) = Holder::holds(&node, "nightly --namespace jobs --label first --lease 20s");
+    let waiter = Holder::start(&node, "nightly --namespace jobs --label second", HOLD);
+    let sessions = until(&node, "lock sessions jobs --json", |sessions| {
+        sessions.len() == 2 && sessions[1]["waiting"] == 1
+    });
+    let [first, second] = &sessions[..] else { panic!("two sessions: {sessions:?}") };
+    assert_eq!(
+        (&first["label"], &first["held"], &first["waiting"]),
+        (&"first".into(), &1.into(), &0.into())
+    );
+    assert_eq!((&second["label"], &second["held"]), (&"second".into(), &0.into()));
+    assert_eq!(first["lease_ms"], 20_000);
+    let left = first["lease_left_ms"].as_u64().unwrap();
+    assert!(left > 0 && left <= 20_000, "{first}");
+    assert!(first["session"].as_u64() < second["session"].as_u64(), "{sessions:?}");
+    // The number is that by which other commands name the session.
+    let described = node.run("lock describe nightly --namespace jobs --json").objects().remove(0);
+    assert_eq!(described["holders"][0]["session"], first["session"]);
+    let lines = node.run("lock sessions --namespace jobs").lines();
+    assert!(lines[0].contains("LABEL") && lines[1].contains("first"), "{lines:?}");
+    assert_eq!(holder.finish().0, 7);
+    assert_eq!(waiter.finish().0, 7);
+    until(&node, "lock sessions jobs --json", <[Value]>::is_empty);
+    node.run("lock sessions jobs --namespace jobs").fails(2);
+    node.run("lock sessions elsewhere").fails(3);
 }

@@ -10,6 +10,7 @@ use plimsoll_protocol::api::{
     CheckFenceRequest, CheckFenceResponse, Fence as Shown, FenceStanding,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
+use plimsoll_protocol::ids::TopicName;
 use plimsoll_replication::{FencePass, Group, PassError};
 
 use super::refused;
@@ -33,6 +34,20 @@ impl Broker {
         group: &Arc<Group>,
         shown: &Shown,
     ) -> Result<FencePass, ErrorResponse> {
+        let passed = self.judge_fence(group, shown).await;
+        passed.map_err(|error| self.fence_refused(shown, error))
+    }
+
+    /// As [`Broker::fence_pass`], for who may answer otherwise than with a refusal. It is not counted: that is
+    /// for [`Broker::fence_refused`].
+    ///
+    /// # Errors
+    /// As [`Broker::fence_pass`].
+    pub(crate) async fn judge_fence(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        shown: &Shown,
+    ) -> Result<FencePass, ErrorResponse> {
         let name = FenceName::parse(&shown.lock).map_err(|error| refused::invalid(&error))?;
         let namespace = NamespaceId(self.namespace_id(&shown.namespace).await?);
         let fence = Fence { namespace, name, token: Token(shown.token) };
@@ -50,7 +65,7 @@ impl Broker {
                 }
                 Err(PassError::Rises) => {
                     // A namespace that was made anew under its name has another number.
-                    if self.confirm_fence(shown).await? != namespace {
+                    if self.ask_about_fence(shown).await? != namespace {
                         let message =
                             "the lock's namespace was made anew; nothing was written, try again";
                         return Err(ErrorResponse::new(ErrorCode::NotReady, message));
@@ -80,11 +95,31 @@ impl Broker {
         self.fence_pass(group, shown).await
     }
 
+    /// Counts what is refused, where that is for a stale fence.
+    pub(crate) fn fence_refused(&self, shown: &Shown, error: ErrorResponse) -> ErrorResponse {
+        // A namespace that is gone has no counters.
+        let is_there = |topic: &TopicName| self.catalog().topic(topic).is_some();
+        if error.code == ErrorCode::StaleFence
+            && let Some(topic) = topic_of(&shown.namespace).ok().filter(is_there)
+        {
+            self.lock_counters().of(&topic).stale_fences_refused.add(1);
+        }
+        error
+    }
+
     /// Asks the lock's namespace about a token, as it is now; answers with the namespace's number.
     ///
     /// # Errors
     /// As [`Broker::fence_pass`].
     pub(crate) async fn confirm_fence(
+        self: &Arc<Self>,
+        shown: &Shown,
+    ) -> Result<NamespaceId, ErrorResponse> {
+        let confirmed = self.ask_about_fence(shown).await;
+        confirmed.map_err(|error| self.fence_refused(shown, error))
+    }
+
+    async fn ask_about_fence(
         self: &Arc<Self>,
         shown: &Shown,
     ) -> Result<NamespaceId, ErrorResponse> {

@@ -8,7 +8,7 @@ use plimsoll_locks::ids::{
     Label, LeaseMs, LockName, RequestId, SessionId, SessionNumber, Token, Value,
 };
 use plimsoll_locks::keeper::Patience;
-use plimsoll_locks::state::{LockDescription, LockSummary, TokenState};
+use plimsoll_locks::state::{LockDescription, LockSummary, SessionSummary, TokenState};
 use plimsoll_protocol::error::ErrorResponse;
 use plimsoll_protocol::ids::TopicName;
 use plimsoll_replication::Group;
@@ -33,6 +33,13 @@ pub(crate) struct Described {
     pub(crate) leases_left_ms: Vec<u64>,
 }
 
+/// A session, and how long it lives unheard, in milliseconds.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) session: SessionSummary,
+    pub(crate) lease_left_ms: u64,
+}
+
 /// What a task is asked for. A task that ends answers nothing.
 pub(super) enum Command {
     Open { session: SessionId, lease: LeaseMs, label: Label, reply: Reply<()> },
@@ -46,6 +53,7 @@ pub(super) enum Command {
     Delete { lock: LockName, forced: bool, by: Label, reply: Reply<BTreeSet<TopicName>> },
     List { after: Option<LockName>, count: usize, reply: oneshot::Sender<Vec<LockSummary>> },
     Describe { lock: LockName, waiters: usize, reply: oneshot::Sender<Option<Described>> },
+    Sessions { after: Option<SessionNumber>, count: usize, reply: oneshot::Sender<Vec<Heard>> },
     Check { lock: LockName, slot: Option<u32>, token: Token, reply: oneshot::Sender<TokenState> },
 }
 
@@ -173,6 +181,15 @@ impl KeeperHandle {
         count: usize,
     ) -> Result<Vec<LockSummary>, TaskGone> {
         self.0.ask(|reply| Command::List { after, count, reply }).await
+    }
+
+    /// At most `count` sessions behind `after`, by number.
+    pub(crate) async fn sessions(
+        &self,
+        after: Option<SessionNumber>,
+        count: usize,
+    ) -> Result<Vec<Heard>, TaskGone> {
+        self.0.ask(|reply| Command::Sessions { after, count, reply }).await
     }
 
     /// All there is to say about a lock, with at most `waiters` who wait.

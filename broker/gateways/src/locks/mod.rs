@@ -23,7 +23,7 @@ mod refused;
 mod registry;
 mod runner;
 
-pub(crate) use handle::{Described, Grant, GrantFilter, KeeperHandle};
+pub(crate) use handle::{Described, Grant, GrantFilter, Heard, KeeperHandle};
 pub(crate) use refused::invalid;
 pub(crate) use registry::{LockKeepers, keep_locks, topic_of, unknown_namespace};
 pub(crate) use runner::unknown_lock;

@@ -55,15 +55,21 @@ impl Broker {
             ErrorCode::UnknownTopic => unknown_namespace(namespace),
             _ => error,
         })?;
-        let handle = self.run_keeper(&found.group, found.topic_id);
+        let handle = self.run_keeper(&topic, &found.group, found.topic_id);
         Ok((handle.ok_or_else(|| self.not_leader(None))?, found.group))
     }
 
     /// The task, which is begun where it does not run; none where this node does not lead.
-    fn run_keeper(self: &Arc<Self>, group: &Arc<Group>, namespace_id: u64) -> Option<KeeperHandle> {
+    fn run_keeper(
+        self: &Arc<Self>,
+        topic: &TopicName,
+        group: &Arc<Group>,
+        namespace_id: u64,
+    ) -> Option<KeeperHandle> {
         let task = self.lock_keepers().0.of(group, "keeper of locks", |term, received| {
             let (broker, group) = (Arc::clone(self), Arc::clone(group));
-            runner::run(Begin { broker, group, namespace_id, term }, received)
+            let counters = broker.lock_counters().of(topic);
+            runner::run(Begin { broker, group, namespace_id, term, counters }, received)
         });
         task.map(KeeperHandle)
     }
@@ -98,10 +104,11 @@ pub(crate) async fn keep_locks(broker: Arc<Broker>) {
                     locks.sessions().next().is_some() || locks.unpublished().len() > 0
                 });
                 if has_sessions == Some(true) {
-                    broker.run_keeper(&group, meta.topic_id);
+                    broker.run_keeper(topic, &group, meta.topic_id);
                 }
             }
         }
+        broker.lock_counters().retain(|topic| broker.catalog().topic(topic).is_some());
         broker.forget_floors(&catalog).await;
     }
 }

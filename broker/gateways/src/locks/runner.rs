@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plimsoll_locks::command::LocksEntry;
 use plimsoll_locks::keeper::{AskError, GuardWork, Keeper, Reply as Outcome, Ticket};
-use plimsoll_locks::state::{Answer, Event, Locks};
+use plimsoll_locks::state::{Answer, Event, Locks, SessionSummary};
 use plimsoll_locks::time::Monotonic;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{Term, TopicName};
@@ -16,10 +16,11 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::handle::{Command, Described, Grant, GrantFilter, Reply};
+use super::handle::{Command, Described, Grant, GrantFilter, Heard, Reply};
 use super::{events, refused};
 use crate::broker::Broker;
 use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, while_led};
+use crate::per_name::LockCounters;
 use crate::refusals;
 
 /// How long what happened waits to be published with what happens next. Each publication is a write of the
@@ -36,6 +37,7 @@ pub(super) struct Begin {
     pub(super) group: Arc<Group>,
     pub(super) namespace_id: u64,
     pub(super) term: Term,
+    pub(super) counters: Arc<LockCounters>,
 }
 
 /// Whom to answer once something is committed.
@@ -119,6 +121,7 @@ struct Runner {
     group: Arc<Group>,
     namespace_id: u64,
     term: Term,
+    counters: Arc<LockCounters>,
     keeper: Keeper,
     waiters: BTreeMap<Ticket, Waiter>,
     in_flight: Option<InFlight>,
@@ -146,7 +149,8 @@ pub(super) async fn run(begin: Begin, mut commands: mpsc::UnboundedReceiver<Comm
 }
 
 impl Runner {
-    async fn begin(Begin { broker, group, namespace_id, term }: Begin) -> Result<Self, End> {
+    async fn begin(begin: Begin) -> Result<Self, End> {
+        let Begin { broker, group, namespace_id, term, counters } = begin;
         // Behind this entry lies whatever an earlier task of this term proposed and did not live to see.
         group.control(LocksEntry::default().encode(), term).await?;
         let now = broker.now().monotonic;
@@ -156,6 +160,7 @@ impl Runner {
             group,
             namespace_id,
             term,
+            counters,
             keeper: made.ok_or(End::Deposed)?,
             waiters: BTreeMap::new(),
             in_flight: None,
@@ -244,12 +249,15 @@ impl Runner {
         match outcome {
             Ok(()) => {
                 let now = self.broker.now().monotonic;
-                let (keeper, term) = (&mut self.keeper, self.term);
+                let (keeper, term, counters) = (&mut self.keeper, self.term, &self.counters);
                 let followed = self.group.with_locks(|locks, last| {
                     // Applied late, other leaders' entries may lie behind it: its answers are gone.
                     let is_its = last.entry.is_some_and(|entry| entry.term == term)
                         && last.applied.answers.len() == entry.commands.len();
-                    is_its.then(|| keeper.applied(&entry, &last.applied, locks, now))
+                    is_its.then(|| {
+                        counters.add(&last.applied.tally);
+                        keeper.applied(&entry, &last.applied, locks, now)
+                    })
                 });
                 for (ticket, outcome) in followed.ok_or(End::Deposed)?.ok_or(End::Unknown)? {
                     if let Some(waiter) = self.waiters.remove(&ticket) {
@@ -421,6 +429,17 @@ impl Runner {
                     Some(Described { lock, leases_left_ms })
                 })?;
                 drop(reply.send(described));
+            }
+            Command::Sessions { after, count, reply } => {
+                let listed = self.with(|keeper, locks| {
+                    let listed = locks.list_sessions(after, count).into_iter();
+                    let heard = |session: SessionSummary| {
+                        let lease_left_ms = keeper.lease_left_ms(session.id, now);
+                        Heard { session, lease_left_ms }
+                    };
+                    listed.map(heard).collect()
+                })?;
+                drop(reply.send(listed));
             }
             Command::Check { lock, slot, token, reply } => {
                 let state = self.with(|_, locks| locks.token_state(&lock, slot, token))?;

@@ -12,11 +12,11 @@ use plimsoll_locks::state::{HolderDescription, WaiterDescription};
 use plimsoll_protocol::api::{
     AcquireLockRequest, CancelLockRequest, CheckFenceRequest, Cleanup, CloseLockSessionRequest,
     CreateNamespaceRequest, DeleteLockRequest, DeleteNamespaceRequest, DescribeLockRequest, Done,
-    ForceReleaseLockRequest, KeepLockSessionRequest, LOCKS_PREFIX, ListLocksRequest,
-    ListLocksResponse, ListNamespacesRequest, ListNamespacesResponse, LockDescription, LockGrant,
-    LockHolder, LockInfo, LockKind, LockMode, LockSession, LockWaiter, NamespaceInfo,
-    OpenLockSessionRequest, RaiseFloorRequest, ReleaseLockRequest, SetLockValueRequest,
-    TopicConfig, TopicRules,
+    ForceReleaseLockRequest, KeepLockSessionRequest, LOCKS_PREFIX, ListLockSessionsRequest,
+    ListLockSessionsResponse, ListLocksRequest, ListLocksResponse, ListNamespacesRequest,
+    ListNamespacesResponse, LockDescription, LockGrant, LockHolder, LockInfo, LockKind, LockMode,
+    LockSession, LockSessionInfo, LockWaiter, NamespaceInfo, OpenLockSessionRequest,
+    RaiseFloorRequest, ReleaseLockRequest, SetLockValueRequest, TopicConfig, TopicRules,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::TopicName;
@@ -31,7 +31,8 @@ use super::topics::replicas_now;
 use crate::broker::Broker;
 use crate::led::TaskGone;
 use crate::locks::{
-    Described, Grant, GrantFilter, KeeperHandle, invalid, topic_of, unknown_lock, unknown_namespace,
+    Described, Grant, GrantFilter, Heard, KeeperHandle, invalid, topic_of, unknown_lock,
+    unknown_namespace,
 };
 use crate::refusals;
 
@@ -39,6 +40,8 @@ use crate::refusals;
 const PAGE_LOCKS: usize = 100;
 /// Namespaces of one page.
 const PAGE_NAMESPACES: usize = 200;
+/// Sessions of one page: each page looks at all of them.
+const PAGE_SESSIONS: usize = 1_000;
 /// Waiters that a description shows.
 const WAITERS_SHOWN: usize = 1_000;
 /// A segment of a namespace's topic, in bytes: what happened is small, and is compacted segment by segment.
@@ -504,6 +507,30 @@ pub(super) async fn describe(
         holders: holders(&found).collect(),
         waiters: lock.waiters.iter().take(WAITERS_SHOWN).map(waiter).collect(),
     })
+}
+
+/// Lists sessions, a page.
+pub(super) async fn list_sessions(
+    session: Arc<Session>,
+    request: ListLockSessionsRequest,
+) -> Result<Answer<ListLockSessionsRequest>, ErrorResponse> {
+    let broker = &session.broker;
+    let (keeper, home) = broker.lock_keeper(&request.namespace).await?;
+    confirm(broker, &keeper, &home).await?;
+    let after = request.after.map(SessionNumber);
+    let mut found = keeper.sessions(after, PAGE_SESSIONS + 1).await.map_err(gone(broker))?;
+    let has_more = found.len() > PAGE_SESSIONS;
+    found.truncate(PAGE_SESSIONS);
+    let info = |Heard { session, lease_left_ms }: Heard| LockSessionInfo {
+        session: session.number.0,
+        label: session.label.as_str().to_owned(),
+        opened_ms: session.opened.0,
+        lease_ms: u32::try_from(session.lease.ms()).unwrap_or(u32::MAX),
+        lease_left_ms,
+        held: count(session.held),
+        waiting: count(session.waiting),
+    };
+    done(ListLockSessionsResponse { sessions: found.into_iter().map(info).collect(), has_more })
 }
 
 /// Only nodes ask this of each other: it would let a client shut out others.

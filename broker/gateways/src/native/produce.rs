@@ -219,12 +219,12 @@ pub(super) async fn pass(
             false => Ok(Passed::Write(None)),
         };
     };
-    match broker.fence_pass(&partition.group, fence).await {
+    match broker.judge_fence(&partition.group, fence).await {
         Ok(pass) => Ok(Passed::Write(Some(pass))),
         // Asked behind the refusal: by now everything that is stored is folded here.
         Err(error) if error.code == ErrorCode::StaleFence => {
             let outcome = partition.group.outcome_of(header).await;
-            outcome.map(Passed::Known).ok_or(error)
+            outcome.map(Passed::Known).ok_or_else(|| broker.fence_refused(fence, error))
         }
         Err(error) => Err(error),
     }

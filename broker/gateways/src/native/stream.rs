@@ -28,14 +28,15 @@ use plimsoll_protocol::api::{
     ForceReleaseLockRequest, GroupOffsetsRequest, HeartbeatRequest, InitProducerRequest,
     JoinGroupRequest, JoinTokenRequest, KeepLockSessionRequest, KvGetRequest, KvScanRequest,
     LeaveGroupRequest, ListAmqpPermissionsRequest, ListAmqpQueuesRequest, ListAmqpUsersRequest,
-    ListGroupsRequest, ListLocksRequest, ListNamespacesRequest, ListOffsetsRequest,
-    ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest, NodeStatusRequest,
-    NodeStatusResponse, OpenLockSessionRequest, PeekQueueRequest, PingRequest, PullMessageRequest,
-    PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest, PutSubscriptionRequest,
-    RaiseFloorRequest, RebalanceRequest, ReleaseLockRequest, RemoveNodeRequest, Request,
-    ResetGroupRequest, RetireRequest, RetireResponse, SetAmqpPermissionsRequest,
-    SetLockValueRequest, SettleOutcome, SettleRefusal, SettleRequest, SettleResponse, Settlement,
-    SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest, WatchMetadataRequest, check_api,
+    ListGroupsRequest, ListLockSessionsRequest, ListLocksRequest, ListNamespacesRequest,
+    ListOffsetsRequest, ListQueuesRequest, ListTopicsRequest, ListVhostsRequest, MetadataRequest,
+    NodeStatusRequest, NodeStatusResponse, OpenLockSessionRequest, PeekQueueRequest, PingRequest,
+    PullMessageRequest, PullMessageResponse, PurgeQueueRequest, PutAmqpUserRequest,
+    PutSubscriptionRequest, RaiseFloorRequest, RebalanceRequest, ReleaseLockRequest,
+    RemoveNodeRequest, Request, ResetGroupRequest, RetireRequest, RetireResponse,
+    SetAmqpPermissionsRequest, SetLockValueRequest, SettleOutcome, SettleRefusal, SettleRequest,
+    SettleResponse, Settlement, SubscribeRequest, TransferLeaderRequest, UnsubscribeRequest,
+    WatchMetadataRequest, check_api,
 };
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::frame::{Frame, FrameHeader, encode_error, encode_response};
@@ -395,6 +396,9 @@ impl Stream {
             ApiKey::ListLocks => self.run::<ListLocksRequest, _>(frame, locks::list).await,
             ApiKey::DescribeLock => {
                 self.run::<DescribeLockRequest, _>(frame, locks::describe).await
+            }
+            ApiKey::ListLockSessions => {
+                self.run::<ListLockSessionsRequest, _>(frame, locks::list_sessions).await
             }
             ApiKey::CheckFence => self.run::<CheckFenceRequest, _>(frame, locks::check_fence).await,
             ApiKey::RaiseFloor => self.run::<RaiseFloorRequest, _>(frame, locks::raise_floor).await,
@@ -901,15 +905,15 @@ async fn status(
 ) -> Result<Answer<NodeStatusRequest>, ErrorResponse> {
     let broker = &session.broker;
     let identity = broker.identity();
-    let counters = broker.status_counters();
+    let of_node = broker.status_counters().into_iter();
+    let of_node = of_node.map(|(name, value)| Counter { name: name.to_owned(), value });
+    let by_name = broker.counters_by_name().into_iter();
+    let by_name = by_name.map(|(name, value)| Counter { name, value });
     done(NodeStatusResponse {
         node_id: identity.node_id,
         cluster_id: identity.cluster_id.clone(),
         version: identity.version.clone(),
         uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
-        counters: counters
-            .into_iter()
-            .map(|(name, value)| Counter { name: name.to_owned(), value })
-            .collect(),
+        counters: of_node.chain(by_name).collect(),
     })
 }

@@ -43,6 +43,21 @@ pub struct Applied {
     pub changed: Vec<(SessionId, RequestId)>,
     /// Who lost what.
     pub lost: Vec<Lost>,
+    /// How much of what is counted.
+    pub tally: Tally,
+}
+
+/// What entries did, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Grants of locks.
+    pub granted: u64,
+    /// Grants that their holders gave back; each once, however often it was said.
+    pub released: u64,
+    /// Sessions that were silent for longer than their lease.
+    pub expired_sessions: u64,
+    /// Grants that an operator took away, also by deleting the lock.
+    pub forced: u64,
 }
 
 /// What a command came to, as far as it is known before locks are granted.
@@ -111,7 +126,10 @@ impl Fold<'_> {
                 self.end_session(*session, What::SessionClosed)
             }
             LockCommand::Expire { session, seen } => match self.state.sessions.get(session) {
-                Some(it) if it.renewed <= *seen => self.end_session(*session, What::Expired),
+                Some(it) if it.renewed <= *seen => {
+                    self.applied.tally.expired_sessions += 1;
+                    self.end_session(*session, What::Expired)
+                }
                 _ => Answer::Ignored,
             },
             LockCommand::Acquire(acquire) => return self.acquire(acquire),
@@ -403,6 +421,11 @@ impl Fold<'_> {
         };
         self.session(id).end(request, ended);
         self.applied.changed.push((id, request));
+        match end.what {
+            What::Released => self.applied.tally.released += 1,
+            What::Forced if held.is_some() => self.applied.tally.forced += 1,
+            _ => {}
+        }
         if let (Some((token, _)), What::Expired | What::Forced) = (held, end.what) {
             let lost = Lost { session: id, request, lock: name.clone(), token, why: end.what };
             self.applied.lost.push(lost);

@@ -1,4 +1,4 @@
-//! What is so, for people: `lock list` and `lock describe`.
+//! What is so, for people: `lock list`, `lock describe` and `lock sessions`.
 
 use std::ops::Bound;
 
@@ -6,7 +6,7 @@ use plimsoll_protocol::ids::TopicName;
 
 use super::{Lock, Locks};
 use crate::command::{Kind, Want};
-use crate::ids::{Label, LockName, SessionId, SessionNumber, Token, Value};
+use crate::ids::{Label, LeaseMs, LockName, SessionId, SessionNumber, Token, Value};
 use crate::time::UnixMs;
 
 /// Who holds a lock.
@@ -83,7 +83,54 @@ pub struct LockSummary {
     pub guards: usize,
 }
 
+/// A session in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSummary {
+    /// The session, by what lets act as it: not for people.
+    pub id: SessionId,
+    /// What people see of it.
+    pub number: SessionNumber,
+    /// Whose it is.
+    pub label: Label,
+    /// How long it lives after it was last heard of.
+    pub lease: LeaseMs,
+    /// When it began, by the leader's clock.
+    pub opened: UnixMs,
+    /// How many locks it holds.
+    pub held: usize,
+    /// How many it waits for.
+    pub waiting: usize,
+}
+
 impl Locks {
+    /// At most `count` sessions whose numbers come after `after`, by number: a page of the list. Looks at each
+    /// session.
+    #[must_use]
+    pub fn list_sessions(&self, after: Option<SessionNumber>, count: usize) -> Vec<SessionSummary> {
+        let found = self.sessions.iter().map(|(&id, session)| (session.number, id));
+        let mut found: Vec<_> =
+            found.filter(|(number, _)| after.is_none_or(|after| *number > after)).collect();
+        if count < found.len() {
+            found.select_nth_unstable(count);
+            found.truncate(count);
+        }
+        found.sort_unstable();
+        let summary = |(number, id): (SessionNumber, SessionId)| {
+            let session = &self.sessions[&id];
+            let held = self.held_by(id).count();
+            SessionSummary {
+                id,
+                number,
+                label: session.label.clone(),
+                lease: session.lease,
+                opened: session.opened,
+                held,
+                waiting: session.claims.len() - held,
+            }
+        };
+        found.into_iter().map(summary).collect()
+    }
+
     /// All there is to say about a lock, if it is held, waited for or guards something. At most
     /// `waiters_max` of those who wait, from the head.
     #[must_use]

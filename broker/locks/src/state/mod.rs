@@ -27,8 +27,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use plimsoll_protocol::ids::{LogIndex, TopicName};
 
 pub use answer::{Answer, Bound, EndedHow, Grant, Occupant, Refusal};
-pub use apply::{Applied, Lost};
-pub use describe::{HolderDescription, LockDescription, LockSummary, WaiterDescription};
+pub use apply::{Applied, Lost, Tally};
+pub use describe::{
+    HolderDescription, LockDescription, LockSummary, SessionSummary, WaiterDescription,
+};
 pub use event::{EVENTS_PRODUCER, Event, EventHolder, What, Who};
 
 use crate::command::{Kind, Want};
@@ -185,6 +187,17 @@ pub enum TokenState {
     NeverGranted,
 }
 
+/// How much there is of what in a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Occupancy {
+    /// Sessions.
+    pub sessions: usize,
+    /// Grants that hold: as many as there are holders, of all locks.
+    pub held: usize,
+    /// Acquires that wait, for all locks.
+    pub waiting: usize,
+}
+
 /// The sessions and locks of one namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Locks {
@@ -310,6 +323,13 @@ impl Locks {
         while self.outbox.front().is_some_and(|event| event.number < upto) {
             self.outbox.pop_front();
         }
+    }
+
+    /// How much there is of what. Looks at each lock.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        let waiting = self.locks.values().map(|lock| lock.waiters.len()).sum();
+        Occupancy { sessions: self.sessions.len(), held: self.claims - waiting, waiting }
     }
 
     /// Bytes of memory, near enough for a metric. Looks at everything.

@@ -97,6 +97,7 @@ impl Fold<'_> {
         let holder = Holder { request, token, slot, since, reads, value, unraised };
         lock.holders.insert(waiter.session, holder);
         self.applied.changed.push((waiter.session, request));
+        self.applied.tally.granted += 1;
         self.note(name, What::Granted, Some((waiter.session, Some(token), slot)), None);
     }
 

@@ -3,8 +3,8 @@
 use plimsoll_locks::command::{LockCommand, Want};
 use plimsoll_locks::ids::{RequestId, SessionId, SessionNumber, Token, Value};
 use plimsoll_locks::state::{
-    Answer, Bound, CLAIMS_PER_SESSION_MAX, EVENTS_MAX, EndedHow, Grant, Refusal, TokenState,
-    WAITERS_MAX, What,
+    Answer, Bound, CLAIMS_PER_SESSION_MAX, EVENTS_MAX, EndedHow, Grant, Occupancy, Refusal, Tally,
+    TokenState, WAITERS_MAX, What,
 };
 use plimsoll_protocol::ids::LogIndex;
 
@@ -378,4 +378,77 @@ fn description_has_the_line_in_order() {
     let list = bed.state.list(None, 10);
     assert_eq!((list[0].holders, list[0].waiters, list[0].highest), (1, 3, Some(Token(2))));
     assert!(bed.state.list(Some(&name("a")), 10).is_empty());
+}
+
+#[test]
+fn what_entries_do_is_counted_once() {
+    let mut bed = Bed::new(3);
+    let mut sum = Tally::default();
+    let seen = bed.state.session(SessionId(3)).unwrap().renewed;
+    let by = label("operator");
+    let force =
+        |lock: &str| LockCommand::ForceRelease { lock: name(lock), whose: None, by: by.clone() };
+    let delete =
+        |lock: &str| LockCommand::DeleteLock { lock: name(lock), forced: true, by: by.clone() };
+    for command in [
+        acquire(1, 1, "a", Want::Exclusive),
+        acquire(2, 1, "a", Want::Exclusive),
+        release(1, 1, "a", 2),
+        // The same again is nothing new.
+        release(1, 1, "a", 2),
+        force("a"),
+        force("a"),
+        acquire(1, 2, "b", Want::Exclusive),
+        acquire(2, 2, "b", Want::Exclusive),
+        // From who waits nothing is taken.
+        delete("b"),
+        LockCommand::Expire { session: SessionId(3), seen },
+        LockCommand::Expire { session: SessionId(3), seen },
+    ] {
+        let tally = bed.apply(vec![command]).tally;
+        sum.granted += tally.granted;
+        sum.released += tally.released;
+        sum.expired_sessions += tally.expired_sessions;
+        sum.forced += tally.forced;
+    }
+    assert_eq!(sum, Tally { granted: 3, released: 1, expired_sessions: 1, forced: 2 });
+}
+
+#[test]
+fn occupancy_is_of_all_locks() {
+    let mut bed = Bed::new(3);
+    bed.one(acquire(1, 1, "a", Want::Read));
+    bed.one(acquire(2, 1, "a", Want::Read));
+    bed.one(acquire(3, 1, "a", Want::Write));
+    bed.one(acquire(3, 2, "b", Want::Exclusive));
+    bed.one(acquire(1, 2, "b", Want::Exclusive));
+    assert_eq!(bed.state.occupancy(), Occupancy { sessions: 3, held: 3, waiting: 2 });
+    bed.one(close(3));
+    assert_eq!(bed.state.occupancy(), Occupancy { sessions: 2, held: 3, waiting: 0 });
+}
+
+#[test]
+fn sessions_are_listed_by_number_in_pages() {
+    let mut bed = Bed::default();
+    // Their ids are in no order: they are random.
+    for session in [7, 3, 9, 1, 5] {
+        bed.one(open(session));
+    }
+    bed.one(acquire(9, 1, "a", Want::Exclusive));
+    bed.one(acquire(9, 2, "b", Want::Exclusive));
+    bed.one(acquire(1, 1, "a", Want::Exclusive));
+    let all = bed.state.list_sessions(None, 10);
+    let seen: Vec<_> = all.iter().map(|it| (it.number.0, it.id.0, it.held, it.waiting)).collect();
+    assert_eq!(seen, [(1, 7, 0, 0), (2, 3, 0, 0), (3, 9, 2, 0), (4, 1, 0, 1), (5, 5, 0, 0)]);
+    for count in 1..=6 {
+        let (mut paged, mut after) = (Vec::new(), None);
+        loop {
+            let page = bed.state.list_sessions(after, count);
+            assert!(page.len() <= count);
+            let Some(last) = page.last() else { break };
+            after = Some(last.number);
+            paged.extend(page);
+        }
+        assert_eq!(paged, all, "pages of {count}");
+    }
 }

@@ -50,6 +50,7 @@ pub(super) struct Rewrite {
     /// The earliest horizon of a tombstone that stays.
     horizon_ms: Option<i64>,
     pub(super) removed: u64,
+    pub(super) kept: u64,
 }
 
 /// A batch that may still grow. It stands also for the entries without records behind it, so it is written
@@ -119,6 +120,7 @@ impl Rewrite {
             pending: None,
             horizon_ms: None,
             removed: 0,
+            kept: 0,
         })
     }
 
@@ -174,6 +176,7 @@ impl Rewrite {
         let records = batch.records(header.records_bytes as usize).map_err(unreadable)?;
         let verdict = judge(records.clone(), &header, rules).map_err(unreadable)?;
         self.removed += u64::from(verdict.removed);
+        self.kept += u64::from(verdict.kept);
         if let Some(horizon_ms) = verdict.horizon_ms {
             self.horizon_ms = Some(self.horizon_ms.map_or(horizon_ms, |h| h.min(horizon_ms)));
         }

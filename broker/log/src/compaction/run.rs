@@ -265,6 +265,7 @@ impl Compaction {
         self.run.bytes_before += rewrite.sources.iter().map(|info| info.end_bytes).sum::<u64>();
         self.run.bytes_after += segment.end_bytes;
         self.run.records_removed += rewrite.removed;
+        self.run.records_kept += rewrite.kept;
         Ok(())
     }
 }

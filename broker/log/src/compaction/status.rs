@@ -35,6 +35,8 @@ pub struct CompactionRun {
     pub bytes_after: u64,
     /// Records that are gone.
     pub records_removed: u64,
+    /// Records that were written anew.
+    pub records_kept: u64,
 }
 
 /// What a group keeps of it.

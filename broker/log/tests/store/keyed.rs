@@ -181,6 +181,7 @@ impl Keyed {
                 bytes_before: before.bytes_before + run.bytes_before,
                 bytes_after: before.bytes_after + run.bytes_after,
                 records_removed: before.records_removed + run.records_removed,
+                records_kept: before.records_kept + run.records_kept,
             });
         }
         Ok(all)
