@@ -347,9 +347,8 @@ impl Holder {
         // Clocks of clients show the world's time.
         let until = held.guard.held_until().0.as_millis();
         let until = u64::try_from(until).unwrap_or(u64::MAX);
-        let renewed = until.saturating_sub(self.work.believed_ms());
         let (lock, token) = (held.round, held.guard.token());
-        self.history.lock().locks.leases.renewed(held.request, renewed);
+        self.history.lock().locks.leases.counted_until(held.request, until);
         self.history.tell_of_lock(LockNews::HeldUntil { lock, token, until });
     }
 
