@@ -188,7 +188,7 @@ fn one_seed() {
     let outcome = std::thread::spawn(move || {
         #[cfg(feature = "planted")]
         if let Some(bug) = bug {
-            plimsoll_log::planted::plant(bug);
+            bug.plant();
         }
         run(seed, length, is_verbose)
     });

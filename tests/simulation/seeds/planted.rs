@@ -2,6 +2,7 @@
 //! breaks, or by an assertion of the product or of openraft that says the same. Rules that no bug here
 //! breaks are shown to fire by the events of a broken product, in their own files.
 
+use plimsoll_locks::planted::Bug as LockBug;
 use plimsoll_log::planted::Bug;
 
 use crate::run_with;
@@ -11,7 +12,31 @@ const SEEDS: u64 = 60;
 /// The virtual time of their faults, in seconds: what was not written must be lost, and missed.
 const SECONDS: u64 = 10;
 
-const BUGS: [(&str, Bug); 10] = [
+/// A bug, by the crate that it is in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Planted {
+    Any(Bug),
+    OfLocks(LockBug),
+}
+
+impl Planted {
+    /// Plants it in everything that runs on this thread from now on.
+    pub(crate) fn plant(self) {
+        match self {
+            Self::Any(bug) => plimsoll_log::planted::plant(bug),
+            Self::OfLocks(bug) => plimsoll_locks::planted::plant(bug),
+        }
+    }
+}
+
+const LOCK_BUGS: [(&str, LockBug); 4] = [
+    ("half-lease", LockBug::HalfLease),
+    ("no-grace", LockBug::NoGrace),
+    ("grant-twice", LockBug::GrantTwice),
+    ("repeat-token", LockBug::RepeatToken),
+];
+
+const BUGS: [(&str, Bug); 14] = [
     ("acknowledge-unwritten", Bug::AcknowledgeUnwritten),
     ("gap-in-offsets", Bug::GapInOffsets),
     ("forget-vote", Bug::ForgetVote),
@@ -22,22 +47,35 @@ const BUGS: [(&str, Bug); 10] = [
     ("forget-settled", Bug::ForgetSettled),
     ("settle-released", Bug::SettleReleased),
     ("forget-key", Bug::ForgetKey),
+    ("pass-stale-fence", Bug::PassStaleFence),
+    ("skip-guards", Bug::SkipGuards),
+    ("stale-get", Bug::StaleGet),
+    ("compare-nothing", Bug::CompareNothing),
 ];
 
 /// The bug that this process was told to have.
-pub(crate) fn chosen() -> Option<Bug> {
+pub(crate) fn chosen() -> Option<Planted> {
     let name = std::env::var("PLIMSOLL_PLANTED").ok()?;
-    BUGS.into_iter().find(|(known, _)| *known == name).map(|(_, bug)| bug)
+    let bugs = BUGS.into_iter().map(|(known, bug)| (known, Planted::Any(bug)));
+    let of_locks = LOCK_BUGS.into_iter().map(|(known, bug)| (known, Planted::OfLocks(bug)));
+    bugs.chain(of_locks).find(|(known, _)| *known == name).map(|(_, bug)| bug)
 }
 
 /// What the first seed that fails says.
 fn caught(name: &str) -> String {
     for seed in 1..=SEEDS {
         if let Err(said) = run_with(seed, SECONDS, Some(name)) {
+            println!("{name}: {}", what_failed(&said));
             return said;
         }
     }
     panic!("{SEEDS} seeds did not see {name}");
+}
+
+/// The line that names the seed and what is broken.
+fn what_failed(said: &str) -> &str {
+    let names_it = |line: &&str| line.starts_with("seed ") && line.contains(" ms: ");
+    said.lines().find(names_it).unwrap_or("it panicked")
 }
 
 /// One of these is what is said of it.
@@ -101,4 +139,46 @@ fn a_message_that_is_settled_without_being_accepted_is_caught() {
 #[test]
 fn a_message_that_does_not_wait_for_its_key_is_caught() {
     assert_caught("forget-key", &[": order_per_key: "]);
+}
+
+#[test]
+fn a_write_that_passes_with_a_stale_token_is_caught() {
+    assert_caught("pass-stale-fence", &[": fenced_writes: "]);
+}
+
+#[test]
+fn a_grant_that_is_told_before_floors_are_raised_is_caught() {
+    assert_caught("skip-guards", &[": fenced_writes: "]);
+}
+
+#[test]
+fn a_lease_that_ends_early_is_caught() {
+    assert_caught("half-lease", &[": mutual_exclusion: ", ": linearizable_lock: "]);
+}
+
+#[test]
+fn a_new_leader_that_ends_leases_at_once_is_caught() {
+    assert_caught("no-grace", &[": mutual_exclusion: ", ": linearizable_lock: "]);
+}
+
+#[test]
+fn a_lock_that_is_granted_twice_is_caught() {
+    // Both may be granted by one entry, whose index is the token.
+    let by = [": mutual_exclusion: ", ": tokens_rise: ", ": linearizable_lock: "];
+    assert_caught("grant-twice", &by);
+}
+
+#[test]
+fn a_token_that_is_given_out_twice_is_caught() {
+    assert_caught("repeat-token", &[": tokens_rise: "]);
+}
+
+#[test]
+fn a_key_that_is_read_without_asking_anybody_is_caught() {
+    assert_caught("stale-get", &[": linearizable_key: "]);
+}
+
+#[test]
+fn a_change_that_compares_nothing_is_caught() {
+    assert_caught("compare-nothing", &[": linearizable_key: "]);
 }
