@@ -92,6 +92,15 @@ pub enum LockNews {
         /// Under which.
         token: Option<u64>,
     },
+    /// It was looked at.
+    Shown {
+        /// Which.
+        lock: Round,
+        /// How many hold it.
+        holders: usize,
+        /// How many wait for it.
+        waiters: usize,
+    },
     /// A client sends a record under its fence.
     Writing {
         /// Which record.
@@ -284,6 +293,8 @@ impl Holder {
         let told = self.client.admin().locks(NAMESPACE).describe(&name(round)).await;
         let outcome = match told {
             Ok(lock) => {
+                let (holders, waiters) = (lock.holders.len(), lock.waiters.len());
+                self.history.tell_of_lock(LockNews::Shown { lock: round, holders, waiters });
                 let token = lock.holders.first().map(|holder| holder.token);
                 Outcome::Ok(LockRet::Holder { token })
             }

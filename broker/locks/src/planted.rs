@@ -14,6 +14,8 @@ pub enum Bug {
     GrantTwice,
     /// A grant has the token of the grant before it.
     RepeatToken,
+    /// Who waits for a lock that is given back is granted it when the next one comes, not before.
+    ForgetWaiters,
 }
 
 thread_local! {

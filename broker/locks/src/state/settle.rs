@@ -52,6 +52,12 @@ impl Fold<'_> {
         while let Some(lock) = self.state.locks.get(name)
             && let Some((&arrival, head)) = lock.waiters.first_key_value()
         {
+            #[cfg(feature = "planted")]
+            if crate::planted::is_planted(crate::planted::Bug::ForgetWaiters)
+                && lock.waiters.range(self.first_arrival..).next().is_none()
+            {
+                break;
+            }
             if !self.state.sessions.contains_key(&head.session) {
                 // The end of a session takes its waiters along, so there is none: but a grant to nobody
                 // would never end, and so it is looked at once more at this moment.
