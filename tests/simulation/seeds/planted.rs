@@ -155,55 +155,55 @@ fn a_message_that_does_not_wait_for_its_key_is_caught() {
 
 #[test]
 fn fenced_writes_sees_a_write_that_passes_with_a_stale_token() {
-    assert_caught_by("fenced_writes", "pass-stale-fence", 1);
+    assert_caught_by("fenced_writes", "pass-stale-fence", 3);
 }
 
 #[test]
 fn guarded_writes_sees_a_grant_that_is_told_before_floors_are_raised() {
-    assert_caught_by("guarded_writes", "skip-guards", 1);
+    assert_caught_by("guarded_writes", "skip-guards", 3);
 }
 
 #[test]
 fn mutual_exclusion_sees_a_lease_that_ends_early() {
-    assert_caught_by("mutual_exclusion", "half-lease", 1);
+    assert_caught_by("mutual_exclusion", "half-lease", 3);
 }
 
 #[test]
 fn mutual_exclusion_sees_a_new_leader_that_ends_leases_at_once() {
-    assert_caught_by("mutual_exclusion", "no-grace", 1);
+    assert_caught_by("mutual_exclusion", "no-grace", 17);
 }
 
 #[test]
 fn mutual_exclusion_sees_a_lock_that_is_granted_twice() {
-    assert_caught_by("mutual_exclusion", "grant-twice", 1);
+    assert_caught_by("mutual_exclusion", "grant-twice", 3);
 }
 
 #[test]
 fn tokens_rise_sees_a_token_that_is_given_out_twice() {
-    assert_caught_by("tokens_rise", "repeat-token", 1);
+    assert_caught_by("tokens_rise", "repeat-token", 3);
 }
 
 #[test]
 fn no_waiter_forgotten_sees_a_lock_that_is_not_handed_over() {
-    assert_caught_by("no_waiter_forgotten", "forget-waiters", 1);
+    assert_caught_by("no_waiter_forgotten", "forget-waiters", 3);
 }
 
 #[test]
 fn the_checker_sees_a_lock_that_is_granted_twice() {
-    assert_caught_by(LINEARIZABLE_LOCK, "grant-twice", 1);
+    assert_caught_by(LINEARIZABLE_LOCK, "grant-twice", 3);
 }
 
 #[test]
 fn the_checker_sees_a_lease_that_ends_early() {
-    assert_caught_by(LINEARIZABLE_LOCK, "half-lease", 1);
+    assert_caught_by(LINEARIZABLE_LOCK, "half-lease", 3);
 }
 
 #[test]
 fn the_checker_sees_a_key_that_is_read_without_asking_anybody() {
-    assert_caught_by(LINEARIZABLE_KEY, "stale-get", 1);
+    assert_caught_by(LINEARIZABLE_KEY, "stale-get", 2);
 }
 
 #[test]
 fn the_checker_sees_a_change_that_compares_nothing() {
-    assert_caught_by(LINEARIZABLE_KEY, "compare-nothing", 1);
+    assert_caught_by(LINEARIZABLE_KEY, "compare-nothing", 2);
 }
