@@ -66,13 +66,16 @@ pub(crate) fn chosen() -> Option<Planted> {
     Some(found.unwrap_or_else(|| panic!("no bug is called {name}")))
 }
 
-/// What the first seed from `first` on says that fails, of all checks or of one alone.
+/// What the first seed from `first` on says that fails. Where one check alone judges, a seed that it did not refuse
+/// is none: a bug may also keep a world from coming to its end.
 fn caught(name: &str, check: &str, first: u64) -> String {
     let began = Instant::now();
     for seed in first..first + SEEDS {
         if let Err(said) = run_with(seed, SECONDS, Some((name, check))) {
             println!("{name}, seed {seed}, {:.1?}: {}", began.elapsed(), what_failed(&said));
-            return said;
+            if check.is_empty() || said.contains(&format!(" ms: {check}: ")) {
+                return said;
+            }
         }
     }
     panic!("{SEEDS} seeds did not see {name}");
@@ -92,8 +95,7 @@ fn assert_caught(name: &str, by: &[&str]) {
 
 /// Where nothing else judges, this check sees it, from the seed on that showed it first when this was written.
 fn assert_caught_by(check: &str, name: &str, first: u64) {
-    let said = caught(name, check, first);
-    assert!(said.contains(&format!(" ms: {check}: ")), "{name}:\n{said}");
+    caught(name, check, first);
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn a_high_watermark_beyond_what_is_committed_is_caught() {
 
 #[test]
 fn a_linearizable_read_that_asks_nobody_is_caught() {
-    assert_caught("skip-read-index", &[": reads_are_fresh: "]);
+    assert_caught_by("reads_are_fresh", "skip-read-index", 30);
 }
 
 #[test]
@@ -200,7 +202,7 @@ fn the_checker_sees_a_lease_that_ends_early() {
 
 #[test]
 fn the_checker_sees_a_key_that_is_read_without_asking_anybody() {
-    assert_caught_by(LINEARIZABLE_KEY, "stale-get", 2);
+    assert_caught_by(LINEARIZABLE_KEY, "stale-get", 16);
 }
 
 #[test]
