@@ -272,13 +272,16 @@ pub struct Leases {
     renewed: BTreeMap<Request, u64>,
     /// From when on its client may have given it up.
     given_up: BTreeMap<Request, u64>,
+    /// Until when its client counted it, at the latest.
+    counted: BTreeMap<Request, u64>,
 }
 
 impl Leases {
     /// Leases of this length, in the history's unit of time, as the *server* grants them.
     #[must_use]
     pub fn new(length: u64) -> Self {
-        Self { length, renewed: BTreeMap::new(), given_up: BTreeMap::new() }
+        let (renewed, given_up, counted) = Default::default();
+        Self { length, renewed, given_up, counted }
     }
 
     /// The client of a request without an answer may have had it ended from `at` on, by a cancellation or with
@@ -293,6 +296,13 @@ impl Leases {
     pub fn renewed(&mut self, request: Request, sent: u64) {
         let last = self.renewed.entry(request).or_insert(sent);
         *last = sent.max(*last);
+    }
+
+    /// The client of a granted request saw its lease last until `until` by its own clock. From then on it may end
+    /// its session by itself, and that may be earlier than a lease that is counted from when it asked.
+    pub fn counted_until(&mut self, request: Request, until: u64) {
+        let last = self.counted.entry(request).or_insert(until);
+        *last = until.max(*last);
     }
 
     /// Adds to a lock's history the ends of all leases that were or may have been granted: of one whose
@@ -321,8 +331,9 @@ impl Leases {
         for (request, (asked, tokens, is_unknown)) in asked {
             let counted_from = self.renewed.get(&request).copied().unwrap_or(asked).max(asked);
             let end = counted_from.saturating_add(self.length);
+            let counted = self.counted.get(&request).copied().unwrap_or(end);
             for token in tokens {
-                history.may_happen(end, LockOp::Release { token });
+                history.may_happen(counted, LockOp::Release { token });
             }
             if is_unknown {
                 let given_up = self.given_up.get(&request).copied().unwrap_or(end);

@@ -10,6 +10,7 @@ use plimsoll_linearizability::kv::check_key;
 use plimsoll_linearizability::lock::check_lock;
 use plimsoll_linearizability::{History as Operations, Outcome, Verdict};
 
+use crate::checks::{Checks, LINEARIZABLE_KEY, LINEARIZABLE_LOCK};
 use crate::history::State;
 
 /// So many operations of a lock or a key begin before another one comes in its place.
@@ -115,22 +116,26 @@ impl Judged {
 ///
 /// # Errors
 /// One that is not linearizable, or that was not decided, with its operations.
-pub(crate) fn judge(state: &State, troubles: &Troubles) -> Result<Judged, String> {
+pub(crate) fn judge(state: &State, troubles: &Troubles, checks: &Checks) -> Result<Judged, String> {
     let mut judged = Judged::default();
-    for (round, history) in &state.locks.rounds.histories {
-        let verdict = check_lock(history.clone(), &state.locks.leases);
-        passed("lock", *round, &verdict, history)?;
-        judged.count(history, troubles);
+    if checks.has(LINEARIZABLE_LOCK) {
+        for (round, history) in &state.locks.rounds.histories {
+            let verdict = check_lock(history.clone(), &state.locks.leases);
+            passed(LINEARIZABLE_LOCK, *round, &verdict, history)?;
+            judged.count(history, troubles);
+        }
     }
-    for (round, history) in &state.keys.rounds.histories {
-        passed("key", *round, &check_key(history.clone()), history)?;
-        judged.count(history, troubles);
+    if checks.has(LINEARIZABLE_KEY) {
+        for (round, history) in &state.keys.rounds.histories {
+            passed(LINEARIZABLE_KEY, *round, &check_key(history.clone()), history)?;
+            judged.count(history, troubles);
+        }
     }
     Ok(judged)
 }
 
 fn passed<Op: fmt::Debug, Ret: fmt::Debug>(
-    what: &str,
+    check: &str,
     round: Round,
     verdict: &Verdict,
     history: &Operations<Op, Ret>,
@@ -139,7 +144,7 @@ fn passed<Op: fmt::Debug, Ret: fmt::Debug>(
         return Ok(());
     }
     let operations: Vec<_> = history.operations().iter().map(ToString::to_string).collect();
-    Err(format!("linearizable_{what}: {round}: {verdict}\n  {}", operations.join("\n  ")))
+    Err(format!("{check}: {round}: {verdict}\n  {}", operations.join("\n  ")))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! Invariant: nothing here or beneath reads a clock, a random source, or the order of a hash map; the
 //! trace of a seed is the same each time it is run, and a test holds that.
 
+pub mod checks;
 pub mod clock;
 pub mod equality;
 pub mod group;

@@ -92,6 +92,15 @@ pub enum LockNews {
         /// Under which.
         token: Option<u64>,
     },
+    /// It was looked at.
+    Shown {
+        /// Which.
+        lock: Round,
+        /// How many hold it.
+        holders: usize,
+        /// How many wait for it.
+        waiters: usize,
+    },
     /// A client sends a record under its fence.
     Writing {
         /// Which record.
@@ -284,6 +293,8 @@ impl Holder {
         let told = self.client.admin().locks(NAMESPACE).describe(&name(round)).await;
         let outcome = match told {
             Ok(lock) => {
+                let (holders, waiters) = (lock.holders.len(), lock.waiters.len());
+                self.history.tell_of_lock(LockNews::Shown { lock: round, holders, waiters });
                 let token = lock.holders.first().map(|holder| holder.token);
                 Outcome::Ok(LockRet::Holder { token })
             }
@@ -347,9 +358,8 @@ impl Holder {
         // Clocks of clients show the world's time.
         let until = held.guard.held_until().0.as_millis();
         let until = u64::try_from(until).unwrap_or(u64::MAX);
-        let renewed = until.saturating_sub(self.work.believed_ms());
         let (lock, token) = (held.round, held.guard.token());
-        self.history.lock().locks.leases.renewed(held.request, renewed);
+        self.history.lock().locks.leases.counted_until(held.request, until);
         self.history.tell_of_lock(LockNews::HeldUntil { lock, token, until });
     }
 

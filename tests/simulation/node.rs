@@ -262,6 +262,8 @@ impl SimNode {
 
     /// A millisecond passes: storage work that is due, then the process.
     pub fn step(&mut self, now_ms: u64) -> Option<StorageWork> {
+        // What it logs says who, and when.
+        let _span = tracing::info_span!("step", node = self.number, now_ms).entered();
         if self.is_stopped {
             if let Some(process) = &mut self.process {
                 process.step_stopped();

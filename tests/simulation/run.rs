@@ -6,6 +6,7 @@ use std::time::Duration;
 use plimsoll_log::disk::sim::SplitMix;
 use plimsoll_protocol::api::{QueueCounting, QueueMode, QueueSettings};
 
+use crate::checks::Checks;
 use crate::equality::unequal_replica;
 use crate::invariants::Committed;
 use crate::judged::Judged;
@@ -187,13 +188,13 @@ fn key_work(random: &mut SplitMix) -> Option<KeyWork> {
     })
 }
 
-/// Runs a seed.
+/// Runs a seed, which these checks judge.
 ///
 /// # Errors
 /// What went wrong.
-pub fn run(seed: u64, length: Length, is_verbose: bool) -> Result<Report, Failure> {
+pub fn run(seed: u64, length: Length, checks: Checks, is_verbose: bool) -> Result<Report, Failure> {
     let trace = if is_verbose { Trace::verbose() } else { Trace::default() };
-    let mut world = World::new(seed, &setting(seed), trace);
+    let mut world = World::new(seed, &setting(seed), checks, trace);
     match live(&mut world, length) {
         Ok(report) => Ok(report),
         Err(what) => Err(Failure {

@@ -9,6 +9,7 @@ use plimsoll_log::disk::sim::{CrashPlan, SplitMix};
 use plimsoll_protocol::ids::NodeId;
 use plimsoll_transport::{SimulatedHost, SimulatedNetwork};
 
+use crate::checks::Checks;
 use crate::clock::SimClock;
 use crate::group::{consume_in_group, read_rest_in_group};
 use crate::history::History;
@@ -165,6 +166,7 @@ pub struct World {
     history: History,
     trace: Arc<Mutex<Trace>>,
     observer: Observer,
+    checks: Checks,
     nemesis: Nemesis,
     exits: Vec<String>,
     has_operator: bool,
@@ -187,7 +189,7 @@ impl World {
     /// A world in which the nodes begin to start and the clients begin to dial. No fault comes before
     /// [`World::begin_faults`].
     #[must_use]
-    pub fn new(seed: u64, setting: &Setting, trace: Trace) -> Self {
+    pub fn new(seed: u64, setting: &Setting, checks: Checks, trace: Trace) -> Self {
         panics::listen();
         let mut random = SplitMix::new(seed);
         let trace = Arc::new(Mutex::new(trace));
@@ -266,7 +268,8 @@ impl World {
             clients,
             history,
             trace,
-            observer: Observer::default(),
+            observer: Observer::new(checks.invariants()),
+            checks,
             nemesis,
             exits: Vec::new(),
             has_operator: setting.has_operator,
@@ -531,7 +534,7 @@ impl World {
     /// # Errors
     /// What no order of the operations explains, or was not decided.
     pub(crate) fn judge(&self) -> Result<Judged, String> {
-        judge(&self.history.lock(), &self.troubles)
+        judge(&self.history.lock(), &self.troubles, &self.checks)
     }
 
     /// Whether there is a queue; then its last consumer begins, and takes everything.

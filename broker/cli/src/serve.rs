@@ -179,7 +179,11 @@ async fn serve(config: NodeConfig, no_context: bool) -> Result<Exit, Failure> {
         }
         Some(fatal) => end_after(&fatal),
     };
+    let storage_failed = node.storage_failed();
     tokio::select! {
+        biased;
+        // Nothing is in order then, whatever is left to do.
+        fatal = storage_failed => end_after(&fatal),
         () = node.shutdown() => {}
         _ = signals.next() => {
             tracing::warn!("ended at once by a second signal");

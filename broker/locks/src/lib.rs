@@ -30,6 +30,8 @@ pub mod fence;
 pub mod ids;
 pub mod keeper;
 pub mod lease;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod state;
 
 pub use codec::DecodeLocksError;

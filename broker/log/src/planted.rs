@@ -30,6 +30,14 @@ pub enum Bug {
     SettleReleased,
     /// Now and then the turn of a message's key is not waited for.
     ForgetKey,
+    /// A write passes though a higher token of its lock was seen.
+    PassStaleFence,
+    /// Floors of guarded topics are not raised before a grant is told.
+    SkipGuards,
+    /// The value of a key is what the replica knows that was asked, whoever leads.
+    StaleGet,
+    /// Of the revision that a change expects it is looked only whether there is one.
+    CompareNothing,
 }
 
 thread_local! {

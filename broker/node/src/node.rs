@@ -286,24 +286,35 @@ impl Node {
         }
     }
 
+    /// Waits until the node's storage has failed, also while the node is shutting down.
+    pub fn storage_failed(&self) -> impl Future<Output = NodeFailed> + Send + use<> {
+        let mut failed = self.failed.clone();
+        async move {
+            let of_storage =
+                |failed: &Option<NodeFailed>| matches!(failed, Some(NodeFailed::Storage(_)));
+            let told = failed.wait_for(of_storage).await.map(|reason| reason.clone());
+            match told {
+                Ok(Some(failed)) => failed,
+                // The store was closed without a failure, so none will come.
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
     /// Ends in order: hands over what it leads while it still answers, takes no more connections, lets
     /// sessions finish for at most `shutdown_timeout`, leaves the groups' state with the log, makes a
-    /// checkpoint.
+    /// checkpoint. Where its storage fails before that, it ends as [`Node::abort`]: nobody is to be kept waiting by
+    /// a node that can neither store anything nor hand it over.
     pub async fn shutdown(mut self) {
-        if timeout(self.config.shutdown_timeout, self.host.leave()).await.is_err() {
-            tracing::warn!("not everything was handed over in time; the others elect leaders");
+        let failed = self.storage_failed();
+        tokio::select! {
+            biased;
+            failed = failed => {
+                tracing::error!(%failed, "the storage failed while the node was shutting down; it ends at once");
+                return self.abort().await;
+            }
+            () = self.let_go() => {}
         }
-        self.broker.stop();
-        self.listener.close();
-        if let Some(plaintext) = &self.plaintext {
-            plaintext.close();
-        }
-        if timeout(self.config.shutdown_timeout, self.broker.drained()).await.is_err() {
-            tracing::warn!("some clients did not let go in time; their connections are cut");
-        }
-        let cut = self.listener.shut_down(600, "the node is shutting down");
-        // A peer that is gone cannot be told.
-        let _ = timeout(Duration::from_secs(1), cut).await;
         self.tasks.accepting.shutdown().await;
         self.tasks.maintenance.shutdown().await;
         // Each ends with the groups that it is at; the next start removes the others.
@@ -323,6 +334,24 @@ impl Node {
         let store = Arc::clone(&self.store);
         self.blocking.run(move || store.close()).await;
         self.release().await;
+    }
+
+    /// Hands over what it leads, and lets sessions finish.
+    async fn let_go(&self) {
+        if timeout(self.config.shutdown_timeout, self.host.leave()).await.is_err() {
+            tracing::warn!("not everything was handed over in time; the others elect leaders");
+        }
+        self.broker.stop();
+        self.listener.close();
+        if let Some(plaintext) = &self.plaintext {
+            plaintext.close();
+        }
+        if timeout(self.config.shutdown_timeout, self.broker.drained()).await.is_err() {
+            tracing::warn!("some clients did not let go in time; their connections are cut");
+        }
+        let cut = self.listener.shut_down(600, "the node is shutting down");
+        // A peer that is gone cannot be told.
+        let _ = timeout(Duration::from_secs(1), cut).await;
     }
 
     /// Ends as if the process had been killed: nothing is finished, flushed or checkpointed. The

@@ -1,6 +1,7 @@
 //! The metadata group as every node uses it: commands go to its leader, wherever that is, and the
 //! local copy is known to be fresh once it has caught up with a read index of this life of the node.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -55,7 +56,9 @@ impl Host {
                 ProposeError::NoQuorum(_) => QUORUM_TIMEOUT,
                 _ => COMMAND_TIMEOUT,
             };
-            if began.elapsed() + RETRY_PAUSE >= limit {
+            // Nobody of a host that has ended answers any more, and it ends when all have let go of it.
+            let has_ended = self.around().closed.load(Ordering::Acquire);
+            if has_ended || began.elapsed() + RETRY_PAUSE >= limit {
                 return Err(if doubtful { ProposeError::Unknown } else { error });
             }
             sleep(RETRY_PAUSE).await;

@@ -4,10 +4,13 @@
 
 mod harness;
 
+use std::time::Duration;
+
 use harness::{DURABLE, Node};
 use plimsoll_protocol::api::TopicConfig;
 use plimsoll_protocol::ids::{GroupId, ProducerId, TopicName};
 use plimsoll_state::catalog::{CatalogCommand, CatalogRefusal, CatalogReply};
+use tokio::time::timeout;
 
 fn create(name: &str) -> CatalogCommand {
     CatalogCommand::CreateTopic {
@@ -52,4 +55,22 @@ async fn catalog_is_the_same_after_a_restart_and_a_kill() {
         drop(catalog);
         node = if round % 2 == 0 { node.kill().await } else { node.restart().await };
     }
+}
+
+/// Whoever had asked for it kept the host and its store, and tried again for ten seconds: a node that was to stop
+/// waited for that.
+#[tokio::test]
+async fn command_of_unknown_outcome_ends_with_the_host() {
+    let node = Node::new();
+    let catalog = node.group(GroupId::CATALOG, DURABLE).await;
+    let before = catalog.log().bounds().last;
+    let host = node.host.clone();
+    let asked = tokio::spawn(async move { host.command(&create("a")).await });
+    while catalog.log().bounds().last == before {
+        tokio::task::yield_now().await;
+    }
+    // It is in the log, and perhaps not durable yet.
+    node.host.abort().await;
+    // Whatever became of it.
+    let _ = timeout(Duration::from_secs(2), asked).await.expect("nobody can answer any more");
 }

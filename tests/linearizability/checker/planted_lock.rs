@@ -209,3 +209,16 @@ fn an_operator_who_is_told_no_more_than_that_it_is_over_is_believed_that() {
     }
     assert!(verdict(rows(release(2), None)).is_refuted());
 }
+
+/// It asked when its session had not been heard of for a while, and counts from before.
+#[test]
+fn a_client_whose_own_count_is_over_may_end_its_session() {
+    let rows = || vec![(1, 60, 61, acquire(1), granted(3)), (2, 130, 141, acquire(2), granted(6))];
+    let mut leases = Leases::new(LEASE);
+    assert!(renewed(rows(), &leases).is_refuted());
+    leases.counted_until(Request(1), 142);
+    assert!(renewed(rows(), &leases).is_refuted());
+    let mut leases = Leases::new(LEASE);
+    leases.counted_until(Request(1), 140);
+    assert_eq!(renewed(rows(), &leases), Verdict::Linearizable);
+}

@@ -6,6 +6,7 @@ mod election_safety;
 mod every_message_settled_or_available;
 mod fenced_writes;
 mod groups_go_on;
+mod guarded_writes;
 mod high_watermark_monotonic;
 mod in_time;
 mod leader_completeness;
@@ -15,6 +16,7 @@ mod mutual_exclusion;
 mod no_acked_record_lost;
 mod no_duplicate;
 mod no_settled_message_redelivered_after_ack;
+mod no_waiter_forgotten;
 mod observer;
 mod offsets_dense;
 mod order_per_key;
@@ -375,5 +377,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(tokens_rise::TokensRise::default()),
         Box::new(mutual_exclusion::MutualExclusion::default()),
         Box::new(fenced_writes::FencedWrites::default()),
+        Box::new(guarded_writes::GuardedWrites::default()),
+        Box::new(no_waiter_forgotten::NoWaiterForgotten),
     ]
 }

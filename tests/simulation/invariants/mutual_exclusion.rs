@@ -66,7 +66,7 @@ impl Invariant for MutualExclusion {
                 self.locks.entry(lock).or_default().is_forced = true;
                 Ok(())
             }
-            LockNews::Writing { .. } => Ok(()),
+            LockNews::Writing { .. } | LockNews::Shown { .. } => Ok(()),
         }
     }
 }

@@ -12,7 +12,7 @@ use plimsoll_protocol::ids::{GroupId, LogId, Term, TopicName};
 use plimsoll_replication::Clock as _;
 use plimsoll_state::catalog::Catalog;
 
-use super::{Committed, Entry, Event, Invariant, Ledger, Life, all};
+use super::{Committed, Entry, Event, Invariant, Ledger, Life};
 use crate::history::{History, News, RecordName};
 use crate::kv::KEYS;
 use crate::lock::{GUARDED, NAMESPACE_TOPIC};
@@ -54,19 +54,19 @@ impl std::fmt::Debug for Observer {
     }
 }
 
-impl Default for Observer {
-    fn default() -> Self {
+impl Observer {
+    /// One that tells these invariants.
+    #[must_use]
+    pub fn new(invariants: Vec<Box<dyn Invariant>>) -> Self {
         Self {
             ledger: Ledger::default(),
-            invariants: all(),
+            invariants,
             views: BTreeMap::new(),
             epochs: BTreeMap::new(),
             led: BTreeMap::new(),
         }
     }
-}
 
-impl Observer {
     /// What was ever committed.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {

@@ -132,6 +132,17 @@ pub(super) fn granted(request: u64, token: u64, invoked: u64, at_ms: u64) -> Eve
     Event::Lock { at_ms, news }
 }
 
+/// The record of this number is sent under a token.
+pub(super) fn writing(number: u64, token: u64) -> Event<'static> {
+    let news = LockNews::Writing { record: name(number), lock: LOCK, token };
+    Event::Lock { at_ms: 0, news }
+}
+
+/// It is in the log.
+pub(super) fn stored(number: u64) -> Event<'static> {
+    Event::FencedWrite { partition: 0, offset: number, record: name(number) }
+}
+
 /// All of `fine` pass, and the last event does not.
 pub(super) fn assert_fires(
     mut invariant: impl Invariant,

@@ -18,6 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use plimsoll_simulation::checks::Checks;
 use plimsoll_simulation::judged::Judged;
 use plimsoll_simulation::run::{Length, run};
 
@@ -84,13 +85,14 @@ fn run_apart(seed: u64, seconds: u64) -> Result<Outcome, String> {
     run_with(seed, seconds, None)
 }
 
-/// The same with a bug planted.
-fn run_with(seed: u64, seconds: u64, bug: Option<&str>) -> Result<Outcome, String> {
+/// The same with a bug planted, for all checks to see or for one of them alone.
+fn run_with(seed: u64, seconds: u64, planted: Option<(&str, &str)>) -> Result<Outcome, String> {
     let program = std::env::current_exe().expect("this program has a path");
     let mut command = Command::new(program);
     command.args(["one_seed", "--exact", "--nocapture"]);
     command.env("PLIMSOLL_SEED", seed.to_string()).env("PLIMSOLL_SECONDS", seconds.to_string());
-    command.env("PLIMSOLL_PLANTED", bug.unwrap_or_default());
+    let (bug, check) = planted.unwrap_or_default();
+    command.env("PLIMSOLL_PLANTED", bug).env("PLIMSOLL_CHECK", check);
     let output = command.output().expect("a program can start itself");
     let said = String::from_utf8_lossy(&output.stdout);
     let report = said.lines().find_map(|line| line.split_once(REPORT));
@@ -183,14 +185,18 @@ fn one_seed() {
     let length = Length { faulty_ms: 1000 * number("PLIMSOLL_SECONDS", SECONDS) };
     #[cfg(feature = "planted")]
     let bug = planted::chosen();
+    let checks = match std::env::var("PLIMSOLL_CHECK") {
+        Ok(name) if !name.is_empty() => Checks::only(&name),
+        _ => Checks::default(),
+    };
     let is_verbose = number("PLIMSOLL_VERBOSE", 0) > 0;
     // A thread of its own: what this one has drawn already was not the seed's.
     let outcome = std::thread::spawn(move || {
         #[cfg(feature = "planted")]
         if let Some(bug) = bug {
-            plimsoll_log::planted::plant(bug);
+            bug.plant();
         }
-        run(seed, length, is_verbose)
+        run(seed, length, checks, is_verbose)
     });
     let outcome = outcome.join();
     match outcome.expect("the simulation itself does not panic") {

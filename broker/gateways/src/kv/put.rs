@@ -191,6 +191,12 @@ fn judge(
         Condition::Asked(KvCondition::Always(_)) => true,
         Condition::Asked(KvCondition::Absent(_)) => live.is_none(),
         Condition::Asked(KvCondition::Present(_)) => live.is_some(),
+        #[cfg(feature = "planted")]
+        Condition::Asked(KvCondition::Revision(_))
+            if plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::CompareNothing) =>
+        {
+            live.is_some()
+        }
         Condition::Asked(KvCondition::Revision(revision)) => live == Some(*revision),
         Condition::Expired(revision) => {
             last.is_some_and(|slot| slot.offset == *revision && slot.is_expired(horizon.now_ms))

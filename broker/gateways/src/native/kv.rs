@@ -69,6 +69,8 @@ pub(super) async fn get(
 ) -> Result<Answer<KvGetRequest>, ErrorResponse> {
     let broker = &session.broker;
     broker.counters().kv_gets.add(1);
+    #[cfg(feature = "planted")]
+    let request = answered_by_anybody(request);
     let access = access(request.any_replica);
     let (view, partition) = broker.view(&request.topic, request.partition, access).await?;
     freshen(broker, &partition.group, request.isolation, None).await?;
@@ -91,6 +93,19 @@ pub(super) async fn get(
         }
     }
     Err(changing())
+}
+
+/// With the bug planted: asks nobody, and does not have to lead.
+#[cfg(feature = "planted")]
+fn answered_by_anybody(request: KvGetRequest) -> KvGetRequest {
+    match plimsoll_log::planted::is_planted(plimsoll_log::planted::Bug::StaleGet) {
+        true => KvGetRequest {
+            isolation: plimsoll_protocol::api::Isolation::Committed,
+            any_replica: true,
+            ..request
+        },
+        false => request,
+    }
 }
 
 /// Lists keys, a page.

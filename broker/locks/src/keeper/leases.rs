@@ -91,6 +91,11 @@ impl Keeper {
     /// A lease begins, or begins anew. It is never shortened.
     pub(super) fn begin_lease(&mut self, id: SessionId, lease: LeaseMs, now: Monotonic) {
         let end = now.plus(lease.ms());
+        #[cfg(feature = "planted")]
+        let end = match crate::planted::is_planted(crate::planted::Bug::HalfLease) {
+            true => now.plus(lease.ms() / 2),
+            false => end,
+        };
         let lease = self.leases.entry(id).or_insert(Lease { end, expiring: false });
         self.ends.remove(&(lease.end, id));
         self.over.remove(&id);

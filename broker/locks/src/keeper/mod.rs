@@ -149,6 +149,12 @@ impl Keeper {
         };
         for (id, session) in state.sessions() {
             keeper.begin_lease(id, session.lease, now);
+            #[cfg(feature = "planted")]
+            if crate::planted::is_planted(crate::planted::Bug::NoGrace) {
+                keeper.end_lease(id);
+                keeper.leases.insert(id, Lease { end: now, expiring: false });
+                keeper.ends.insert((now, id));
+            }
         }
         let unready = state.unready();
         keeper.guard_work =

@@ -25,6 +25,10 @@ impl Lock {
     /// Whether this could be granted now.
     pub(super) fn room(&self, want: &Want) -> Option<Room> {
         let first = self.holders.values().next();
+        #[cfg(feature = "planted")]
+        let first = first.filter(|_| {
+            self.holders.len() > 1 || !crate::planted::is_planted(crate::planted::Bug::GrantTwice)
+        });
         match (want, self.kind) {
             (Want::Permit { .. }, Kind::Semaphore { permits }) => {
                 let used: BTreeSet<_> = self.holders.values().filter_map(|it| it.slot).collect();
@@ -48,6 +52,12 @@ impl Fold<'_> {
         while let Some(lock) = self.state.locks.get(name)
             && let Some((&arrival, head)) = lock.waiters.first_key_value()
         {
+            #[cfg(feature = "planted")]
+            if crate::planted::is_planted(crate::planted::Bug::ForgetWaiters)
+                && lock.waiters.range(self.first_arrival..).next().is_none()
+            {
+                break;
+            }
             if !self.state.sessions.contains_key(&head.session) {
                 // The end of a session takes its waiters along, so there is none: but a grant to nobody
                 // would never end, and so it is looked at once more at this moment.
@@ -86,6 +96,11 @@ impl Fold<'_> {
         let (index, since) = (self.index, self.at);
         let (lock, waiter) = self.take_waiter(name, arrival);
         let token = room.phase.unwrap_or(Token::from(index));
+        #[cfg(feature = "planted")]
+        let token = match crate::planted::is_planted(crate::planted::Bug::RepeatToken) {
+            true if lock.highest > Token(0) => lock.highest,
+            _ => token,
+        };
         assert!(token >= lock.highest, "token {token} of lock {name} is after {}", lock.highest);
         lock.highest = token;
         let reads = waiter.want == Want::Read;
