@@ -101,6 +101,8 @@ pub struct SimNode {
     leave: Arc<Notify>,
     random: SplitMix,
     storage_due_ms: Option<u64>,
+    /// For how long its process has run on with a storage that has failed, in milliseconds.
+    pub failed_for_ms: u64,
     look_around_ms: u64,
     /// Its groups without traffic for this long are put to sleep.
     pub sleep_after: Duration,
@@ -141,6 +143,7 @@ impl SimNode {
             leave: Arc::default(),
             random,
             storage_due_ms: None,
+            failed_for_ms: 0,
             look_around_ms: 0,
             sleep_after,
         }
@@ -158,6 +161,7 @@ impl SimNode {
         self.insight = Arc::default();
         self.leave = Arc::default();
         self.storage_due_ms = None;
+        self.failed_for_ms = 0;
         self.look_around_ms = now_ms + 1000;
         let process = Process::new(self.clock.clone(), now_ms);
         let opened = {
@@ -274,6 +278,8 @@ impl SimNode {
         if let Some(process) = &mut self.process {
             process.step();
         }
+        let has_failed = self.store().is_some_and(|store| store.fatal().is_some());
+        self.failed_for_ms += u64::from(has_failed && self.is_running());
         worked
     }
 

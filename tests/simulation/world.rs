@@ -142,6 +142,9 @@ const FIRST_MEMBER: u64 = 100;
 const FIRST_HOLDER: u64 = 120;
 const FIRST_MAPPER: u64 = 140;
 
+/// A process whose storage has failed ends within this, whatever it was doing.
+const FAILED_WITHIN_MS: u64 = 1500;
+
 /// Longest time between two crashes of a client, in milliseconds.
 const CRASH_PAUSE_MS_MAX: u64 = 4000;
 
@@ -484,6 +487,10 @@ impl World {
         {
             let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
             self.observer.look(self.now_ms, &self.nodes, &self.history, &mut trace)?;
+        }
+        let late = self.nodes.iter().find(|node| node.failed_for_ms > FAILED_WITHIN_MS);
+        if let Some(late) = late {
+            return Err(format!("{late:?} runs on {FAILED_WITHIN_MS} ms after its storage failed"));
         }
         self.bury_processes();
         Ok(())

@@ -132,7 +132,7 @@ fn a_high_watermark_beyond_what_is_committed_is_caught() {
 
 #[test]
 fn a_linearizable_read_that_asks_nobody_is_caught() {
-    assert_caught_by("reads_are_fresh", "skip-read-index", 30);
+    assert_caught_by("reads_are_fresh", "skip-read-index", 37);
 }
 
 #[test]
