@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use plimsoll_delivery::time::{Monotonic, Now, UnixMs};
 use plimsoll_protocol::error::ErrorResponse;
-use plimsoll_protocol::ids::{GroupId, Term};
+use plimsoll_protocol::ids::{GroupId, LogId, Term};
 use plimsoll_replication::{Group, PendingControl, ProposeError, Role};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -204,9 +204,14 @@ impl Proposal {
         }
     }
 
-    /// How the proposal went; never, where there is none. May be cancelled; not to be asked again once it has
+    /// Whether its place in the log is settled: what is proposed behind it comes to lie behind it.
+    pub(crate) fn is_proposed(&self) -> bool {
+        matches!(self, Self::Proposed(_))
+    }
+
+    /// Which entry it became; never, where there is none. May be cancelled; not to be asked again once it has
     /// answered.
-    pub(crate) async fn outcome(proposal: Option<&mut Self>) -> Result<(), ProposeError> {
+    pub(crate) async fn outcome(proposal: Option<&mut Self>) -> Result<LogId, ProposeError> {
         match proposal {
             Some(Self::Proposed(pending)) => pending.await,
             Some(Self::Proposing(AbortOnDrop(writing))) => {
@@ -220,7 +225,7 @@ impl Proposal {
 
 /// The task that proposes.
 #[derive(Debug)]
-pub(crate) struct AbortOnDrop(JoinHandle<Result<(), ProposeError>>);
+pub(crate) struct AbortOnDrop(JoinHandle<Result<LogId, ProposeError>>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@ use plimsoll_log::LogEntry;
 use plimsoll_protocol::ids::{GroupId, Offset};
 use plimsoll_state::DecodeStateError;
 use plimsoll_state::catalog::{CatalogReply, CatalogState};
-use plimsoll_state::partition::{GroupsAnswers, LocksOutcome, PartitionState, Progress};
+use plimsoll_state::partition::{GroupsAnswers, LocksOutcomes, PartitionState, Progress};
 use plimsoll_state::producers::ProducerTable;
 
 /// What a group is.
@@ -83,11 +83,11 @@ impl Fold {
         }
     }
 
-    /// The locks of a namespace's partition, and what the last entry about them came to.
-    pub(crate) fn locks(&self) -> Option<(&Locks, &LocksOutcome)> {
+    /// The locks of a namespace's partition, and what the last entries about them came to.
+    pub(crate) fn locks(&self) -> Option<(&Locks, &LocksOutcomes)> {
         match self {
             Self::Catalog(_) => None,
-            Self::Partition(state) => Some((state.locks(), state.locks_outcome())),
+            Self::Partition(state) => Some((state.locks(), state.locks_outcomes())),
         }
     }
 

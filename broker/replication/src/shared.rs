@@ -20,7 +20,7 @@ use plimsoll_protocol::batch::BatchHeader;
 use plimsoll_protocol::ids::{LogId, Offset, Term};
 use plimsoll_state::admission::{Admission, Admitted, ProposalToken};
 use plimsoll_state::catalog::Catalog;
-use plimsoll_state::partition::{GroupsAnswers, LocksOutcome, Progress};
+use plimsoll_state::partition::{GroupsAnswers, LocksOutcomes, Progress};
 use plimsoll_state::producers::Verdict;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
@@ -208,7 +208,7 @@ impl Shared {
     }
 
     /// What `look` sees of the partition's locks. As [`Shared::with_queues`].
-    pub(crate) fn with_locks<T>(&self, look: impl FnOnce(&Locks, &LocksOutcome) -> T) -> T {
+    pub(crate) fn with_locks<T>(&self, look: impl FnOnce(&Locks, &LocksOutcomes) -> T) -> T {
         let state = self.state();
         let (locks, outcome) = state.fold.locks().expect("only partitions have locks");
         look(locks, outcome)

@@ -1,5 +1,7 @@
 //! The state of a partition: what its committed entries add up to, besides the records themselves.
 
+use std::collections::VecDeque;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use plimsoll_delivery::command::{DOMAIN as QUEUES_DOMAIN, QueueEntry};
 use plimsoll_delivery::state::Queues;
@@ -8,6 +10,7 @@ use plimsoll_groups::command::{DOMAIN as GROUPS_DOMAIN, GroupsEntry};
 use plimsoll_groups::state::{Answer, Groups};
 use plimsoll_locks::command::{DOMAIN as LOCKS_DOMAIN, LocksEntry};
 use plimsoll_locks::fence::{DOMAIN as FLOORS_DOMAIN, FloorEntry, Floors};
+use plimsoll_locks::keeper::ENTRIES_IN_FLIGHT_MAX;
 use plimsoll_locks::state::{Applied as LocksApplied, EVENTS_PRODUCER, Locks};
 use plimsoll_protocol::batch::{BatchHeader, EntryKind};
 use plimsoll_protocol::ids::{LogId, LogIndex, Offset, Term};
@@ -126,7 +129,7 @@ pub struct PartitionState {
     locks: Locks,
     floors: Floors,
     answers: GroupsAnswers,
-    outcome: LocksOutcome,
+    outcomes: LocksOutcomes,
 }
 
 /// What the last entry of consumer groups came to. Not part of the state: only who folded that entry has it.
@@ -146,22 +149,33 @@ impl PartialEq for GroupsAnswers {
 
 impl Eq for GroupsAnswers {}
 
-/// What the last entry of locks came to. Not part of the state, as [`GroupsAnswers`].
+/// What the last entries of locks came to, as many as a keeper may have under way. Not part of the state, as
+/// [`GroupsAnswers`].
 #[derive(Debug, Clone, Default)]
-pub struct LocksOutcome {
-    /// Which entry; none after a snapshot.
-    pub entry: Option<LogId>,
-    /// What it came to.
-    pub applied: Box<LocksApplied>,
+pub struct LocksOutcomes(VecDeque<(LogId, LocksApplied)>);
+
+impl LocksOutcomes {
+    /// What this entry came to, where it was folded here not long ago.
+    #[must_use]
+    pub fn of(&self, entry: LogId) -> Option<&LocksApplied> {
+        self.0.iter().find(|(id, _)| *id == entry).map(|(_, applied)| applied)
+    }
+
+    fn note(&mut self, entry: LogId, applied: LocksApplied) {
+        if self.0.len() >= ENTRIES_IN_FLIGHT_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((entry, applied));
+    }
 }
 
-impl PartialEq for LocksOutcome {
+impl PartialEq for LocksOutcomes {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for LocksOutcome {}
+impl Eq for LocksOutcomes {}
 
 impl PartitionState {
     /// The state of an empty log.
@@ -208,10 +222,10 @@ impl PartitionState {
         &self.locks
     }
 
-    /// What the last entry of locks came to.
+    /// What the last entries of locks came to.
     #[must_use]
-    pub fn locks_outcome(&self) -> &LocksOutcome {
-        &self.outcome
+    pub fn locks_outcomes(&self) -> &LocksOutcomes {
+        &self.outcomes
     }
 
     /// The lowest tokens that are taken here of each lock.
@@ -268,8 +282,7 @@ impl PartitionState {
                     });
                     let at = UnixMs(header.append_time_ms);
                     let applied = self.locks.apply(&entry, header.index, at);
-                    self.outcome =
-                        LocksOutcome { entry: Some(header.log_id()), applied: Box::new(applied) };
+                    self.outcomes.note(header.log_id(), applied);
                 }
                 Some(&FLOORS_DOMAIN) => {
                     let entry = FloorEntry::decode(body);
@@ -336,8 +349,8 @@ impl PartitionState {
                 ),
                 _ => Default::default(),
             };
-            let (answers, outcome) = Default::default();
-            Ok(Self { progress, producers, queues, groups, locks, floors, answers, outcome })
+            let (answers, outcomes) = Default::default();
+            Ok(Self { progress, producers, queues, groups, locks, floors, answers, outcomes })
         })
     }
 

@@ -175,7 +175,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 outcome = Proposal::outcome(self.in_flight.as_mut().map(|it| &mut it.proposal)) => {
-                    self.written(outcome)?;
+                    self.written(outcome.map(drop))?;
                 }
                 command = commands.recv() => {
                     self.carry_out(command.ok_or(End::Stopping)?)?;

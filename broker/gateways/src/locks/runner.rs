@@ -1,6 +1,6 @@
 //! The task of one namespace: it owns the keeper, and writes what that wants written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use plimsoll_locks::keeper::{AskError, GuardWork, Keeper, Reply as Outcome, Tick
 use plimsoll_locks::state::{Answer, Event, Locks, SessionSummary};
 use plimsoll_locks::time::Monotonic;
 use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
-use plimsoll_protocol::ids::{Term, TopicName};
+use plimsoll_protocol::ids::{LogId, Term, TopicName};
 use plimsoll_replication::{Group, ProduceError, ProposeError};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -124,7 +124,8 @@ struct Runner {
     counters: Arc<LockCounters>,
     keeper: Keeper,
     waiters: BTreeMap<Ticket, Waiter>,
-    in_flight: Option<InFlight>,
+    /// Entries that are being written, the oldest first.
+    in_flight: VecDeque<InFlight>,
     publishing: Option<Publishing>,
     /// When what happened is to be published.
     publish_at: Option<Instant>,
@@ -163,7 +164,7 @@ impl Runner {
             counters,
             keeper: made.ok_or(End::Deposed)?,
             waiters: BTreeMap::new(),
-            in_flight: None,
+            in_flight: VecDeque::new(),
             publishing: None,
             publish_at: None,
             propose_after: None,
@@ -191,7 +192,7 @@ impl Runner {
             let deadline = self.deadline(now).min(awake + AWAKE_EVERY);
             tokio::select! {
                 biased;
-                outcome = Proposal::outcome(self.in_flight.as_mut().map(|it| &mut it.proposal)) => {
+                outcome = Proposal::outcome(self.in_flight.front_mut().map(|it| &mut it.proposal)) => {
                     self.written(outcome)?;
                 }
                 outcome = published(&mut self.publishing) => self.events_written(outcome)?,
@@ -229,10 +230,11 @@ impl Runner {
         [self.propose_after, publish_at].into_iter().flatten().fold(due, Instant::min)
     }
 
-    /// Writes what the keeper wants, when nothing is being written. Says whether it began to.
+    /// Writes what the keeper wants, behind what is being written. Says whether it began to.
     fn propose(&mut self, now: Monotonic) -> Result<bool, End> {
         let waits = self.propose_after.is_some_and(|at| Instant::now() < at);
-        if self.in_flight.is_some() || waits {
+        // Entries are applied in the order in which the keeper gave them: none may be overtaken.
+        if waits || !self.in_flight.iter().all(|it| it.proposal.is_proposed()) {
             return Ok(false);
         }
         self.propose_after = None;
@@ -240,24 +242,22 @@ impl Runner {
             return Ok(false);
         };
         let proposal = Proposal::new(&self.group, entry.encode(), self.term);
-        self.in_flight = Some(InFlight { entry, proposal });
+        self.in_flight.push_back(InFlight { entry, proposal });
         Ok(true)
     }
 
-    fn written(&mut self, outcome: Result<(), ProposeError>) -> Result<(), End> {
-        let Some(InFlight { entry, .. }) = self.in_flight.take() else { return Ok(()) };
+    /// The oldest entry was written, or was not.
+    fn written(&mut self, outcome: Result<LogId, ProposeError>) -> Result<(), End> {
+        let Some(InFlight { entry, .. }) = self.in_flight.pop_front() else { return Ok(()) };
         match outcome {
-            Ok(()) => {
+            Ok(id) => {
                 let now = self.broker.now().monotonic;
-                let (keeper, term, counters) = (&mut self.keeper, self.term, &self.counters);
-                let followed = self.group.with_locks(|locks, last| {
+                let (keeper, counters) = (&mut self.keeper, &self.counters);
+                let followed = self.group.with_locks(|locks, outcomes| {
                     // Applied late, other leaders' entries may lie behind it: its answers are gone.
-                    let is_its = last.entry.is_some_and(|entry| entry.term == term)
-                        && last.applied.answers.len() == entry.commands.len();
-                    is_its.then(|| {
-                        counters.add(&last.applied.tally);
-                        keeper.applied(&entry, &last.applied, locks, now)
-                    })
+                    let applied = outcomes.of(id)?;
+                    counters.add(&applied.tally);
+                    Some(keeper.applied(&entry, applied, locks, now))
                 });
                 for (ticket, outcome) in followed.ok_or(End::Deposed)?.ok_or(End::Unknown)? {
                     if let Some(waiter) = self.waiters.remove(&ticket) {
@@ -268,6 +268,10 @@ impl Runner {
             }
             // It certainly did not enter the log.
             Err(ProposeError::NoQuorum(_)) => {
+                if !self.in_flight.is_empty() {
+                    // What was proposed behind it may have entered: another task looks at the log anew.
+                    return Err(End::Unknown);
+                }
                 self.keeper.refused(entry);
                 self.propose_after = Some(Instant::now() + AGAIN_AFTER);
                 Ok(())

@@ -713,7 +713,7 @@ async fn propose(group: &Arc<Group>, entry: &QueueEntry, term: Term) -> Result<(
 
 /// How what is being written went; never, while nothing is.
 async fn in_flight(in_flight: &mut Option<InFlight>) -> Result<(), ProposeError> {
-    Proposal::outcome(in_flight.as_mut().map(|writing| &mut writing.proposal)).await
+    Proposal::outcome(in_flight.as_mut().map(|writing| &mut writing.proposal)).await.map(drop)
 }
 
 /// With the bug planted: who waits for an entry is answered, and nobody waits for it.

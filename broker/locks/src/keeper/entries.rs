@@ -1,12 +1,14 @@
 //! What is to be written into the log, and what follows once it is.
 //!
-//! One entry at a time: what comes while it is being written goes into the next, in the order in which
-//! it came. So a hand-over costs one entry, and a release waits for one other at most. Expiries go first:
-//! a session that is over is then not granted what another one gives back in the same entry.
+//! Few entries at a time: what comes while they are being written goes into the next, in the order in which
+//! it came. So a hand-over costs one entry, and where many ask, what is asked is written together. Expiries go
+//! first: a session that is over is then not granted what another one gives back in the same entry.
 
 use std::collections::BTreeSet;
 
-use super::{ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, Keeper, Pending, Ticket};
+use super::{
+    ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, ENTRY_COMMANDS_MAX, InFlight, Keeper, Pending, Ticket,
+};
 use crate::command::{LockCommand, LocksEntry};
 use crate::ids::{RequestId, SessionId};
 use crate::state::{Answer, Applied, EndedHow, Locks, Refusal};
@@ -28,11 +30,11 @@ impl Keeper {
     /// is committed and [`Keeper::applied`].
     pub fn next_entry(&mut self, state: &Locks, now: Monotonic) -> Option<LocksEntry> {
         self.notice(now);
-        if self.in_flight.is_some() {
+        if self.in_flight.len() >= ENTRIES_IN_FLIGHT_MAX {
             return None;
         }
         let mut entry = LocksEntry::default();
-        let mut tickets = Vec::new();
+        let (mut tickets, mut expires) = (Vec::new(), BTreeSet::new());
         while entry.commands.len() < ENTRY_COMMANDS_MAX
             && let Some(session) = self.over.pop_first()
         {
@@ -41,6 +43,7 @@ impl Keeper {
                 continue;
             };
             lease.expiring = true;
+            expires.insert(session);
             entry.commands.push(LockCommand::Expire { session, seen: it.renewed });
             tickets.push(None);
         }
@@ -58,7 +61,7 @@ impl Keeper {
         if tickets.is_empty() {
             return None;
         }
-        self.in_flight = Some(tickets);
+        self.in_flight.push_back(InFlight { tickets, expires });
         Some(entry)
     }
 
@@ -68,9 +71,11 @@ impl Keeper {
     /// and stopped for nothing.
     ///
     /// # Panics
-    /// When no entry was being written.
+    /// When no entry was being written, or more than this one: those behind it may be in the log.
     pub fn refused(&mut self, entry: LocksEntry) {
-        let tickets = self.in_flight.take().expect("an entry was being written");
+        let InFlight { tickets, .. } =
+            self.in_flight.pop_front().expect("an entry was being written");
+        assert!(self.in_flight.is_empty(), "nothing was proposed behind it");
         let mut again = Vec::new();
         for (command, ticket) in entry.commands.into_iter().zip(tickets) {
             if let LockCommand::Expire { session, .. } = command {
@@ -86,7 +91,8 @@ impl Keeper {
         again.into_iter().rev().for_each(|pending| self.pending.push_front(pending));
     }
 
-    /// The proposed entry is committed and `state` has folded it to this. Gives the replies to those who
+    /// The oldest of the proposed entries is committed and `state` has folded it to this, and perhaps others behind
+    /// it. Gives the replies to those who
     /// asked, and to those who waited. Whom [`Applied::lost`] names should hear that at once, too.
     ///
     /// # Panics
@@ -99,7 +105,8 @@ impl Keeper {
         now: Monotonic,
     ) -> Vec<(Ticket, Reply)> {
         self.notice(now);
-        let tickets = self.in_flight.take().expect("an entry was being written");
+        let InFlight { tickets, .. } =
+            self.in_flight.pop_front().expect("an entry was being written");
         assert_eq!(tickets.len(), applied.answers.len(), "every command has an answer");
         let superseded = std::mem::take(&mut self.superseded);
         let mut replies: Vec<_> =
@@ -139,6 +146,8 @@ impl Keeper {
         };
         match state.session(id) {
             None => self.end_lease(id),
+            // A later entry ends it, or not: until that is known it is told that it is gone.
+            Some(_) if self.in_flight.iter().any(|later| later.expires.contains(&id)) => {}
             // Also one whose expiry the fold ignored: the log had heard of it.
             Some(session) => self.begin_lease(id, session.lease, now),
         }

@@ -8,12 +8,13 @@
 //! ```
 //!
 //! Order of calls: [`Keeper::new`] once the leader has applied its own first entry; then
-//! * after anything: [`Keeper::next_entry`] (nothing while an entry of this keeper is being written: the
-//!   next one gathers), [`Keeper::poll_guard_work`] and [`Keeper::next_events`] until they give nothing,
+//! * after anything: [`Keeper::next_entry`] (nothing while [`ENTRIES_IN_FLIGHT_MAX`] entries of this keeper are
+//!   being written: the next one gathers), [`Keeper::poll_guard_work`] and [`Keeper::next_events`] until they give nothing,
 //!   and [`Keeper::tick`] at [`Keeper::deadline`];
-//! * when the proposed entry is applied: the fold first, then [`Keeper::applied`], then the replies;
-//! * when it certainly did not enter the log: [`Keeper::refused`]. When that is unknown, or this node
-//!   leads no more, the keeper is dropped, and requests without a reply are of unknown outcome: clients
+//! * when a proposed entry is applied: the fold first, then [`Keeper::applied`], then the replies; in the order
+//!   in which they were proposed. The fold may have gone on to later ones of them;
+//! * when it certainly did not enter the log: [`Keeper::refused`]. When that is unknown, when there is another
+//!   one behind it, or this node leads no more, the keeper is dropped, and requests without a reply are of unknown outcome: clients
 //!   ask the next leader again, under the same request ids.
 //!
 //! A keep-alive is not an entry. It is answered only when it is certain that this node led when it came
@@ -50,6 +51,8 @@ pub const PENDING_BYTES_MAX: usize = 1_048_576;
 pub const ENTRY_COMMANDS_MAX: usize = 1_000;
 /// About how many bytes one entry has at most.
 pub const ENTRY_BYTES_MAX: usize = 262_144;
+/// Most entries that are being written at once.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Most events that are published in one records entry.
 pub const EVENTS_BATCH_MAX: usize = 500;
 
@@ -93,6 +96,15 @@ struct Wait {
     timed_out: bool,
 }
 
+/// An entry that is being written.
+#[derive(Debug)]
+struct InFlight {
+    /// Of each of its commands, the ticket.
+    tickets: Vec<Option<Ticket>>,
+    /// Whom it expires.
+    expires: BTreeSet<SessionId>,
+}
+
 /// A command that waits to be written. An acquire's ticket is in `waits`.
 #[derive(Debug)]
 struct Pending {
@@ -113,8 +125,8 @@ pub struct Keeper {
     opening: BTreeMap<SessionId, u32>,
     pending: VecDeque<Pending>,
     pending_bytes: usize,
-    /// Of each command of the entry that is being written, its ticket.
-    in_flight: Option<Vec<Option<Ticket>>>,
+    /// The entries that are being written, the oldest first.
+    in_flight: VecDeque<InFlight>,
     waits: BTreeMap<(SessionId, RequestId), Wait>,
     wait_ends: BTreeSet<(Monotonic, SessionId, RequestId)>,
     /// Tickets whose place a later attempt of the same acquire took.
@@ -138,7 +150,7 @@ impl Keeper {
             opening: BTreeMap::new(),
             pending: VecDeque::new(),
             pending_bytes: 0,
-            in_flight: None,
+            in_flight: VecDeque::new(),
             waits: BTreeMap::new(),
             wait_ends: BTreeSet::new(),
             superseded: Vec::new(),

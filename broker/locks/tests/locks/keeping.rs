@@ -2,7 +2,9 @@
 
 use plimsoll_locks::command::{Acquire, LockCommand, Want};
 use plimsoll_locks::ids::{RequestId, SessionId, SessionNumber, Token};
-use plimsoll_locks::keeper::{AskError, Keeper, Patience, Reply, SessionGone, Ticket};
+use plimsoll_locks::keeper::{
+    AskError, ENTRIES_IN_FLIGHT_MAX, Keeper, Patience, Reply, SessionGone, Ticket,
+};
 use plimsoll_locks::state::{Answer, Applied};
 use plimsoll_locks::time::Monotonic;
 
@@ -116,6 +118,47 @@ fn session_whose_expiry_is_being_written_is_gone() {
     led.keeper.applied(&entry, &applied, &led.bed.state, led.now);
     assert_eq!(led.bed.state.sessions().count(), 0);
     assert_eq!(led.keeper.deadline(), None, "without sessions there is nothing to look for");
+}
+
+/// The fold may be ahead of what the keeper was told: an entry that it hears of later must not bring a session back
+/// that another one, behind it, ends.
+#[test]
+fn session_that_a_later_entry_ends_stays_gone_when_an_earlier_one_is_heard_of() {
+    let mut led = Led::new(1);
+    led.keeper.open(&led.bed.state, SessionId(1), lease(), label("x"), led.now).unwrap();
+    let reopening = led.keeper.next_entry(&led.bed.state, led.now).unwrap();
+    let reopened = led.bed.apply(reopening.commands.clone());
+    led.pass(LEASE_MS);
+    let expiry = led.keeper.next_entry(&led.bed.state, led.now).unwrap();
+    assert!(matches!(expiry.commands[..], [LockCommand::Expire { .. }]));
+    led.keeper.applied(&reopening, &reopened, &led.bed.state, led.now);
+    assert_eq!(led.lives(1), Err(SessionGone));
+    let expired = led.bed.apply(expiry.commands.clone());
+    led.keeper.applied(&expiry, &expired, &led.bed.state, led.now);
+    assert_eq!(led.bed.state.sessions().count(), 0);
+    assert_eq!(led.lives(1), Err(SessionGone));
+}
+
+#[test]
+fn few_entries_are_written_at_once_and_answered_in_their_order() {
+    let mut led = Led::new(ENTRIES_IN_FLIGHT_MAX as u128 + 1);
+    let mut asked = Vec::new();
+    let mut entries = Vec::new();
+    for session in 1..=ENTRIES_IN_FLIGHT_MAX as u128 + 1 {
+        let acquire = asks(session, 1, "a", Want::Exclusive);
+        asked.push(led.acquires(acquire, Patience::Unbounded));
+        entries.extend(led.keeper.next_entry(&led.bed.state, led.now));
+    }
+    assert_eq!(entries.len(), ENTRIES_IN_FLIGHT_MAX, "the last one waits");
+    let applied: Vec<_> =
+        entries.iter().map(|entry| led.bed.apply(entry.commands.clone())).collect();
+    let replies: Vec<_> = entries
+        .iter()
+        .zip(&applied)
+        .flat_map(|(entry, applied)| led.keeper.applied(entry, applied, &led.bed.state, led.now))
+        .collect();
+    assert_eq!(replies, [(asked[0], Reply::Answer(granted(2)))], "the others wait for the lock");
+    assert!(!led.nothing_to_write());
 }
 
 #[test]

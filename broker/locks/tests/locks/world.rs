@@ -1,13 +1,13 @@
 //! A namespace with its clients, leaders that come and go, and a log of which nothing is lost but what was
 //! not committed. What must hold is asserted as it happens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use plimsoll_locks::command::{Acquire, LockCommand, LocksEntry, Want};
 use plimsoll_locks::fence::{Fence, Floors};
 use plimsoll_locks::ids::{LeaseMs, LockName, NamespaceId, RequestId, SessionId, Token};
 use plimsoll_locks::keeper::{
-    AskError, GuardWork, Keeper, LOOK_MS, Patience, Reply, STALL_MS, Ticket,
+    AskError, ENTRIES_IN_FLIGHT_MAX, GuardWork, Keeper, LOOK_MS, Patience, Reply, STALL_MS, Ticket,
 };
 use plimsoll_locks::lease::holder_ends;
 use plimsoll_locks::state::{Answer, Event, Locks, Refusal};
@@ -53,7 +53,10 @@ pub(crate) struct World {
     state: Locks,
     index: u64,
     keeper: Keeper,
-    entry: Option<LocksEntry>,
+    /// Proposed, the oldest first.
+    entries: VecDeque<LocksEntry>,
+    /// What the first of them came to, which the keeper was not told yet.
+    folded: VecDeque<plimsoll_locks::state::Applied>,
     publishing: Option<Vec<Event>>,
     clients: Vec<Client>,
     sessions: u128,
@@ -82,7 +85,8 @@ impl World {
             state,
             index: 0,
             keeper,
-            entry: None,
+            entries: VecDeque::new(),
+            folded: VecDeque::new(),
             publishing: None,
             clients: Vec::new(),
             sessions: 0,
@@ -291,7 +295,7 @@ impl World {
 
     pub(crate) fn propose(&mut self) {
         let Some(entry) = self.keeper.next_entry(&self.state, self.now) else { return };
-        assert!(self.entry.is_none(), "one at a time");
+        assert!(self.entries.len() < ENTRIES_IN_FLIGHT_MAX, "few at a time");
         for command in &entry.commands {
             if let LockCommand::Expire { session, .. } = command {
                 let lease = self.state.session(*session).unwrap().lease.ms();
@@ -300,12 +304,13 @@ impl World {
                 assert!(silent >= lease, "a lease of {lease} ms is over after {silent}");
             }
         }
-        self.entry = Some(entry);
+        self.entries.push_back(entry);
     }
 
     pub(crate) fn refuse(&mut self) {
-        if let Some(entry) = self.entry.take() {
-            self.keeper.refused(entry);
+        // With others behind it the keeper is dropped.
+        if self.entries.len() == 1 && self.folded.is_empty() {
+            self.keeper.refused(self.entries.pop_front().unwrap());
         }
     }
 
@@ -319,9 +324,20 @@ impl World {
         applied
     }
 
+    /// Folds the next entry; the keeper is told later.
+    pub(crate) fn fold_next(&mut self) {
+        if let Some(entry) = self.entries.get(self.folded.len()).cloned() {
+            let applied = self.fold(&entry);
+            self.folded.push_back(applied);
+        }
+    }
+
     pub(crate) fn apply(&mut self) {
-        let Some(entry) = self.entry.take() else { return };
-        let applied = self.fold(&entry);
+        if self.folded.is_empty() {
+            self.fold_next();
+        }
+        let Some(applied) = self.folded.pop_front() else { return };
+        let entry = self.entries.pop_front().unwrap();
         for command in &entry.commands {
             if let LockCommand::OpenSession { session, .. } = command {
                 self.hear(*session);
@@ -385,9 +401,12 @@ impl World {
 
     /// The leader dies; what it was writing is in the log or not. Time passes until the next one leads.
     pub(crate) fn change_leader(&mut self, committed: (bool, bool), ms: u64) {
-        if let Some(entry) = self.entry.take().filter(|_| committed.0) {
-            self.fold(&entry);
-        }
+        // Some of them, from the oldest on, or all.
+        let left = self.entries.len() - self.folded.len();
+        let more = if committed.0 { left } else { ms as usize % (left + 1) };
+        (0..more).for_each(|_| self.fold_next());
+        self.entries.clear();
+        self.folded.clear();
         if let Some(events) = self.publishing.take().filter(|_| committed.1) {
             self.append(events);
         }
@@ -470,7 +489,9 @@ impl World {
 
     /// Nothing fails any more: every acquire is answered; then all fall silent, and nothing is left.
     pub(crate) fn settle(&mut self) {
-        self.apply();
+        while !self.entries.is_empty() {
+            self.apply();
+        }
         self.published();
         let clients = self.clients.len();
         (0..clients).for_each(|client| self.ask_again(client));

@@ -11,8 +11,8 @@ use plimsoll_delivery::state::Queues;
 use plimsoll_groups::state::Groups;
 use plimsoll_locks::state::Locks;
 use plimsoll_protocol::batch::BatchHeader;
-use plimsoll_protocol::ids::{GroupId, Term};
-use plimsoll_state::partition::{GroupsAnswers, LocksOutcome};
+use plimsoll_protocol::ids::{GroupId, LogId, Term};
+use plimsoll_state::partition::{GroupsAnswers, LocksOutcomes};
 use tokio::sync::oneshot;
 
 use super::Group;
@@ -21,7 +21,7 @@ use crate::error::ProposeError;
 use crate::fold::GroupKind;
 use crate::pending::refused;
 use crate::reply::Reply;
-use crate::types::{Proposal, Types};
+use crate::types::{Proposal, Types, from_raft};
 
 impl Group {
     /// What `look` sees of the queues as they are folded here; none while the group sleeps. Whoever folds
@@ -36,9 +36,9 @@ impl Group {
         Some(self.instance()?.shared.with_groups(look))
     }
 
-    /// What `look` sees of the locks of the namespace that is this partition, and of what the last entry about
+    /// What `look` sees of the locks of the namespace that is this partition, and of what the last entries about
     /// them came to; nothing when it is asleep. As [`Group::with_queues`]: be short.
-    pub fn with_locks<T>(&self, look: impl FnOnce(&Locks, &LocksOutcome) -> T) -> Option<T> {
+    pub fn with_locks<T>(&self, look: impl FnOnce(&Locks, &LocksOutcomes) -> T) -> Option<T> {
         Some(self.instance()?.shared.with_locks(look))
     }
 
@@ -62,7 +62,7 @@ impl Group {
     /// # Panics
     /// When the group is the catalog.
     pub async fn control(self: &Arc<Self>, body: Bytes, term: Term) -> Result<(), ProposeError> {
-        self.propose_control(body, term).await?.await
+        self.propose_control(body, term).await?.await.map(drop)
     }
 
     /// Proposes a control entry of the partition, in `term` only. Behind this its place in the log, if it
@@ -97,7 +97,8 @@ impl Group {
     }
 }
 
-/// A control entry that was proposed: its outcome. Dropping it does not take the entry back.
+/// A control entry that was proposed: which entry it became, once it is folded. Dropping it does not take the entry
+/// back.
 #[derive(Debug)]
 #[must_use = "whether an entry is in the log is known only from its outcome"]
 pub struct PendingControl {
@@ -106,11 +107,11 @@ pub struct PendingControl {
 }
 
 impl Future for PendingControl {
-    type Output = Result<(), ProposeError>;
+    type Output = Result<LogId, ProposeError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match ready!(Pin::new(&mut self.outcome).poll(cx)) {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(response)) => Ok(from_raft(&response.log_id)),
             Ok(Err(error)) => Err(refused(self.group, error).into()),
             Err(_) => Err(ProposeError::Unknown),
         })
