@@ -3,7 +3,7 @@
 //!
 //! The gauges of a namespace, and what is counted of its entries, are shown by the node that leads it; refused
 //! fences by the node that refused them; compaction by each node of its own replicas. So each sum over all nodes
-//! says something. All begin with 0 when the node does, or begins to lead.
+//! says something. All begin with 0 when the node does; what was counted of a namespace stays while others lead it.
 //!
 //! Invariant: there is no name here that the catalog does not have, but for the moment until the next look; and
 //! nothing is counted of a single lock or key.

@@ -183,7 +183,7 @@ impl Node {
         };
         let tell = tell_of_tasks.clone();
         let tell_removed = move || {
-            tell.send_replace(Some(NodeFailed::Removed));
+            tell_unless_storage(&tell, NodeFailed::Removed);
         };
         let introducing = introduce(Arc::clone(&broker), introduction, tell_removed);
         spawn("introducing itself", introducing.map(Ok).boxed());
@@ -415,8 +415,19 @@ async fn vital(
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
     if let Err(reason) = outcome.unwrap_or(Err("it panicked; this is a bug")) {
         tracing::error!(what, reason, "the node cannot go on");
-        tell.send_replace(Some(NodeFailed::Task { what, reason }));
+        tell_unless_storage(&tell, NodeFailed::Task { what, reason });
     }
+}
+
+/// Says why the node cannot go on, unless its storage has failed: then that is why.
+fn tell_unless_storage(tell: &watch::Sender<Option<NodeFailed>>, failed: NodeFailed) {
+    tell.send_if_modified(|told| {
+        let has_storage = matches!(told, Some(NodeFailed::Storage(_)));
+        if !has_storage {
+            *told = Some(failed);
+        }
+        !has_storage
+    });
 }
 
 #[cfg(test)]

@@ -129,6 +129,8 @@ struct Runner {
     publishing: Option<Publishing>,
     /// When what happened is to be published.
     publish_at: Option<Instant>,
+    /// Not before: there was no majority.
+    publish_after: Option<Instant>,
     propose_after: Option<Instant>,
     raising: JoinSet<(GuardWork, bool)>,
 }
@@ -167,6 +169,7 @@ impl Runner {
             in_flight: VecDeque::new(),
             publishing: None,
             publish_at: None,
+            publish_after: None,
             propose_after: None,
             raising: JoinSet::new(),
         })
@@ -227,6 +230,7 @@ impl Runner {
         let due = self.keeper.deadline().map_or(u64::MAX, |due| due.0.saturating_sub(now.0));
         let due = Instant::now() + Duration::from_millis(due).min(AWAKE_EVERY);
         let publish_at = self.publish_at.filter(|_| self.publishing.is_none());
+        let publish_at = self.publish_after.or(publish_at);
         [self.propose_after, publish_at].into_iter().flatten().fold(due, Instant::min)
     }
 
@@ -292,6 +296,10 @@ impl Runner {
             return Ok(());
         }
         let now = Instant::now();
+        if self.publish_after.is_some_and(|after| now < after) {
+            return Ok(());
+        }
+        self.publish_after = None;
         let at = *self.publish_at.get_or_insert_with(|| now + PUBLISH_AFTER + PUBLISH_WITHIN);
         let due = if proposed { now + PUBLISH_WITHIN >= at } else { now >= at };
         if waiting < PUBLISH_AT_ONCE && !due {
@@ -320,7 +328,7 @@ impl Runner {
             }
             Err(ProduceError::NoQuorum(_)) => {
                 self.keeper.events_done();
-                self.publish_at = Some(Instant::now() + AGAIN_AFTER);
+                self.publish_after = Some(Instant::now() + AGAIN_AFTER);
                 Ok(())
             }
             Err(ProduceError::NotLeader(_)) => Err(End::Deposed),

@@ -44,7 +44,7 @@ use plimsoll_protocol::ids::CorrelationId;
 use plimsoll_protocol::peer::CLIENT_CREDIT_BYTES;
 use plimsoll_replication::FencePass;
 use plimsoll_transport::{FrameReceiver, FrameSender, HeldRoom};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -84,6 +84,10 @@ pub(super) struct Stream {
     /// Those of the subscriptions that are consumers of queues.
     consumers: BTreeMap<CorrelationId, attach::Place>,
     panicked: watch::Sender<bool>,
+    /// Held by answers that the writer makes, and may wait for very long.
+    long: mpsc::Sender<()>,
+    /// Ends when the last of them has.
+    long_over: mpsc::Receiver<()>,
 }
 
 /// Serves a stream until the peer ends it, the node stops, or something on it breaks.
@@ -97,7 +101,10 @@ pub(super) async fn serve(
 ) -> Result<(), Ending> {
     let (outbox, queue) = outbox();
     let (panicked, mut alarm) = watch::channel(false);
+    let (long, long_over) = mpsc::channel(1);
     let stream = Stream {
+        long,
+        long_over,
         lanes: Lanes::default(),
         tasks: JoinSet::new(),
         requests: Arc::new(Semaphore::new(match session.node {
@@ -224,11 +231,15 @@ impl Stream {
             self.subscriptions.clear();
         }
         // A client that has finished its side still gets its answers.
-        drop(self.outbox);
-        let mut tasks = self.tasks;
+        drop((self.outbox, self.long));
+        let (mut tasks, mut long_over) = (self.tasks, self.long_over);
+        let answered = async {
+            while tasks.join_next().await.is_some() {}
+            let _none = long_over.recv().await;
+        };
         tokio::select! {
             biased;
-            () = async { while tasks.join_next().await.is_some() {} } => {}
+            () = answered => {}
             () = &mut gone => {}
         }
         end
@@ -474,8 +485,7 @@ impl Stream {
         let Some(request) = self.body::<R>(&frame).await? else { return Ok(()) };
         drop(frame);
         let permit = self.permit().await;
-        let reply = self.reply::<R, _>(header, permit, work(Arc::clone(&self.session), request));
-        Ok(self.outbox.send_when_ready_or_abandoned(Box::pin(reply))?)
+        Ok(self.answer_by_writer::<R>(header, permit, work(Arc::clone(&self.session), request))?)
     }
 
     /// As [`Stream::run_waiting`], for what may wait very long: it keeps no other request from being read.
@@ -501,8 +511,24 @@ impl Stream {
             let error = ErrorResponse::new(ErrorCode::TooManyInFlight, message);
             return Ok(self.refuse(&header, &error).await?);
         };
-        let reply = self.reply::<R, _>(header, permit, work(Arc::clone(&self.session), request));
-        Ok(self.outbox.send_when_ready_or_abandoned(Box::pin(reply))?)
+        Ok(self.answer_by_writer::<R>(header, permit, work(Arc::clone(&self.session), request))?)
+    }
+
+    /// Has the task that writes answers make one.
+    fn answer_by_writer<R: Request + 'static>(
+        &self,
+        header: FrameHeader,
+        permit: OwnedSemaphorePermit,
+        work: impl Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
+    ) -> Result<(), StreamGone>
+    where
+        R::Response: Send,
+    {
+        let (reply, held) = (self.reply::<R, _>(header, permit, work), self.long.clone());
+        self.outbox.send_when_ready_or_abandoned(Box::pin(async move {
+            let _held = held;
+            reply.await
+        }))
     }
 
     /// The answer to a request, once it is worked on.

@@ -50,6 +50,8 @@ impl Keeper {
         self.room()?;
         if self.leases.contains_key(&session) {
             self.renew(state, session, now)?;
+            // The client counts the lease that it asks for from before this came, whenever it is written.
+            self.begin_lease(session, lease, now);
         }
         *self.opening.entry(session).or_default() += 1;
         Ok(self.ask(LockCommand::OpenSession { session, lease, label }))

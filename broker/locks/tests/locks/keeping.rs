@@ -1,7 +1,7 @@
 //! The keeper, step by step.
 
 use plimsoll_locks::command::{Acquire, LockCommand, Want};
-use plimsoll_locks::ids::{RequestId, SessionId, SessionNumber, Token};
+use plimsoll_locks::ids::{LeaseMs, RequestId, SessionId, SessionNumber, Token};
 use plimsoll_locks::keeper::{
     AskError, ENTRIES_IN_FLIGHT_MAX, Keeper, Patience, Reply, SessionGone, Ticket,
 };
@@ -137,6 +137,24 @@ fn session_that_a_later_entry_ends_stays_gone_when_an_earlier_one_is_heard_of() 
     led.keeper.applied(&expiry, &expired, &led.bed.state, led.now);
     assert_eq!(led.bed.state.sessions().count(), 0);
     assert_eq!(led.lives(1), Err(SessionGone));
+}
+
+/// A client may go on with a session under a longer lease, and counts it from before it asked: until that is
+/// written, and heard of, the shorter one does not end it.
+#[test]
+fn session_that_asked_for_a_longer_lease_is_not_expired_by_the_shorter_one() {
+    let mut led = Led::new(1);
+    let longer = LeaseMs::new(4 * LEASE_MS).unwrap();
+    led.keeper.open(&led.bed.state, SessionId(1), longer, label("x"), led.now).unwrap();
+    let opening = led.keeper.next_entry(&led.bed.state, led.now).unwrap();
+    let opened = led.bed.apply(opening.commands.clone());
+    led.pass(2 * LEASE_MS);
+    assert!(
+        led.nothing_to_write(),
+        "the fold knows of the longer one, the keeper was not told yet"
+    );
+    led.keeper.applied(&opening, &opened, &led.bed.state, led.now);
+    assert_eq!(led.lives(1), Ok(4 * LEASE_MS));
 }
 
 #[test]
