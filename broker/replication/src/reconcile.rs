@@ -65,10 +65,11 @@ impl Host {
 
     /// Compares what another node says with what is here, and wakes what differs where this node is
     /// responsible: it led the group when it fell asleep, or nobody that lives did and its log is the
-    /// greater one.
+    /// greater one. Where this node lacks something, and the other one is not among those that it tells by itself,
+    /// it is told.
     pub(crate) fn reconcile(self: &Arc<Self>, from: NodeId, digest: &Digest) {
         let neighbours = &self.around().neighbours;
-        let mut unfed = Vec::new();
+        let (mut unfed, mut untold) = (Vec::new(), Vec::new());
         for theirs in &digest.groups {
             let Some(ours) = self.digest(theirs.group) else {
                 // Without a log neither it nor the sender could tell that it lacks something.
@@ -86,6 +87,11 @@ impl Host {
                 None => ours.last > theirs.last,
             };
             if !responsible {
+                // A member that the catalog wants away, a leader perhaps, was not told at the link.
+                let placed = neighbours.placed(theirs.group);
+                if ours.last < theirs.last && placed.is_none_or(|it| !it.wanted.contains(&from)) {
+                    untold.push(ours);
+                }
                 continue;
             }
             tracing::info!(group = %theirs.group, node = %from, "replicas differ: the group is woken");
@@ -95,6 +101,13 @@ impl Host {
                         tracing::warn!(group = %group.id(), %error, "a group cannot be woken");
                     }
                 });
+            }
+        }
+        if let Some(peers) = neighbours.peers().filter(|_| !untold.is_empty()) {
+            let epoch = neighbours.epoch();
+            let digest = Digest { epoch, page: 0, last_page: true, groups: untold };
+            if let Err(error) = peers.push(from, digest) {
+                tracing::debug!(node = %from, %error, "a digest was not sent");
             }
         }
         if !unfed.is_empty() {
