@@ -455,38 +455,6 @@ async fn replica_that_was_never_fed_is_fed_while_its_group_sleeps() {
         .await;
 }
 
-/// The catalog wants a group away from the node that leads it, and another member comes back while the group sleeps.
-/// Nodes told only those that the catalog wants where their replicas stand: the leader never heard what this one lacks.
-#[tokio::test(start_paused = true)]
-async fn member_that_is_back_catches_up_from_a_leader_that_sleeps_and_is_to_go() {
-    let mut cluster = Cluster::new(3).await;
-    let away = 3;
-    let group = cluster.topic("t", 3).await;
-    let mut producer = Producer::new(7);
-    store(&cluster, group, &mut producer, 3).await;
-    cluster.caught_up(away, group, Offset(3)).await;
-    let disk = cluster.kill(away).await;
-    cluster
-        .until("the node is seen to be away", || {
-            (1..=2).all(|node| !cluster.members[&node].peers.view().hears(NodeId(away)))
-        })
-        .await;
-    store(&cluster, group, &mut producer, 3).await;
-    let leader = cluster.leader(group).await;
-    for node in 1..=2 {
-        cluster.caught_up(node, group, Offset(6)).await;
-    }
-    cluster.place(group, &[3 - leader, away]).await;
-    all_sleep(&cluster, group).await;
-    cluster.start(away, disk).await;
-    cluster
-        .until("the replica is whole", || {
-            let log = cluster.host(away).store().group(group);
-            log.is_some_and(|log| log.bounds().log_end_offset == Offset(6))
-        })
-        .await;
-}
-
 /// Three replicas without durability of eight records, of which the last five are in no checkpoint.
 async fn not_all_written() -> (Cluster, GroupId, Producer) {
     let cluster = Cluster::with_options(3, MEMORY).await;
