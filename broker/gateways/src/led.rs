@@ -185,7 +185,7 @@ pub(crate) enum Proposal {
     /// It is on its way into the log.
     Proposed(PendingControl),
     /// It may not be proposed yet.
-    Proposing(AbortOnDrop),
+    Proposing(AbortOnDrop<Result<LogId, ProposeError>>),
     /// It was not proposed.
     Refused(Option<ProposeError>),
 }
@@ -223,11 +223,11 @@ impl Proposal {
     }
 }
 
-/// The task that proposes.
+/// A task that ends with who waits for it.
 #[derive(Debug)]
-pub(crate) struct AbortOnDrop(JoinHandle<Result<LogId, ProposeError>>);
+pub(crate) struct AbortOnDrop<T>(pub(crate) JoinHandle<T>);
 
-impl Drop for AbortOnDrop {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -77,9 +77,7 @@ pub(in super::super) async fn measure(
             .map(|etcd| rounded(own.pairs_per_s() / etcd.side.pairs_per_s(), 3)),
         ..LockFigures::default()
     };
-    for lock in own.lockers {
-        lock.locks.close().await;
-    }
+    close(own.lockers).await;
     if let Some(etcd) = beside {
         etcd.end().await?;
     }
@@ -129,17 +127,7 @@ impl OwnSide {
                     tried.side.pairs_per_s(),
                 )));
             }
-            let slower = match fastest.take() {
-                Some(best) if best.side.pairs_per_s() >= tried.side.pairs_per_s() => {
-                    fastest = Some(best);
-                    Some(tried)
-                }
-                slower => {
-                    fastest = Some(tried);
-                    slower
-                }
-            };
-            if let Some(slower) = slower {
+            if let Some(slower) = keep_faster(&mut fastest, tried, |it| it.side.pairs_per_s()) {
                 slower.end().await;
             }
         }
@@ -165,9 +153,22 @@ impl OwnSide {
     }
 
     async fn end(self) {
-        for lock in self.side.lockers {
-            lock.locks.close().await;
-        }
+        close(self.side.lockers).await;
+    }
+}
+
+/// Ends the sessions.
+async fn close(own: Vec<OwnLock>) {
+    for lock in own {
+        lock.locks.close().await;
+    }
+}
+
+/// Keeps the faster of two; gives the other one, if there is.
+fn keep_faster<T>(fastest: &mut Option<T>, tried: T, speed: impl Fn(&T) -> f64) -> Option<T> {
+    match fastest {
+        Some(best) if speed(best) >= speed(&tried) => Some(tried),
+        _ => fastest.replace(tried),
     }
 }
 
@@ -274,18 +275,7 @@ impl EtcdSide {
                     way.name(),
                     tried.side.pairs_per_s(),
                 )));
-                let speed = |side: &Self| side.side.pairs_per_s();
-                let slower = match fastest.take() {
-                    Some(best) if speed(&best) >= speed(&tried) => {
-                        fastest = Some(best);
-                        Some(tried)
-                    }
-                    slower => {
-                        fastest = Some(tried);
-                        slower
-                    }
-                };
-                if let Some(slower) = slower {
+                if let Some(slower) = keep_faster(&mut fastest, tried, |it| it.side.pairs_per_s()) {
                     slower.end().await?;
                 }
             }

@@ -13,13 +13,15 @@ use plimsoll_protocol::error::{ErrorCode, ErrorResponse};
 use plimsoll_protocol::ids::{LogId, Term, TopicName};
 use plimsoll_replication::{Group, ProduceError, ProposeError};
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::handle::{Command, Described, Grant, GrantFilter, Heard, Reply};
 use super::{events, refused};
 use crate::broker::Broker;
-use crate::led::{AGAIN_AFTER, AWAKE_EVERY, COMMANDS_PER_TURN, End, Proposal, while_led};
+use crate::led::{
+    AGAIN_AFTER, AWAKE_EVERY, AbortOnDrop, COMMANDS_PER_TURN, End, Proposal, while_led,
+};
 use crate::per_name::LockCounters;
 use crate::refusals;
 
@@ -108,13 +110,7 @@ struct InFlight {
 }
 
 /// Events that are being written. Dropped, they are not proposed any more.
-struct Publishing(JoinHandle<Result<(), ProduceError>>);
-
-impl Drop for Publishing {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+type Publishing = AbortOnDrop<Result<(), ProduceError>>;
 
 struct Runner {
     broker: Arc<Broker>,
@@ -312,7 +308,7 @@ impl Runner {
         })?;
         if let Some((batch, header)) = batch {
             let group = Arc::clone(&self.group);
-            self.publishing = Some(Publishing(tokio::spawn(async move {
+            self.publishing = Some(AbortOnDrop(tokio::spawn(async move {
                 group.produce(batch, header).await?.await.map(drop)
             })));
         }
@@ -473,7 +469,7 @@ pub(crate) fn unknown_lock(lock: &str) -> ErrorResponse {
 /// How the publication went; never, where there is none. May be cancelled.
 async fn published(publishing: &mut Option<Publishing>) -> Result<(), ProduceError> {
     match publishing {
-        Some(Publishing(writing)) => (&mut *writing).await.unwrap_or(Err(ProduceError::Unknown)),
+        Some(AbortOnDrop(writing)) => (&mut *writing).await.unwrap_or(Err(ProduceError::Unknown)),
         None => std::future::pending().await,
     }
 }

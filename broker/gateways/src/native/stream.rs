@@ -53,6 +53,7 @@ use super::produce::Lanes;
 use super::session::{Broken, Ending, LAST_WORDS, Session, see_off};
 use super::subscribe::{self, SubscriptionHandle};
 use super::{access, attach, cluster, groups, kv, locks, metadata, produce, queues, read, topics};
+use crate::led::AbortOnDrop;
 use crate::queues::{QueueGone, QueueHandle, Settling};
 use crate::refusals;
 
@@ -119,13 +120,13 @@ pub(super) async fn serve(
         panicked,
     };
     let reading = Box::pin(stream.read(&mut receiver));
-    let mut writing = tokio::spawn(async move {
+    let mut writing = AbortOnDrop(tokio::spawn(async move {
         let written = write(queue, &mut sender).await;
         (sender, written)
-    });
+    }));
     // The writer runs by itself; it ends when the reader and all of its tasks have dropped their
     // outboxes, or when the peer takes nothing more.
-    let _abort = AbortOnDrop(writing.abort_handle());
+    let writing = &mut writing.0;
     let outcome = tokio::select! {
         biased;
         outcome = reading => outcome,
@@ -134,7 +135,7 @@ pub(super) async fn serve(
         }
     };
     match outcome {
-        ReadingEnd::Finished => match (&mut writing).await {
+        ReadingEnd::Finished => match writing.await {
             Ok(_) => Ok(()),
             // Counted and told as every other one.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -142,26 +143,18 @@ pub(super) async fn serve(
         },
         // Who takes no answers is not waited for.
         ReadingEnd::Stopping => {
-            if let Ok(Ok((mut sender, Ok(())))) = timeout(LAST_WORDS, &mut writing).await {
+            if let Ok(Ok((mut sender, Ok(())))) = timeout(LAST_WORDS, writing).await {
                 // The connection is closed next, which would drop what the peer has not got yet.
                 let _ = timeout(LAST_WORDS, sender.received()).await;
             }
             Ok(())
         }
         ReadingEnd::Broken(ending) => {
-            if let Ok(Ok((mut sender, Ok(())))) = timeout(LAST_WORDS, &mut writing).await {
+            if let Ok(Ok((mut sender, Ok(())))) = timeout(LAST_WORDS, writing).await {
                 see_off(&mut sender, &mut receiver).await;
             }
             Err(ending)
         }
-    }
-}
-
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -450,6 +443,14 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::body`], and what the answer needs; the frame is let go of.
+    async fn request<R: Request>(
+        &self,
+        frame: Frame,
+    ) -> Result<Option<(FrameHeader, R)>, StreamGone> {
+        Ok(self.body::<R>(&frame).await?.map(|request| (frame.header, request)))
+    }
+
     /// Reads a request and works on it in a task of its own; waits while there are too many.
     async fn run<R, F>(
         &mut self,
@@ -461,9 +462,7 @@ impl Stream {
         R::Response: Send,
         F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
     {
-        let header = frame.header;
-        let Some(request) = self.body::<R>(&frame).await? else { return Ok(()) };
-        drop(frame);
+        let Some((header, request)) = self.request::<R>(frame).await? else { return Ok(()) };
         let permit = self.permit().await;
         self.answer::<R>(header, permit, work(Arc::clone(&self.session), request));
         Ok(())
@@ -481,9 +480,7 @@ impl Stream {
         R::Response: Send,
         F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
     {
-        let header = frame.header;
-        let Some(request) = self.body::<R>(&frame).await? else { return Ok(()) };
-        drop(frame);
+        let Some((header, request)) = self.request::<R>(frame).await? else { return Ok(()) };
         let permit = self.permit().await;
         Ok(self.answer_by_writer::<R>(header, permit, work(Arc::clone(&self.session), request))?)
     }
@@ -500,9 +497,7 @@ impl Stream {
         R::Response: Send,
         F: Future<Output = Result<Answer<R>, ErrorResponse>> + Send + 'static,
     {
-        let header = frame.header;
-        let Some(request) = self.body::<R>(&frame).await? else { return Ok(()) };
-        drop(frame);
+        let Some((header, request)) = self.request::<R>(frame).await? else { return Ok(()) };
         let Ok(permit) = Arc::clone(&self.long_requests).try_acquire_owned() else {
             let message = format!(
                 "{LONG_REQUESTS_MAX} requests of this stream wait for locks; wait for some of them, or use \
